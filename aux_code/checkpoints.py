@@ -1,0 +1,163 @@
+"""Files that are whole or absent: atomic writes, safe reads, checkpoints that describe themselves."""
+
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from aux_code import config
+from aux_code.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
+    """Writes to a temporary name in the same folder, syncs it and renames it: a kill leaves the old or the new file.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the temporary file is removed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Writes JSON atomically; NaN and infinity are refused, since other readers do not take them."""
+    text = json.dumps(content, indent=1, default=_plain, allow_nan=False)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path | str) -> Any:
+    """Reads JSON.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); remove it and run its stage again") from error
+
+
+def write_npy(path: Path | str, array: np.ndarray) -> None:
+    """Writes one array atomically."""
+    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+
+
+def save_checkpoint(path: Path | str, checkpoint: dict[str, Any]) -> None:
+    """Writes a checkpoint atomically. Entries must be tensors and plain Python values, so that they load safely."""
+    buffer = BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def load_checkpoint(path: Path | str) -> Any:
+    """Reads a file of tensors on the CPU without executing anything in it.
+
+    Raises:
+        UserError: missing, empty, truncated or not a checkpoint, or it would need code to be unpickled.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; run the stage that writes it or give another path")
+    if path.stat().st_size == 0:
+        raise UserError(f"checkpoint {path} is empty (0 bytes); copy or write it again")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"checkpoint {path} is refused: reading it would run code stored in the file, or it is damaged. "
+            f"Only tensors and plain values are read. ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"checkpoint {path} is truncated or not a checkpoint ({_first_line(error)})") from error
+
+
+def build_meta(
+    stage: str, architectures: dict[str, dict], params: Any, inputs: dict[str, Path | str], metrics: dict[str, float]
+) -> dict[str, Any]:
+    """The part of a checkpoint from which its consumer rebuilds the networks and a reader learns where it came from.
+
+    Args:
+        stage: name of the script that writes.
+        architectures: network ("fa", "ft", "fb", "mgfn") -> {"arch": name, "arguments": keyword arguments}.
+        params: the resolved parameter dataclass.
+        inputs: role -> file that was read; stored with its SHA-256.
+        metrics: what is known of the quality.
+    """
+    return {
+        "format_version": FORMAT_VERSION,
+        "stage": stage,
+        "architectures": architectures,
+        "parameters": json.loads(json.dumps(asdict(params) if is_dataclass(params) else params, default=_plain)),
+        "seed": int(getattr(params, "seed", 0)),
+        "git_commit": git_commit(),
+        "inputs": describe_inputs(inputs),
+        "metrics": metrics,
+    }
+
+
+def describe_inputs(inputs: dict[str, Path | str]) -> dict[str, dict[str, str]]:
+    """role -> {"path", "sha256"}; files that do not exist (names such as `raw`) are kept as names."""
+    described = {}
+    for role, path in inputs.items():
+        is_file = bool(str(path)) and Path(path).is_file()
+        described[role] = {"path": str(path), "sha256": sha256_of(path) if is_file else ""}
+    return described
+
+
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str:
+    """The commit of the checkout, empty outside one."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=config.REPOSITORY_ROOT, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -1,0 +1,5 @@
+"""The one exception that stands for a mistake of the user's: wrong input, missing data, wrong option."""
+
+
+class UserError(Exception):
+    """Wrong usage or input. Its message names the file or parameter and says what to do; scripts print it and exit with 2."""

@@ -1,0 +1,29 @@
+"""The one place where clips (B, C, T, H, W) meet frames (B*T, C, H, W)."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int = 0, recompute: bool = False) -> Tensor:
+    """Applies an image-to-image network to every frame of every clip.
+
+    Args:
+        net: frames (N, C, H, W) -> (N, C', H', W').
+        clips: (B, C, T, H, W).
+        chunk: frames per pass; 0 takes all B*T at once. Small chunks bound the memory of a pass without gradient.
+        recompute: with gradients, keep only each chunk's input and compute its activations again in the backward
+            pass, so that memory does not grow with the length of the clip. Batch-norm statistics are per chunk.
+
+    Returns:
+        (B, C', T, H', W'), frame t of clip b at [b, :, t].
+    """
+    n_clips, _, n_frames = clips.shape[:3]
+    frames = clips.transpose(1, 2).flatten(0, 1)
+    pieces = frames.split(chunk) if chunk > 0 else (frames,)
+    if recompute and torch.is_grad_enabled():
+        outputs = [checkpoint(net, piece, use_reentrant=False) for piece in pieces]
+    else:
+        outputs = [net(piece) for piece in pieces]
+    output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    return output.unflatten(0, (n_clips, n_frames)).transpose(1, 2)

@@ -1,0 +1,64 @@
+"""Command lines: one frozen dataclass of parameters per stage, presets as instances, tyro for the parsing."""
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonParams:
+    """What every script takes."""
+
+    preset: str = "paper"
+    """Name of the set of defaults that the other options change (ours)."""
+    run_id: str = ""
+    """Name of the run: its folder below saved_models/ and of its results; empty: derived from script and preset."""
+    seed: int = 0
+    """Seed of every random generator of the run."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run; auto takes a GPU if there is one."""
+    resume: bool = False
+    """Continue an interrupted run of the same run_id exactly where its last saved state stood."""
+    n_threads: int = 0
+    """CPU threads of one operation; 0 leaves the library's choice."""
+
+
+Params = TypeVar("Params", bound=CommonParams)
+
+
+def parse(presets: dict[str, Params], argv: list[str] | None = None, description: str = "") -> Params:
+    """Parses a command line.
+
+    Args:
+        presets: name -> instance; the first one is the default. `--preset NAME` picks the instance whose values the
+            other options replace. Every field of the dataclass is an option.
+        argv: the arguments, without the program's name; None takes those of the process.
+        description: printed by --help.
+
+    Raises:
+        SystemExit: status 2 after a message that lists what exists, for unknown names, presets and wrong types;
+            status 0 after --help.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name, argv = _take_preset(argv, next(iter(presets)))
+    if name not in presets:
+        sys.stderr.write(f"error: unknown preset '{name}'; the presets are: {', '.join(presets)}\n")
+        raise SystemExit(2)
+    text = f"{description}\n\nPresets: {', '.join(presets)} (now: {name}).".strip()
+    default = replace(presets[name], preset=name)
+    return tyro.cli(type(default), args=argv, default=default, description=text, use_underscores=True)
+
+
+def _take_preset(argv: list[str], default: str) -> tuple[str, list[str]]:
+    rest, name, i = [], default, 0
+    while i < len(argv):
+        if argv[i] == "--preset" and i + 1 < len(argv):
+            name, i = argv[i + 1], i + 2
+        elif argv[i].startswith("--preset="):
+            name, i = argv[i].split("=", 1)[1], i + 1
+        else:
+            rest.append(argv[i])
+            i += 1
+    return name, rest

@@ -1,0 +1,105 @@
+"""A run: its folder, resolved parameters, seeds, device, logs, and the way its script ends."""
+
+import hashlib
+import logging
+import random
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aux_code import config
+from aux_code.checkpoints import write_json
+from aux_code.errors import UserError
+from aux_code.parameters import CommonParams
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """One run of one script; made by `start_run`."""
+
+    run_id: str
+    stage: str
+    folder: Path
+    device: torch.device
+
+    @cached_property
+    def writer(self):
+        """TensorBoard writer at LOGS_ROOT/<run_id>, made when first used."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(config.LOGS_ROOT / self.run_id))
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Runs a script's main and ends the process: 0 done, 2 wrong usage or input, 3 done with failed inputs."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        status = main() or 0
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        status = 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command with --resume goes on from the last saved state\n")
+        status = 130
+    except Terminated:
+        sys.stderr.write("terminated; the same command with --resume goes on from the last saved state\n")
+        status = 143
+    raise SystemExit(status)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt it passes through `except Exception`, so that a loop can save and leave."""
+
+
+def _raise_terminated(signum: int, frame: object) -> None:
+    raise Terminated
+
+
+def start_run(params: CommonParams, stage: str) -> Run:
+    """Makes the run's folder, writes the resolved parameters to it, seeds every generator and chooses the device.
+
+    Raises:
+        UserError: `--device cuda` without a GPU.
+    """
+    run_id = params.run_id or f"{stage}_{params.preset}"
+    folder = config.SAVED_MODELS_ROOT / run_id
+    write_json(folder / f"params_{stage}.json", {"stage": stage, **asdict(params), "run_id": run_id})
+    seed_everything(params.seed)
+    if params.n_threads:
+        torch.set_num_threads(params.n_threads)
+    return Run(run_id, stage, folder, choose_device(params.device))
+
+
+def choose_device(name: str) -> torch.device:
+    """auto, cpu or cuda -> device."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu or install a driver that fits")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def derived_seed(*keys: object) -> int:
+    """A 63-bit seed that depends on every key and on their order; equal on every machine."""
+    text = "\x1f".join(map(repr, keys))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def seeded_generator(*keys: object) -> torch.Generator:
+    """A CPU generator for one draw, e.g. seeded_generator(seed, "views", epoch, index): no state to save or restore."""
+    return torch.Generator().manual_seed(derived_seed(*keys))
