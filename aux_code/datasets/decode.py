@@ -1,0 +1,260 @@
+"""Videos (files or folders of frames) and images as uint8 RGB arrays, frame-exact.
+
+The index of a frame is its place in presentation order among the frames that decode; it does not depend on the container's
+claims, on the frame rate being constant, or on the order in which frames are asked for.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from aux_code.datasets.image_files import frame_files, read_image
+from aux_code.datasets.unreadable import UnreadableMedia
+from aux_code.datasets.video_index import (
+    VideoIndex,
+    decoded_frames,
+    open_video,
+    picture_size,
+    reindex_by_decoding,
+    video_index,
+)
+
+__all__ = [
+    "DecodedCache",
+    "UnreadableMedia",
+    "count_frames",
+    "frame_rate",
+    "frame_size",
+    "iterate_frames",
+    "read_frames",
+    "read_image",
+    "read_video",
+]
+
+log = logging.getLogger(__name__)
+
+FOLDER_FPS = 24.0
+"""Frames per second assumed for a folder of frames, which cannot say: ShanghaiTech's rate."""
+
+
+class _IndexDoesNotHold(Exception):
+    """A frame that the packet index promised did not come out of the decoder."""
+
+
+def count_frames(path: Path | str) -> int:
+    """Number of frames that decode; from packets checked against the decoder, or by decoding. Cached per process."""
+    if Path(path).is_dir():
+        return len(frame_files(path))
+    return video_index(path).n_frames
+
+
+def frame_rate(path: Path | str, default: float = FOLDER_FPS) -> float:
+    """Mean frames per second; `default` where the medium does not say (a folder of frames)."""
+    if Path(path).is_dir():
+        return default
+    with open_video(path) as container:
+        stream = container.streams.video[0]
+        return float(stream.average_rate or stream.guessed_rate or default)
+
+
+def frame_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) in pixels of the frames as they are returned."""
+    if Path(path).is_dir():
+        height, width, _ = read_image(frame_files(path)[0]).shape
+        return height, width
+    index = video_index(path)
+    return index.height, index.width
+
+
+def iterate_frames(path: Path | str, n_threads: int = 1) -> Iterator[np.ndarray]:
+    """Streams all frames, uint8 (H,W,3) RGB each, in constant memory.
+
+    Raises:
+        UnreadableMedia: the file does not open, or no frame of it decodes.
+    """
+    if Path(path).is_dir():
+        yield from _same_size(map(read_image, frame_files(path)), path)
+        return
+    converter = _RgbConverter()
+    n_frames = 0
+    with open_video(path, n_threads) as container:
+        for frame in decoded_frames(container, path):
+            n_frames += 1
+            yield converter(frame)
+    if n_frames == 0:
+        raise UnreadableMedia(path, "no frame of its video decodes")
+
+
+def read_video(path: Path | str) -> np.ndarray:
+    """All frames of a video, uint8 (T,H,W,3) RGB: for short ones; `iterate_frames` is for the others."""
+    return np.stack(list(iterate_frames(path)))
+
+
+def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
+    """The frames at `indices`, in that order and with repetitions, uint8 (T,H,W,3) RGB.
+
+    Seeks where the container allows it: the cost is that of the groups of pictures that hold the frames.
+
+    Raises:
+        UnreadableMedia: the file does not decode. IndexError: an index lies outside [0, n_frames).
+    """
+    wanted = np.asarray(list(indices), dtype=np.int64)
+    if Path(path).is_dir():
+        files = frame_files(path)
+        _check_indices(wanted, len(files), path)
+        frames = {int(i): read_image(files[i]) for i in np.unique(wanted)}
+        return np.stack(list(_same_size((frames[int(i)] for i in wanted), path)))
+    index = video_index(path)
+    _check_indices(wanted, index.n_frames, path)
+    try:
+        frames = _read_by_seeking(path, index, np.unique(wanted))
+    except _IndexDoesNotHold:
+        log.warning("%s: its packets do not tell its frames; counted by decoding from now on", path)
+        index = reindex_by_decoding(path)
+        _check_indices(wanted, index.n_frames, path)
+        frames = _read_from_start(path, np.unique(wanted))
+    return np.stack([frames[int(i)] for i in wanted])
+
+
+def _read_by_seeking(path: Path | str, index: VideoIndex, wanted: np.ndarray) -> dict[int, np.ndarray]:
+    """Frames at the sorted unique indices `wanted`, a group of pictures at a time."""
+    if index.pts is None:
+        return _read_from_start(path, wanted)
+    converter, frames = _RgbConverter(), {}
+    groups = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
+    with open_video(path) as container:
+        for run in _adjacent_runs(wanted, groups):
+            times = {int(index.pts[i]): int(i) for i in run}
+            _seek(container, index, int(index.pts[run[0]]))
+            for frame in decoded_frames(container, path):
+                if frame.pts in times:
+                    frames[times.pop(frame.pts)] = converter(frame)
+                if not times:
+                    break
+            if times:
+                raise _IndexDoesNotHold
+    return frames
+
+
+def _adjacent_runs(wanted: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
+    """Splits sorted indices where a whole group of pictures lies between two of them: there a seek saves decoding."""
+    return np.split(wanted, np.flatnonzero(np.diff(groups) > 1) + 1)
+
+
+def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -> None:
+    """Places the container at a key frame from which the frame at `pts` decodes: the last one shown no later.
+
+    Pictures shown before their key frame (leading pictures of an open group) are not decodable after a seek to it, hence
+    the choice by presentation time; the seek itself goes by decoding time, which is what containers index.
+    """
+    stream = container.streams.video[0]
+    key = int(np.searchsorted(index.key_pts, pts, side="right")) - 1
+    while key > 0:
+        container.seek(int(index.key_dts[key]), stream=stream, backward=True)
+        first = next((packet for packet in container.demux(stream) if packet.size), None)
+        if first is not None and first.is_keyframe and first.pts <= index.key_pts[key]:
+            container.seek(int(index.key_dts[key]), stream=stream, backward=True)
+            return
+        key -= 1
+    container.seek(int(min(index.key_dts[0], index.pts[0])), stream=stream, backward=True)
+
+
+def _read_from_start(path: Path | str, wanted: np.ndarray) -> dict[int, np.ndarray]:
+    converter, frames = _RgbConverter(), {}
+    remaining = set(wanted.tolist())
+    with open_video(path) as container:
+        for i, frame in enumerate(decoded_frames(container, path)):
+            if i in remaining:
+                frames[i] = converter(frame)
+                remaining.discard(i)
+                if not remaining:
+                    return frames
+    raise UnreadableMedia(path, f"frame {min(remaining)} no longer decodes")
+
+
+class _RgbConverter:
+    """Decoded frame -> uint8 (H,W,3) RGB, upright, all of the first frame's size. One per video: it keeps its tables."""
+
+    def __init__(self):
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        if self._size is None:
+            self._size = picture_size(frame)
+        height, width = self._size if not frame.rotation % 180 else self._size[::-1]
+        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
+        if frame.rotation % 360:
+            return np.ascontiguousarray(np.rot90(rgb, k=round(frame.rotation / 90)))
+        return rgb
+
+
+def _check_indices(wanted: np.ndarray, n_frames: int, path: Path | str) -> None:
+    if len(wanted) == 0:
+        raise IndexError(f"{path}: no frame was asked for")
+    if wanted.min() < 0 or wanted.max() >= n_frames:
+        raise IndexError(f"{path} has {n_frames} frames; asked for {wanted.min()} to {wanted.max()}")
+
+
+def _same_size(frames: Iterable[np.ndarray], path: Path | str) -> Iterator[np.ndarray]:
+    shape = None
+    for frame in frames:
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise UnreadableMedia(path, f"its frames differ in size: {shape[:2]} and {frame.shape[:2]}")
+        yield frame
+
+
+class DecodedCache:
+    """Whole decoded videos and images in memory, up to `limit_bytes`, so that small data sets decode once per run.
+
+    What does not fit is decoded each time it is asked for. Nothing is evicted: an epoch visits every file once, so evicting
+    would only trade one miss for another. Arrays are read-only, since callers share them. Safe to use from threads.
+    """
+
+    def __init__(self, limit_bytes: int):
+        self.limit_bytes = limit_bytes
+        self.n_bytes = 0
+        self._arrays: dict[str, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def count_frames(self, path: Path | str) -> int:
+        """As the function `count_frames`."""
+        video = self._arrays.get(str(path))
+        return count_frames(path) if video is None else len(video)
+
+    def read_frames(self, path: Path | str, indices: Iterable[int]) -> np.ndarray:
+        """As the function `read_frames`."""
+        video = self._video(path)
+        if video is None:
+            return read_frames(path, indices)
+        wanted = np.asarray(list(indices), dtype=np.int64)
+        _check_indices(wanted, len(video), path)
+        return video[wanted]
+
+    def read_image(self, path: Path | str) -> np.ndarray:
+        """As the function `read_image`; read-only."""
+        image = self._arrays.get(str(path))
+        return self._keep(path, read_image(path)) if image is None else image
+
+    def _video(self, path: Path | str) -> np.ndarray | None:
+        video = self._arrays.get(str(path))
+        if video is not None or self.n_bytes >= self.limit_bytes:
+            return video
+        height, width = frame_size(path)
+        if self.n_bytes + count_frames(path) * height * width * 3 > self.limit_bytes:
+            return None
+        return self._keep(path, read_video(path))
+
+    def _keep(self, path: Path | str, array: np.ndarray) -> np.ndarray:
+        array.flags.writeable = False
+        with self._lock:
+            if str(path) not in self._arrays and self.n_bytes + array.nbytes <= self.limit_bytes:
+                self._arrays[str(path)] = array
+                self.n_bytes += array.nbytes
+        return array

@@ -1,0 +1,313 @@
+"""From decoded uint8 frames to network input: crop, resize, flip, colour, erase. One policy object per use.
+
+Cropping, resizing and flipping are one anti-aliased bilinear resampling per axis, written as a matrix product with weights of the
+triangle filter (the filter of Pillow's and torchvision's anti-aliased bilinear resize). It takes crops at any sub-pixel
+place, costs the same on CPU and GPU, and treats a whole batch of equal-sized inputs at once.
+
+Each sample has its own generator and makes all its draws in one call, so its views depend neither on the batch it is in nor on
+the worker that loads it. All frames of a clip share one draw.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aux_code.errors import UserError
+
+_N_DRAWS = 16
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """An augmentation policy. Factors are relative to the picture, probabilities and shares in [0, 1].
+
+    Attributes:
+        crop_factor: range of the crop's height and width relative to the picture's, one draw for both, so that the crop
+            keeps the picture's shape (paper: 0.6 to 1 in training, 0.8 in evaluation).
+        centred: crop in the middle instead of anywhere inside the picture.
+        flip_probability: mirror left and right.
+        brightness, contrast, saturation: strength s of a factor from [1 - s, 1 + s].
+        hue: largest rotation of the colours, as a share of the full circle.
+        grey_probability: turn into grey.
+        erase_probability: overwrite a rectangle with mid-grey (0.5).
+        erase_share: range of the rectangle's height and width relative to the output's.
+    """
+
+    crop_factor: tuple[float, float] = (1.0, 1.0)
+    centred: bool = False
+    flip_probability: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey_probability: float = 0.0
+    erase_probability: float = 0.0
+    erase_share: tuple[float, float] = (0.1, 0.4)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_factor[0] <= self.crop_factor[1] <= 1:
+            raise UserError(f"crop_factor must satisfy 0 < low <= high <= 1, not {self.crop_factor}")
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every draw would give the same result, so that no generator is needed."""
+        one_crop = self.crop_factor[0] == self.crop_factor[1] and (self.centred or self.crop_factor[0] == 1)
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        probabilities = (self.flip_probability, self.grey_probability, self.erase_probability)
+        return one_crop and not any(strengths + probabilities)
+
+
+EVALUATION = Policy(crop_factor=(0.8, 0.8), centred=True)
+"""Centre crop 0.8 h x 0.8 w, resized: every stage and data set (paper, section 4)."""
+
+WEAK = Policy(crop_factor=(0.8, 1.0), flip_probability=0.5)
+"""Crop and flip only: attackers and settling, where colour is evidence (ours)."""
+
+STRONG = Policy(
+    crop_factor=(0.6, 1.0),
+    flip_probability=0.5,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    hue=0.05,
+    erase_probability=0.25,
+)
+"""Crop 0.6 to 1, erase, flip, colour jitter (paper, section 4; strengths ours)."""
+
+BUDGET_VIEWS = Policy(
+    crop_factor=(0.6, 1.0),
+    flip_probability=0.5,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+)
+"""The two NT-Xent views. No grey: skin and clothing colour tell people apart, and the budget must see what leaks (ours)."""
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """What was drawn for a batch; every field is a float tensor (B,), on the CPU. Shares are relative to the picture."""
+
+    crop: Tensor
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+    colour: Tensor
+    contrast: Tensor
+    erase: Tensor
+
+
+def augment(
+    clips: Tensor | np.ndarray, policy: Policy, size: int, generator: torch.Generator | Sequence[torch.Generator]
+) -> Tensor:
+    """Augments one clip or a batch of equal-sized clips.
+
+    Args:
+        clips: uint8 (T,H,W,3) or (B,T,H,W,3), on any device.
+        policy: what to do; `size`: height and width of the output.
+        generator: on the CPU; one, drawn from clip after clip, or one per clip.
+
+    Returns:
+        float32 (3,T,size,size) or (B,3,T,size,size) in [0,1], on the device of `clips`.
+    """
+    clips = torch.as_tensor(clips)
+    if clips.ndim == 4:
+        return augment(clips[None], policy, size, generator)[0]
+    generators = [generator] * len(clips) if isinstance(generator, torch.Generator) else list(generator)
+    return _transform(_checked(clips), policy, size, _draw(policy, generators, len(clips)))
+
+
+def augment_batch(
+    clips: Sequence[np.ndarray | Tensor], policy: Policy, size: int, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Augments clips of one length T and any picture sizes: list of uint8 (T,H,W,3) -> float32 (B,3,T,size,size) in [0,1].
+
+    `generators` has one entry per clip; it may be empty where the policy is fixed (EVALUATION).
+    """
+    draws = _draw(policy, generators, len(clips))
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, clip in enumerate(clips):
+        groups.setdefault(tuple(clip.shape), []).append(i)
+    parts = {}
+    for members in groups.values():
+        batch = _stack([clips[i] for i in members])
+        for i, part in zip(members, _transform(_checked(batch), policy, size, _select(draws, members)), strict=True):
+            parts[i] = part
+    return torch.stack([parts[i] for i in range(len(clips))])
+
+
+def augment_images(
+    images: Sequence[np.ndarray | Tensor], policy: Policy, size: int, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Augments images of any sizes: list of uint8 (H,W,3) -> float32 (N,3,size,size) in [0,1]."""
+    return augment_batch([image[None] for image in images], policy, size, generators)[:, :, 0]
+
+
+def evaluation_transform(frames: np.ndarray | Tensor, size: int) -> Tensor:
+    """Centre crop 0.8 h x 0.8 w, then resize: uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]. Draws nothing."""
+    return augment(frames, EVALUATION, size, []).transpose(0, 1)
+
+
+def evaluation_images(images: Sequence[np.ndarray | Tensor], size: int) -> Tensor:
+    """`evaluation_transform` for images of any sizes: list of uint8 (H,W,3) -> float32 (N,3,size,size) in [0,1]."""
+    return augment_images(images, EVALUATION, size, [])
+
+
+def transform_boxes(boxes: np.ndarray, source_hw: tuple[int, int], size: int) -> np.ndarray:
+    """Where boxes lie after `evaluation_transform`: float (N,4) x1, y1, x2, y2 in pixels, clipped to the output.
+
+    A box outside the crop comes out with no area.
+    """
+    height, width = source_hw
+    crop = EVALUATION.crop_factor[0]
+    margin = (1 - crop) / 2
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    relative = boxes / np.array([width, height, width, height])
+    return np.clip((relative - margin) / crop * size, 0, size)
+
+
+def _draw(policy: Policy, generators: Sequence[torch.Generator], n_samples: int) -> _Draws:
+    """All random numbers of a batch; one call per sample, the same number of draws whatever the policy uses."""
+    if policy.is_fixed:
+        u = torch.full((n_samples, _N_DRAWS), 0.5)
+    elif len(generators) != n_samples:
+        raise ValueError(f"{n_samples} clips, but {len(generators)} generators")
+    else:
+        u = torch.stack([torch.rand(_N_DRAWS, generator=generator) for generator in generators])
+    low, high = policy.crop_factor
+    crop = low + (high - low) * u[:, 0]
+    place = torch.full_like(u[:, 1:3], 0.5) if policy.centred else u[:, 1:3]
+    return _Draws(
+        crop=crop,
+        top=(1 - crop) * place[:, 0],
+        left=(1 - crop) * place[:, 1],
+        flip=u[:, 3] < policy.flip_probability,
+        colour=_colour_matrices(policy, u[:, 4:8]),
+        contrast=1 + policy.contrast * (2 * u[:, 8] - 1),
+        erase=_erase_boxes(policy, u[:, 9:14]),
+    )
+
+
+def _colour_matrices(policy: Policy, u: Tensor) -> Tensor:
+    """Brightness, saturation, hue and grey as one linear map of RGB each: (B,4) uniform draws -> (B,3,3)."""
+    brightness = 1 + policy.brightness * (2 * u[:, 0] - 1)
+    saturation = 1 + policy.saturation * (2 * u[:, 1] - 1)
+    saturation = torch.where(u[:, 3] < policy.grey_probability, 0.0, saturation)
+    angle = 2 * torch.pi * policy.hue * (2 * u[:, 2] - 1)
+    to_grey = torch.tensor([_LUMA] * 3)
+    matrix = saturation[:, None, None] * torch.eye(3) + (1 - saturation)[:, None, None] * to_grey
+    return brightness[:, None, None] * (matrix @ _hue_rotation(angle))
+
+
+def _hue_rotation(angle: Tensor) -> Tensor:
+    """Rotation of the chroma plane of YIQ by `angle` (B,) radians, as (B,3,3) on RGB; leaves greys as they are."""
+    to_yiq = torch.tensor([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+    rotation = torch.zeros(len(angle), 3, 3)
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
+    rotation[:, 1, 2] = -angle.sin()
+    rotation[:, 2, 1] = angle.sin()
+    return torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+
+
+def _erase_boxes(policy: Policy, u: Tensor) -> Tensor:
+    """(B,5) uniform draws -> (B,4) top, bottom, left, right as shares of the output; all 0 where nothing is erased."""
+    low, high = policy.erase_share
+    sides = low + (high - low) * u[:, 1:3]
+    corners = (1 - sides) * u[:, 3:5]
+    boxes = torch.stack([corners[:, 0], corners[:, 0] + sides[:, 0], corners[:, 1], corners[:, 1] + sides[:, 1]], dim=1)
+    return torch.where(u[:, :1] < policy.erase_probability, boxes, 0.0)
+
+
+def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws) -> Tensor:
+    """uint8 (B,T,H,W,3) -> float32 (B,3,T,size,size) in [0,1]."""
+    # Under autocast the products would run in bf16 and lose half the grey levels.
+    with torch.autocast(clips.device.type, enabled=False):
+        clips = _resample(clips, size, draws)
+        if policy.brightness or policy.contrast or policy.saturation or policy.hue or policy.grey_probability:
+            clips = _recolour(clips, draws)
+        if policy.erase_probability:
+            clips = _erase(clips, draws)
+    return clips
+
+
+def _resample(clips: Tensor, size: int, draws: _Draws) -> Tensor:
+    """Crop, resize, flip: uint8 (B,T,H,W,3) -> float32 (B,3,T,size,size)."""
+    n_clips, n_frames, height, width, _ = clips.shape
+    rows = _resize_weights(height, size, draws.top, draws.crop)
+    columns = _resize_weights(width, size, draws.left, draws.crop)
+    columns = torch.where(draws.flip[:, None, None], columns.flip(1), columns)
+    # A single sample is cut to its crop first; in a batch the crops differ, and one product over all is faster.
+    if n_clips == 1:
+        clips, rows, columns = _cut(clips, rows, columns)
+        height, width = clips.shape[2:4]
+    rows, columns = rows.to(clips.device) / 255, columns.to(clips.device)
+    planes = clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+    planes = planes.reshape(n_clips, -1, width) @ columns.transpose(1, 2)
+    planes = planes.view(n_clips, -1, height, size)
+    planes = rows[:, None] @ planes
+    return planes.view(n_clips, 3, n_frames, size, size).clamp_(0, 1)
+
+
+def _resize_weights(n_source: int, size: int, start: Tensor, share: Tensor) -> Tensor:
+    """Weights (B,size,n_source) that resample the stretch [start, start + share] of an axis to `size` pixels.
+
+    Triangle filter, as wide as one output pixel where the picture shrinks and one source pixel where it grows; rows sum to 1.
+    Only pixels inside the stretch count, as if it had been cut out first.
+    """
+    first, length = (start.double() * n_source)[:, None, None], (share.double() * n_source)[:, None, None]
+    scale = length / size
+    centres = first + (torch.arange(size, dtype=torch.float64)[None, :, None] + 0.5) * scale
+    pixels = torch.arange(n_source, dtype=torch.float64)[None, None, :] + 0.5
+    weights = (1 - (pixels - centres).abs() / scale.clamp(min=1)).clamp(min=0)
+    inside = (pixels > first) & (pixels < first + length)
+    weights = torch.where(inside | (length < 1), weights, 0.0)
+    return (weights / weights.sum(dim=2, keepdim=True)).float()
+
+
+def _cut(clips: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Drops the rows and columns of a single clip that no output pixel looks at, and their weights."""
+    used = [torch.nonzero(weights[0].any(dim=0))[:, 0] for weights in (rows, columns)]
+    (top, bottom), (left, right) = [(int(i[0]), int(i[-1]) + 1) for i in used]
+    return clips[:, :, top:bottom, left:right], rows[:, :, top:bottom], columns[:, :, left:right]
+
+
+def _recolour(clips: Tensor, draws: _Draws) -> Tensor:
+    """Brightness, saturation and hue, then contrast about the clip's mean grey; float32 (B,3,T,h,w), clamped to [0,1]."""
+    flat = clips.flatten(2)
+    luma = torch.tensor(_LUMA, device=clips.device)
+    colour = draws.colour.to(clips.device)
+    contrast = draws.contrast.to(clips.device)[:, None, None]
+    mean_grey = luma @ (colour @ flat.mean(dim=2, keepdim=True))
+    offset = (1 - contrast) * mean_grey[:, None]
+    return torch.baddbmm(offset, contrast * colour, flat).clamp_(0, 1).view_as(clips)
+
+
+def _erase(clips: Tensor, draws: _Draws) -> Tensor:
+    size = clips.shape[-1]
+    places = (torch.arange(size, device=clips.device) + 0.5) / size
+    top, bottom, left, right = draws.erase.to(clips.device)[:, :, None].unbind(1)
+    in_rows, in_columns = (places >= top) & (places < bottom), (places >= left) & (places < right)
+    erased = in_rows[:, :, None] & in_columns[:, None, :]
+    return clips.masked_fill_(erased[:, None, None], 0.5)
+
+
+def _select(draws: _Draws, members: list[int]) -> _Draws:
+    return _Draws(**{name: value[members] for name, value in vars(draws).items()})
+
+
+def _stack(clips: list[np.ndarray | Tensor]) -> Tensor:
+    if isinstance(clips[0], Tensor):
+        return torch.stack(clips)
+    return torch.from_numpy(np.stack(clips))
+
+
+def _checked(clips: Tensor) -> Tensor:
+    if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[-1] != 3:
+        raise ValueError(f"expected uint8 (B,T,H,W,3), got {clips.dtype} {tuple(clips.shape)}")
+    return clips

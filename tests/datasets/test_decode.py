@@ -1,0 +1,225 @@
+"""Frame-exact reading, against sequential decoding of videos that carry their frame number in the picture."""
+
+import logging
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aux_code.datasets import decode, video_index
+from aux_code.datasets.decode import (
+    DecodedCache,
+    UnreadableMedia,
+    count_frames,
+    frame_rate,
+    frame_size,
+    iterate_frames,
+    read_frames,
+    read_image,
+    read_video,
+)
+from aux_code.errors import UserError
+from tests.datasets.media import painted_frame, painted_number, rotate_mp4, write_video
+
+B_FRAMES = {"bf": "3", "g": "12", "keyint_min": "12", "sc_threshold": "0"}
+VARIABLE_TIMES = [int(t) for t in np.cumsum([7, 40, 33, 90, 21] * 14)]
+
+FORMATS = {
+    "h264 with B-frames": ("a.mp4", {"codec": "libx264", "options": B_FRAMES}),
+    "h264 open groups": ("b.mp4", {"codec": "libx264", "options": {**B_FRAMES, "x264-params": "open-gop=1"}}),
+    "h264 in matroska": ("c.mkv", {"codec": "libx264", "options": B_FRAMES}),
+    "h264 in avi": ("d.avi", {"codec": "libx264", "options": B_FRAMES}),
+    "mpeg4 in avi": ("e.avi", {"codec": "mpeg4"}),
+    "mpeg4 with B-frames in avi": ("f.avi", {"codec": "mpeg4", "options": {"bf": "2", "g": "10"}}),
+    "mjpeg in avi": ("g.avi", {"codec": "mjpeg"}),
+    "vp9 in webm": ("h.webm", {"codec": "libvpx-vp9", "options": {"g": "15", "deadline": "realtime", "cpu-used": "8"}}),
+    "variable frame rate": ("i.mp4", {"codec": "libx264", "options": B_FRAMES, "times": VARIABLE_TIMES}),
+    "odd size": ("j.mp4", {"codec": "libx264", "options": B_FRAMES, "size": (49, 67)}),
+}
+N_FRAMES = 70
+
+
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_frames_in_any_order_are_those_of_sequential_decoding(format_name, tmp_path):
+    name, options = FORMATS[format_name]
+    path = write_video(tmp_path / name, N_FRAMES, **options)
+    every = list(iterate_frames(path))
+    assert [painted_number(frame) for frame in every] == list(range(N_FRAMES))
+    assert count_frames(path) == N_FRAMES
+    assert frame_size(path) == every[0].shape[:2] == options.get("size", (48, 64))
+    for indices in ([69], [0], [11, 12, 13], [37, 5, 5, 60, 36], list(range(20, 52, 2)), list(range(69, -1, -1))):
+        frames = read_frames(path, indices)
+        assert frames.dtype == np.uint8 and frames.shape == (len(indices), *every[0].shape)
+        for i, frame in zip(indices, frames, strict=True):
+            np.testing.assert_array_equal(frame, every[i], err_msg=f"{format_name}, frame {i}")
+    for i in range(N_FRAMES):
+        np.testing.assert_array_equal(read_frames(path, [i])[0], every[i], err_msg=f"{format_name}, frame {i}")
+
+
+def test_seeking_formats_are_indexed_by_packets(tmp_path):
+    path = write_video(tmp_path / "a.mp4", N_FRAMES, options=B_FRAMES)
+    index = video_index.video_index(path)
+    assert index.pts is not None and len(index.key_pts) == 6
+    assert frame_rate(path) == pytest.approx(25)
+
+
+def test_colours_are_rgb(tmp_path):
+    import av
+
+    path = tmp_path / "red.mp4"
+    red = np.zeros((48, 64, 3), np.uint8)
+    red[:, :, 0] = 220
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(red, format="rgb24")))
+        container.mux(stream.encode())
+    assert np.abs(read_frames(path, [0])[0].astype(int) - red).max() < 12
+
+
+@pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_rotated_video_comes_upright(tmp_path, matrix, turns):
+    path = write_video(tmp_path / "a.mp4", 20, options=B_FRAMES)
+    plain = read_video(path)
+    rotate_mp4(path, matrix)
+    expected = np.rot90(plain, k=turns, axes=(1, 2))
+    np.testing.assert_array_equal(read_video(path), expected)
+    np.testing.assert_array_equal(read_frames(path, [7, 3]), expected[[7, 3]])
+    assert frame_size(path) == expected.shape[1:3]
+
+
+def test_truncated_video_is_counted_by_decoding(tmp_path):
+    options = {**B_FRAMES, "movflags": "faststart"}
+    whole = write_video(tmp_path / "whole.mkv", N_FRAMES, options=options)
+    path = tmp_path / "cut.mkv"
+    path.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.6)])
+    n_frames = len(list(iterate_frames(path)))
+    assert 10 < n_frames < N_FRAMES
+    assert count_frames(path) == n_frames
+    np.testing.assert_array_equal(read_frames(path, [n_frames - 1])[0], list(iterate_frames(path))[-1])
+
+
+def test_packets_that_do_not_decode_in_the_middle(tmp_path, caplog):
+    path = write_video(tmp_path / "a.mp4", N_FRAMES, options=B_FRAMES)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    middle = start + (len(content) - start) // 4
+    content[middle : middle + 600] = b"\xff" * 600
+    path.write_bytes(bytes(content))
+    with caplog.at_level(logging.WARNING):
+        sequential = list(iterate_frames(path))
+        try:
+            frames = read_frames(path, range(len(sequential)))
+        except IndexError:
+            pytest.fail("fewer frames by index than by decoding")
+        assert count_frames(path) == len(sequential)
+    np.testing.assert_array_equal(frames, np.stack(sequential))
+
+
+def test_folder_of_frames_sorts_by_number(tmp_path):
+    folder = tmp_path / "01_0014"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(painted_frame(number)).save(folder / f"{number}.jpg", quality=95)
+    (folder / "Thumbs.db").write_bytes(b"x")
+    assert count_frames(folder) == 12 and frame_size(folder) == (48, 64)
+    assert [painted_number(frame) for frame in iterate_frames(folder)] == list(range(12))
+    assert [painted_number(frame) for frame in read_frames(folder, [11, 2, 2])] == [11, 2, 2]
+    assert frame_rate(folder) == 24.0
+
+
+def test_unreadable_media_name_the_file(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.avi").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for name in ("text.mp4", "empty.avi", "folder", "absent.mp4"):
+        for function in (count_frames, lambda path: list(iterate_frames(path)), lambda path: read_frames(path, [0])):
+            with pytest.raises(UnreadableMedia, match=name) as caught:
+                function(tmp_path / name)
+            assert isinstance(caught.value, UserError)
+
+
+def test_indices_outside_the_video(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 10)
+    for indices in ([10], [-1], []):
+        with pytest.raises(IndexError, match="a.mp4"):
+            read_frames(path, indices)
+
+
+def test_index_follows_a_changed_file(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 10)
+    assert count_frames(path) == 10
+    write_video(path, 25)
+    assert count_frames(path) == 25
+
+
+def test_random_access_costs_a_group_of_pictures_not_the_video(tmp_path):
+    path = write_video(tmp_path / "long.mp4", 2400, options={"g": "120", "bf": "2", "preset": "ultrafast"})
+    count_frames(path)
+    frames = iterate_frames(path)
+    start = time.perf_counter()
+    for _ in range(120 + 16):
+        next(frames)
+    sequential = time.perf_counter() - start
+    costs = []
+    for first in (2050, 1500, 2300, 900, 1800):
+        start = time.perf_counter()
+        read_frames(path, range(first, first + 16))
+        costs.append(time.perf_counter() - start)
+    assert sorted(costs)[2] < 3 * sequential
+
+
+def _save(image: Image.Image, path, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_images_of_every_kind_become_upright_rgb(tmp_path):
+    picture = np.kron(np.array([[0, 255], [128, 64]], np.uint8), np.ones((20, 30), np.uint8))
+    grey = Image.fromarray(picture)
+    colour = np.repeat(picture[:, :, None], 3, axis=2)
+    colour[:20, :30] = (200, 30, 40)
+    rgb = Image.fromarray(colour)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    cases = [
+        (_save(grey, tmp_path / "grey.jpg"), np.repeat(picture[:, :, None], 3, axis=2)),
+        (_save(rgb, tmp_path / "rgb.jpg"), colour),
+        (_save(rgb.convert("CMYK"), tmp_path / "cmyk.jpg"), colour),
+        (_save(rgb.convert("P", palette=Image.Palette.ADAPTIVE), tmp_path / "palette.png"), colour),
+        (_save(rgb.convert("RGBA"), tmp_path / "alpha.png"), colour),
+        (_save(Image.fromarray(picture.astype(np.uint16) * 257), tmp_path / "deep.png"), None),
+        (_save(rgb, tmp_path / "exif.jpg", exif=rotated), np.rot90(colour, k=-1)),
+    ]
+    for path, expected in cases:
+        image = read_image(path)
+        expected = cases[0][1] if expected is None else expected
+        assert image.dtype == np.uint8 and image.shape == expected.shape, path.name
+        assert np.abs(image.astype(int) - expected).mean() < 4, path.name
+
+
+def test_broken_images(tmp_path):
+    whole = _save(Image.fromarray(painted_frame(5, 200, 200)), tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:900])
+    (tmp_path / "text.jpg").write_text("no image")
+    for name in ("cut.jpg", "text.jpg", "absent.jpg"):
+        with pytest.raises(UnreadableMedia, match=name):
+            read_image(tmp_path / name)
+
+
+def test_cache_decodes_once_and_keeps_to_its_limit(tmp_path, monkeypatch):
+    paths = [write_video(tmp_path / f"{i}.avi", 10, codec="mpeg4") for i in range(2)]
+    one_video = 10 * 48 * 64 * 3
+    cache = DecodedCache(limit_bytes=int(1.5 * one_video))
+    for path in paths * 2:
+        assert [painted_number(frame) for frame in cache.read_frames(path, [7, 2])] == [7, 2]
+        assert cache.count_frames(path) == 10
+    assert cache.n_bytes == one_video
+    monkeypatch.setattr(decode, "read_video", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(decode, "read_frames", lambda path, indices: pytest.fail("decoded again"))
+    cache.read_frames(paths[0], [3])
+    with pytest.raises(IndexError):
+        cache.read_frames(paths[0], [10])
