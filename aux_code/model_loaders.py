@@ -1,0 +1,281 @@
+"""The three networks by name, with weights of every origin; and the anonymizers as the stages take them.
+
+f_A: anonymizer, f_T: utility network, f_B: privacy (budget) network. Every network that a function here returns has
+the attribute `architecture` = {"arch": name, "arguments": keyword arguments}: what a checkpoint's `meta` stores.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aux_code.errors import UserError
+from aux_code.models.anonymizers import ANONYMIZERS, build_anonymizer
+from aux_code.models.obfuscation import OBFUSCATIONS
+from aux_code.models.privacy import PRIVACY_NETWORKS, build_privacy
+from aux_code.models.utility import UTILITY_NETWORKS, UtilityNetwork, build_utility
+from aux_code.models.weight_files import (
+    WeightFile,
+    compare,
+    load_partly,
+    load_strictly,
+    read_weight_file,
+    with_current_names,
+)
+
+logger = logging.getLogger(__name__)
+
+_BUILDERS = {"fa": build_anonymizer, "ft": build_utility, "fb": build_privacy}
+
+
+def load_fa_model(arch: str = "unet++", saved_model_file: Path | str | None = None, **arguments) -> nn.Module:
+    """The anonymizer f_A: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W).
+
+    The published `unet++` has no sigmoid, so its outputs may leave [0, 1].
+
+    Args:
+        arch: "unet++", "unet" or "small".
+        saved_model_file: weights (checkpoint, published file, safetensors file or folder, or a torchvision ResNet-18
+            for the encoder of unet++); "imagenet" starts that encoder from torchvision's weights; None is random.
+        arguments: of `build_anonymizer`: output_channels, output_scale, output_noise, sigmoid, ... Where the file
+            describes the same architecture, its arguments are the defaults.
+
+    Raises:
+        UserError: unknown architecture or argument, or weights that do not fit.
+    """
+    return _load("fa", arch, saved_model_file, arguments)
+
+
+def load_ft_model(
+    arch: str = "largei3d", saved_model_file: Path | str | None = None, num_classes: int = 102, **arguments
+) -> UtilityNetwork:
+    """The utility network f_T: clips (B, 3, T, H, W) -> (logits (B, num_classes), unit embedding (B, 128)).
+
+    `extract_features(clips)` gives the pooled features (B, feature_dim); the embedding of "small" has 32 dimensions.
+
+    Args:
+        arch: "largei3d", "r3d_18", "mvitv2" or "small".
+        saved_model_file: weights; a Kinetics file of the backbone alone leaves the heads random (logged by name);
+            "kinetics400" takes torchvision's weights (r3d_18, mvitv2); None is random.
+        num_classes: actions.
+        arguments: of `build_utility`, such as freeze_bn.
+
+    Raises:
+        UserError: unknown architecture or argument, or weights that do not fit.
+    """
+    return _load("ft", arch, saved_model_file, {"num_classes": num_classes, **arguments})
+
+
+def load_fb_model(
+    arch: str = "r50", saved_model_file: Path | str | None = None, num_pa: int = 7, ssl: bool = False, **arguments
+) -> nn.Module:
+    """The privacy network f_B: images (N, 3, H, W) -> logits (N, num_pa), or with `ssl` unit embeddings (N, 128).
+
+    The embedding of "small" has 64 dimensions. `extract_features(images)` gives the pooled features.
+
+    Args:
+        arch: "r50" or "small".
+        saved_model_file: weights; "imagenet" or a torchvision file of ResNet-50 for the backbone; None is random.
+        num_pa: number of private attributes.
+        ssl: self-supervised, with projection head.
+        arguments: of `build_privacy`.
+
+    Raises:
+        UserError: unknown architecture or argument, or weights that do not fit.
+    """
+    return _load("fb", arch, saved_model_file, {"num_pa": num_pa, "ssl": ssl, **arguments})
+
+
+def load_anonymizer(name_or_path: Path | str) -> nn.Module:
+    """What `--anonymizer` names: raw, downsample2x, downsample4x, blur, blacken, or a file with an f_A.
+
+    The network is rebuilt from the file's `meta`, from the published layouts without one, and is in eval mode. Its
+    attribute `requires_boxes` says whether `apply_anonymizer` needs person boxes.
+
+    Raises:
+        UserError: neither a known name nor a file, or a file without a known f_A.
+    """
+    if str(name_or_path) in OBFUSCATIONS:
+        return OBFUSCATIONS[str(name_or_path)]().eval()
+    if not Path(name_or_path).exists():
+        raise UserError(
+            f"anonymizer '{name_or_path}' is neither a file nor one of {', '.join(OBFUSCATIONS)}; "
+            "give one of these names or the checkpoint of train_anonymizer.py or init_anonymizer.py"
+        )
+    network = _rebuild("fa", name_or_path)
+    network.requires_boxes = False
+    return network.eval()
+
+
+def apply_anonymizer(anonymizer: nn.Module, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
+    """Anonymizes frames (N, 3, H, W), handing over the boxes (one (K, 4) tensor per frame) where they are needed."""
+    return anonymizer(frames, boxes) if getattr(anonymizer, "requires_boxes", False) else anonymizer(frames)
+
+
+def load_utility(path: Path | str) -> UtilityNetwork:
+    """f_T rebuilt from a checkpoint's `meta`, or from the published layout; in eval mode.
+
+    Raises:
+        UserError: no file, or a file without a known f_T.
+    """
+    return _rebuild("ft", path).eval()
+
+
+def load_budget(path: Path | str) -> nn.Module:
+    """f_B rebuilt from a checkpoint's `meta`, or from the published layouts (with or without `ssl`); in eval mode.
+
+    Raises:
+        UserError: no file, or a file without a known f_B.
+    """
+    return _rebuild("fb", path).eval()
+
+
+def _build(role: str, arch: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        network = _BUILDERS[role](arch, **arguments)
+    except TypeError as error:
+        raise UserError(f"architecture '{arch}' does not take these arguments: {arguments} ({error})") from error
+    network.architecture = {"arch": arch, "arguments": dict(arguments)}
+    return network
+
+
+def _load(role: str, arch: str, saved_model_file: Path | str | None, arguments: dict[str, Any]) -> nn.Module:
+    if saved_model_file is None:
+        return _build(role, arch, arguments)
+    if (role, arch, str(saved_model_file)) in _LIBRARY_WEIGHTS:
+        file = _download(role, arch, str(saved_model_file))
+    else:
+        file = read_weight_file(saved_model_file, role)
+    if file.architecture and file.architecture["arch"] == arch:
+        arguments = {**file.architecture.get("arguments", {}), **arguments}
+    network = _build(role, arch, arguments)
+    _load_weights(network, role, file)
+    return network
+
+
+def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
+    """Strictly, or as the weights of a backbone where the file is one of the known pre-trained kinds."""
+    if file.bare and compare(network, with_current_names(network, file.state)):
+        adapted = _adapt_backbone(role, network.architecture, file.state)
+        if adapted:
+            load_partly(network, file, *adapted)
+            return
+    load_strictly(network, file, lambda file: _fitting_architecture(role, file))
+
+
+def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> tuple[dict, tuple[str, ...]] | None:
+    """(state under the network's names, prefixes that may stay random) for Kinetics and ImageNet weights, else None."""
+    arch, ssl = architecture["arch"], architecture["arguments"].get("ssl", False)
+    classes = len(state.get("fc.bias", state.get("head.1.bias", ())))
+    if role == "ft" and classes == 400 and arch != "small":
+        prefix, fresh = ("i3d.", ("i3d.fc.", "mlp.")) if arch == "largei3d" else ("backbone.", ("fc.", "mlp."))
+        head = prefix if arch == "largei3d" else ""
+        names = {name: name.replace("head.1.", "fc.") for name in state}
+        return {(head if n.startswith("fc.") else prefix) + n: state[name] for name, n in names.items()}, fresh
+    if role == "fb" and arch == "r50" and classes == 1000:
+        if not ssl:
+            return dict(state), ("fc.",)
+        return {"0." + name: tensor for name, tensor in state.items() if not name.startswith("fc.")}, ("1.",)
+    if role == "fa" and arch == "unet++" and classes == 1000:
+        prefix = "network." if _is_narrow(architecture["arguments"]) else ""
+        encoder = {f"{prefix}encoder.{name}": t for name, t in state.items() if not name.startswith("fc.")}
+        return encoder, (f"{prefix}decoder.", f"{prefix}segmentation_head.")
+    return None
+
+
+def _is_narrow(arguments: dict[str, Any]) -> bool:
+    plain = {"output_channels": 3, "output_scale": 1.0, "output_noise": 0.0}
+    return any(arguments.get(name, value) != value for name, value in plain.items())
+
+
+def _rebuild(role: str, path: Path | str) -> nn.Module:
+    file = read_weight_file(path, role)
+    described = file.architecture
+    if described is None:
+        described = next(_fitting(role, file.state), None)
+        if described is None:
+            raise UserError(f"{path} has no meta entry, and its weights fit no known architecture of {role}")
+    network = _build(role, described["arch"], described.get("arguments", {}))
+    load_strictly(network, file)
+    return network
+
+
+def _candidates(role: str, state: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Architectures to try on a state dict, with the arguments that its shapes tell."""
+    if role == "fa":
+        return [{"arch": arch, "arguments": {}} for arch in ANONYMIZERS]
+    outputs = len(state.get("i3d.fc.bias", state.get("fc.bias", (0,))))
+    if role == "ft":
+        return [{"arch": arch, "arguments": {"num_classes": outputs}} for arch in UTILITY_NETWORKS]
+    forms = [{"num_pa": outputs, "ssl": ssl} for ssl in (False, True)]
+    return [{"arch": arch, "arguments": arguments} for arch in PRIVACY_NETWORKS for arguments in forms]
+
+
+def _fitting(role: str, state: dict[str, Tensor]):
+    """Yields the descriptions of the networks into which the state dict goes without a difference."""
+    for candidate in _candidates(role, state):
+        # shapes are all that is compared: on the meta device no memory is taken and nothing is drawn
+        with torch.device("meta"):
+            network = _build(role, candidate["arch"], candidate["arguments"])
+        if not compare(network, with_current_names(network, state)):
+            yield candidate
+
+
+def _fitting_architecture(role: str, file: WeightFile) -> str:
+    for candidate_role in (role, *(other for other in _BUILDERS if other != role)):
+        candidates = _fitting(candidate_role, file.state)
+        for candidate in [file.architecture] if file.architecture else candidates:
+            arguments = "".join(f", {key}={value}" for key, value in candidate.get("arguments", {}).items())
+            return f"load_{candidate_role}_model(arch='{candidate['arch']}'{arguments})"
+    return ""
+
+
+def _resnet18() -> Any:
+    from torchvision.models import ResNet18_Weights
+
+    return ResNet18_Weights.IMAGENET1K_V1
+
+
+def _resnet50() -> Any:
+    from torchvision.models import ResNet50_Weights
+
+    return ResNet50_Weights.IMAGENET1K_V2
+
+
+def _r3d_18() -> Any:
+    from torchvision.models.video import R3D_18_Weights
+
+    return R3D_18_Weights.KINETICS400_V1
+
+
+def _mvitv2() -> Any:
+    from torchvision.models.video import MViT_V2_S_Weights
+
+    return MViT_V2_S_Weights.KINETICS400_V1
+
+
+_LIBRARY_WEIGHTS: dict[tuple[str, str, str], Callable[[], Any]] = {
+    ("fa", "unet++", "imagenet"): _resnet18,
+    ("fb", "r50", "imagenet"): _resnet50,
+    ("ft", "r3d_18", "kinetics400"): _r3d_18,
+    ("ft", "mvitv2", "kinetics400"): _mvitv2,
+}
+"""(network, architecture, name given for the file) -> torchvision's description of the weights."""
+
+
+def _download(role: str, arch: str, name: str) -> WeightFile:
+    """Weights by torchvision's own mechanism: its cache, else its download."""
+    weights = _LIBRARY_WEIGHTS[role, arch, name]()
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the {name} weights of '{arch}' could not be downloaded ({error}). Without a network, fetch {weights.url} "
+            f"elsewhere and put it at {cached}, or give its path in place of '{name}'"
+        ) from error
+    logger.info("weights %s from %s", weights, cached)
+    return WeightFile(cached, dict(state), None, True)

@@ -1,0 +1,65 @@
+"""I3D-ResNet50: a ResNet-50 inflated over time (the variant published with Kinetics-400 weights)."""
+
+from torch import Tensor, nn
+
+
+class Bottleneck(nn.Module):
+    """1 x 1 (x 3 frames where `temporal`), 3 x 3, 1 x 1 convolutions with a residual; expands to 4 * width."""
+
+    def __init__(self, in_channels: int, width: int, stride: int, temporal: bool):
+        super().__init__()
+        frames = 3 if temporal else 1
+        self.conv1 = nn.Conv3d(in_channels, width, (frames, 1, 1), padding=(frames // 2, 0, 0), bias=False)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.conv2 = nn.Conv3d(width, width, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False)
+        self.bn2 = nn.BatchNorm3d(width)
+        self.conv3 = nn.Conv3d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm3d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or in_channels != 4 * width:
+            shortcut = nn.Conv3d(in_channels, 4 * width, 1, stride=(1, stride, stride), bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm3d(4 * width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+# which blocks of each layer look at three frames (published layout)
+_TEMPORAL_BLOCKS = ((1, 1, 1), (1, 0, 1, 0), (1, 0, 1, 0, 1, 0), (0, 1, 0))
+
+
+class I3DResNet50(nn.Module):
+    """Clips (B, 3, T, H, W) -> logits (B, num_classes); 2048-d pooled feature; 32.8 GFLOP per 16 x 224 x 224 clip."""
+
+    feature_dim = 2048
+
+    def __init__(self, num_classes: int = 400):
+        super().__init__()
+        self.conv1 = nn.Conv3d(3, 64, (5, 7, 7), stride=(2, 2, 2), padding=(2, 3, 3), bias=False)
+        self.bn1 = nn.BatchNorm3d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool1 = nn.MaxPool3d((2, 3, 3), stride=(2, 2, 2))
+        self.maxpool2 = nn.MaxPool3d((2, 1, 1), stride=(2, 1, 1))
+        in_channels = 64
+        for i, temporal in enumerate(_TEMPORAL_BLOCKS):
+            width, stride = 64 * 2**i, 1 if i == 0 else 2
+            blocks = []
+            for j, has_time in enumerate(temporal):
+                blocks.append(Bottleneck(in_channels, width, stride if j == 0 else 1, bool(has_time)))
+                in_channels = 4 * width
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(self.feature_dim, num_classes)
+
+    def extract_features(self, clips: Tensor) -> Tensor:
+        """clips (B, 3, T, H, W) -> pooled features (B, 2048)."""
+        x = self.maxpool1(self.relu(self.bn1(self.conv1(clips))))
+        x = self.maxpool2(self.layer1(x))
+        x = self.layer4(self.layer3(self.layer2(x)))
+        return x.mean(dim=(2, 3, 4))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.fc(self.extract_features(clips))

@@ -1,0 +1,160 @@
+"""Fixed anonymizers, the paper's baselines (section 4, table 8): frames (N, 3, H, W) in [0, 1] -> the same shape."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aux_code.errors import UserError
+
+
+class Obfuscation(nn.Module):
+    """Interface: forward(frames, boxes=None); `requires_boxes` says whether the boxes of people are needed."""
+
+    requires_boxes = False
+
+
+class Raw(Obfuscation):
+    """The identity: no anonymization."""
+
+    def forward(self, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
+        return frames
+
+
+class Downsample(Obfuscation):
+    """Averages down by `factor` (antialiased bilinear) and back up to the old size (bilinear)."""
+
+    def __init__(self, factor: int):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
+        size = frames.shape[-2:]
+        low = [max(1, round(side / self.factor)) for side in size]
+        small = F.interpolate(frames, size=low, mode="bilinear", antialias=True)
+        return F.interpolate(small, size=size, mode="bilinear")
+
+
+class BoxObfuscation(Obfuscation):
+    """Replaces the inside of person boxes.
+
+    `forward` takes one (K, 4) float tensor for each of the N frames, rows x0, y0, x1, y1 in pixels of the frames as
+    given (x1, y1 exclusive, K may be 0). Pixels that a box touches in part belong to it; what lies outside the frame
+    is ignored.
+    """
+
+    requires_boxes = True
+
+    def forward(self, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
+        if boxes is None:
+            raise UserError(
+                "blur and blacken need the boxes of the people: put person_boxes.csv (file,frame,x0,y0,x1,y1) into the "
+                "root of the data set"
+            )
+        if len(boxes) != len(frames):
+            raise ValueError(f"{len(frames)} frames but boxes for {len(boxes)}")
+        return torch.where(box_mask(boxes, frames), self.replacement(frames), frames)
+
+    def replacement(self, frames: Tensor) -> Tensor:
+        """What the boxes show instead: (N, 3, H, W)."""
+        raise NotImplementedError
+
+
+class Blacken(BoxObfuscation):
+    """Person boxes set to 0."""
+
+    def replacement(self, frames: Tensor) -> Tensor:
+        return torch.zeros_like(frames)
+
+
+class Blur(BoxObfuscation):
+    """Person boxes blurred with a Gaussian.
+
+    Args:
+        kernel_size: odd, pixels; 13 in the paper.
+        sigma: pixels; 10 in the paper.
+    """
+
+    def __init__(self, kernel_size: int = 13, sigma: float = 10.0):
+        super().__init__()
+        offsets = torch.arange(kernel_size) - kernel_size // 2
+        kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+        self.register_buffer("kernel", kernel / kernel.sum(), persistent=False)
+
+    def replacement(self, frames: Tensor) -> Tensor:
+        radius = len(self.kernel) // 2
+        kernel = self.kernel.to(frames)
+        # replicate, because reflection fails on frames smaller than the kernel
+        padded = F.pad(frames, (radius,) * 4, mode="replicate").flatten(0, 1).unsqueeze(1)
+        rows = F.conv2d(padded, kernel.view(1, 1, 1, -1))
+        return F.conv2d(rows, kernel.view(1, 1, -1, 1)).view_as(frames)
+
+
+def box_mask(boxes: Sequence[Tensor], frames: Tensor) -> Tensor:
+    """Boxes as for BoxObfuscation -> (N, 1, H, W) bool, True where a box touches the pixel."""
+    n_frames, _, height, width = frames.shape
+    mask = torch.zeros(n_frames, 1, height, width, dtype=torch.bool)
+    for i, frame_boxes in enumerate(boxes):
+        for x0, y0, x1, y1 in np.asarray(frame_boxes, dtype=float).reshape(-1, 4):
+            left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
+            mask[i, 0, top : max(0, int(np.ceil(y1))), left : max(0, int(np.ceil(x1)))] = True
+    return mask.to(frames.device)
+
+
+OBFUSCATIONS = {
+    "raw": Raw,
+    "downsample2x": lambda: Downsample(2),
+    "downsample4x": lambda: Downsample(4),
+    "blur": Blur,
+    "blacken": Blacken,
+}
+"""Name on the command line -> constructor without arguments."""
+
+
+def read_boxes(csv_path: Path | str) -> dict[str, dict[int, np.ndarray]]:
+    """Reads person boxes: file -> frame -> (K, 4) float32 array of x0, y0, x1, y1 in pixels of the decoded picture.
+
+    The file has the header `file,frame,x0,y0,x1,y1`: `file` relative to the data set's root with forward slashes,
+    frames from 0 (0 for still images), x1 and y1 exclusive, one row per person and frame.
+
+    Raises:
+        UserError: no such file, another header, or a bad line (named with its number).
+    """
+    csv_path = Path(csv_path)
+    header = ["file", "frame", "x0", "y0", "x1", "y1"]
+    rows: dict[str, dict[int, list]] = {}
+    try:
+        with open(csv_path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            if next(reader, None) != header:
+                raise UserError(f"{csv_path}, line 1: the header must be {','.join(header)}")
+            for row in reader:
+                if row:
+                    file, frame, box = _parse_row(row, f"{csv_path}, line {reader.line_num}")
+                    rows.setdefault(file, {}).setdefault(frame, []).append(box)
+    except OSError as error:
+        raise UserError(
+            f"{csv_path}: the boxes of the people cannot be read ({error.strerror}); blur and blacken need this file"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{csv_path} is not a CSV text file in UTF-8 ({error})") from error
+    return {
+        file: {frame: np.array(boxes, dtype=np.float32) for frame, boxes in frames.items()}
+        for file, frames in rows.items()
+    }
+
+
+def _parse_row(row: list[str], where: str) -> tuple[str, int, list[float]]:
+    try:
+        file, frame, box = row[0], int(row[1]), [float(value) for value in row[2:]]
+    except (ValueError, IndexError):
+        frame, box = -1, []
+    if frame < 0 or len(box) != 4 or not np.isfinite(box).all():
+        raise UserError(f"{where}: expected file,frame,x0,y0,x1,y1 with numbers, got: {','.join(row)}")
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise UserError(f"{where}: the box is empty (x1 must exceed x0, y1 must exceed y0): {','.join(row)}")
+    return file, frame, box

@@ -1,0 +1,173 @@
+"""The utility network f_T: clips (B, 3, T, H, W) in [0, 1] -> action logits and unit embedding."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from aux_code.errors import UserError
+from aux_code.models.heads import UtilityHead
+from aux_code.models.i3d import I3DResNet50
+
+
+class UtilityOutput(NamedTuple):
+    """What f_T says of clips."""
+
+    logits: Tensor
+    """(B, num_classes) action scores before the softmax."""
+    embedding: Tensor
+    """(B, embedding_dim) unit vectors for the temporal losses."""
+
+
+class UtilityNetwork(nn.Module):
+    """Interface of every f_T.
+
+    Attributes:
+        feature_dim: width of the pooled feature that feature extraction stores.
+        frozen_bn: batch norms keep their statistics and weights, in train mode too.
+    """
+
+    feature_dim: int
+    frozen_bn: bool = False
+
+    def extract_features(self, clips: Tensor) -> Tensor:
+        """clips (B, 3, T, H, W) -> pooled features (B, feature_dim)."""
+        raise NotImplementedError
+
+    def classify(self, features: Tensor) -> UtilityOutput:
+        """features (B, feature_dim) of `extract_features` -> logits (B, num_classes) and unit embedding."""
+        raise NotImplementedError
+
+    def forward(self, clips: Tensor) -> UtilityOutput:
+        return self.classify(self.extract_features(clips))
+
+    def freeze_batch_norm(self) -> None:
+        """Freezes every batch norm for good: statistics, weights and biases, the down-sampling ones included."""
+        self.frozen_bn = True
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        if self.frozen_bn:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+class LargeI3D(UtilityNetwork):
+    """The published f_T: I3D-ResNet50, 2048-d feature, 128-d embedding head; at least 7 frames, any H, W from 32."""
+
+    feature_dim = I3DResNet50.feature_dim
+
+    def __init__(self, num_classes: int = 102):
+        super().__init__()
+        self.i3d = I3DResNet50(num_classes)
+        self.mlp = UtilityHead(self.feature_dim)
+
+    def extract_features(self, clips: Tensor) -> Tensor:
+        return self.i3d.extract_features(clips)
+
+    def classify(self, features: Tensor) -> UtilityOutput:
+        return UtilityOutput(self.i3d.fc(features), self.mlp(features))
+
+
+class TorchvisionUtility(UtilityNetwork):
+    """A video network of torchvision with its Kinetics normalisation and the release's embedding head.
+
+    Args:
+        backbone: torchvision network whose last layer was replaced by the identity; clips -> (B, feature_dim).
+        feature_dim: width of its feature.
+        num_classes: number of actions.
+        mean, std: per RGB channel, what the published weights expect; applied inside, so that clips stay in [0, 1].
+    """
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, num_classes: int, mean: tuple, std: tuple):
+        super().__init__()
+        self.feature_dim = feature_dim
+        self.backbone = backbone
+        self.fc = nn.Linear(feature_dim, num_classes)
+        self.mlp = UtilityHead(feature_dim)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1, 1), persistent=False)
+
+    def extract_features(self, clips: Tensor) -> Tensor:
+        return self.backbone((clips - self.mean) / self.std)
+
+    def classify(self, features: Tensor) -> UtilityOutput:
+        return UtilityOutput(self.fc(features), self.mlp(features))
+
+
+def _build_r3d_18(num_classes: int = 102) -> TorchvisionUtility:
+    """R3D-18 (paper table 10), 512-d feature; any T, H, W."""
+    from torchvision.models.video import r3d_18
+
+    backbone = r3d_18()
+    backbone.fc = nn.Identity()
+    mean, std = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+    return TorchvisionUtility(backbone, 512, num_classes, mean, std)
+
+
+def _build_mvitv2(num_classes: int = 102) -> TorchvisionUtility:
+    """MViTv2-S (paper table 10), 768-d feature; clips of exactly 16 frames of 224 x 224, its position tables' size."""
+    from torchvision.models.video.mvit import mvit_v2_s
+
+    backbone = mvit_v2_s()
+    backbone.head = nn.Identity()
+    return TorchvisionUtility(backbone, 768, num_classes, (0.45,) * 3, (0.225,) * 3)
+
+
+class SmallUtility(UtilityNetwork):
+    """The miniature's f_T (ours): four 3 x 3 x 3 convolutions, pooled feature, head; any T, H and W.
+
+    The first two strides are spatial only, so that motion is seen at full rate before frames are merged; for 48 px
+    and 8 frames the last map is 2 x 3 x 3. About 76 MFLOP per such clip.
+    """
+
+    def __init__(self, num_classes: int = 102, widths: tuple[int, ...] = (16, 32, 64, 64), embedding_dim: int = 32):
+        super().__init__()
+        self.feature_dim = widths[-1]
+        strides = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
+        layers, in_channels = [], 3
+        for width, stride in zip(widths, strides, strict=True):
+            layers.append(nn.Conv3d(in_channels, width, 3, stride=stride, padding=1, bias=False))
+            layers += [nn.BatchNorm3d(width), nn.ReLU(inplace=True)]
+            in_channels = width
+        self.layers = nn.Sequential(*layers)
+        self.fc = nn.Linear(self.feature_dim, num_classes)
+        self.mlp = UtilityHead(self.feature_dim, hidden_dim=self.feature_dim, embedding_dim=embedding_dim)
+        self.to(memory_format=torch.channels_last_3d)
+
+    def extract_features(self, clips: Tensor) -> Tensor:
+        return self.layers(clips.contiguous(memory_format=torch.channels_last_3d)).mean(dim=(2, 3, 4))
+
+    def classify(self, features: Tensor) -> UtilityOutput:
+        return UtilityOutput(self.fc(features), self.mlp(features))
+
+
+UTILITY_NETWORKS = {"largei3d": LargeI3D, "r3d_18": _build_r3d_18, "mvitv2": _build_mvitv2, "small": SmallUtility}
+"""Architecture name -> constructor, keyword argument `num_classes` and those of its own."""
+
+
+def build_utility(arch: str, num_classes: int = 102, freeze_bn: bool = False, **arguments) -> UtilityNetwork:
+    """Builds an f_T with random weights.
+
+    Args:
+        arch: a key of UTILITY_NETWORKS.
+        num_classes: actions; the release has one more than UCF101's 101.
+        freeze_bn: freeze all batch norms, those of the head included.
+        arguments: further ones of the architecture.
+
+    Raises:
+        UserError: unknown architecture.
+    """
+    if arch not in UTILITY_NETWORKS:
+        raise UserError(f"unknown utility architecture '{arch}'; known: {', '.join(UTILITY_NETWORKS)}")
+    network = UTILITY_NETWORKS[arch](num_classes=num_classes, **arguments)
+    if freeze_bn:
+        network.freeze_batch_norm()
+    return network
