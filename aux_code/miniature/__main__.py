@@ -1,0 +1,62 @@
+"""Renders the miniature benchmark: python -m aux_code.miniature ROOT."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from aux_code.errors import UserError
+from aux_code.miniature.contact_sheet import write_contact_sheet
+from aux_code.miniature.render import DATA_SETS, render_benchmark
+
+log = logging.getLogger("aux_code.miniature")
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m aux_code.miniature", description="Render the embedded miniature benchmark."
+    )
+    parser.add_argument("root", type=Path, help="folder that gets UCF101, VISPR, UCF_Crime, XD_Violence, ShanghaiTech")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the full size, e.g. 0.05 for tests")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(DATA_SETS), metavar="SET", help=f"some of {', '.join(DATA_SETS)}"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="render again, replacing a rendering (never anything else)"
+    )
+    parser.add_argument("--workers", type=int, default=None, help="processes; the output does not depend on it")
+    parser.add_argument(
+        "--contact_sheet",
+        type=Path,
+        default=None,
+        metavar="PNG",
+        help="also draw a labelled sheet of stills and events",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0 done, 2 wrong usage or input, 130 interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = _arguments(argv)
+    try:
+        record = render_benchmark(
+            options.root, options.seed, options.scale, options.only, options.force, options.workers
+        )
+        if options.contact_sheet:
+            write_contact_sheet(options.contact_sheet, options.seed)
+    except UserError as error:
+        log.error("error: %s", error)
+        return 2
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command goes on with the sets that are not complete")
+        return 130
+    for name, data_set in record["sets"].items():
+        counts = ", ".join(f"{count} {split}" for split, count in data_set["counts"].items())
+        log.info("%s: %s (%.1f s)", options.root / DATA_SETS[name].folder, counts, data_set["seconds"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Composes a VISPR-like still that shows exactly the planned attributes."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from aux_code.miniature.drawing import SS, clipped_box, draw_shadow
+from aux_code.miniature.looks import PARTIAL_FACES, Look, cloth_colour, draw_look
+from aux_code.miniature.motions import MOTIONS, Pose
+from aux_code.miniature.people import Box, Placement, paint_person
+from aux_code.miniature.plan import StillPlan
+from aux_code.miniature.scenes import CAMERA_SIZE, add_noise, background, draw_light, noise_bank
+
+STILL_MOTIONS = ("stand", "stand", "stand", "walk", "walk", "wave", "run", "crouch", "strike")
+
+
+class Still(NamedTuple):
+    """RGB uint8 (H, W, 3) and the boxes of the people, x1 and y1 exclusive."""
+
+    pixels: np.ndarray
+    boxes: list[tuple[int, int, int, int]]
+
+
+class Figure(NamedTuple):
+    """One person of a still: where (fractions of the picture's width and height), how tall (fraction of the smaller
+    side), doing what.
+    """
+
+    x: float
+    y: float
+    height: float
+    motion: str
+    hold: int  # +1 holds the hand of the one on the right, -1 on the left, 0 of none
+
+
+def arrange(rng: np.random.Generator, attributes: tuple[bool, ...]) -> list[Figure]:
+    """Places the people: a pair hand in hand (a64), a group of 3 or 4 (a65), both, or one to three strangers apart."""
+    complete, partial, pair, group = attributes[2], attributes[3], attributes[5], attributes[6]
+    if pair or group:
+        n = 3 + int(rng.integers(2)) if group else 2
+        height = float(rng.uniform(0.44, 0.58) if group else rng.uniform(0.46, 0.68))
+        first = int(rng.integers(n - 1)) if pair else -1
+        steps = [0.0] + [
+            float(rng.uniform(0.30, 0.36) if i == first + 1 and pair else rng.uniform(0.22, 0.32)) * height
+            for i in range(1, n)
+        ]
+        xs = np.cumsum(steps)
+        xs = xs - xs.mean() + rng.uniform(0.44, 0.56)
+        y = float(rng.uniform(0.74, 0.86))
+        holds = [1 if i == first else -1 if pair and i == first + 1 else 0 for i in range(n)]
+        ys = [y if hold else y + float(rng.uniform(-0.02, 0.03)) for hold in holds]
+        return [
+            Figure(float(x), ys[i], height * float(rng.uniform(0.93, 1.05)), "stand", holds[i])
+            for i, x in enumerate(xs)
+        ]
+    n = 2 if complete and partial else int(rng.choice((1, 2, 3), p=(0.62, 0.28, 0.10)))
+    n = 0 if not any(attributes) and rng.random() < 0.15 else n
+    if n == 1:
+        return [
+            Figure(
+                float(rng.uniform(0.33, 0.67)),
+                float(rng.uniform(0.78, 0.88)),
+                float(rng.uniform(0.48, 0.74)),
+                _motion(rng),
+                0,
+            )
+        ]
+    slots = {0: (), 2: (0.32, 0.68), 3: (0.24, 0.5, 0.76)}[n]
+    spread = 0.05 if n == 2 else 0.015
+    return [
+        Figure(
+            x + float(rng.uniform(-spread, spread)),
+            float(rng.uniform(0.68, 0.88)),
+            float(rng.uniform(0.40, 0.62)),
+            _motion(rng),
+            0,
+        )
+        for x in slots
+    ]
+
+
+def _motion(rng: np.random.Generator) -> str:
+    return STILL_MOTIONS[int(rng.integers(len(STILL_MOTIONS)))]
+
+
+def choose_faces(rng: np.random.Generator, n: int, complete: bool, partial: bool) -> list[str]:
+    """Faces of n people: a complete one and a partial one if planned, the others any planned kind or seen from
+    behind.
+    """
+    planned = [kind for kind, wanted in (("complete", complete), ("partial", partial)) if wanted]
+    kinds = planned + [(planned + ["back"])[int(rng.integers(len(planned) + 1))] for _ in range(n - len(planned))]
+    names = {"complete": ("front",), "partial": PARTIAL_FACES, "back": ("back",)}
+    return [names[kinds[i]][int(rng.integers(len(names[kinds[i]])))] for i in rng.permutation(len(kinds))][:n]
+
+
+def _looks(rng: np.random.Generator, plan: StillPlan, n: int) -> list[Look]:
+    """Everybody shares the skin class; one is surely feminine or half nude if planned, the others may be."""
+    coloured, feminine, complete, partial, nude = plan.attributes[:5]
+    faces = choose_faces(rng, n, complete, partial)
+    first, second = (int(v) for v in rng.integers(0, max(1, n), 2))
+    return [
+        draw_look(
+            rng,
+            coloured,
+            feminine and (i == first or rng.random() < 0.8),
+            nude and (i == second or rng.random() < 0.5),
+            faces[i],
+        )
+        for i in range(n)
+    ]
+
+
+def _pose(figure: Figure, rng: np.random.Generator) -> Pose:
+    pose = MOTIONS[figure.motion](float(rng.uniform(0, 40)), float(rng.uniform(0, 6.28)))
+    if not figure.hold:
+        return pose
+    reach = (0.62 + 0.1 * float(rng.uniform(-1, 1)), 0.75)
+    rest = (0.1, 0.12)
+    return Pose((rest, reach) if figure.hold > 0 else (reach, rest), pose.legs, planar=True)
+
+
+def _canvas(plan: StillPlan, seed: int, rng: np.random.Generator) -> Image.Image:
+    """A random piece of the camera's picture."""
+    w, h = plan.size
+    zoom = float(rng.uniform(0.62, 1.0)) * min(CAMERA_SIZE[0] / w, CAMERA_SIZE[1] / h)
+    x, y = rng.uniform(0, CAMERA_SIZE[0] - w * zoom), rng.uniform(0, CAMERA_SIZE[1] - h * zoom)
+    image = background(plan.camera, seed).resize(
+        (w * SS, h * SS), Image.Resampling.BILINEAR, box=(x, y, x + w * zoom, y + h * zoom)
+    )
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
+
+
+def _paint_people(canvas: Image.Image, plan: StillPlan, rng: np.random.Generator) -> list[Box]:
+    figures = arrange(rng, plan.attributes)
+    looks = _looks(rng, plan, len(figures))
+    draw, boxes = ImageDraw.Draw(canvas), []
+    w, h = canvas.size
+    for figure, look in sorted(zip(figures, looks), key=lambda pair: pair[0].y):
+        height = figure.height * min(w, h)
+        view = {"back": "back", "profile": "side"}.get(look.face, "front")
+        facing = figure.hold or int(rng.integers(2)) * 2 - 1
+        place = Placement(figure.x * w, figure.y * h, height, facing, view)
+        draw_shadow(canvas, draw, place.x, place.y, (height * 0.16, height * 0.035))
+        boxes.append(paint_person(draw, look, place, _pose(figure, rng)))
+    if rng.random() < 0.3:  # something stands in front of the legs
+        x, y = float(rng.uniform(0.2, 0.7)) * w, float(rng.uniform(0.80, 0.88)) * h
+        draw.rectangle((x, y, x + float(rng.uniform(0.1, 0.35)) * w, h), fill=cloth_colour(rng))
+    return boxes
+
+
+def render_still(plan: StillPlan, seed: int) -> Still:
+    """The picture, lit more variously than a video, often a little out of focus."""
+    rng = np.random.default_rng([seed, 29, plan.index])
+    canvas = _canvas(plan, seed, rng)
+    boxes = [clipped_box(box, SS, plan.size) for box in _paint_people(canvas, plan, rng)]
+    small = canvas.reduce(SS).point(draw_light(rng, 1.8).table())
+    if rng.random() < 0.5:
+        small = small.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1))))
+    pixels = add_noise(np.asarray(small), noise_bank(seed, (128, 128)), rng, float(rng.uniform(2, 7)))
+    return Still(pixels, [box for box in boxes if box is not None])
