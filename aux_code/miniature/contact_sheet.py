@@ -1,4 +1,4 @@
-"""A labelled sheet of what the benchmark shows: stills with their attributes, actions and events as strips of frames.
+"""A labelled sheet of what the benchmark shows: stills with their attributes, actions and events as strips."""
 
 from pathlib import Path
 

@@ -28,7 +28,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Joints in canvas pixels. Arms are (shoulder, elbow, hand), legs (hip, knee, foot), index 0 the far or left one.
+    """Joints in canvas pixels. Arms are (shoulder, elbow, hand), legs (hip, knee, foot), index 0 far or left."""
 
     neck: Point
     head: Point
