@@ -1,0 +1,162 @@
+"""MGFN, the magnitude-contrastive glance-and-focus network (AAAI 2023): feature bags -> anomaly scores."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MGFNOutput(NamedTuple):
+    """What MGFN says of B bags of T clips or segments."""
+
+    scores: Tensor
+    """(B, T) anomaly scores in [0, 1], averaged over the crops."""
+    features: Tensor
+    """(B, n_crops, T, dims[-1]) normalised features whose magnitude selects the segments in training."""
+
+
+class ChannelNorm(nn.Module):
+    """Normalises (B, C, T) over the channels, each time on its own; divides by std + eps, as the release does."""
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.g = nn.Parameter(torch.ones(1, channels, 1))
+        self.b = nn.Parameter(torch.zeros(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        # the lower bound keeps the root's gradient finite where all channels are equal
+        return (x - mean) / (variance.clamp_min(1e-12).sqrt() + self.eps) * self.g + self.b
+
+
+class Glance(nn.Module):
+    """Self-attention over all T: the view of the whole video."""
+
+    def __init__(self, channels: int, heads: int, head_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = ChannelNorm(channels)
+        self.to_qkv = nn.Conv1d(channels, 3 * heads * head_dim, 1, bias=False)
+        self.to_out = nn.Conv1d(heads * head_dim, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.to_qkv(self.norm(x)).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        # never holds a T x T matrix where the device has a fused kernel: T is thousands for a long test video
+        mixed = F.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
+        return self.to_out(mixed.transpose(-1, -2).flatten(1, 2))
+
+
+class Focus(nn.Module):
+    """Local aggregation: each head mixes 5 neighbouring times with weights of its own, shared by its channels."""
+
+    def __init__(self, channels: int, heads: int, head_dim: int, kernel: int = 5):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.BatchNorm1d(channels)
+        self.to_v = nn.Conv1d(channels, heads * head_dim, 1, bias=False)
+        self.rel_pos = nn.Conv1d(heads, heads, kernel, padding=kernel // 2, groups=heads)
+        self.to_out = nn.Conv1d(heads * head_dim, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = self.to_v(self.norm(x))
+        # the head is the fastest index of the channels in the published weights
+        mixed = self.rel_pos(values.reshape(-1, self.heads, values.shape[-1]))
+        return self.to_out(mixed.view_as(values))
+
+
+def _feed_forward(channels: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        ChannelNorm(channels),
+        nn.Conv1d(channels, 4 * channels, 1),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Conv1d(4 * channels, channels, 1),
+    )
+
+
+class Backbone(nn.Module):
+    """`depth` times: short-cut convolution, glance or focus, feed-forward, each with a residual."""
+
+    def __init__(self, channels: int, depth: int, kind: type[nn.Module], dropout: float):
+        super().__init__()
+        head_dim = min(64, channels)
+        heads = channels // head_dim
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    nn.Conv1d(channels, channels, 3, padding=1),
+                    kind(channels, heads, head_dim),
+                    _feed_forward(channels, dropout),
+                ]
+            )
+            for _ in range(depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for shortcut, attention, feed_forward in self.layers:
+            x = shortcut(x) + x
+            x = attention(x) + x
+            x = feed_forward(x) + x
+        return x
+
+
+class MGFN(nn.Module):
+    """Bags (B, n_crops, T, feature_dim + 1) -> scores and features; any T >= 1.
+
+    The last channel of a bag is the L2 magnitude of its features. The first part glances, the others focus.
+    28.65 M parameters with the defaults (paper section 4, release); smaller `dims` and `depths` give the miniature's.
+
+    Args:
+        feature_dim: F, width of the features, without the magnitude.
+        dims: channels of the parts; above 64, multiples of 64.
+        depths: blocks of the parts.
+        magnitude_ratio: weight of the magnitude's tokens; 0.1.
+        dropout: share of the normalised features that is dropped before the score in training (ours; 0 in the
+            release, whose 0.7 drops *candidates*: see `mgfn_losses.select_top_segments`).
+        feed_forward_dropout: inside the feed-forward parts; 0 in the release.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int = 2048,
+        dims: tuple[int, ...] = (64, 128, 1024),
+        depths: tuple[int, ...] = (3, 3, 2),
+        magnitude_ratio: float = 0.1,
+        dropout: float = 0.0,
+        feed_forward_dropout: float = 0.0,
+    ):
+        super().__init__()
+        if len(dims) != len(depths):
+            raise ValueError(f"dims {dims} and depths {depths} must have one entry for each part")
+        self.feature_dim, self.magnitude_ratio = feature_dim, magnitude_ratio
+        self.to_tokens = nn.Conv1d(feature_dim, dims[0], 3, padding=1)
+        self.to_mag = nn.Conv1d(1, dims[0], 3, padding=1)
+        self.stages = nn.ModuleList()
+        for i, (channels, depth) in enumerate(zip(dims, depths, strict=True)):
+            parts = [Backbone(channels, depth, Glance if i == 0 else Focus, feed_forward_dropout)]
+            if i + 1 < len(dims):
+                parts.append(nn.Sequential(ChannelNorm(channels), nn.Conv1d(channels, dims[i + 1], 1)))
+            self.stages.append(nn.ModuleList(parts))
+        self.to_logits = nn.Sequential(nn.LayerNorm(dims[-1]))
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(dims[-1], 1)
+
+    def forward(self, bags: Tensor) -> MGFNOutput:
+        """Scores bags.
+
+        Raises:
+            ValueError: the bags are not (B, n_crops, T >= 1, feature_dim + 1).
+        """
+        if bags.dim() != 4 or bags.shape[-1] != self.feature_dim + 1 or bags.shape[2] < 1:
+            raise ValueError(f"bags must be (B, n_crops, T, {self.feature_dim + 1}), got {tuple(bags.shape)}")
+        x = bags.flatten(0, 1).transpose(1, 2)
+        features, magnitude = x[:, : self.feature_dim], x[:, self.feature_dim :]
+        x = self.to_tokens(features) + self.magnitude_ratio * self.to_mag(magnitude)
+        for stage in self.stages:
+            for part in stage:
+                x = part(x)
+        features = self.to_logits(x.transpose(1, 2))
+        scores = self.fc(self.dropout(features)).squeeze(-1).sigmoid()
+        return MGFNOutput(scores.unflatten(0, bags.shape[:2]).mean(1), features.unflatten(0, bags.shape[:2]))
