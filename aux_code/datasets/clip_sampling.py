@@ -7,11 +7,11 @@ A clip of `clip_length` frames at `stride` covers a *span* of ``stride * (clip_l
 
 Videos that are too short (ours; the release leaves this to chance):
 
-1. One clip: the stride is reduced to the largest one whose span fits. If even stride 1 does not fit, the clip takes every frame
-   and repeats the last one.
-2. A triplet needs two disjoint spans. A fixed distance is shortened first, down to 1; then the stride of all three clips is
-   reduced to the largest one with which two spans fit; if even stride 1 leaves no room, the anchor starts at one end of
-   the video and the negative at the other, which is the least possible overlap.
+1. One clip: the stride is reduced to the largest one whose span fits. If even stride 1 does not fit, the clip takes
+   every frame and repeats the last one.
+2. A triplet needs two disjoint spans. A fixed distance is shortened first, down to 1; then the stride of all three
+   clips is reduced to the largest one with which two spans fit; if even stride 1 leaves no room, the anchor starts at
+   one end of the video and the negative at the other, which is the least possible overlap.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from aux_code.errors import UserError
 
 
 class TripletClips(NamedTuple):
-    """Frame indices of one triplet, each int64 (clip_length,). `positive` equals `anchor`: it is augmented differently."""
+    """Frame indices of a triplet, int64 (clip_length,) each. `positive` equals `anchor`: augmented differently."""
 
     anchor: np.ndarray
     positive: np.ndarray
@@ -54,8 +54,8 @@ def random_clip(n_frames: int, clip_length: int, stride: int, generator: torch.G
 def uniform_clips(n_frames: int, clip_length: int, stride: int, n_clips: int = 5) -> np.ndarray:
     """Clips for evaluation, their starts spread evenly from the first possible one to the last one.
 
-    Returns int64 (n_clips, clip_length). One clip sits in the middle. The release evaluates five such temporal modes and
-    averages their probabilities. Clips may overlap, and coincide where the video is no longer than one clip.
+    Returns int64 (n_clips, clip_length). One clip sits in the middle. The release evaluates five such temporal modes
+    and averages their probabilities. Clips may overlap, and coincide where the video is no longer than one clip.
     """
     if n_clips < 1:
         raise UserError(f"n_clips must be at least 1, not {n_clips}")
@@ -73,8 +73,9 @@ def consecutive_clips(
 ) -> np.ndarray:
     """The clips of feature extraction: one per `frames_per_feature` frames, from frame 0 to the end of the video.
 
-    Returns int64 (ceil(n_frames / frames_per_feature), frames_per_clip). Indices past the end are clamped to n_frames - 1, so
-    a short last clip is completed by the video's last frame (paper, section 4; the rule for the last clip is ours).
+    Returns int64 (ceil(n_frames / frames_per_feature), frames_per_clip). Indices past the end are clamped to n_frames
+    - 1, so a short last clip is completed by the video's last frame (paper, section 4; the rule for the last clip is
+    ours).
     """
     _check(n_frames, frames_per_clip, stride)
     if frames_per_feature < 1:
@@ -90,8 +91,8 @@ def triplet_clips(
     """Anchor, positive (the anchor's frames) and a negative from another time of the same video (paper, section 3.2).
 
     Without `distance` the negative starts anywhere that leaves it disjoint from the anchor, before or after it. With
-    `distance` D (frames, at least 1) it starts at ``anchor start + stride * (clip_length - 1) + D``. The module's docstring
-    states the rule for videos that are too short.
+    `distance` D (frames, at least 1) it starts at ``anchor start + stride * (clip_length - 1) + D``. The module's
+    docstring states the rule for videos that are too short.
     """
     if distance is not None and distance < 1:
         raise UserError(f"negative_distance must be at least 1 frame, not {distance}: 0 would share a frame")
@@ -110,10 +111,10 @@ def triplet_clips(
 
 
 def _random_disjoint_starts(n_frames: int, span: int, generator: torch.Generator) -> tuple[int, int]:
-    """Starts of two disjoint spans: the anchor uniform over the starts that leave room, the negative over what is left."""
+    """Starts of two disjoint spans: anchor uniform over the starts that leave room, negative over what is left."""
     last_start = n_frames - span
-    # An anchor has room before it if start >= span and after it if start <= last_start - span. In a video of less than three
-    # spans the anchors in the middle have neither.
+    # An anchor has room before it if start >= span and after it if start <= last_start - span. In a video of less
+    # than three spans the anchors in the middle have neither.
     anchors = np.arange(last_start + 1)
     anchors = anchors[(anchors >= span) | (anchors <= last_start - span)]
     anchor = int(anchors[_random_below(len(anchors), generator)])

@@ -1,7 +1,7 @@
 """Videos (files or folders of frames) and images as uint8 RGB arrays, frame-exact.
 
-The index of a frame is its place in presentation order among the frames that decode; it does not depend on the container's
-claims, on the frame rate being constant, or on the order in which frames are asked for.
+The index of a frame is its place in presentation order among the frames that decode; it does not depend on the
+container's claims, on the frame rate being constant, or on the order in which frames are asked for.
 """
 
 import logging
@@ -149,8 +149,8 @@ def _adjacent_runs(wanted: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
 def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -> None:
     """Places the container at a key frame from which the frame at `pts` decodes: the last one shown no later.
 
-    Pictures shown before their key frame (leading pictures of an open group) are not decodable after a seek to it, hence
-    the choice by presentation time; the seek itself goes by decoding time, which is what containers index.
+    Pictures shown before their key frame (leading pictures of an open group) are not decodable after a seek to it,
+    hence the choice by presentation time; the seek itself goes by decoding time, which is what containers index.
     """
     stream = container.streams.video[0]
     key = int(np.searchsorted(index.key_pts, pts, side="right")) - 1
@@ -178,7 +178,7 @@ def _read_from_start(path: Path | str, wanted: np.ndarray) -> dict[int, np.ndarr
 
 
 class _RgbConverter:
-    """Decoded frame -> uint8 (H,W,3) RGB, upright, all of the first frame's size. One per video: it keeps its tables."""
+    """Decoded frame -> uint8 (H,W,3) RGB, upright, of the first frame's size. One per video: it keeps its tables."""
 
     def __init__(self):
         self._reformatter = VideoReformatter()
@@ -213,8 +213,9 @@ def _same_size(frames: Iterable[np.ndarray], path: Path | str) -> Iterator[np.nd
 class DecodedCache:
     """Whole decoded videos and images in memory, up to `limit_bytes`, so that small data sets decode once per run.
 
-    What does not fit is decoded each time it is asked for. Nothing is evicted: an epoch visits every file once, so evicting
-    would only trade one miss for another. Arrays are read-only, since callers share them. Safe to use from threads.
+    What does not fit is decoded each time it is asked for. Nothing is evicted: an epoch visits every file once, so
+    evicting would only trade one miss for another. Arrays are read-only, since callers share them. Safe to use from
+    threads.
     """
 
     def __init__(self, limit_bytes: int):

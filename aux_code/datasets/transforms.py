@@ -1,11 +1,11 @@
 """From decoded uint8 frames to network input: crop, resize, flip, colour, erase. One policy object per use.
 
-Cropping, resizing and flipping are one anti-aliased bilinear resampling per axis, written as a matrix product with weights of the
-triangle filter (the filter of Pillow's and torchvision's anti-aliased bilinear resize). It takes crops at any sub-pixel
-place, costs the same on CPU and GPU, and treats a whole batch of equal-sized inputs at once.
+Cropping, resizing and flipping are one anti-aliased bilinear resampling per axis, written as a matrix product with
+weights of the triangle filter (the filter of Pillow's and torchvision's anti-aliased bilinear resize). It takes crops
+at any sub-pixel place, costs the same on CPU and GPU, and treats a whole batch of equal-sized inputs at once.
 
-Each sample has its own generator and makes all its draws in one call, so its views depend neither on the batch it is in nor on
-the worker that loads it. All frames of a clip share one draw.
+Each sample has its own generator and makes all its draws in one call, so its views depend neither on the batch it is
+in nor on the worker that loads it. All frames of a clip share one draw.
 """
 
 from collections.abc import Sequence
@@ -86,12 +86,12 @@ BUDGET_VIEWS = Policy(
     saturation=0.4,
     hue=0.1,
 )
-"""The two NT-Xent views. No grey: skin and clothing colour tell people apart, and the budget must see what leaks (ours)."""
+"""The two NT-Xent views. No grey: colour of skin and clothes tells people apart; the budget must see it (ours)."""
 
 
 @dataclass(frozen=True)
 class _Draws:
-    """What was drawn for a batch; every field is a float tensor (B,), on the CPU. Shares are relative to the picture."""
+    """What was drawn for a batch of B, as CPU tensors with B as first axis. Places are shares of the picture."""
 
     crop: Tensor
     top: Tensor
@@ -125,9 +125,9 @@ def augment(
 def augment_batch(
     clips: Sequence[np.ndarray | Tensor], policy: Policy, size: int, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Augments clips of one length T and any picture sizes: list of uint8 (T,H,W,3) -> float32 (B,3,T,size,size) in [0,1].
+    """Augments clips of one length T and any picture sizes: list of uint8 (T,H,W,3) -> (B,3,T,size,size).
 
-    `generators` has one entry per clip; it may be empty where the policy is fixed (EVALUATION).
+    The result is float32 in [0,1]. `generators` has one entry per clip; empty will do where the policy is fixed.
     """
     draws = _draw(policy, generators, len(clips))
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -257,8 +257,8 @@ def _resample(clips: Tensor, size: int, draws: _Draws) -> Tensor:
 def _resize_weights(n_source: int, size: int, start: Tensor, share: Tensor) -> Tensor:
     """Weights (B,size,n_source) that resample the stretch [start, start + share] of an axis to `size` pixels.
 
-    Triangle filter, as wide as one output pixel where the picture shrinks and one source pixel where it grows; rows sum to 1.
-    Only pixels inside the stretch count, as if it had been cut out first.
+    Triangle filter, as wide as one output pixel where the picture shrinks and one source pixel where it grows; rows
+    sum to 1. Only pixels inside the stretch count, as if it had been cut out first.
     """
     first, length = (start.double() * n_source)[:, None, None], (share.double() * n_source)[:, None, None]
     scale = length / size
@@ -278,7 +278,7 @@ def _cut(clips: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _recolour(clips: Tensor, draws: _Draws) -> Tensor:
-    """Brightness, saturation and hue, then contrast about the clip's mean grey; float32 (B,3,T,h,w), clamped to [0,1]."""
+    """Brightness, saturation, hue, then contrast about the clip's mean grey; float32 (B,3,T,h,w), clamped to [0,1]."""
     flat = clips.flatten(2)
     luma = torch.tensor(_LUMA, device=clips.device)
     colour = draws.colour.to(clips.device)

@@ -1,8 +1,9 @@
 """Which frames a video file really holds: an index by packets where that can be trusted, else by decoding.
 
-Containers that store a time for every picture (MP4, MOV, Matroska, WebM) can be indexed by reading their packets, which costs
-some milliseconds, and then be read at any place by seeking. Others (AVI above all) store none, or wrong ones; their frames
-are counted by decoding and read from the start. A container's own claim of its length is never used.
+Containers that store a time for every picture (MP4, MOV, Matroska, WebM) can be indexed by reading their packets,
+which costs some milliseconds, and then be read at any place by seeking. Others (AVI above all) store none, or wrong
+ones; their frames are counted by decoding and read from the start. A container's own claim of its length is never
+used.
 """
 
 import logging
@@ -82,7 +83,7 @@ def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContai
 
 
 def decoded_frames(container: av.container.InputContainer, path: Path | str) -> Iterator[av.VideoFrame]:
-    """Frames in presentation order from where the container stands; packets that do not decode are skipped and reported."""
+    """Frames in presentation order from where the container stands; packets that do not decode are reported."""
     stream = container.streams.video[0]
     n_bad = 0
     try:

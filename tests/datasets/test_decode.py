@@ -40,8 +40,6 @@ FORMATS = {
 N_FRAMES = 70
 
 
-
-
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_frames_in_any_order_are_those_of_sequential_decoding(format_name, tmp_path):
     name, options = FORMATS[format_name]

@@ -1,0 +1,134 @@
+"""VISPR: photographs labelled with the private attributes they show (10,000 for training, 8,000 for testing).
+
+    ROOT/train2017/<id>.jpg     val2017, test2017
+    ROOT/train2017/<id>.json    or ROOT/annotations/train2017/<id>.json, or ROOT/train2017_annotation/<id>.json
+
+Orekondy, Schiele, Fritz: Towards a Visual Privacy Advisor, ICCV 2017; https://tribhuvanesh.github.io/vpa, for
+research use.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aux_code.datasets.lists import report_missing, require_root
+from aux_code.errors import UserError
+
+log = logging.getLogger(__name__)
+
+OFFICIAL_COUNTS = {"train": 10_000, "test": 8_000}
+SPLITS = ("train", "val", "test")
+
+VISPR1 = (
+    "a17_color",
+    "a4_gender",
+    "a9_face_complete",
+    "a10_face_partial",
+    "a12_semi_nudity",
+    "a64_rel_personal",
+    "a65_rel_social",
+)
+"""The seven attributes of the paper, in its order."""
+
+_ALIASES = {"a65_rel_soci": "a65_rel_social"}
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+class Vispr(Sequence):
+    """The images of one split, without decoding any: a sequence of image paths, sorted by name.
+
+    Args:
+        root: the data set's folder (`config.VISPR_ROOT`).
+        split: train, val or test.
+        attributes: what the columns of `labels` mean; any of the data set's 68.
+        load_labels: False reads no annotation: anonymizer training must not see labels (paper, section 3).
+
+    Attributes:
+        paths: the images.
+        labels: float32 (N, n_attributes), 0 or 1; None without labels.
+        report: lines on images without annotation, annotations without image, attributes without a positive.
+    """
+
+    def __init__(
+        self, root: Path | str, split: str = "train", attributes: Sequence[str] = VISPR1, load_labels: bool = True
+    ):
+        self.root = require_root(root, "VISPR_ROOT")
+        if split not in SPLITS:
+            raise UserError(f"VISPR has the splits {', '.join(SPLITS)}, not {split!r}")
+        folder = self.root / f"{split}2017"
+        self.paths = _files(folder, _IMAGE_SUFFIXES)
+        if not self.paths:
+            raise UserError(f"{folder} holds no images; unpack {split}2017 of VISPR there")
+        _check_unique([path.stem for path in self.paths], folder)
+        self.attributes = tuple(_ALIASES.get(name, name) for name in attributes)
+        self.report: list[str] = []
+        self.labels: np.ndarray | None = None
+        if load_labels:
+            self._load_labels(split)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Path:
+        return self.paths[index]
+
+    def _load_labels(self, split: str) -> None:
+        annotations = {path.stem: path for path in _annotation_files(self.root, split)}
+        without = [path for path in self.paths if path.stem not in annotations]
+        report_missing([path.with_suffix(".json") for path in without], len(self.paths), "VISPR annotations")
+        self._note("%d images have no annotation and are left out: %s", [path.stem for path in without])
+        self.paths = [path for path in self.paths if path.stem in annotations]
+        stems = {path.stem for path in self.paths}
+        self._note("%d annotations have no image: %s", sorted(annotations.keys() - stems))
+        per_image = [_read_annotation(annotations[path.stem]) for path in self.paths]
+        counts = Counter(name for names in per_image for name in names)
+        self._check_attributes(counts)
+        self.labels = np.array([[name in names for name in self.attributes] for names in per_image], dtype=np.float32)
+
+    def _check_attributes(self, counts: Counter[str]) -> None:
+        unknown = [name for name in self.attributes if name not in counts and name not in VISPR1]
+        if unknown:
+            known = ", ".join(sorted(counts))
+            raise UserError(f"unknown VISPR attributes {', '.join(unknown)}; this split has {known}")
+        without_positive = [name for name in self.attributes if not counts[name]]
+        self._note("%d attributes have no positive image, so no average precision: %s", without_positive)
+
+    def _note(self, message: str, names: list[str]) -> None:
+        if names:
+            self.report.append(message % (len(names), ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")))
+            log.warning("VISPR: %s", self.report[-1])
+
+
+def _annotation_files(root: Path, split: str) -> list[Path]:
+    places = [root / f"{split}2017", root / "annotations" / f"{split}2017", root / f"{split}2017_annotation"]
+    for folder in places:
+        files = _files(folder, {".json"})
+        if files:
+            return files
+    raise UserError(f"no VISPR annotations (*.json) of {split}2017; looked in " + ", ".join(map(str, places)))
+
+
+def _read_annotation(path: Path) -> set[str]:
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: expected {{"labels": [...], ...}} ({type(error).__name__}: {error})') from error
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise UserError(f"{path}: labels must be a list of attribute names, found {str(labels)[:80]}")
+    return {_ALIASES.get(name, name) for name in labels}
+
+
+def _files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+
+
+def _check_unique(stems: list[str], folder: Path) -> None:
+    twice = [stem for stem, count in Counter(stems).items() if count > 1]
+    if twice:
+        raise UserError(f"{folder}: several images are called {', '.join(twice[:5])}; keep one of each")

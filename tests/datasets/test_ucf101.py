@@ -1,0 +1,92 @@
+"""UCF101's lists as unpacked archives hold them, variants and mistakes."""
+
+import pytest
+
+from aux_code.datasets.ucf101 import Ucf101
+from aux_code.errors import UserError
+
+
+def make_ucf101(root, folder="Videos", line_end="\n", n_groups=5):
+    """Empty files in the real layout: the index does not decode."""
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    classes = ["ApplyEyeMakeup", "YoYo"]
+    names = {
+        group: [f"{name}/v_{name}_g{group:02d}_c{clip:02d}.avi" for name in classes for clip in (1, 2)]
+        for group in range(1, n_groups + 2)
+    }
+    for name in sum(names.values(), []):
+        (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / folder / name).touch()
+    train = [f"{name} {1 + ('YoYo' in name)}" for group in range(2, n_groups + 2) for name in names[group]]
+    for file, lines in {
+        "classInd.txt": ["1 ApplyEyeMakeup", "2 YoYo"],
+        "trainlist01.txt": train,
+        "testlist01.txt": names[1],
+    }.items():
+        (lists / file).write_bytes((line_end.join(lines) + line_end + line_end).encode())
+    return root
+
+
+@pytest.mark.parametrize("folder", ["Videos", "UCF-101"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_both_layouts_and_line_ends(tmp_path, folder, line_end):
+    root = make_ucf101(tmp_path, folder, line_end)
+    train, test = Ucf101(root), Ucf101(root, train=False)
+    assert (len(train), len(test)) == (20, 4)
+    assert train.classes == ["", "ApplyEyeMakeup", "YoYo"] and train.num_classes == 3
+    assert [(item.label, item.group) for item in test] == [(1, 1), (1, 1), (2, 1), (2, 1)]
+    assert train[0].path == root / folder / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g02_c01.avi"
+    assert train.missing == []
+
+
+def test_validation_part_splits_by_group_and_seed(tmp_path):
+    root = make_ucf101(tmp_path, n_groups=10)
+    choices = set()
+    for seed in range(5):
+        fit = Ucf101(root, validation_fraction=0.2, seed=seed)
+        validation = Ucf101(root, validation_fraction=0.2, validation=True, seed=seed)
+        groups, held_out = {item.group for item in fit}, {item.group for item in validation}
+        assert len(held_out) == 2 and not groups & held_out and groups | held_out == set(range(2, 12))
+        assert len(fit) + len(validation) == len(Ucf101(root))
+        assert held_out == {item.group for item in Ucf101(root, validation_fraction=0.2, validation=True, seed=seed)}
+        choices.add(frozenset(held_out))
+    assert len(choices) > 1
+    assert len(Ucf101(root, train=False, validation_fraction=0.2)) == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        ("classInd.txt", "1 ApplyEyeMakeup\ntwo YoYo\n", r"classInd.txt, line 2.*'two YoYo'"),
+        ("classInd.txt", "1 ApplyEyeMakeup\n3 YoYo\n", "without a gap"),
+        ("trainlist01.txt", "\n\nYoYo/v_YoYo.avi 2\n", r"trainlist01.txt, line 3"),
+        ("trainlist01.txt", "YoYo/v_YoYo_g02_c01.avi 1\n", "class index 2"),
+        ("trainlist01.txt", "YoYo/v_YoYo_g02_c01.avi 2\nYoYo/v_YoYo_g02_c01.avi 2\n", "line 2.*listed once"),
+        ("trainlist01.txt", "Jump/v_Jump_g02_c01.avi 2\n", "known class"),
+        ("trainlist01.txt", "", "lists no video"),
+        ("trainlist01.txt", "YoYo/v_YoYo_g02_c99.avi 2\n", r"1 of 1 UCF101 videos are missing.*v_YoYo_g02_c99.avi"),
+    ],
+)
+def test_broken_lists_name_file_and_line(tmp_path, file, content, match):
+    root = make_ucf101(tmp_path)
+    (root / "ucfTrainTestlist" / file).write_text(content)
+    with pytest.raises(UserError, match=match):
+        Ucf101(root)
+
+
+def test_few_missing_videos_are_left_out_with_a_warning(tmp_path, caplog):
+    root = make_ucf101(tmp_path, n_groups=30)
+    gone = Ucf101(root)[5].path
+    gone.unlink()
+    data = Ucf101(root)
+    assert data.missing == [gone] and len(data) == 119 and gone.name in caplog.text
+
+
+def test_wrong_arguments(tmp_path):
+    with pytest.raises(UserError, match=r"UCF101_ROOT.*TED_SPAD_DATA_ROOT.*aux_code.miniature"):
+        Ucf101(tmp_path / "absent")
+    root = make_ucf101(tmp_path)
+    for arguments in ({"split": 4}, {"validation_fraction": 1.0}, {"validation": True}, {"split": 2}):
+        with pytest.raises(UserError):
+            Ucf101(root, **arguments)

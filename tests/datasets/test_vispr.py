@@ -1,0 +1,94 @@
+"""VISPR's three annotation layouts, labels in the fixed order, and reports on what does not match."""
+
+import json
+
+import numpy as np
+import pytest
+
+from aux_code.datasets.vispr import VISPR1, Vispr
+from aux_code.errors import UserError
+
+LABELS = {
+    "2017_1": ["a4_gender", "a17_color", "a6_hair_color"],
+    "2017_2": ["a0_safe"],
+    "2017_3": ["a65_rel_social", "a12_semi_nudity"],
+    "2017_4": list(VISPR1),
+}
+
+
+def make_vispr(root, annotations="train2017", labels=None):
+    for stem, names in (labels or LABELS).items():
+        image = root / "train2017" / f"{stem}.jpg"
+        annotation = root / annotations / f"{stem}.json"
+        for path in (image, annotation):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        image.touch()
+        annotation.write_text(json.dumps({"image_path": image.name, "labels": names, "safe": False}))
+    return root
+
+
+@pytest.mark.parametrize("annotations", ["train2017", "annotations/train2017", "train2017_annotation"])
+def test_labels_in_the_fixed_order(tmp_path, annotations):
+    data = Vispr(make_vispr(tmp_path, annotations), "train")
+    assert data.attributes == VISPR1
+    assert [path.name for path in data] == [f"2017_{i}.jpg" for i in (1, 2, 3, 4)]
+    expected = [[1, 1, 0, 0, 0, 0, 0], [0] * 7, [0, 0, 0, 0, 1, 0, 1], [1] * 7]
+    np.testing.assert_array_equal(data.labels, expected)
+    assert data.labels.dtype == np.float32 and data.report == []
+
+
+def test_attributes_by_name(tmp_path):
+    root = make_vispr(tmp_path)
+    labels = Vispr(root, attributes=["a6_hair_color", "a65_rel_soci"]).labels
+    np.testing.assert_array_equal(labels, [[1, 0], [0, 0], [0, 1], [0, 1]])
+    with pytest.raises(UserError, match=r"unknown VISPR attributes a99_wings.*a0_safe"):
+        Vispr(root, attributes=["a4_gender", "a99_wings"])
+
+
+def test_images_without_labels_need_no_annotation(tmp_path):
+    root = make_vispr(tmp_path)
+    for path in (root / "train2017").glob("*.json"):
+        path.unlink()
+    data = Vispr(root, load_labels=False)
+    assert len(data) == 4 and data.labels is None
+    with pytest.raises(UserError, match="no VISPR annotations"):
+        Vispr(root)
+
+
+def test_mismatches_are_reported(tmp_path, caplog):
+    labels = {f"2017_{i}": ["a4_gender"] for i in range(200)}
+    root = make_vispr(tmp_path, labels=labels)
+    (root / "train2017" / "2017_7.json").unlink()
+    (root / "train2017" / "2017_9.jpg").unlink()
+    data = Vispr(root)
+    assert len(data) == len(data.labels) == 198
+    text = " | ".join(data.report)
+    assert "1 images have no annotation and are left out: 2017_7" in text
+    assert "1 annotations have no image: 2017_9" in text
+    assert "6 attributes have no positive image" in text and "a17_color" in text
+    assert "2017_7" in caplog.text
+
+
+def test_too_many_images_without_annotation(tmp_path):
+    root = make_vispr(tmp_path)
+    (root / "train2017" / "2017_1.json").unlink()
+    with pytest.raises(UserError, match=r"1 of 4 VISPR annotations are missing.*2017_1.json"):
+        Vispr(root)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"labels": "a4_gender"}', '{"label": []}', '{"labels": [3]}'])
+def test_broken_annotation_names_the_file(tmp_path, content):
+    root = make_vispr(tmp_path)
+    (root / "train2017" / "2017_3.json").write_text(content)
+    with pytest.raises(UserError, match="2017_3.json"):
+        Vispr(root)
+
+
+def test_wrong_roots_and_splits(tmp_path):
+    with pytest.raises(UserError, match="VISPR_ROOT"):
+        Vispr(tmp_path / "absent")
+    root = make_vispr(tmp_path)
+    (root / "train2017" / "2017_1.png").touch()
+    for arguments in ({"split": "dev"}, {"split": "test"}, {"split": "train"}):
+        with pytest.raises(UserError):
+            Vispr(root, **arguments)
