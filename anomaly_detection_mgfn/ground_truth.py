@@ -1,0 +1,85 @@
+"""Frame labels of the test videos, from the annotations and the frame counts in the feature manifest."""
+
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from aux_code.datasets.surveillance import SurveillanceVideo, frame_labels, load_surveillance
+
+from anomaly_detection_mgfn.feature_bags import FeatureSource
+from aux_code.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VideoTruth:
+    """What is known of a test video."""
+
+    name: str
+    category: str
+    label: int
+    """0 normal, 1 anomalous."""
+    n_frames: int
+    frames_per_feature: int
+    events: tuple[tuple[int, int], ...]
+    """Anomalous intervals in frames, 0-based, end exclusive, clipped to the video."""
+    positives: np.ndarray
+    """(n_clips,) anomalous frames per clip; the last clip may be short."""
+    negatives: np.ndarray
+    """(n_clips,) other frames per clip."""
+
+
+def truth_from_labels(name: str, category: str, label: int, labels: np.ndarray, frames_per_feature: int) -> VideoTruth:
+    """Counts the frames of each clip of a video whose frame labels are (n_frames,) in {0, 1}."""
+    starts = np.arange(0, len(labels), frames_per_feature)
+    positives = np.add.reduceat(labels.astype(np.int64), starts)
+    sizes = np.diff(np.append(starts, len(labels)))
+    steps = np.diff(np.concatenate([[0], labels.astype(np.int8), [0]]))
+    events = tuple(zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True))
+    return VideoTruth(name, category, label, len(labels), frames_per_feature, events, positives, sizes - positives)
+
+
+class LabelledVideos(NamedTuple):
+    """The videos of a data set whose features exist."""
+
+    train: list[SurveillanceVideo]
+    test: list[VideoTruth]
+    missing: dict[str, str]
+    """Videos that extraction reported as failed: name -> reason. They count in no metric."""
+
+
+def match_videos(dataset: str, source: FeatureSource) -> LabelledVideos:
+    """Brings the data set's lists and annotations together with the features, by name.
+
+    Raises:
+        UserError: a listed video has neither features nor a recorded failure; only one class in training; no test
+            video of one of the classes.
+    """
+    videos = load_surveillance(dataset)
+    failed = source.manifest.get("failed", {})
+    listed = [*videos.train, *videos.test]
+    absent = [video.name for video in listed if video.name not in source.entries and video.name not in failed]
+    if absent:
+        raise UserError(
+            f"{source.location}: {len(absent)} of {len(listed)} videos of {dataset} have no features, the first is "
+            f"'{absent[0]}'; run the extraction again (it goes on where it stopped)"
+        )
+    missing = {video.name: failed[video.name] for video in listed if video.name not in source.entries}
+    for name, reason in missing.items():
+        log.warning("no features of %s: %s", name, reason)
+    train = [video for video in videos.train if video.name in source.entries]
+    kinds = {video.label for video in train}
+    if kinds != {0, 1}:
+        found = "no" if not kinds else "only normal" if kinds == {0} else "only anomalous"
+        raise UserError(f"{dataset}: {found} training videos in the list; training needs normal and anomalous ones")
+    test = [_truth(video, source) for video in videos.test if video.name in source.entries]
+    if not any(t.positives.any() for t in test) or not any(t.negatives.any() for t in test):
+        raise UserError(f"{dataset}: the test videos need anomalous and normal frames; check the annotation file")
+    return LabelledVideos(train, test, missing)
+
+
+def _truth(video: SurveillanceVideo, source: FeatureSource) -> VideoTruth:
+    labels = frame_labels(video, source.entries[video.name].n_frames)
+    return truth_from_labels(video.name, video.category, int(video.label), labels, source.frames_per_feature)

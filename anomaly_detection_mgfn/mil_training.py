@@ -1,0 +1,235 @@
+"""Training of MGFN by multiple-instance learning: pairs of normal and anomalous bags, epochs, choice of the epoch."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anomaly_detection_mgfn.feature_bags import VideoFeatures
+from anomaly_detection_mgfn.ground_truth import VideoTruth
+from anomaly_detection_mgfn.mgfn import MGFN
+from anomaly_detection_mgfn.mgfn_losses import LossWeights, mgfn_loss, select_top_segments
+from anomaly_detection_mgfn.params_mgfn import MgfnParams
+from anomaly_detection_mgfn.scoring import score_videos, video_score, weighted_scores
+from aux_code.errors import UserError
+from aux_code.metrics import ranking_metrics
+from aux_code.progress import progress
+from aux_code.runs import Run, derived_seed, seeded_generator
+from aux_code.schedules import learning_rate_factor, set_learning_rate
+from aux_code.training_state import TrainingState, detached_copy
+
+log = logging.getLogger(__name__)
+
+FREE_PARAMETERS = ("features", "output", "clips_per_pass", "memory_limit_gib", "minutes_between_saves")
+"""Parameters that may differ between a run and its continuation, since no weight depends on them."""
+
+
+LAST_COSINE_FACTOR = 0.02
+"""Where the cosine schedule ends, as a share of the learning rate (ours)."""
+
+
+class Split(NamedTuple):
+    """Indices into the training list."""
+
+    train: list[int]
+    validation: list[int]
+
+
+def split_validation(labels: list[int], categories: list[str], fraction: float, seed: int) -> Split:
+    """Holds out a share of each class, spread over the categories, drawn with the seed.
+
+    Raises:
+        UserError: the fraction is not in (0, 1) or a class has fewer than two videos.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"--validation_fraction {fraction}: give a share between 0 and 1, both excluded")
+    held_out = set()
+    for label in (0, 1):
+        members = [i for i, own in enumerate(labels) if own == label]
+        if len(members) < 2:
+            kind = ("normal", "anomalous")[label]
+            raise UserError(f"{len(members)} {kind} training videos; two are needed, one of them for validation")
+        order = torch.randperm(len(members), generator=seeded_generator(seed, "validation", label)).tolist()
+        shuffled = sorted((members[i] for i in order), key=lambda i: categories[i])
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held_out.update(shuffled[int((k + 0.5) * len(members) / count)] for k in range(count))
+    return Split([i for i in range(len(labels)) if i not in held_out], sorted(held_out))
+
+
+def pair_batches(
+    n_normal: int, n_anomalous: int, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled pairs of normal and anomalous bags; every video occurs in each epoch, the smaller class repeatedly.
+
+    Args:
+        n_normal, n_anomalous: videos of each class, at least 1.
+        batch_size: bags of each class per batch; never more than the larger class has.
+        generator: of this epoch.
+
+    Yields:
+        (indices of normal videos, indices of anomalous videos), each (batch_size,).
+    """
+    largest = max(n_normal, n_anomalous)
+    batch_size = min(batch_size, largest)
+    n_batches = math.ceil(largest / batch_size)
+    streams = []
+    for count in (n_normal, n_anomalous):
+        rounds = math.ceil(n_batches * batch_size / count)
+        streams.append(torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)]))
+    for start in range(0, n_batches * batch_size, batch_size):
+        yield streams[0][start : start + batch_size], streams[1][start : start + batch_size]
+
+
+class Choice:
+    """The best epoch so far by one criterion; larger tuples are better."""
+
+    def __init__(self) -> None:
+        self.criterion: tuple[float, ...] = (-math.inf,)
+        self.epoch = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, criterion: tuple[float, ...], epoch: int, net: nn.Module) -> None:
+        """Takes the epoch if it beats the best so far (a tie keeps the earlier one)."""
+        if criterion > self.criterion:
+            self.criterion, self.epoch, self.weights = criterion, epoch, detached_copy(net)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {"criterion": self.criterion, "epoch": self.epoch, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the choice of an interrupted run."""
+        self.criterion, self.epoch, self.weights = tuple(state["criterion"]), state["epoch"], state["weights"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is scored after an epoch."""
+
+    validation: VideoFeatures
+    validation_labels: np.ndarray
+    test: VideoFeatures
+    truths: list[VideoTruth]
+    by_precision: bool
+    """XD-Violence: the test epoch is chosen by the PR area instead of the ROC AUC (paper)."""
+
+
+def validation_criterion(clip_scores: list[np.ndarray], labels: np.ndarray, top_k: int) -> tuple[float, float]:
+    """(video-level ROC AUC, minus the cross-entropy of the video scores): the second breaks ties of the first."""
+    scores = np.array([video_score(s, top_k) for s in clip_scores], dtype=np.float64)
+    auc = ranking_metrics(scores, labels.astype(np.float64), 1.0 - labels).roc_auc
+    chance = np.clip(np.where(labels == 1, scores, 1 - scores), 1e-7, 1.0)
+    return auc, float(np.log(chance).mean())
+
+
+@dataclass(frozen=True)
+class TrainingBags:
+    """Segments of the training videos, (V, n_crops, S, F + 1) each, on the device."""
+
+    normal: Tensor
+    anomalous: Tensor
+
+
+def training_losses(net: MGFN, normal: Tensor, anomalous: Tensor, params: MgfnParams) -> dict[str, Tensor]:
+    """The weighted parts of the loss on bags (B, n_crops, S, F + 1) of each class; their sum is minimised."""
+    output = net(torch.cat([normal, anomalous]))
+    n_normal = len(normal)
+    selections = [
+        select_top_segments(output.scores[part], output.features[part], params.top_k, params.candidate_dropout)
+        for part in (slice(0, n_normal), slice(n_normal, None))
+    ]
+    weights = LossWeights(params.smoothness_weight, params.sparsity_weight, params.contrastive_weight, params.margin)
+    return mgfn_loss(*selections, output.scores[n_normal:], weights, params.loss)
+
+
+class MilTraining:
+    """The state of one training run: network, optimizer, epoch, best epochs; saved and restored exactly."""
+
+    def __init__(self, params: MgfnParams, net: MGFN, run: Run, folder: Path):
+        self.params, self.net, self.run, self.folder = params, net, run, folder
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=params.lr, weight_decay=params.weight_decay)
+        self.epoch = 0
+        self.choices = {"validation": Choice(), "best_on_test": Choice()}
+        free = {*FREE_PARAMETERS, *(("epochs",) if params.lr_schedule == "constant" else ())}
+        fingerprint = {key: value for key, value in asdict(params).items() if key not in free}
+        stateful = {"net": net, "optimizer": self.optimizer, **self.choices}
+        self.state = TrainingState(folder / "state.pth", fingerprint, stateful, params.minutes_between_saves)
+
+    def restore(self) -> None:
+        """Goes on from the saved state where there is one and --resume is given."""
+        position = self.state.restore(self.params.resume)
+        if position is not None:
+            self.epoch = position["epoch"]
+            log.info("going on after epoch %d", self.epoch)
+
+    def train(self, bags: TrainingBags, held_out: HeldOut) -> None:
+        """All epochs that are left."""
+        epochs = range(self.epoch, self.params.epochs)
+        bar = progress(epochs, "mgfn", initial=self.epoch, total=self.params.epochs)
+        for epoch in bar:
+            losses = self.train_epoch(bags, epoch)
+            self.epoch = epoch + 1
+            self.log_scalars(losses)
+            last = self.epoch == self.params.epochs
+            if last or self.epoch % self.params.evaluate_every == 0:
+                found = self.evaluate_epoch(held_out)
+                self.log_scalars(found)
+                shown = {"loss": f"{losses['total']:.3f}", "validation": f"{found['validation_auc']:.3f}"}
+                bar.set_postfix(shown, refresh=False)
+            self.state.save_if_due({"epoch": self.epoch})
+        self.state.save({"epoch": self.epoch})
+
+    def train_epoch(self, bags: TrainingBags, epoch: int) -> dict[str, float]:
+        """One pass over all videos; returns the mean of each named part of the loss."""
+        seed = self.params.seed
+        torch.manual_seed(derived_seed(seed, "mgfn dropout", epoch))
+        factor = learning_rate_factor(epoch, self.params.epochs, 0, self.params.lr_schedule, LAST_COSINE_FACTOR)
+        set_learning_rate(self.optimizer, self.params.lr, factor)
+        self.net.train()
+        generator = seeded_generator(seed, "mgfn pairs", epoch)
+        sums: dict[str, float] = {}
+        n_batches = 0
+        for normal, anomalous in pair_batches(len(bags.normal), len(bags.anomalous), self.params.batch_size, generator):
+            device = bags.normal.device
+            parts = self.step(bags.normal[normal.to(device)], bags.anomalous[anomalous.to(device)])
+            n_batches += 1
+            for key, value in parts.items():
+                sums[key] = sums.get(key, 0.0) + value
+        return {key: value / n_batches for key, value in sums.items()}
+
+    def step(self, normal: Tensor, anomalous: Tensor) -> dict[str, float]:
+        """One update on bags (B, n_crops, S, F + 1) of each class.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        parts = training_losses(self.net, normal, anomalous, self.params)
+        total = sum(parts.values())
+        if not torch.isfinite(total):
+            raise UserError(f"the loss became {total.item()} in epoch {self.epoch + 1}; lower --lr {self.params.lr}")
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer.step()
+        return {"total": total.item(), **{key: value.item() for key, value in parts.items()}}
+
+    def evaluate_epoch(self, held_out: HeldOut) -> dict[str, float]:
+        """Scores validation and test videos and keeps the weights of the epoch that each criterion likes best."""
+        device, limit = self.run.device, self.params.clips_per_pass
+        scores = score_videos(self.net, held_out.validation, device, limit)
+        criterion = validation_criterion(scores, held_out.validation_labels, self.params.top_k)
+        self.choices["validation"].offer(criterion, self.epoch, self.net)
+        metrics = weighted_scores(score_videos(self.net, held_out.test, device, limit), held_out.truths).metrics()
+        chosen_by = metrics.pr_auc if held_out.by_precision else metrics.roc_auc
+        self.choices["best_on_test"].offer((chosen_by,), self.epoch, self.net)
+        return {"validation_auc": criterion[0], "test_auc": metrics.roc_auc, "test_ap": metrics.pr_auc}
+
+    def log_scalars(self, values: dict[str, float]) -> None:
+        """Writes TensorBoard scalars of this epoch."""
+        for key, value in values.items():
+            self.run.writer.add_scalar(f"{self.folder.name}/{key}", value, self.epoch)

@@ -1,0 +1,228 @@
+"""--score: from videos of one's own to frame scores, anomalous intervals and plots. Nothing unanonymized is written."""
+
+import csv
+import io
+import logging
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aux_code.datasets.surveillance import load_surveillance
+
+from anomaly_detection_mgfn.feature_bags import FeatureSource, load_videos, open_feature_folder
+from anomaly_detection_mgfn.mgfn_files import load_network
+from anomaly_detection_mgfn.params_mgfn import MgfnParams
+from anomaly_detection_mgfn.score_plot import anonymized_frames, plot_scores
+from anomaly_detection_mgfn.scoring import anomalous_intervals, frame_scores, score_videos
+from aux_code import config
+from aux_code.checkpoints import describe_inputs, sha256_of, write_atomically, write_json
+from aux_code.errors import UserError
+from aux_code.progress import progress
+from aux_code.runs import start_run
+
+log = logging.getLogger(__name__)
+
+EXTRACTION_SCRIPT = "feature_extraction/dali_extraction.py"
+COPY_SCRIPT = "visualization/anonymize_video.py"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How videos become features: as the training features of the detector were made."""
+
+    anonymizer: str
+    utility: str
+    features: dict[str, Any]
+    """The manifest fields that the checkpoint carries."""
+
+
+@dataclass(frozen=True)
+class ScoredVideo:
+    """One video's result."""
+
+    name: str
+    path: Path
+    fps: float
+    scores: np.ndarray
+    """(n_frames,) in [0, 1]."""
+    events: tuple[tuple[int, int], ...] | None
+    """True intervals where known."""
+
+
+def score_command(params: MgfnParams) -> int:
+    """Extracts, scores and reports the videos that --score names; returns the exit status (3: some videos failed).
+
+    Raises:
+        UserError: no --checkpoint, no video, networks other than those of the training features, nothing extracted.
+    """
+    if not params.checkpoint:
+        raise UserError("--score needs --checkpoint PATH, a file of main.py's (saved_models/<run>/mgfn_*/best.pth)")
+    if not Path(params.score).exists():
+        raise UserError(f"--score {params.score} does not exist; give a video, a folder of frames or one of videos")
+    params = replace(params, run_id=params.run_id or f"main_{params.preset}_score")
+    loaded = load_network(params.checkpoint)
+    recipe = find_recipe(params, loaded.meta)
+    output = Path(params.output) if params.output else config.RESULTS_ROOT / f"scores_{params.run_id}"
+    run = start_run(params, "main_score")
+    partly = extract(params, recipe, output / "features")
+    source = open_feature_folder(output / "features")
+    paths = video_paths(Path(params.score), source)
+    features = load_videos(source, list(paths), params.memory_limit_gib)
+    clip_scores = score_videos(loaded.net.to(run.device), features, run.device, params.clips_per_pass)
+    for name, scores in zip(progress(features.names, "report"), clip_scores, strict=True):
+        entry = source.entries[name]
+        video = ScoredVideo(
+            name=name,
+            path=paths[name],
+            fps=float(source.manifest["videos"][name].get("fps") or 25.0),
+            scores=frame_scores(scores, entry.n_frames, source.frames_per_feature, name),
+            events=known_events(params, paths[name]),
+        )
+        report_video(params, recipe, video, output / safe_name(name))
+    log.info("results in %s", output)
+    return 3 if partly else 0
+
+
+def safe_name(name: str) -> str:
+    """A folder name for a video's results, without characters that shells or file systems dislike."""
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
+    """Names the networks for the extraction.
+
+    Raises:
+        UserError: the checkpoint does not say how its features were made, a network's file is gone, or --anonymizer
+            or --utility is another one than that of the training features.
+    """
+    features = meta.get("features")
+    if not features:
+        raise UserError(f"{params.checkpoint} does not say how its features were made; use a checkpoint of main.py's")
+    chosen = {}
+    for role, given in (("anonymizer", params.anonymizer), ("utility", params.utility)):
+        recorded = features.get(role) or {}
+        path = given or recorded.get("path") or recorded.get("name") or ""
+        sha256 = recorded.get("sha256", "")
+        if sha256 and not Path(path).is_file():
+            raise UserError(f"{role} '{path}' of the training features is not there; give its file as --{role} PATH")
+        if (sha256_of(path) if sha256 else path) != (sha256 or recorded.get("name")):
+            raise UserError(
+                f"--{role} {path}: {params.checkpoint} was trained on features of another {role} "
+                f"({recorded.get('name') or recorded.get('path')}); give that one or the detector made for this one"
+            )
+        chosen[role] = path
+    return Recipe(chosen["anonymizer"], chosen["utility"], features)
+
+
+def extract(params: MgfnParams, recipe: Recipe, folder: Path) -> bool:
+    """Runs stage 3 on the videos, as its own process; returns whether some of them failed."""
+    arguments = ["--preset", "miniature" if params.preset == "miniature" else "paper"]
+    arguments += ["--dataset", str(Path(params.score).resolve()), "--anonymizer", recipe.anonymizer]
+    arguments += ["--utility", recipe.utility, "--output", str(folder), "--run_id", f"{params.run_id}_extraction"]
+    for key in ("size", "crop", "n_crops"):
+        if recipe.features.get(key) is not None:
+            arguments += [f"--{key}", str(recipe.features[key])]
+    return run_repository_script(EXTRACTION_SCRIPT, [*arguments, *common_options(params)]) == 3
+
+
+def common_options(params: MgfnParams) -> list[str]:
+    """Options that the other stages' scripts take as this one does."""
+    boxes = ["--boxes", params.boxes] if params.boxes else []
+    return ["--device", params.device, "--n_threads", str(params.n_threads), *boxes]
+
+
+def run_repository_script(script: str, arguments: list[str]) -> int:
+    """Runs a script of the repository as a process of its own: stages hand over through the disk only.
+
+    Raises:
+        UserError: it ended with another status than 0 or 3; its own message stands above.
+    """
+    command = [sys.executable, str(config.REPOSITORY_ROOT / script), *arguments]
+    log.info("%s", shlex.join(command))
+    status = subprocess.run(command, check=False).returncode
+    if status not in (0, 3):
+        raise UserError(f"status {status}, see the message above, of the command {shlex.join(command)}")
+    return status
+
+
+def video_paths(path: Path, source: FeatureSource) -> dict[str, Path]:
+    """The extracted videos among those that --score names: name in the manifest -> file or folder of frames."""
+    if path.is_file():
+        candidates = {path.stem: path}
+    elif any((path / name).is_file() for name in ("train.csv", "test.csv")):
+        videos = load_surveillance(str(path))
+        candidates = {video.name: Path(video.path) for video in (*videos.train, *videos.test)}
+    else:
+        candidates = {path.resolve().name: path}
+        for item in sorted(path.rglob("*")):
+            relative = item.relative_to(path)
+            candidates[relative.as_posix().replace("/", "__")] = item
+            if item.is_file():
+                candidates[relative.with_suffix("").as_posix().replace("/", "__")] = item
+    found = {name: candidates[name] for name in source.entries if name in candidates}
+    if not found:
+        raise UserError(f"no video of --score {path} could be extracted; see the messages above and {source.location}")
+    return found
+
+
+def known_events(params: MgfnParams, video: Path) -> tuple[tuple[int, int], ...] | None:
+    """True anomalous intervals in frames, if the video belongs to the data set of --dataset or of its own folder."""
+    has_list = any((Path(params.score) / name).is_file() for name in ("train.csv", "test.csv"))
+    try:
+        videos = load_surveillance(params.score if has_list else params.dataset)
+    except UserError:
+        return None  # most people's own videos: no data set is installed, and none is needed
+    for known in videos.test:
+        if Path(known.path).resolve() == video.resolve():
+            return tuple((int(start), int(end)) for start, end in known.events)
+    return None
+
+
+def report_video(params: MgfnParams, recipe: Recipe, video: ScoredVideo, folder: Path) -> None:
+    """Writes scores.csv, intervals.csv, scores.json, scores.png and, on request, anonymized.mp4."""
+    min_frames = max(1, round(params.min_interval * video.fps))
+    spans = anomalous_intervals(video.scores, params.threshold, min_frames)
+    intervals = [describe_interval(span, video) for span in spans]
+    frames = [[i, f"{i / video.fps:.3f}", f"{score:.6f}"] for i, score in enumerate(video.scores)]
+    write_csv(folder / "scores.csv", ["frame", "seconds", "score"], frames)
+    header = ["start", "end", "start_seconds", "end_seconds", "peak"]
+    write_csv(folder / "intervals.csv", header, [[item[key] for key in header] for item in intervals])
+    roles = {"checkpoint": params.checkpoint, "anonymizer": recipe.anonymizer, "utility": recipe.utility}
+    content = {
+        "video": video.path.name,
+        "n_frames": len(video.scores),
+        "fps": video.fps,
+        "threshold": params.threshold,
+        "min_interval_seconds": params.min_interval,
+        "intervals": intervals,
+        "events": None if video.events is None else [list(event) for event in video.events],
+        "inputs": describe_inputs(roles),
+    }
+    write_json(folder / "scores.json", content)
+    strip = anonymized_frames(video.path, recipe.anonymizer, int(recipe.features.get("size") or 224), len(video.scores))
+    curve = (video.scores, video.fps)
+    plot_scores(folder / "scores.png", curve, params.threshold, video.events or (), strip)
+    if params.anonymized_copy:
+        target = [str(video.path), str(folder / "anonymized.mp4"), "--anonymizer", recipe.anonymizer]
+        run_repository_script(COPY_SCRIPT, [*target, *common_options(params)])
+    log.info("%s: %d anomalous intervals", video.name, len(intervals))
+
+
+def describe_interval(span: tuple[int, int], video: ScoredVideo) -> dict[str, float]:
+    """An interval [start, end) in frames and seconds, with its highest score."""
+    start, end = span
+    peak = float(video.scores[start:end].max())
+    seconds = {"start_seconds": round(start / video.fps, 3), "end_seconds": round(end / video.fps, 3)}
+    return {"start": start, "end": end, **seconds, "peak": round(peak, 6)}
+
+
+def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
+    """Writes a CSV file atomically."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))

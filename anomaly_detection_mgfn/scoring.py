@@ -1,0 +1,157 @@
+"""From the network to clip scores, frame scores, metrics and anomalous intervals, each video aligned on its own."""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from anomaly_detection_mgfn.feature_bags import VideoFeatures
+from anomaly_detection_mgfn.ground_truth import VideoTruth
+from aux_code.errors import UserError
+from aux_code.metrics import RankingMetrics, ranking_metrics
+
+
+class AlignmentError(UserError, ValueError):
+    """A video's number of clips does not fit its number of frames."""
+
+
+def align_clip_scores(clip_scores: np.ndarray, n_frames: int, frames_per_feature: int, name: str = "") -> np.ndarray:
+    """Clip scores cut or completed to the ceil(n_frames / frames_per_feature) clips that a video has.
+
+    One surplus clip is dropped; one missing clip takes the last score.
+
+    Raises:
+        AlignmentError: the counts differ by more than one clip; the message names the video.
+    """
+    scores = np.asarray(clip_scores).reshape(-1)
+    expected = -(-n_frames // frames_per_feature)
+    if n_frames < 1 or len(scores) == 0 or abs(len(scores) - expected) > 1:
+        raise AlignmentError(
+            f"video '{name}': {len(scores)} clip scores do not fit {n_frames} frames "
+            f"({expected} clips of {frames_per_feature}); extract this video's features again"
+        )
+    return np.append(scores, scores[-1])[:expected]
+
+
+def frame_scores(clip_scores: np.ndarray, n_frames: int, frames_per_feature: int, name: str = "") -> np.ndarray:
+    """One score per frame of the video: each clip's score repeated over its frames, cut to n_frames (paper 4).
+
+    Args:
+        clip_scores: (n_clips,) or (n_clips, 1).
+        n_frames: decodable frames of the video.
+        frames_per_feature: frames that one clip stands for.
+        name: the video, for the message.
+
+    Returns:
+        (n_frames,).
+
+    Raises:
+        AlignmentError: see `align_clip_scores`.
+    """
+    aligned = align_clip_scores(clip_scores, n_frames, frames_per_feature, name)
+    return np.repeat(aligned, frames_per_feature)[:n_frames]
+
+
+@torch.inference_mode()
+def score_videos(net: nn.Module, videos: VideoFeatures, device: torch.device, clips_per_pass: int) -> list[np.ndarray]:
+    """Clip scores of whole videos, several videos of equal length per pass.
+
+    Videos of different length do not share a pass: padding would change their scores at the border.
+
+    Args:
+        net: MGFN; put into eval mode, and back into the mode it had.
+        videos: V videos.
+        device: where the network is.
+        clips_per_pass: most clips (times crops) of one pass; one video is never split.
+
+    Returns:
+        V arrays (n_clips,) float32 in [0, 1], in the videos' order.
+    """
+    groups = defaultdict(list)
+    for index, length in enumerate(videos.lengths().tolist()):
+        groups[length].append(index)
+    scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(videos.names)
+    mode = net.training
+    net.eval()
+    for length, members in groups.items():
+        per_pass = max(1, clips_per_pass // (length * videos.data.shape[1]))
+        for start in range(0, len(members), per_pass):
+            chosen = members[start : start + per_pass]
+            bags = torch.from_numpy(np.stack([videos.bag(i) for i in chosen])).to(device)
+            for index, row in zip(chosen, net(bags).scores.float().cpu().numpy(), strict=True):
+                scores[index] = row.reshape(-1)
+    net.train(mode)
+    return scores
+
+
+class WeightedScores(NamedTuple):
+    """Clip scores of several videos, each with the frames it stands for."""
+
+    scores: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
+
+    def metrics(self) -> RankingMetrics:
+        """Frame-level metrics over all videos; NaN where only one class occurs."""
+        if self.positives.sum() == 0 or self.negatives.sum() == 0:
+            return RankingMetrics(float("nan"), float("nan"), float("nan"))
+        return ranking_metrics(self.scores, self.positives, self.negatives)
+
+
+def weighted_scores(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> WeightedScores:
+    """Clip scores with the number of positive and negative frames each stands for, aligned per video.
+
+    Raises:
+        AlignmentError: a video's clips do not fit its frames.
+    """
+    aligned, positives, negatives = [np.empty(0)], [np.empty(0)], [np.empty(0)]
+    for scores, truth in zip(clip_scores, truths, strict=True):
+        aligned.append(align_clip_scores(scores, truth.n_frames, truth.frames_per_feature, truth.name))
+        positives.append(truth.positives)
+        negatives.append(truth.negatives)
+    return WeightedScores(*(np.concatenate(part).astype(np.float64) for part in (aligned, positives, negatives)))
+
+
+def category_metrics(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> dict[str, dict[str, float]]:
+    """AUC of each anomaly category (Figs. 6 and 7).
+
+    Returns:
+        category -> {"auc": its videos together with all normal test videos, "auc_within": its videos alone,
+        "n_videos"}; an area that is not defined is left out.
+    """
+    result = {}
+    for category in sorted({truth.category for truth in truths if truth.label}):
+        own = [i for i, t in enumerate(truths) if t.label and t.category == category]
+        with_normal = [i for i, t in enumerate(truths) if i in set(own) or not t.label]
+        areas = {}
+        for key, members in (("auc", with_normal), ("auc_within", own)):
+            area = weighted_scores([clip_scores[i] for i in members], [truths[i] for i in members]).metrics().roc_auc
+            if np.isfinite(area):
+                areas[key] = area
+        result[category] = {**areas, "n_videos": len(own)}
+    return result
+
+
+def false_alarm_rate(clip_scores: list[np.ndarray], truths: list[VideoTruth], threshold: float) -> float | None:
+    """Share of the frames of normal videos whose score reaches the threshold; None without a normal video."""
+    normal = [i for i, truth in enumerate(truths) if not truth.label]
+    if not normal:
+        return None
+    items = weighted_scores([clip_scores[i] for i in normal], [truths[i] for i in normal])
+    frames = items.positives + items.negatives
+    return float(frames[items.scores >= threshold].sum() / frames.sum())
+
+
+def video_score(clip_scores: np.ndarray, top_k: int) -> float:
+    """Score of a whole video: the mean of its top_k highest clip scores."""
+    return float(np.sort(clip_scores)[-top_k:].mean())
+
+
+def anomalous_intervals(scores: np.ndarray, threshold: float, min_frames: int) -> list[tuple[int, int]]:
+    """Runs of frames whose score reaches the threshold and that last at least min_frames, as [start, end)."""
+    above = np.concatenate([[False], np.asarray(scores) >= threshold, [False]]).astype(np.int8)
+    steps = np.diff(above)
+    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+    return [(int(s), int(e)) for s, e in zip(starts, ends, strict=True) if e - s >= min_frames]

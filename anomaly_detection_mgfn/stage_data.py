@@ -1,0 +1,77 @@
+"""Brings features, lists and annotations together: what a training run or an evaluation needs."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anomaly_detection_mgfn.feature_bags import (
+    FeatureSource,
+    VideoFeatures,
+    check_anonymizer,
+    load_segments,
+    load_videos,
+    open_feature_folder,
+)
+from anomaly_detection_mgfn.ground_truth import LabelledVideos, match_videos
+from anomaly_detection_mgfn.mil_training import HeldOut, TrainingBags, split_validation
+from anomaly_detection_mgfn.params_mgfn import MgfnParams
+from aux_code import config
+from aux_code.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+def dataset_label(dataset: str) -> str:
+    """The data set's name in file names; of a folder of own videos its last part."""
+    return Path(dataset).name or "own_videos"
+
+
+def open_features(params: MgfnParams) -> FeatureSource:
+    """The feature folder that the parameters name, by default that of the same preset's extraction."""
+    label = dataset_label(params.dataset)
+    default = config.FEATURES_ROOT / label / f"dali_extraction_{params.preset}"
+    source = open_feature_folder(params.features or default)
+    if params.anonymizer:
+        check_anonymizer(source, params.anonymizer)
+    return source
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All of a run's data, held in memory."""
+
+    source: FeatureSource
+    videos: LabelledVideos
+    bags: TrainingBags
+    held_out: HeldOut
+
+
+def load_training_data(params: MgfnParams, source: FeatureSource, run: Run) -> TrainingData:
+    """Reads every feature file once: training videos as segments, validation and test videos whole."""
+    videos = match_videos(params.dataset, source)
+    labels = [int(video.label) for video in videos.train]
+    categories = [video.category for video in videos.train]
+    split = split_validation(labels, categories, params.validation_fraction, params.seed)
+    log.info("%d training, %d validation, %d test videos", len(split.train), len(split.validation), len(videos.test))
+
+    def segments(label: int) -> torch.Tensor:
+        names = [videos.train[i].name for i in split.train if labels[i] == label]
+        bags = load_segments(source, names, params.n_segments, params.memory_limit_gib)
+        return torch.from_numpy(bags).to(run.device)
+
+    held_out = HeldOut(
+        validation=load_videos(source, [videos.train[i].name for i in split.validation], params.memory_limit_gib),
+        validation_labels=np.array([labels[i] for i in split.validation]),
+        test=load_test_videos(params, source, videos),
+        truths=videos.test,
+        by_precision=params.dataset == "xd_violence",
+    )
+    return TrainingData(source, videos, TrainingBags(segments(0), segments(1)), held_out)
+
+
+def load_test_videos(params: MgfnParams, source: FeatureSource, videos: LabelledVideos) -> VideoFeatures:
+    """The test videos' features, whole."""
+    return load_videos(source, [truth.name for truth in videos.test], params.memory_limit_gib)
