@@ -1,0 +1,140 @@
+"""The attackers by name: networks that read attributes from pictures or features."""
+
+import logging
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+
+from aux_code.errors import UserError
+from aux_code.model_loaders import load_budget, load_fb_model
+from privacy_training.params_privacy import PrivacyParams
+
+log = logging.getLogger(__name__)
+
+STRATEGIES = ("linear_probe", "raw_trained", "inversion")
+"""Attackers that are a way to use the network `--network`; every other attacker is a network itself."""
+
+
+def build_attacker(params: PrivacyParams, n_attributes: int, features: Tensor | None = None) -> nn.Module:
+    """The network of an attack: pictures (N, 3, H, W) or features (N, feature_dim) -> logits (N, n_attributes).
+
+    Args:
+        params: `attacker`, `network`, `attacker_weights`, `level`, `size` and `mlp_widths` are read.
+        n_attributes: outputs.
+        features: (N, feature_dim) training features at feature level.
+    """
+    if params.level == "feature":
+        if features is None:
+            raise ValueError("the feature level needs the training features")
+        return FeatureMlp(features, params.mlp_widths, n_attributes)
+    name = params.network if params.attacker in STRATEGIES else params.attacker
+    net = build_network(name, n_attributes, params.size)
+    if params.attacker_weights is not None:
+        _start_from(net, params.attacker_weights)
+    if params.attacker == "linear_probe":
+        pretrained = name.endswith("_imagenet") or params.attacker_weights is not None
+        return LinearProbe(net, n_attributes, pretrained)
+    return net
+
+
+def build_network(name: str, n_attributes: int, size: int) -> nn.Module:
+    """An attacker network by name; random weights, but for r50_imagenet."""
+    if name == "r50_imagenet":
+        return load_fb_model("r50", "imagenet", num_pa=n_attributes)
+    if name == "vit":
+        return _vision_transformer(n_attributes, size, patch=16, depth=12, width=384)
+    if name == "small_vit":
+        return _vision_transformer(n_attributes, size, patch=8, depth=4, width=96)
+    return load_fb_model(name, num_pa=n_attributes)
+
+
+def _vision_transformer(n_attributes: int, size: int, patch: int, depth: int, width: int) -> nn.Module:
+    """torchvision's ViT; `vit` has the width and depth of ViT-S/16, which 10,000 images can still train (ours)."""
+    size -= size % patch
+    net = VisionTransformer(size, patch, depth, max(1, width // 32), width, 4 * width, num_classes=n_attributes)
+    # its head starts at zero, which with a fresh backbone only delays learning
+    nn.init.trunc_normal_(net.heads.head.weight, std=0.02)
+    return nn.Sequential(CentreCrop(size), net)
+
+
+class CentreCrop(nn.Module):
+    """Cuts (N, C, H, W) to `size`: a ViT takes whole patches only."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        top, left = ((side - self.size) // 2 for side in pictures.shape[-2:])
+        return pictures[..., top : top + self.size, left : left + self.size]
+
+
+class FeatureMlp(nn.Module):
+    """MLP on f_T's features (paper, Table 1: 2048-2048-1028-1028-512-7); features (N, feature_dim) -> logits.
+
+    The features are standardised by the training set's statistics first, so that networks whose features differ in
+    scale are attacked alike (ours).
+    """
+
+    def __init__(self, features: Tensor, widths: tuple[int, ...], n_attributes: int):
+        super().__init__()
+        features = features.float().cpu()
+        self.register_buffer("mean", features.mean(0))
+        self.register_buffer("deviation", features.std(0).clamp_min(1e-6))
+        sides = (features.shape[1], *widths)
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(sides, sides[1:], strict=False):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Linear(sides[-1], n_attributes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers((features - self.mean) / self.deviation)
+
+
+class LinearProbe(nn.Module):
+    """One linear layer on the frozen features of a pretrained network (batch norm in eval mode)."""
+
+    def __init__(self, net: nn.Module, n_attributes: int, pretrained: bool):
+        super().__init__()
+        if not hasattr(net, "extract_features"):
+            raise UserError("--attacker linear_probe needs --network r50, r50_imagenet or small")
+        if not pretrained:
+            raise UserError(
+                "--attacker linear_probe reads frozen features: give a pretrained network by --attacker_weights FILE "
+                "(such as fb_ssl.pth of init_privacy.py), or --network r50_imagenet"
+            )
+        self.backbone = net.requires_grad_(False)
+        self.norm = nn.BatchNorm1d(net.feature_dim)
+        self.fc = nn.Linear(net.feature_dim, n_attributes)
+
+    def train(self, mode: bool = True) -> "LinearProbe":
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.backbone.extract_features(pictures)
+        return self.fc(self.norm(features))
+
+
+def _start_from(net: nn.Module, path) -> None:
+    """Copies the backbone of a checkpoint's f_B into the attacker; its last layer stays random.
+
+    Raises:
+        UserError: no f_B in the file, or one of another architecture.
+    """
+    source = load_budget(path)
+    backbone = source[0] if isinstance(source, nn.Sequential) else source
+    weights = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("fc.")}
+    own = net.state_dict()
+    missing = [name for name in own if not name.startswith("fc.") and name not in weights]
+    wrong = [name for name, tensor in weights.items() if name not in own or own[name].shape != tensor.shape]
+    if missing or wrong:
+        raise UserError(
+            f"--attacker_weights {path}: its f_B does not fit this attacker (first difference: "
+            f"{(missing + wrong)[0]}); choose the attacker of its architecture"
+        )
+    net.load_state_dict(weights, strict=False)
+    log.info("attacker starts from the backbone in %s", path)

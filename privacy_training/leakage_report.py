@@ -1,0 +1,120 @@
+"""From an attack's history to what is reported: three protocols side by side, chance level, interval, curve."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aux_code.metrics import attribute_metrics, chance_cmap
+
+SMOOTHING = 3
+"""Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not (ours)."""
+
+
+class Curve(NamedTuple):
+    """Scores of the epochs that were evaluated, each (n_evaluations,)."""
+
+    epochs: np.ndarray
+    validation_cmap: np.ndarray
+    test_cmap: np.ndarray
+
+
+def leakage_report(
+    history: list[dict],
+    validation_labels: np.ndarray,
+    test_labels: np.ndarray,
+    names: list[str],
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Builds the result of an attack.
+
+    Args:
+        history: entries of `train_epoch`, with probabilities `validation` and `test` (N, n_attributes) where evaluated.
+        validation_labels, test_labels: (N, n_attributes) in {0, 1}.
+        names: the attributes.
+        n_bootstrap: resamplings of the test pictures; `seed` draws them.
+
+    Returns:
+        protocols `last`, `validation` (the epoch with the best smoothed validation cMAP) and `best_on_test` (the
+        paper's); chance; 95 % interval of the validation protocol's cMAP; plateau; absent attributes; curve.
+    """
+    evaluated = [entry for entry in history if "test" in entry]
+    curve = _curve(evaluated, validation_labels, test_labels)
+    selected = int(np.argmax(smooth(curve.validation_cmap)))
+    chosen = {"last": len(evaluated) - 1, "validation": selected, "best_on_test": int(np.argmax(curve.test_cmap))}
+    predictions = evaluated[selected]["test"].numpy()
+    return {
+        "protocols": {k: _scores(evaluated[i], test_labels, names) for k, i in chosen.items()},
+        "chance": {"cmap": chance_cmap(test_labels), "per_attribute": _named(names, test_labels.mean(0))},
+        "confidence_interval": bootstrap_interval(predictions, test_labels, n_bootstrap, seed),
+        "plateau": _plateau(curve, selected),
+        "absent_attributes": {
+            "validation": [n for n, y in zip(names, validation_labels.T, strict=True) if not y.any()],
+            "test": [n for n, y in zip(names, test_labels.T, strict=True) if not y.any()],
+        },
+        "curve": _curve_entries(history, curve),
+    }
+
+
+def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
+    """Centred moving average (n,) -> (n,); shorter at the ends."""
+    half = width // 2
+    return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
+
+
+def bootstrap_interval(probabilities: np.ndarray, labels: np.ndarray, n_bootstrap: int, seed: int) -> list[float]:
+    """95 % interval of the cMAP under resampling of the pictures with replacement; [low, high]."""
+    n, generator = len(labels), np.random.default_rng(seed)
+    draws = []
+    for _ in range(n_bootstrap):
+        drawn = generator.integers(0, n, n)
+        if labels[drawn].any():
+            draws.append(attribute_metrics(probabilities[drawn], labels[drawn]).cmap)
+    return [float(q) for q in np.quantile(draws, [0.025, 0.975])] if draws else []
+
+
+def _curve(evaluated: list[dict], validation_labels: np.ndarray, test_labels: np.ndarray) -> Curve:
+    return Curve(
+        np.array([entry["epoch"] for entry in evaluated]),
+        np.array([attribute_metrics(entry["validation"].numpy(), validation_labels).cmap for entry in evaluated]),
+        np.array([attribute_metrics(entry["test"].numpy(), test_labels).cmap for entry in evaluated]),
+    )
+
+
+def _scores(entry: dict, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
+    scores = attribute_metrics(entry["test"].numpy(), labels)
+    return {
+        "cmap": scores.cmap,
+        "f1": scores.f1,
+        "per_attribute": _named(names, scores.per_attribute),
+        "epoch": entry["epoch"],
+    }
+
+
+def _plateau(curve: Curve, selected: int) -> dict[str, Any]:
+    """Whether the attacker has learned all it can: its best epoch lies before the end, or its end gains little."""
+    n = len(curve.epochs)
+    quarter = max(1, n // 4)
+    late = curve.validation_cmap[-quarter:].mean()
+    before = curve.validation_cmap[-2 * quarter : -quarter].mean() if n > quarter else float(curve.validation_cmap[0])
+    return {
+        "best_epoch": int(curve.epochs[selected]),
+        "last_epoch": int(curve.epochs[-1]),
+        "best_epoch_before_end": bool(selected < n - 1),
+        "validation_gain_of_last_quarter": float(late - before),
+    }
+
+
+def _curve_entries(history: list[dict], curve: Curve) -> list[dict[str, Any]]:
+    scores = {int(e): (float(v), float(t)) for e, v, t in zip(*curve, strict=True)}
+    entries = []
+    for entry in history:
+        validation, test = scores.get(entry["epoch"], (None, None))
+        scored = {"validation_cmap": validation, "test_cmap": test}
+        entries.append({"epoch": entry["epoch"], "train_loss": entry["train_loss"], **scored})
+    return entries
+
+
+def _named(names: list[str], values: np.ndarray) -> dict[str, float | None]:
+    """name -> value; None, which JSON has, where an attribute does not occur."""
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}

@@ -1,0 +1,122 @@
+"""Parameters of stage 2, the privacy evaluation. Presets: `paper` and `miniature`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from aux_code.parameters import CommonParams
+
+Attacker = Literal["r50", "r50_imagenet", "vit", "small", "small_vit", "linear_probe", "raw_trained", "inversion"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyParams(CommonParams):
+    """How much a fresh attacker learns from what an anonymizer lets through; it sees released pictures only."""
+
+    anonymizer: str = "raw"
+    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint with an f_A."""
+    level: Literal["image", "feature"] = "image"
+    """image: attack f_A's output. feature: attack f_T's feature of it, the image as a still clip (paper, Table 1)."""
+    utility: Path | None = None
+    """Checkpoint with the f_T of --level feature."""
+    attacker: Attacker = "r50"
+    """A network that learns from released pictures (r50: the paper's; r50_imagenet: from ImageNet weights), or a
+    way to attack with `network`: linear_probe (its features frozen), raw_trained (learns from raw pictures, no
+    adaptation), inversion (a U-Net undoes f_A first)."""
+    network: Literal["r50", "r50_imagenet", "vit", "small", "small_vit"] = "r50"
+    """Network of the attackers linear_probe, raw_trained and inversion (ours)."""
+    attacker_weights: Path | None = None
+    """Checkpoint with an f_B whose backbone the attacker starts from, e.g. fb_ssl.pth of init_privacy (ours)."""
+    boxes: Path | None = None
+    """Person boxes of blur and blacken, CSV `file,frame,x0,y0,x1,y1`; none: person_boxes.csv of the data set if it is
+    there, else a detector."""
+    attributes: tuple[str, ...] = ()
+    """Names of VISPR attributes; none: the seven of VISPR1 (paper)."""
+    size: int = 224
+    """Height and width of the pictures in pixels (paper)."""
+    average_frames: int = 1
+    """Independent releases of the same still picture that the attacker averages; many remove an f_A's noise (ours)."""
+    n_releases: int = 8
+    """Independent releases of each training picture, used in turn by epochs, if f_A is random (ours)."""
+    epochs: int = 0
+    """Epochs at most; 0 takes image_epochs or feature_epochs."""
+    image_epochs: int = 100
+    """Epochs of --level image (paper)."""
+    feature_epochs: int = 50
+    """Epochs of --level feature (paper)."""
+    max_steps: int = 0
+    """Stop after this many optimisation steps, to try things out; 0: no such end."""
+    batch_size: int = 32
+    """Pictures per step (paper)."""
+    image_learning_rate: float = 1e-3
+    """Adam's learning rate of --level image (paper)."""
+    feature_learning_rate: float = 1e-4
+    """Adam's learning rate of --level feature (paper)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (ours); 0 is Adam."""
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    """plateau: after the warm-up, divided by lr_divisor whenever the train loss did not fall (paper); cosine: to 0."""
+    warmup_epochs: int = 5
+    """Epochs over which the rate rises linearly (paper: a warm-up; its length is the release's)."""
+    lr_divisor: float = 5.0
+    """Divisor of the plateau schedule (paper)."""
+    min_learning_rate: float = 1e-12
+    """The plateau schedule ends the training below this rate (paper)."""
+    evaluate_every: int = 1
+    """Epochs between two evaluations on validation and test pictures; the last epoch is always evaluated."""
+    shift: float = 0.08
+    """Attacker's augmentation: largest shift, as a share of the picture (ours)."""
+    zoom: float = 0.12
+    """Attacker's augmentation: the picture's scale comes from [1 - zoom, 1 + zoom] (ours)."""
+    jitter: float = 0.1
+    """Attacker's augmentation: brightness and contrast factors come from [1 - jitter, 1 + jitter] (ours)."""
+    mlp_widths: tuple[int, ...] = (2048, 1028, 1028, 512)
+    """Hidden widths of the MLP of --level feature (paper)."""
+    clip_frames: int = 16
+    """Frames of the still clip of --level feature (paper)."""
+    inversion_epochs: int = 20
+    """Epochs of the inverting U-Net of the attacker inversion (ours)."""
+    storage: Literal["float16", "float32"] = "float16"
+    """Number format of the released pictures in memory: 18,000 of 224 pixels take 5.4 GB as float16."""
+    release_batch: int = 64
+    """Pictures per pass through f_A; bounds its memory."""
+    n_workers: int = 4
+    """Threads that decode images."""
+    n_bootstrap: int = 1000
+    """Resamplings of the test pictures behind the 95 % interval (ours)."""
+    max_unreadable_share: float = 0.01
+    """Share of unreadable images above which the run fails (ours)."""
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs of this run."""
+        return self.epochs or (self.image_epochs if self.level == "image" else self.feature_epochs)
+
+    @property
+    def learning_rate(self) -> float:
+        """Base learning rate of this run."""
+        return self.image_learning_rate if self.level == "image" else self.feature_learning_rate
+
+
+PRESETS = {
+    "paper": PrivacyParams(),
+    "miniature": PrivacyParams(
+        attacker="small",
+        network="small",
+        size=48,
+        image_epochs=40,
+        feature_epochs=40,
+        batch_size=64,
+        image_learning_rate=2e-3,
+        feature_learning_rate=1e-3,
+        weight_decay=1e-2,
+        schedule="cosine",
+        warmup_epochs=0,
+        evaluate_every=2,
+        mlp_widths=(256, 128, 128, 64),
+        storage="float32",
+        n_workers=2,
+        max_unreadable_share=0.05,
+    ),
+}
+"""Preset name -> parameters; the first is the default."""

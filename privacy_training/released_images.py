@@ -1,0 +1,176 @@
+"""What an anonymizer releases of VISPR: each picture goes through f_A once; the attacker sees nothing else."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aux_code.datasets.decode import read_image
+from aux_code.datasets.transforms import evaluation_images, transform_boxes
+from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia
+from aux_code.model_loaders import apply_anonymizer
+from aux_code.progress import progress
+from aux_code.runs import derived_seed
+
+Boxes = list[Tensor] | None
+"""Per picture (K, 4) x0, y0, x1, y1 in pixels of the transformed picture; None where the anonymizer needs none."""
+
+
+@dataclass
+class ReleasedImages:
+    """One split as the attacker gets it."""
+
+    releases: list[Tensor]
+    """One or more independent releases, each (N, 3, size, size) pictures or (N, feature_dim) features."""
+    labels: Tensor
+    """(N, n_attributes) in {0, 1}, float32."""
+    names: list[str] = field(default_factory=list)
+    """(N) file names."""
+
+    def release(self, epoch: int) -> Tensor:
+        """The release that an epoch works on: with several, each epoch gets the next one."""
+        return self.releases[epoch % len(self.releases)]
+
+    def to(self, device: torch.device) -> "ReleasedImages":
+        """Moves everything to a GPU if that takes less than half of its free memory, else leaves it in main memory."""
+        n_bytes = sum(release.nbytes for release in self.releases)
+        if device.type == "cuda" and n_bytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
+            return ReleasedImages([r.to(device) for r in self.releases], self.labels.to(device), self.names)
+        return self
+
+
+@dataclass
+class Releaser:
+    """Frozen f_A, and f_T at feature level, on a device.
+
+    Args:
+        anonymizer: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), with `requires_boxes`; put into inference form.
+        device: where it runs.
+        average_frames: independent releases of a picture that are averaged.
+        utility: network with `extract_features`, or None at image level.
+        clip_frames: frames of the still clip at feature level.
+        storage: number format of released pictures; features are float32.
+    """
+
+    anonymizer: nn.Module
+    device: torch.device
+    average_frames: int = 1
+    utility: nn.Module | None = None
+    clip_frames: int = 16
+    storage: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        for net in filter(None, (self.anonymizer, self.utility)):
+            net.requires_grad_(False).eval().to(self.device)
+        self.anonymizer.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, frames: Tensor, boxes: Boxes) -> Tensor:
+        """frames (N, 3, H, W) in [0, 1] -> pictures (N, 3, H, W) or features (N, feature_dim), on the CPU."""
+        frames = frames.to(self.device, memory_format=torch.channels_last)
+        if self.utility is None:
+            return self._mean_release(frames, boxes).to("cpu", self.storage).contiguous()
+        n_frames = self.clip_frames if self.is_random(frames[:1], boxes and boxes[:1]) else 1
+        stills = frames.repeat_interleave(n_frames, dim=0)
+        still_boxes = boxes and [box for box in boxes for _ in range(n_frames)]
+        released = self._mean_release(stills, still_boxes).unflatten(0, (len(frames), n_frames))
+        clips = released.expand(-1, self.clip_frames, -1, -1, -1).transpose(1, 2)
+        return self.utility.extract_features(clips).float().cpu()
+
+    @torch.inference_mode()
+    def is_random(self, frames: Tensor, boxes: Boxes) -> bool:
+        """Whether two releases of the same frames differ: an f_A with output noise."""
+        frames = frames.to(self.device)
+        return not torch.equal(self._release(frames, boxes), self._release(frames, boxes))
+
+    def _mean_release(self, frames: Tensor, boxes: Boxes) -> Tensor:
+        released = self._release(frames, boxes)
+        for _ in range(self.average_frames - 1):
+            released = released + self._release(frames, boxes)
+        return released / self.average_frames
+
+    def _release(self, frames: Tensor, boxes: Boxes) -> Tensor:
+        return apply_anonymizer(self.anonymizer, frames, boxes)
+
+
+@dataclass
+class PictureSource:
+    """Decoded pictures of one VISPR split at evaluation geometry (centre crop 0.8, resized).
+
+    Args:
+        paths: image files.
+        labels: (N, n_attributes) in {0, 1}.
+        size: height and width in pixels.
+        boxes_of: image file, decoded uint8 (H, W, 3) -> its person boxes (K, 4); None: no boxes are needed.
+        log: counts and names files that do not decode.
+        batch: pictures per pass through f_A; bounds its memory.
+        n_workers: decoding threads.
+    """
+
+    paths: list[Path]
+    labels: Tensor
+    size: int
+    boxes_of: Callable[[Path, np.ndarray], np.ndarray] | None
+    log: UnreadableLog
+    batch: int = 64
+    n_workers: int = 1
+
+    def chunks(self) -> Iterator[tuple[Tensor, Boxes, list[int]]]:
+        """Yields frames (n, 3, size, size) in [0, 1], their boxes and their indices; unreadable files are left out."""
+        numbered = iter(enumerate(self.paths))
+        with ThreadPoolExecutor(self.n_workers) as pool:
+            while batch := list(islice(numbered, self.batch)):
+                decoded = zip(batch, pool.map(_read_or_error, (path for _, path in batch)), strict=True)
+                images = {}
+                for (i, path), image in decoded:
+                    if isinstance(image, UnreadableMedia):
+                        self.log.record(path, image.reason)
+                    else:
+                        images[i] = image
+                if images:
+                    frames = evaluation_images(list(images.values()), self.size)
+                    yield frames, self._boxes(images), list(images)
+
+    def _boxes(self, images: dict[int, np.ndarray]) -> Boxes:
+        if self.boxes_of is None:
+            return None
+        boxes = []
+        for i, image in images.items():
+            found = transform_boxes(self.boxes_of(self.paths[i], image), image.shape[:2], self.size)
+            boxes.append(torch.as_tensor(found, dtype=torch.float32).reshape(-1, 4))
+        return boxes
+
+
+def release_images(source: PictureSource, releaser: Releaser, split: str, n_releases: int, seed: int) -> ReleasedImages:
+    """Runs a split through f_A, `n_releases` times if f_A is random, else once.
+
+    The noise depends on `seed` and `split` only, so that a resumed run meets the same releases.
+    """
+    torch.manual_seed(derived_seed(seed, "release", split))
+    parts: list[list[Tensor]] = []
+    kept: list[int] = []
+    bar = progress(total=len(source.paths), description=f"release {split}")
+    for frames, boxes, indices in source.chunks():
+        if not parts:
+            random = n_releases > 1 and releaser.is_random(frames[:2], boxes and boxes[:2])
+            parts = [[] for _ in range(n_releases if random else 1)]
+        for part in parts:
+            part.append(releaser(frames, boxes))
+        kept += indices
+        bar.update(len(indices))
+    bar.close()
+    releases = [torch.cat(part) for part in parts]
+    return ReleasedImages(releases, source.labels[kept].float(), [source.paths[i].name for i in kept])
+
+
+def _read_or_error(path: Path) -> np.ndarray | UnreadableMedia:
+    """The decoded image, or the error that says why not, for the thread that counts them."""
+    try:
+        return read_image(path)
+    except UnreadableMedia as error:
+        return error
