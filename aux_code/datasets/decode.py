@@ -26,6 +26,7 @@ from aux_code.datasets.video_index import (
 
 __all__ = [
     "DecodedCache",
+    "RgbConverter",
     "UnreadableMedia",
     "count_frames",
     "frame_rate",
@@ -80,7 +81,7 @@ def iterate_frames(path: Path | str, n_threads: int = 1) -> Iterator[np.ndarray]
     if Path(path).is_dir():
         yield from _same_size(map(read_image, frame_files(path)), path)
         return
-    converter = _RgbConverter()
+    converter = RgbConverter()
     n_frames = 0
     with open_video(path, n_threads) as container:
         for frame in decoded_frames(container, path):
@@ -125,7 +126,7 @@ def _read_by_seeking(path: Path | str, index: VideoIndex, wanted: np.ndarray) ->
     """Frames at the sorted unique indices `wanted`, a group of pictures at a time."""
     if index.pts is None:
         return _read_from_start(path, wanted)
-    converter, frames = _RgbConverter(), {}
+    converter, frames = RgbConverter(), {}
     groups = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
     with open_video(path) as container:
         for run in _adjacent_runs(wanted, groups):
@@ -165,7 +166,7 @@ def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -
 
 
 def _read_from_start(path: Path | str, wanted: np.ndarray) -> dict[int, np.ndarray]:
-    converter, frames = _RgbConverter(), {}
+    converter, frames = RgbConverter(), {}
     remaining = set(wanted.tolist())
     with open_video(path) as container:
         for i, frame in enumerate(decoded_frames(container, path)):
@@ -177,7 +178,7 @@ def _read_from_start(path: Path | str, wanted: np.ndarray) -> dict[int, np.ndarr
     raise UnreadableMedia(path, f"frame {min(remaining)} no longer decodes")
 
 
-class _RgbConverter:
+class RgbConverter:
     """Decoded frame -> uint8 (H,W,3) RGB, upright, of the first frame's size. One per video: it keeps its tables."""
 
     def __init__(self):
@@ -192,6 +193,9 @@ class _RgbConverter:
         if frame.rotation % 360:
             return np.ascontiguousarray(np.rot90(rgb, k=round(frame.rotation / 90)))
         return rgb
+
+
+_RgbConverter = RgbConverter
 
 
 def _check_indices(wanted: np.ndarray, n_frames: int, path: Path | str) -> None:

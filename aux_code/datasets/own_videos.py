@@ -1,0 +1,87 @@
+"""Any other data set: a folder of videos with train.csv and test.csv.
+
+    video,label,anomalies
+    cam1/monday.mp4,normal,
+    cam1/tuesday.mp4,anomalous,120-180;300-420
+
+`video` is relative to the folder (a file, or a folder of frames); `label` is 0 or normal, 1 or anomalous; `anomalies`,
+optional, are stretches of frames, 0-based, end exclusive. A column `category`, optional, names the kind of anomaly.
+"""
+
+import csv
+import io
+from pathlib import Path
+
+from aux_code.datasets.lists import broken_line
+from aux_code.datasets.surveillance_types import (
+    ANOMALY,
+    NORMAL,
+    Events,
+    SurveillanceDataset,
+    SurveillanceVideo,
+    assemble,
+    video_stem,
+)
+from aux_code.errors import UserError
+
+_LABELS = {"0": 0, "normal": 0, "1": 1, "anomalous": 1, "anomaly": 1, "abnormal": 1}
+_COLUMNS = {"video", "label", "anomalies", "category"}
+
+
+def load(root: Path) -> SurveillanceDataset:
+    """Reads train.csv and test.csv; one of them will do, for users who only score or only train."""
+    lists = [(split, root / f"{split}.csv") for split in ("train", "test")]
+    if not any(path.is_file() for _, path in lists):
+        raise UserError(
+            f"{root} holds neither train.csv nor test.csv; write them with the header video,label,anomalies"
+        )
+    videos = [video for split, path in lists if path.is_file() for video in _read_csv(path, split)]
+    without = [video.name for video in videos if video.split == "test" and video.label and not video.events]
+    report = [f"{len(without)} anomalous test videos without anomalies: {', '.join(without[:5])}"] if without else []
+    return assemble(root.resolve().name, root, videos, report)
+
+
+def _read_csv(path: Path, split: str) -> list[SurveillanceVideo]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); save it as comma-separated UTF-8 text") from error
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    header = {(name or "").strip() for name in reader.fieldnames or []}
+    if not {"video", "label"} <= header <= _COLUMNS:
+        found = ",".join(reader.fieldnames or [])
+        raise UserError(f"{path}, line 1: expected the header video,label[,anomalies][,category], found {found!r}")
+    reader.fieldnames = [name.strip() for name in reader.fieldnames]
+    videos = []
+    for row in reader:
+        try:
+            videos.append(_video(row, path.parent, split))
+        except (ValueError, AttributeError) as error:
+            text = ",".join(map(str, row.values()))
+            raise broken_line(path, reader.line_num, text, f"video,label[,anomalies] ({error})") from error
+    return videos
+
+
+def _video(row: dict[str, str], root: Path, split: str) -> SurveillanceVideo:
+    if None in row:
+        raise ValueError("more fields than the header has")
+    file = row["video"].strip()
+    label = _LABELS.get(row["label"].strip().lower())
+    if not file or label is None:
+        raise ValueError("label is 0, 1, normal or anomalous" if file else "the video's name is empty")
+    events = _events((row.get("anomalies") or "").strip())
+    if events and not label:
+        raise ValueError("a normal video has no anomalies")
+    category = ((row.get("category") or "").strip() or ANOMALY) if label else NORMAL
+    return SurveillanceVideo(video_stem(file), root / file, split, label, category, events)
+
+
+def _events(text: str) -> Events:
+    """ "start-end;start-end" -> ((start, end), ...)."""
+    events = []
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        start, end = map(int, part.split("-"))
+        if not 0 <= start < end:
+            raise ValueError(f"anomaly {part}: start must come before end")
+        events.append((start, end))
+    return tuple(events)

@@ -1,0 +1,122 @@
+"""What every surveillance data set comes down to: named videos with a label, and events inside the test videos."""
+
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from aux_code.errors import UserError
+
+log = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+
+NORMAL = "Normal"
+ANOMALY = "Anomaly"
+
+Events = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class SurveillanceVideo:
+    """One video of a surveillance data set.
+
+    Attributes:
+        name: unique in the data set and the stem of its feature file: the file's name without its ending, or, where two
+            folders hold files of one name, the path below the root with `__` for each slash.
+        path: the video file or the folder of its frames; it may be absent where only features are used.
+        split: train or test.
+        label: 1 if the video holds an anomaly, else 0.
+        category: kind of anomaly for class-wise results, "Normal" for normal videos, "Anomaly" where kinds are unknown.
+        events: anomalous stretches ((start, end), ...) in frames, 0-based, end exclusive; empty in training videos,
+            whose annotation is the label alone.
+    """
+
+    name: str
+    path: Path
+    split: str
+    label: int
+    category: str
+    events: Events = ()
+
+
+@dataclass(frozen=True)
+class SurveillanceDataset:
+    """The lists of one data set. `report` names what does not match, such as annotations of unlisted videos."""
+
+    name: str
+    root: Path
+    train: list[SurveillanceVideo]
+    test: list[SurveillanceVideo]
+    report: list[str] = field(default_factory=list)
+
+    @property
+    def videos(self) -> list[SurveillanceVideo]:
+        """Training and test videos."""
+        return [*self.train, *self.test]
+
+    @property
+    def missing(self) -> list[SurveillanceVideo]:
+        """Listed videos whose file or folder is not there."""
+        return [video for video in self.videos if not video.path.exists()]
+
+
+def frame_labels(video: SurveillanceVideo, n_frames: int) -> np.ndarray:
+    """uint8 (n_frames,): 1 inside an event, 0 elsewhere. Events past the last frame are clipped, with a warning."""
+    labels = np.zeros(n_frames, np.uint8)
+    for start, end in video.events:
+        if end > n_frames:
+            log.warning("%s: event %d-%d is clipped to the video's %d frames", video.name, start, end, n_frames)
+        labels[start:end] = 1
+    return labels
+
+
+def video_stem(name: str) -> str:
+    """File name without its ending, if that is one of a video: names of videos hold dots of their own.
+
+    Letters with accents come out composed (NFC): file systems and annotation files differ in how they store them.
+    """
+    path = Path(unicodedata.normalize("NFC", name))
+    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
+
+
+def with_unique_names(videos: Sequence[SurveillanceVideo], root: Path) -> list[SurveillanceVideo]:
+    """Gives videos that share a name the one made of their path.
+
+    Raises:
+        UserError: a video is listed twice.
+    """
+    counts = Counter(video.name for video in videos)
+    unique = [
+        video if counts[video.name] == 1 else replace(video, name=_path_name(video.path, root)) for video in videos
+    ]
+    twice = [name for name, count in Counter(video.name for video in unique).items() if count > 1]
+    if twice:
+        raise UserError(f"{root}: listed more than once: {', '.join(twice[:5])}; keep each video once, in one list")
+    return unique
+
+
+def assemble(name: str, root: Path, videos: Iterable[SurveillanceVideo], report: list[str]) -> SurveillanceDataset:
+    """Unique names, split into training and test, report logged."""
+    videos = with_unique_names(list(videos), root)
+    for line in report:
+        log.warning("%s: %s", name, line)
+    train, test = ([video for video in videos if video.split == split] for split in ("train", "test"))
+    return SurveillanceDataset(name, root, train, test, report)
+
+
+def unlisted(kind: str, names: Iterable[str]) -> list[str]:
+    """A report line on names that occur in an annotation but not in a list; none if there are none."""
+    names = sorted(names)
+    if not names:
+        return []
+    return [f"{kind} of {len(names)} videos that are not listed: {', '.join(names[:5])}" + ", ..." * (len(names) > 5)]
+
+
+def _path_name(path: Path, root: Path) -> str:
+    relative = path.relative_to(root) if path.is_relative_to(root) else path
+    return "__".join([*relative.parent.parts, video_stem(path.name)])

@@ -1,0 +1,100 @@
+"""UCF-Crime: 1,900 surveillance videos, 128 hours, 13 kinds of crime (train 800 normal + 810, test 150 normal + 140).
+
+    ROOT/Videos/<Category>/<Name>_x264.mp4                       or the category folders anywhere below ROOT
+    ROOT/Anomaly_Train.txt, ROOT/Anomaly_Test.txt                or both in ROOT/Anomaly_Detection_splits/
+    ROOT/Temporal_Anomaly_Annotation_for_Testing_Videos.txt      frames at 30 per second, 1-based, inclusive
+
+Sultani, Chen, Shah: Real-world Anomaly Detection in Surveillance Videos, CVPR 2018;
+https://www.crcv.ucf.edu/projects/real-world/, for research use.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+from aux_code.datasets.lists import broken_line, first_existing, numbered_lines
+from aux_code.datasets.surveillance_types import (
+    NORMAL,
+    VIDEO_SUFFIXES,
+    Events,
+    SurveillanceDataset,
+    SurveillanceVideo,
+    assemble,
+    unlisted,
+    video_stem,
+)
+from aux_code.errors import UserError
+
+OFFICIAL_COUNTS = (1610, 290)
+ANNOTATIONS = "Temporal_Anomaly_Annotation_for_Testing_Videos.txt"
+_NORMAL_FOLDERS = {"Training_Normal_Videos_Anomaly", "Testing_Normal_Videos_Anomaly"}
+_EXPECTED = "'<name> <class> <start1> <end1> <start2> <end2>', frames from 1, -1 for none"
+
+
+def load(root: Path) -> SurveillanceDataset:
+    """Reads lists and annotations; no video needs to be there."""
+    places = [root, root / "Anomaly_Detection_splits"]
+    events = _read_annotations(first_existing([place / ANNOTATIONS for place in places], "UCF-Crime's annotations"))
+    files = _VideoFiles(root)
+    videos = []
+    for split in ("Train", "Test"):
+        name = f"Anomaly_{split}.txt"
+        path = first_existing([place / name for place in places], f"UCF-Crime's list {name}")
+        videos += _read_list(path, split.lower(), files, events)
+    test_names = {video.name for video in videos if video.split == "test"}
+    return assemble("ucf_crime", root, videos, unlisted("annotations", events.keys() - test_names))
+
+
+class _VideoFiles:
+    """Finds listed videos: where the list says, else by file name anywhere below the root."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    @cached_property
+    def _by_name(self) -> dict[str, Path]:
+        return {path.name: path for path in sorted(self.root.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
+
+    def find(self, listed: str) -> Path:
+        expected = self.root / "Videos" / listed
+        return expected if expected.exists() else self._by_name.get(Path(listed).name, expected)
+
+
+def _read_list(path: Path, split: str, files: _VideoFiles, events: dict[str, Events]) -> list[SurveillanceVideo]:
+    videos = []
+    for number, line in numbered_lines(path):
+        folder, slash, file = line.partition("/")
+        if not slash or not file.lower().endswith(VIDEO_SUFFIXES) or "/" in file:
+            raise broken_line(path, number, line, "'<Category>/<Name>_x264.mp4'")
+        name, normal = video_stem(file), folder in _NORMAL_FOLDERS
+        video_events = events.get(name, ()) if split == "test" else ()
+        if split == "test" and normal == bool(video_events):
+            problem = "has no event in" if not normal else "is normal, but has an event in"
+            raise UserError(f"{path}, line {number}: {line} {problem} {ANNOTATIONS}; correct one of the two files")
+        category = NORMAL if normal else folder
+        videos.append(SurveillanceVideo(name, files.find(line), split, int(not normal), category, video_events))
+    return videos
+
+
+def _read_annotations(path: Path) -> dict[str, Events]:
+    events = {}
+    for number, line in numbered_lines(path):
+        fields = line.rsplit(maxsplit=5)
+        try:
+            name, _, *numbers = fields
+            first, second = _event(*map(int, numbers[:2])), _event(*map(int, numbers[2:]))
+        except (ValueError, TypeError) as error:
+            raise broken_line(path, number, line, _EXPECTED) from error
+        name = video_stem(name)
+        if name in events:
+            raise broken_line(path, number, line, "each video once")
+        events[name] = first + second
+    return events
+
+
+def _event(start: int, end: int) -> Events:
+    """1-based inclusive start..end -> ((start - 1, end),); -1, -1 -> ()."""
+    if start == end == -1:
+        return ()
+    if not 1 <= start <= end:
+        raise ValueError(f"no event: {start} to {end}")
+    return ((start - 1, end),)

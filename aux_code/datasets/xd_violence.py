@@ -1,0 +1,92 @@
+"""XD-Violence: 4,754 videos, 217 hours, from films, broadcasts and cameras (train 3,954, test 300 normal + 500).
+
+    ROOT/train/<Name>.mp4  ROOT/test/<Name>.mp4      at any depth; or ROOT/1-1004 ... ROOT/3320-3954 and ROOT/videos
+    ROOT/annotations.txt                             "<name> start end start end ...", frames from 0, end exclusive
+
+A name ends in _label_A (normal) or in _label_ and codes joined by '-': its label and category.
+
+Wu et al.: Not only Look, but also Listen, ECCV 2020; https://roc-ng.github.io/XD-Violence/, for research use.
+"""
+
+import re
+from pathlib import Path
+
+from aux_code.datasets.lists import broken_line, first_existing, numbered_lines
+from aux_code.datasets.surveillance_types import (
+    ANOMALY,
+    NORMAL,
+    VIDEO_SUFFIXES,
+    Events,
+    SurveillanceDataset,
+    SurveillanceVideo,
+    assemble,
+    unlisted,
+    video_stem,
+)
+from aux_code.errors import UserError
+
+OFFICIAL_COUNTS = (3954, 800)
+CATEGORIES = {
+    "B1": "Fighting",
+    "B2": "Shooting",
+    "B4": "Riot",
+    "B5": "Abuse",
+    "B6": "CarAccident",
+    "G": "Explosion",
+}
+TRAIN_FOLDERS = ("train", "1-1004", "1005-2004", "2005-2804", "2805-3319", "3320-3954")
+TEST_FOLDERS = ("test", "videos")
+
+
+def load(root: Path) -> SurveillanceDataset:
+    """Lists the videos by their folders, labels them by their names and reads the test events."""
+    annotations = first_existing([root / "annotations.txt"], "XD-Violence's annotations")
+    events = _read_annotations(annotations)
+    test_folder = first_existing([root / folder for folder in TEST_FOLDERS], "XD-Violence's test videos")
+    train = [_video(path, "train", {}) for folder in TRAIN_FOLDERS for path in _videos_below(root / folder)]
+    test = [_video(path, "test", events) for path in _videos_below(test_folder)]
+    if not train:
+        raise UserError(f"no XD-Violence training videos in {root}/ {', '.join(TRAIN_FOLDERS)}; unpack them there")
+    for video in test:
+        if video.label != bool(video.events):
+            problem = (
+                "is anomalous by its name, but has no event"
+                if video.label
+                else "is normal by its name, but has an event"
+            )
+            raise UserError(f"{video.path} {problem} in {annotations}; correct one of the two")
+    report = unlisted("annotations", events.keys() - {video.name for video in test})
+    return assemble("xd_violence", root, [*train, *test], report)
+
+
+def _videos_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+
+
+def _video(path: Path, split: str, events: dict[str, Events]) -> SurveillanceVideo:
+    name = video_stem(path.name)
+    match = re.search(r"_label_([A-Z0-9-]+)$", name)
+    codes = match[1].split("-") if match else []
+    if not codes or not set(codes) <= {"A", "0", *CATEGORIES}:
+        raise UserError(
+            f"{path}: the name must end in _label_A or _label_<codes> with codes {', '.join(CATEGORIES)}, 0"
+        )
+    kinds = [CATEGORIES[code] for code in codes if code in CATEGORIES]
+    if codes == ["A"]:
+        return SurveillanceVideo(name, path, split, 0, NORMAL, events.get(name, ()))
+    return SurveillanceVideo(name, path, split, 1, kinds[0] if kinds else ANOMALY, events.get(name, ()))
+
+
+def _read_annotations(path: Path) -> dict[str, Events]:
+    events = {}
+    for number, line in numbered_lines(path):
+        # A name may hold blanks; its end is known by its label.
+        match = re.fullmatch(r"(.*_label_\S+?)((?:\s+\d+\s+\d+)+)", line)
+        if not match:
+            raise broken_line(path, number, line, "'<name>_label_<codes> <start> <end> [<start> <end> ...]'")
+        name, bounds = video_stem(match[1]), list(map(int, match[2].split()))
+        pairs = tuple(zip(bounds[::2], bounds[1::2], strict=True))
+        if name in events or any(start >= end for start, end in pairs):
+            raise broken_line(path, number, line, "each video once, and start before end")
+        events[name] = pairs
+    return events

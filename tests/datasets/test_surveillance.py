@@ -1,0 +1,315 @@
+"""Lists, labels and events of the surveillance data sets in their real layouts; nothing decodes."""
+
+import logging
+import unicodedata
+
+import numpy as np
+import pytest
+
+from aux_code import config
+from aux_code.datasets.surveillance import SurveillanceVideo, frame_labels, load_surveillance
+from aux_code.errors import UserError
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def write(path, *lines, line_end="\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((line_end.join(lines) + line_end).encode())
+
+
+def video(*events):
+    return SurveillanceVideo("v", None, "test", int(bool(events)), "Abuse", events)
+
+
+@pytest.mark.parametrize(
+    ("events", "n_frames", "expected"),
+    [
+        ((), 4, [0, 0, 0, 0]),
+        (((0, 2),), 5, [1, 1, 0, 0, 0]),
+        (((3, 5),), 5, [0, 0, 0, 1, 1]),
+        (((0, 5),), 5, [1, 1, 1, 1, 1]),
+        (((1, 2), (3, 4)), 6, [0, 1, 0, 1, 0, 0]),
+        (((1, 3), (2, 4)), 5, [0, 1, 1, 1, 0]),
+        (((2, 9),), 4, [0, 0, 1, 1]),
+        (((7, 9),), 4, [0, 0, 0, 0]),
+        (((0, 1),), 1, [1]),
+    ],
+)
+def test_frame_labels(events, n_frames, expected, caplog):
+    with caplog.at_level(logging.WARNING):
+        labels = frame_labels(video(*events), n_frames)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, expected)
+    assert ("clipped" in caplog.text) == any(end > n_frames for _, end in events)
+
+
+# ---------------------------------------------------------------- UCF-Crime
+
+ANNOTATIONS = "Temporal_Anomaly_Annotation_for_Testing_Videos.txt"
+
+
+@pytest.fixture
+def ucf_crime(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "UCF_CRIME_ROOT", tmp_path)
+    write(
+        tmp_path / "Anomaly_Train.txt",
+        "Abuse/Abuse001_x264.mp4 ",
+        "Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4",
+    )
+    write(
+        tmp_path / "Anomaly_Test.txt",
+        "Abuse/Abuse028_x264.mp4",
+        "Arson/Arson010_x264.mp4",
+        "Testing_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4  ",
+        line_end="\r\n",
+    )
+    write(
+        tmp_path / ANNOTATIONS,
+        "Abuse028_x264.mp4  Abuse  165  240  -1  -1  ",
+        "Arson010_x264.mp4\tArson  1  20  31 40",
+        "Normal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1",
+        line_end="\r\n",
+    )
+    return tmp_path
+
+
+def test_ucf_crime(ucf_crime):
+    data = load_surveillance("ucf_crime")
+    assert [(v.name, v.label, v.category, v.split, v.events) for v in data.videos] == [
+        ("Abuse001_x264", 1, "Abuse", "train", ()),
+        ("Normal_Videos001_x264", 0, "Normal", "train", ()),
+        ("Abuse028_x264", 1, "Abuse", "test", ((164, 240),)),
+        ("Arson010_x264", 1, "Arson", "test", ((0, 20), (30, 40))),
+        ("Normal_Videos_003_x264", 0, "Normal", "test", ()),
+    ]
+    assert data.train[0].path == ucf_crime / "Videos" / "Abuse" / "Abuse001_x264.mp4"
+    assert len(data.missing) == 5 and data.report == []
+
+
+def test_ucf_crime_variants_of_the_archive(ucf_crime):
+    splits = ucf_crime / "Anomaly_Detection_splits"
+    splits.mkdir()
+    for name in ("Anomaly_Train.txt", "Anomaly_Test.txt"):
+        (ucf_crime / name).rename(splits / name)
+    deep = ucf_crime / "Anomaly-Videos-Part-1" / "Abuse" / "Abuse001_x264.mp4"
+    touch(deep)
+    assert load_surveillance("ucf_crime").train[0].path == deep
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("Abuse028_x264.mp4 Abuse 165 240 -1", r"line 2.*'Abuse028_x264.mp4 Abuse 165 240 -1'"),
+        ("Abuse028_x264.mp4 Abuse 165 x -1 -1", "line 2"),
+        ("Abuse028_x264.mp4 Abuse 240 165 -1 -1", "line 2"),
+        ("Abuse028_x264.mp4 Abuse 0 165 -1 -1", "line 2"),
+        ("Arson010_x264.mp4 Arson 1 20 -1 -1\nArson010_x264.mp4 Arson 1 20 -1 -1", "line 3.*once"),
+        ("Arson010_x264.mp4 Arson -1 -1 -1 -1", r"Arson010_x264.mp4 has no event"),
+        (
+            "Arson010_x264.mp4 Arson 1 2 -1 -1\nNormal_Videos_003_x264.mp4 Normal 5 9 -1 -1",
+            "is normal, but has an event",
+        ),
+    ],
+)
+def test_ucf_crime_broken_annotations(ucf_crime, line, match):
+    write(ucf_crime / ANNOTATIONS, "Abuse028_x264.mp4 Abuse 1 2 -1 -1" if "Arson" in line else "", line)
+    with pytest.raises(UserError, match=match):
+        load_surveillance("ucf_crime")
+
+
+def test_ucf_crime_reports_and_errors(ucf_crime, caplog):
+    with (ucf_crime / ANNOTATIONS).open("a") as file:
+        file.write("Abuse099_x264.mp4 Abuse 1 2 -1 -1\n")
+    assert "Abuse099_x264" in load_surveillance("ucf_crime").report[0] and "Abuse099_x264" in caplog.text
+    for lines, match in (
+        (["Abuse001_x264.mp4"], "line 1.*<Category>"),
+        (["Abuse/Abuse001_x264.mp4"] * 2, "more than once: Videos__Abuse__Abuse001_x264"),
+    ):
+        write(ucf_crime / "Anomaly_Train.txt", *lines)
+        with pytest.raises(UserError, match=match):
+            load_surveillance("ucf_crime")
+    (ucf_crime / "Anomaly_Train.txt").unlink()
+    with pytest.raises(UserError, match="Anomaly_Train.txt not found"):
+        load_surveillance("ucf_crime")
+
+
+def test_equal_file_names_in_two_folders_get_the_folder_in_front(ucf_crime):
+    write(ucf_crime / "Anomaly_Train.txt", "Abuse/cam_x264.mp4", "Arson/cam_x264.mp4", "Arson/other_x264.mp4")
+    names = [v.name for v in load_surveillance("ucf_crime").train]
+    assert names == ["Videos__Abuse__cam_x264", "Videos__Arson__cam_x264", "other_x264"]
+
+
+# ---------------------------------------------------------------- XD-Violence
+
+ANOMALOUS = "Bad.Boys.1995__#01-33-51_01-34-37_label_B2-0-0"
+FRENCH = "Amélie = été 2. Teil__#00-01-02_00-02-03_label_G-B1-0"
+CALM = "v=8cTqh9tMz_I__#1_label_A"
+
+
+@pytest.fixture(params=[("train", "test"), ("1-1004", "videos"), ("train/deep", "test/deeper/still")])
+def xd_violence(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "XD_VIOLENCE_ROOT", tmp_path)
+    train, test = (tmp_path / folder for folder in request.param)
+    touch(train / "A.Film__#1_label_B1-B6-0.mp4")
+    touch(train / "Other__#1_label_A.mp4")
+    for name in (ANOMALOUS, FRENCH, CALM):
+        touch(test / f"{name}.mp4")
+    write(tmp_path / "annotations.txt", f"{ANOMALOUS} 420 1848", f"{FRENCH} 0 10 20 30 ", "", line_end="\r\n")
+    return tmp_path
+
+
+def test_xd_violence(xd_violence):
+    data = load_surveillance("xd_violence")
+    assert [(v.name, v.label, v.category, v.events) for v in data.train] == [
+        ("A.Film__#1_label_B1-B6-0", 1, "Fighting", ()),
+        ("Other__#1_label_A", 0, "Normal", ()),
+    ]
+    assert {v.name: (v.label, v.category, v.events) for v in data.test} == {
+        ANOMALOUS: (1, "Shooting", ((420, 1848),)),
+        FRENCH: (1, "Explosion", ((0, 10), (20, 30))),
+        CALM: (0, "Normal", ()),
+    }
+    assert data.missing == [] and data.report == []
+
+
+def test_names_match_whichever_way_their_accents_are_stored(xd_violence):
+    lines = [f"{ANOMALOUS} 420 1848", f"{unicodedata.normalize('NFD', FRENCH)} 0 10"]
+    write(xd_violence / "annotations.txt", *lines)
+    assert {v.name: v.events for v in load_surveillance("xd_violence").test}[FRENCH] == ((0, 10),)
+
+
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [
+        ([f"{ANOMALOUS} 420"], "line 1"),
+        ([f"{ANOMALOUS} 420 1848", f"{FRENCH} 20 10"], f"line 2.*{FRENCH[:6]}"),
+        ([f"{ANOMALOUS} 420 1848", f"{ANOMALOUS} 420 1848"], "line 2"),
+        (["no_label 1 2"], "line 1"),
+        ([f"{ANOMALOUS} 420 1848"], "anomalous by its name, but has no event"),
+        ([f"{ANOMALOUS} 420 1848", f"{FRENCH} 1 2", f"{CALM} 1 2"], "normal by its name, but has an event"),
+    ],
+)
+def test_xd_violence_broken_annotations(xd_violence, lines, match):
+    write(xd_violence / "annotations.txt", *lines)
+    with pytest.raises(UserError, match=match):
+        load_surveillance("xd_violence")
+
+
+def test_xd_violence_names_without_a_label(xd_violence):
+    touch(xd_violence / "train" / "holiday.mp4")
+    with pytest.raises(UserError, match="holiday.mp4.*_label_A"):
+        load_surveillance("xd_violence")
+
+
+# ---------------------------------------------------------------- ShanghaiTech
+
+
+@pytest.fixture
+def shanghaitech(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "SHANGHAITECH_ROOT", tmp_path)
+    for name, mask in {"01_0014": [0, 0, 1, 1, 0, 1], "01_0015": [0, 0, 0], "02_0001": [1, 1]}.items():
+        touch(tmp_path / "testing" / "frames" / name / "000.jpg")
+        path = tmp_path / "testing" / "test_frame_mask" / f"{name}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, np.array(mask, np.uint8 if name < "02" else bool))
+    touch(tmp_path / "training" / "videos" / "01_001.avi")
+    touch(tmp_path / "training" / "videos" / "01_002.avi")
+    write(tmp_path / "SH_Train.txt", "01_001,0", "02_0001 1", "", line_end="\r\n")
+    write(tmp_path / "SH_Test.txt", "01_002.avi", "01_0014,12,1", "01_0015")
+    return tmp_path
+
+
+def test_shanghaitech(shanghaitech):
+    data = load_surveillance("shanghaitech")
+    assert [(v.name, v.label, v.split, v.events) for v in data.videos] == [
+        ("01_001", 0, "train", ()),
+        ("02_0001", 1, "train", ()),
+        ("01_002", 0, "test", ()),
+        ("01_0014", 1, "test", ((2, 4), (5, 6))),
+        ("01_0015", 0, "test", ()),
+    ]
+    assert data.missing == [] and data.report == []
+    np.testing.assert_array_equal(frame_labels(data.test[1], 6), [0, 0, 1, 1, 0, 1])
+
+
+def test_shanghaitech_masks_missing_broken_or_unlisted(shanghaitech, caplog):
+    masks = shanghaitech / "testing" / "test_frame_mask"
+    np.save(masks / "05_0001.npy", np.zeros(3, np.uint8))
+    assert "05_0001" in load_surveillance("shanghaitech").report[0]
+    for broken in (np.zeros((2, 2), np.uint8), np.array([0, 2]), np.zeros(0, np.uint8), np.array([{}], object)):
+        np.save(masks / "01_0014.npy", broken)
+        with pytest.raises(UserError, match="01_0014.npy"):
+            load_surveillance("shanghaitech")
+    (masks / "01_0014.npy").unlink()
+    for folder in ("testing/frames", "elsewhere"):
+        with pytest.raises(UserError, match=r"01_0014.npy is missing"):
+            load_surveillance("shanghaitech")
+        if folder == "testing/frames":
+            (shanghaitech / folder).rename(shanghaitech / "elsewhere")
+
+
+def test_shanghaitech_broken_line(shanghaitech):
+    write(shanghaitech / "SH_Test.txt", "01_002", "camera one")
+    with pytest.raises(UserError, match=r"SH_Test.txt, line 2.*'camera one'"):
+        load_surveillance("shanghaitech")
+
+
+# ---------------------------------------------------------------- own videos
+
+
+def test_own_videos(tmp_path):
+    write(
+        tmp_path / "train.csv",
+        "video,label",
+        "a/day.1.mp4,0",
+        "b/day.1.mp4,Anomalous",
+        "frames/cam 3,normal",
+        line_end="\r\n",
+    )
+    (tmp_path / "test.csv").write_text(
+        '\ufeffvideo, label, anomalies, category\n"é,1.avi",1,0-5; 7-9,Fall\nz.mkv,0,,\n', "utf-8"
+    )
+    data = load_surveillance(str(tmp_path))
+    assert [(v.name, v.label, v.category, v.events) for v in data.videos] == [
+        ("a__day.1", 0, "Normal", ()),
+        ("b__day.1", 1, "Anomaly", ()),
+        ("cam 3", 0, "Normal", ()),
+        ("é,1", 1, "Fall", ((0, 5), (7, 9))),
+        ("z", 0, "Normal", ()),
+    ]
+    assert data.test[0].path == tmp_path / "é,1.avi" and data.name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [
+        (["name,label", "a.mp4,0"], "line 1.*header"),
+        ([""], "line 1"),
+        (["video,label", "a.mp4,0", "b.mp4,maybe"], r"line 3.*'b.mp4,maybe'"),
+        (["video,label", "a.mp4"], "line 2"),
+        (["video,label", ",1"], "line 2.*empty"),
+        (["video,label", "a.mp4,0,1-2"], "line 2"),
+        (["video,label,anomalies", "a.mp4,1,5-2"], "line 2"),
+        (["video,label,anomalies", "a.mp4,1,5"], "line 2"),
+        (["video,label,anomalies", "a.mp4,0,1-5"], "line 2.*normal video"),
+        (["video,label", "a.mp4,0", "a.mp4,1"], "more than once"),
+    ],
+)
+def test_own_videos_broken_lists(tmp_path, lines, match):
+    write(tmp_path / "test.csv", *lines)
+    with pytest.raises(UserError, match=match):
+        load_surveillance(tmp_path)
+
+
+def test_unknown_names_and_missing_roots(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "XD_VIOLENCE_ROOT", tmp_path / "absent")
+    with pytest.raises(UserError, match=r"XD_VIOLENCE_ROOT.*TED_SPAD_DATA_ROOT.*aux_code.miniature ROOT"):
+        load_surveillance("xd_violence")
+    with pytest.raises(UserError, match="ucf_crime, xd_violence, shanghaitech"):
+        load_surveillance("ucf-crime")
+    with pytest.raises(UserError, match=r"neither train.csv nor test.csv"):
+        load_surveillance(tmp_path)
