@@ -38,7 +38,9 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> Non
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

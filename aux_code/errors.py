@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Wrong usage or input. Its message names the file or parameter and says what to do; scripts print it and exit with 2."""
+    """Wrong usage or input. The message names the file or parameter and says what to do; scripts exit with status 2."""

@@ -5,6 +5,7 @@ import logging
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -57,11 +58,42 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt it passes through `except Exception`, so that a loop can save and leave."""
+    """SIGTERM arrived; like KeyboardInterrupt it passes through `except Exception`, so that a loop can save."""
 
 
 def _raise_terminated(signum: int, frame: object) -> None:
     raise Terminated
+
+
+class InterruptRequest:
+    """Turns the first Ctrl-C or SIGTERM into a request that a training loop honours between two steps.
+
+    Used as a context manager around the loop: `requested` tells that it is time to save, and `honour` then ends the
+    script as the signal would have. A second signal ends it at once.
+    """
+
+    def __init__(self):
+        self.requested: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "InterruptRequest":
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: object) -> None:
+        if self.requested is not None:
+            self.honour()
+        self.requested = signum
+
+    def honour(self) -> None:
+        """Raises what the signal stands for."""
+        raise KeyboardInterrupt if self.requested == signal.SIGINT else Terminated
 
 
 def start_run(params: CommonParams, stage: str) -> Run:

@@ -1,0 +1,67 @@
+"""Trains the utility network f_T to recognise UCF101 actions, on raw or anonymized frames.
+
+The result on raw frames starts the minimax; on the frames of another anonymizer it is that method's f_T, and its
+accuracy is the paper's Criterion 1. Writes <run>/ft_action.pth.
+"""
+
+import sys
+from pathlib import Path
+
+if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from anonymization_training.initialisation import Obfuscator, recognition_accuracy, recognition_step
+from anonymization_training.minimax import Updater
+from anonymization_training.params_anonymization import INIT_UTILITY, InitUtilityParams
+from anonymization_training.step_loop import StepLoop, planned_steps
+from anonymization_training.training_batches import PersonMasks, Sampling, clip_source, load_training_data
+from aux_code import config
+from aux_code.checkpoints import build_meta, save_checkpoint
+from aux_code.model_loaders import load_anonymizer, load_ft_model
+from aux_code.parameters import parse
+from aux_code.runs import run_script, start_run
+from aux_code.training_state import TrainingState, detached_copy
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Builds, trains, judges, saves."""
+    params = parse(INIT_UTILITY, argv, __doc__)
+    run = start_run(params, "init_utility")
+    data = load_training_data(params, with_images=False)
+    anonymizer = load_anonymizer(params.anonymizer)
+    masks = person_masks(params) if anonymizer.requires_boxes else None
+    obfuscate = Obfuscator(anonymizer, run.device)
+    ft = load_ft_model(params.ft_arch, params.init_weights or None, num_classes=data.train.num_classes).to(run.device)
+    updater = Updater(ft, params.learning_rate, params.precision, run.device, gradient_clip=0.0)
+    output = run.folder / "ft_action.pth"
+    state = TrainingState(run.folder / "ft_action_state.pth", vars(params), {"ft": ft, "updater": updater},
+                          params.minutes_between_saves)  # fmt: skip
+    if state.is_complete(output, params.resume):
+        return
+    views = "triplet" if params.omega > 0 else "ce"
+    sampling = Sampling(params.clip_length, params.stride, params.size, views, 0, params.seed)
+    clips = clip_source(data.train, sampling, data.cache, params, run.folder, masks)
+    n_steps = planned_steps(params, clips.steps_per_epoch)
+    position = state.restore(params.resume) or {"step": 0}
+    loop = StepLoop(run, params, state, [updater], clips.steps_per_epoch, "init f_T", 0, n_steps, lambda *_: None)
+    loop.train(
+        position,
+        zip(clips.batches(position["step"], n_steps - position["step"])),
+        lambda batch: recognition_step(ft, obfuscate, batch, params.omega, params.margin, updater),
+    )
+    accuracy = recognition_accuracy(ft, obfuscate, data.validation, data.cache, params, masks, device=run.device)
+    inputs = {"anonymizer": params.anonymizer, "init_weights": params.init_weights}
+    meta = build_meta("init_utility", {"ft": ft.architecture}, params, inputs, {"validation_top1": accuracy})
+    checkpoint = {"ft_model_state_dict": detached_copy(ft), "epoch": params.epochs, "meta": meta}
+    save_checkpoint(output, checkpoint)
+    state.finish()
+    sys.stdout.write(f"{run.folder / 'ft_action.pth'}: top-1 by video on the validation part {accuracy:.3f}\n")
+
+
+def person_masks(params: InitUtilityParams) -> PersonMasks:
+    """The masks for blur and blacken, from --boxes or person_boxes.csv in the data set's folder."""
+    return PersonMasks(params.boxes or config.UCF101_ROOT / "person_boxes.csv", config.UCF101_ROOT)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,271 @@
+"""The minimax training of TeD-SPAD: its two steps and its epoch (paper, section 3 and Algorithm 1).
+
+Step 1 updates the anonymizer f_A to minimise  w_T * L_T - w_B * L_B.
+Step 2, with f_A frozen, lets the utility network f_T minimise L_T and the privacy (budget) network f_B minimise L_B.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from anonymization_training.training_batches import ClipBatch, ImageBatch
+from aux_code.layout import apply_per_frame
+from aux_code.losses.nt_xent import nt_xent_loss
+from aux_code.losses.temporal import (
+    local_local_temporal_contrastive_loss,
+    temporal_invariance_loss,
+    temporally_distinct_loss,
+)
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss became NaN or infinite; the message names the loss."""
+
+
+@dataclass
+class Networks:
+    """The players. `teacher` is f_T as it was before the training, on raw clips; None without distillation."""
+
+    fa: nn.Module
+    ft: nn.Module
+    fb: nn.Module
+    teacher: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised; the fields are those of TrainAnonymizerParams."""
+
+    utility_loss: str
+    omega: float
+    margin: float
+    temperature: float
+    utility_weight: float
+    budget_weight: float
+    budget_positives: str
+    ce_on_all_clips: bool
+    distillation_weight: float
+    batch_norm: str
+    recompute_chunk: int
+
+
+class Updater:
+    """One network's optimizer with autocast, gradient scaling and clipping."""
+
+    def __init__(
+        self, net: nn.Module, learning_rate: float, precision: str, device: torch.device, gradient_clip: float
+    ):
+        self.net, self.device, self.gradient_clip = net, device, gradient_clip
+        self.learning_rate, self.n_updates = learning_rate, 0
+        self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=learning_rate)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Forward passes run in it."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def update(self, loss: Tensor) -> None:
+        """Backward pass and one step of the optimizer."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.gradient_clip > 0:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.n_updates += 1
+
+    def state_dict(self) -> dict:
+        """Optimizer and scaler."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "n_updates": self.n_updates,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """See state_dict."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.n_updates = state["n_updates"]
+
+
+@contextlib.contextmanager
+def frozen(*nets: nn.Module) -> Iterator[None]:
+    """No gradient is computed for these networks' parameters inside; gradients still pass through them."""
+    parameters = [p for net in nets for p in net.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def normalising_by(statistics: str, *nets: nn.Module) -> Iterator[None]:
+    """Sets which batch-norm statistics frozen networks use, and leaves their running statistics as they are.
+
+    Args:
+        statistics: "batch" (the batch's own, as the adversaries themselves see it in step 2) or "running" (eval mode).
+        nets: networks whose modes are restored afterwards.
+    """
+    modes = [(module, module.training) for net in nets for module in net.modules()]
+    norms = [m for m, _ in modes if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked.clone() if norm.num_batches_tracked is not None else None for norm in norms]
+    for net in nets:
+        net.train(statistics == "batch")
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            if count is not None:
+                norm.num_batches_tracked.copy_(count)
+        for module, mode in modes:
+            module.training = mode
+
+
+def step_anonymizer(
+    networks: Networks, clips: ClipBatch, images: ImageBatch, objective: Objective, updater: Updater
+) -> dict[str, float]:
+    """Step 1: one update of f_A; f_T and f_B are left as they are, down to their batch-norm statistics.
+
+    Returns:
+        The named losses; `step1/total` is what was minimised.
+
+    Raises:
+        NonFiniteLoss: before anything was updated.
+    """
+    others = [networks.ft, networks.fb]
+    with frozen(*others), normalising_by(objective.batch_norm, *others), updater.autocast():
+        utility, parts = utility_loss(networks, clips, objective)
+        budget = budget_loss(networks, clips, images, objective)
+        total = objective.utility_weight * utility - objective.budget_weight * budget
+        losses = finite({"step1/total": total, "step1/utility": utility, "step1/budget": budget}, "step1/", parts)
+    updater.update(total)
+    return losses
+
+
+def step_adversaries(
+    networks: Networks, clips: ClipBatch, images: ImageBatch, objective: Objective,
+    ft_updater: Updater, fb_updater: Updater,
+) -> dict[str, float]:  # fmt: skip
+    """Step 2: one update of f_T and one of f_B on f_A's output; f_A runs without gradient.
+
+    Returns:
+        The named losses.
+
+    Raises:
+        NonFiniteLoss: before anything was updated.
+    """
+    networks.ft.train()
+    networks.fb.train()
+    with ft_updater.autocast():
+        utility, parts = utility_loss(networks, clips, objective, through_fa=False)
+        budget = budget_loss(networks, clips, images, objective, through_fa=False)
+        losses = finite({"step2/utility": utility, "step2/budget": budget}, "step2/", parts)
+    ft_updater.update(utility)
+    fb_updater.update(budget)
+    return losses
+
+
+def step_utility(networks: Networks, clips: ClipBatch, objective: Objective, updater: Updater) -> dict[str, float]:
+    """The part of step 2 that concerns f_T: f_A is frozen. It settles f_T's statistics after the minimax."""
+    networks.ft.train()
+    with updater.autocast():
+        utility, parts = utility_loss(networks, clips, objective, through_fa=False)
+        losses = finite({"settle/utility": utility}, "settle/", parts)
+    updater.update(utility)
+    return losses
+
+
+def utility_loss(
+    networks: Networks, batch: ClipBatch, objective: Objective, through_fa: bool = True
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_T on anonymized clips: cross-entropy + omega * the term of `utility_loss` + distillation.
+
+    All clips of the batch pass f_T together, so that its batch statistics are the same whichever loss is on.
+
+    Args:
+        through_fa: let the gradient reach f_A.
+
+    Returns:
+        The loss and its named parts.
+    """
+    n_views, n_videos = batch.clips.shape[:2]
+    clips = batch.clips.flatten(0, 1)
+    anonymized = anonymize(networks.fa, clips, objective.recompute_chunk, through_fa)
+    features = networks.ft.extract_features(anonymized)
+    logits, embedding = networks.ft.classify(features)
+    if objective.ce_on_all_clips:
+        cross_entropy = F.cross_entropy(logits, batch.labels.repeat(n_views))
+    else:
+        cross_entropy = F.cross_entropy(logits[:n_videos], batch.labels)
+    parts = {"cross_entropy": cross_entropy}
+    total = cross_entropy
+    if objective.utility_loss != "ce":
+        parts[objective.utility_loss] = temporal_term(embedding.float().unflatten(0, (n_views, n_videos)), objective)
+        total = total + objective.omega * parts[objective.utility_loss]
+    if networks.teacher is not None and objective.distillation_weight > 0:
+        with torch.no_grad():
+            target = networks.teacher.extract_features(clips)
+        parts["distillation"] = 1 - F.cosine_similarity(features.float(), target.float(), dim=1).mean()
+        total = total + objective.distillation_weight * parts["distillation"]
+    return total, parts
+
+
+def temporal_term(embedding: Tensor, objective: Objective) -> Tensor:
+    """The term beside the cross-entropy, of embeddings (K, B, D) of K clips of each video."""
+    if objective.utility_loss == "triplet":
+        anchor, positive, negative = embedding
+        return temporally_distinct_loss(anchor, positive, negative, objective.margin)
+    if objective.utility_loss == "invariance":
+        return temporal_invariance_loss(embedding[0], embedding[1], objective.temperature)
+    first, second = embedding.transpose(0, 1).chunk(2, dim=1)
+    return local_local_temporal_contrastive_loss(first, second, objective.temperature)
+
+
+def budget_loss(
+    networks: Networks, clips: ClipBatch, images: ImageBatch, objective: Objective, through_fa: bool = True
+) -> Tensor:
+    """L_B: NT-Xent of f_B on anonymized pictures; positives are two views of an image, or two frames of a video."""
+    if objective.budget_positives == "frames":
+        # First frame of the first clip and last frame of the last clip: two times of the video.
+        pair = torch.stack([clips.clips[0][:, :, 0], clips.clips[-1][:, :, -1]])
+    else:
+        pair = images.views
+    with contextlib.nullcontext() if through_fa else torch.no_grad():
+        anonymized = networks.fa(pair.flatten(0, 1))
+    first, second = networks.fb(anonymized).chunk(2)
+    return nt_xent_loss(first, second, objective.temperature)
+
+
+def anonymize(fa: nn.Module, clips: Tensor, recompute_chunk: int, with_gradient: bool) -> Tensor:
+    """f_A on clips (B, 3, T, H, W), with or without gradient."""
+    with contextlib.nullcontext() if with_gradient else torch.no_grad():
+        return apply_per_frame(fa, clips, chunk=recompute_chunk, recompute=recompute_chunk > 0 and with_gradient)
+
+
+def finite(totals: dict[str, Tensor], prefix: str, parts: dict[str, Tensor]) -> dict[str, float]:
+    """The losses as numbers.
+
+    Raises:
+        NonFiniteLoss: one of them is NaN or infinite.
+    """
+    values = {name: loss.item() for name, loss in totals.items()}
+    values |= {prefix + name: loss.item() for name, loss in parts.items()}
+    for name, value in values.items():
+        if value != value or abs(value) == float("inf"):
+            raise NonFiniteLoss(f"{name} is {value}")
+    return values

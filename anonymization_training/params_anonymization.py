@@ -1,0 +1,221 @@
+"""Parameters of stage 1: the three initialisations and the minimax training. Presets are instances."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from aux_code.parameters import CommonParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageParams(CommonParams):
+    """What all four scripts of the stage share."""
+
+    size: int = 224
+    """Height and width in pixels of the frames that the networks see (paper: 224)."""
+    batch_videos: int = 8
+    """Videos per batch (paper and release: 8)."""
+    batch_images: int = 12
+    """Images per batch, each with two views where views are used (release: 12)."""
+    clip_length: int = 16
+    """Frames per clip (paper: 16)."""
+    stride: int = 2
+    """Video frames from one frame of a clip to the next (paper: 2)."""
+    epochs: int = 100
+    """Passes over the training videos; for init_privacy over the training images."""
+    max_steps: int = 0
+    """Stop after this many optimisation steps; 0 runs all epochs (ours, for try-outs and tests)."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises linearly from 0 (ours; the release's warm-up is read by nothing)."""
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = "constant"
+    """Learning rate after the warm-up; plateau: divided by 5 when the epoch's loss does not fall (release)."""
+    final_learning_rate_factor: float = 0.0
+    """Where linear and cosine end, as a share of the base learning rate (ours)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Autocast type; fp16 comes with a gradient scaler (the release uses fp16 without one)."""
+    validation_fraction: float = 0.1
+    """Share of the training videos, by group, that choose `best` and are not trained on (ours)."""
+    minutes_between_saves: float = 5.0
+    """Least time between two saves of the state that --resume needs (ours)."""
+    n_workers: int = 4
+    """Processes that decode; 0 decodes in the training process (ours)."""
+    cache_megabytes: int = 0
+    """Memory for decoded videos and images, so that small sets are decoded once; 0 decodes every time (ours)."""
+    max_unreadable_share: float = 0.01
+    """Share of unreadable files above which the run stops (ours)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitAnonymizerParams(StageParams):
+    """L1 reconstruction, so that f_A starts as the identity (release: Adam 1e-3, batch 32, at most 100 epochs)."""
+
+    fa_arch: str = "unet++"
+    """Architecture of the anonymizer f_A (release: unet++)."""
+    output_channels: int = 3
+    """3: colour; 1: grey, repeated to three channels (ours: the narrow output of ted_spad_plus)."""
+    output_scale: float = 1.0
+    """Resolution of f_A's output relative to its input, brought back by nearest neighbours (ours)."""
+    output_noise: float = 0.0
+    """Standard deviation, in pixel values of [0, 1], of the noise added to every released frame (ours)."""
+    learning_rate: float = 1e-3
+    """Adam (release: 1e-3)."""
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = "plateau"
+    """Release: divided by 5 on stagnation."""
+    frames_per_video: int = 2
+    """Frames drawn from each video of a batch (ours)."""
+    batch_videos: int = 8
+    """Videos per batch; 8 videos x 2 frames + 16 images = the release's batch of 32."""
+    batch_images: int = 16
+    """Images per batch; see batch_videos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitUtilityParams(StageParams):
+    """Action recognition on UCF101, on raw or anonymized frames: f_T's start, and the f_T of the comparison methods."""
+
+    ft_arch: str = "largei3d"
+    """Architecture of the utility network f_T (paper: I3D with ResNet-50)."""
+    anonymizer: str = "raw"
+    """raw, downsample2x, downsample4x, blur, blacken or a checkpoint: what f_T's input passes through."""
+    boxes: str = ""
+    """CSV of person boxes for blur and blacken; empty: person_boxes.csv in the data set's folder."""
+    init_weights: str = ""
+    """Local file of Kinetics-400 or other weights to start from; empty: random initialisation."""
+    learning_rate: float = 1e-4
+    """Adam (paper: 1e-4)."""
+    omega: float = 0.0
+    """Weight of the temporally-distinct triplet loss (paper: none in the initialisation)."""
+    margin: float = 1.0
+    """Margin mu of the triplet loss (paper: 1)."""
+    epochs: int = 30
+    """Passes over the training videos (ours; the paper starts from Kinetics weights)."""
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = "cosine"
+    """Ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitPrivacyParams(StageParams):
+    """NT-Xent on two views of VISPR images without labels: f_B's start (the release lacks this script)."""
+
+    fb_arch: str = "r50"
+    """Architecture of the privacy network f_B (paper: ResNet-50)."""
+    batch_images: int = 64
+    """Images per batch, two views each (ours)."""
+    learning_rate: float = 1e-4
+    """Adam (paper: 1e-4)."""
+    temperature: float = 0.1
+    """NT-Xent temperature (release: 0.1)."""
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = "cosine"
+    """Ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAnonymizerParams(StageParams):
+    """The minimax training. Without a suffix a preset is TeD-SPAD; `_spact` is omega = 0 without the triplet."""
+
+    init_fa: str = ""
+    """Checkpoint of init_anonymizer; empty: where the script of the same preset writes it."""
+    init_ft: str = ""
+    """Checkpoint of init_utility; empty: where the script of the same preset writes it."""
+    init_fb: str = ""
+    """Checkpoint of init_privacy; empty: where the script of the same preset writes it."""
+    utility_loss: Literal["ce", "triplet", "lltc", "invariance"] = "triplet"
+    """Cross-entropy alone (SPAct), or beside it the triplet (TeD-SPAD), LLTC or invariance (Tables 2, 3)."""
+    omega: float = 0.1
+    """Weight of the term beside the cross-entropy (paper: 0.1)."""
+    margin: float = 1.0
+    """Margin mu of the triplet loss (paper: 1)."""
+    negative_distance: int = 0
+    """Frames from the anchor's last frame to the negative's first (Table 6); 0: any other time (paper)."""
+    ce_on_all_clips: bool = False
+    """Cross-entropy on anchor, positive and negative instead of the anchor alone (ours)."""
+    distillation_weight: float = 0.0
+    """Weight of 1 - cosine between f_T's feature of the anonymized clip and that of init_ft of the raw clip (ours)."""
+    utility_weight: float = 0.7
+    """w_T in step 1 (release: 0.7)."""
+    budget_weight: float = 1.0
+    """w_B in step 1 (release: 1.0)."""
+    budget_positives: Literal["views", "frames"] = "views"
+    """NT-Xent positives: two views of an image (release) or two frames of a video (paper)."""
+    temperature: float = 0.1
+    """NT-Xent temperature (release: 0.1)."""
+    alternate: Literal["steps", "batches"] = "steps"
+    """Both steps on each batch (paper, Algorithm 1), or one step per batch in turn (release)."""
+    adversary_steps: int = 1
+    """How often step 2 is taken per step 1 on the same batch (paper: 1)."""
+    batch_norm: Literal["batch", "running"] = "batch"
+    """Statistics of f_T and f_B in step 1. The release takes running ones, which a strong f_A attacks."""
+    fa_batch_norm: Literal["batch", "running"] = "batch"
+    """Statistics of f_A in both steps; it is released with running ones (ours)."""
+    learning_rate: float = 1e-4
+    """Adam, base value (paper: 1e-4)."""
+    fa_learning_rate_factor: float = 1.0
+    """On f_A's learning rate (paper: 1; release: 0.4)."""
+    ft_learning_rate_factor: float = 1.0
+    """On f_T's learning rate (paper and release: 1)."""
+    fb_learning_rate_factor: float = 1.0
+    """On f_B's learning rate (paper and release: 1)."""
+    gradient_clip: float = 1.0
+    """Largest norm of f_A's gradient (ours); 0: not clipped."""
+    recompute_chunk: int = 16
+    """Frames per chunk of f_A whose activations are computed again in the backward pass; 0 keeps all (ours)."""
+    epochs: int = 80
+    """Passes over the training videos (paper: 80; release: 100)."""
+    settle_epochs: int = 1
+    """Passes after the minimax in which f_A is frozen and f_T goes on learning (ours: its statistics lag behind)."""
+    validate_every: int = 5
+    """Epochs from one validation to the next (ours)."""
+
+
+PAPER_INIT_ANONYMIZER = InitAnonymizerParams()
+MINIATURE_INIT_ANONYMIZER = InitAnonymizerParams(
+    fa_arch="small", size=48, learning_rate=3e-3, schedule="cosine", epochs=3, clip_length=8, stride=2,
+    batch_videos=16, batch_images=16, precision="fp32", n_workers=0, cache_megabytes=2000, n_threads=1,
+)  # fmt: skip
+INIT_ANONYMIZER = {
+    "paper": PAPER_INIT_ANONYMIZER,
+    "miniature": MINIATURE_INIT_ANONYMIZER,
+    "paper_ted_spad_plus": replace(PAPER_INIT_ANONYMIZER, output_channels=1, output_scale=0.5, output_noise=0.05),
+    "miniature_ted_spad_plus": replace(
+        MINIATURE_INIT_ANONYMIZER, output_channels=1, output_scale=0.5, output_noise=0.05
+    ),
+}
+
+PAPER_INIT_UTILITY = InitUtilityParams()
+INIT_UTILITY = {
+    "paper": PAPER_INIT_UTILITY,
+    "miniature": InitUtilityParams(
+        ft_arch="small", size=48, learning_rate=2e-3, epochs=10, clip_length=8, stride=2, batch_videos=16,
+        precision="fp32", n_workers=0, cache_megabytes=2000, n_threads=1,
+    ),
+}  # fmt: skip
+
+INIT_PRIVACY = {
+    "paper": InitPrivacyParams(),
+    "miniature": InitPrivacyParams(
+        fb_arch="small", size=48, learning_rate=2e-3, epochs=6, batch_images=48, precision="fp32", n_workers=0,
+        cache_megabytes=2000, n_threads=1,
+    ),
+}  # fmt: skip
+
+PAPER = TrainAnonymizerParams()
+MINIATURE = TrainAnonymizerParams(
+    size=48, clip_length=8, stride=2, batch_videos=8, batch_images=24, epochs=3, settle_epochs=1,
+    learning_rate=1e-3, schedule="linear", final_learning_rate_factor=0.1, utility_weight=1.0, budget_weight=1.0,
+    precision="fp32", recompute_chunk=0, n_workers=0, cache_megabytes=2000, validate_every=1, n_threads=1,
+)  # fmt: skip
+SPACT = {"utility_loss": "ce", "omega": 0.0}
+PLUS = {"distillation_weight": 1.0, "ce_on_all_clips": True}
+RELEASE = replace(
+    PAPER, learning_rate=1e-5, fa_learning_rate_factor=0.4, epochs=100, alternate="batches", batch_norm="running",
+    precision="fp16", gradient_clip=0.0, settle_epochs=0,
+)  # fmt: skip
+TRAIN_ANONYMIZER = {
+    "paper": PAPER,
+    "paper_spact": replace(PAPER, **SPACT),
+    "paper_ted_spad_plus": replace(PAPER, **PLUS),
+    "release": RELEASE,
+    "miniature": MINIATURE,
+    "miniature_spact": replace(MINIATURE, **SPACT),
+    "miniature_spact_equal_compute": replace(MINIATURE, **SPACT, epochs=2 * MINIATURE.epochs),
+    "miniature_ted_spad_plus": replace(MINIATURE, **PLUS),
+}
