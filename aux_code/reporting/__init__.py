@@ -1,0 +1,1 @@
+"""From the stages' result files to tables, plots, a report and a summary."""

@@ -1,0 +1,79 @@
+"""How long the rest will take: durations of the same stage, measured in this run and in earlier ones."""
+
+import statistics
+from collections import defaultdict
+
+from aux_code import config
+from aux_code.checkpoints import read_json
+from aux_code.errors import UserError
+from aux_code.pipeline.tasks import Task
+
+FIRST_GUESS_SECONDS = {"miniature": 45.0, "init_privacy": 30.0, "train_anonymizer": 120.0, "train_privacy": 60.0}
+"""Miniature preset on two cores, until something is measured."""
+OTHER_GUESS_SECONDS = 25.0
+
+
+class Estimates:
+    """Expected seconds per task."""
+
+    def __init__(self, tasks: list[Task]):
+        self.of_task: dict[str, float] = {}
+        self.of_stage: dict[tuple[str, str], list[float]] = defaultdict(list)
+        known = {task.name: task for task in tasks}
+        for path in sorted((config.LOGS_ROOT / "reproduce").glob("*.done.json")):
+            try:
+                stamp = read_json(path)
+                seconds = stamp["finished"] - stamp["started"]
+            except (UserError, KeyError, TypeError):
+                continue
+            if stamp["task"] in known:
+                self.of_task[stamp["task"]] = seconds
+            self.of_stage[stamp["stage"], _scale(stamp["task"])].append(seconds)
+
+    def learn(self, task: Task, seconds: float) -> None:
+        """Takes in a measured duration."""
+        self.of_task[task.name] = seconds
+        self.of_stage[task.stage, _scale(task.name)].append(seconds)
+
+    def seconds(self, task: Task) -> float | None:
+        """Expected duration: this task's last one, else the median of its stage, else a guess (miniature only)."""
+        if task.name in self.of_task:
+            return self.of_task[task.name]
+        measured = self.of_stage.get((task.stage, _scale(task.name)))
+        if measured:
+            return statistics.median(measured)
+        if _scale(task.name) == "miniature":
+            return FIRST_GUESS_SECONDS.get(task.stage, OTHER_GUESS_SECONDS)
+        return None
+
+    def longest_chain(self, tasks: list[Task]) -> dict[str, float]:
+        """Task -> expected seconds of the longest chain of tasks that begins with it: what is started first."""
+        users = defaultdict(list)
+        for task in tasks:
+            for name in task.needs:
+                users[name].append(task.name)
+        chain: dict[str, float] = {}
+        for task in reversed(tasks):
+            chain[task.name] = (self.seconds(task) or 1.0) + max((chain[n] for n in users[task.name]), default=0.0)
+        return chain
+
+    def seconds_left(self, waiting: list[Task], running: list[tuple[Task, float]], jobs: int) -> float | None:
+        """Expected seconds to the end of the last task; None while a stage's duration is unknown.
+
+        Args:
+            waiting: not started.
+            running: (task, seconds it has run).
+            jobs: how many run at once.
+        """
+        waits = [self.seconds(task) for task in waiting]
+        runs = [(self.seconds(task), elapsed) for task, elapsed in running]
+        if any(s is None for s in waits) or any(s is None for s, _ in runs):
+            return None
+        rests = [max(s - elapsed, 0.1 * elapsed) for s, elapsed in runs]
+        longest = max([*rests, *waits], default=0.0)
+        return max((sum(waits) + sum(rests)) / jobs, longest)
+
+
+def _scale(task_name: str) -> str:
+    """Durations of the miniature say nothing about the paper's scale."""
+    return "miniature" if "miniature_s" in task_name else "paper"

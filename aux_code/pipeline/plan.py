@@ -1,0 +1,233 @@
+"""Methods and seeds -> the list of tasks: which scripts run with which options, and what each waits for."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aux_code import config
+from aux_code.checkpoints import read_json
+from aux_code.errors import UserError
+from aux_code.pipeline.methods import DATASETS, METHODS, Attacker, Method
+from aux_code.pipeline.tasks import Task
+
+ParametersOf = Callable[[str, str], dict[str, Any]]
+"""(script, preset) -> the preset's resolved parameters; raises UserError for a preset that the script does not have."""
+
+STAGE_1 = "anonymization_training/"
+RENDER = "-m aux_code.miniature"
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What decides the plan besides methods and seeds."""
+
+    preset: str
+    """paper or miniature."""
+    datasets: tuple[str, ...] = DATASETS
+    """Surveillance sets of the table."""
+    machine_arguments: tuple[str, ...] = ()
+    """Passed to every script: device and threads."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of every task."""
+    utility_weights: str = ""
+    """File of weights from which init_utility starts (the paper: Kinetics-400); empty: random."""
+
+
+def build_plan(
+    methods: Iterable[str], seeds: Iterable[int], settings: PlanSettings, parameters_of: ParametersOf
+) -> list[Task]:
+    """Every task of the methods and seeds, each after those it needs.
+
+    Raises:
+        UserError: unknown method, or a preset that a script does not have.
+    """
+    names = list(dict.fromkeys(methods))
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise UserError(f"--methods {' '.join(unknown)}: unknown; the methods are: {', '.join(METHODS)}")
+    tasks: list[Task] = []
+    for seed in dict.fromkeys(seeds):
+        builder = _SeedPlan(settings, seed, parameters_of)
+        for name in names:
+            builder.add_method(METHODS[name])
+        tasks += builder.tasks.values()
+    return tasks
+
+
+def run_id(preset: str, seed: int, name: str) -> str:
+    """Name of the run of a method (or of a shared initialisation)."""
+    return f"{preset}_s{seed}_{name}"
+
+
+def privacy_result(preset: str, seed: int, method: str, attacker: Attacker) -> Path:
+    """Where stage 2 writes the result of one attacker."""
+    return config.RESULTS_ROOT / f"privacy_{run_id(preset, seed, method)}{attacker.suffix}.json"
+
+
+def anomaly_result(preset: str, seed: int, method: str, dataset: str) -> Path:
+    """Where stage 4 writes the result of one data set."""
+    return config.RESULTS_ROOT / f"anomaly_{dataset}_{run_id(preset, seed, method)}.json"
+
+
+def anomaly_scores(preset: str, seed: int, method: str, dataset: str) -> Path:
+    """Where stage 4 writes the clip scores of the test videos."""
+    return config.RESULTS_ROOT / f"anomaly_{dataset}_{run_id(preset, seed, method)}_scores.npz"
+
+
+def anonymizer_argument(preset: str, seed: int, method: Method) -> str:
+    """What the later stages take as --anonymizer."""
+    if method.kind == "given":
+        return method.name
+    if method.kind == "reconstruction":
+        return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, "init_anonymizer") / "fa_recon.pth")
+    return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, method.name) / "last.pth")
+
+
+def miniature_root(seed: int) -> Path:
+    """Where the embedded benchmark of a seed lies: the user's data folder if it is one, else below ARTIFACT_ROOT."""
+    manifest = config.DATA_ROOT / "miniature.json"
+    if manifest.is_file() and read_json(manifest).get("seed") == seed:
+        return config.DATA_ROOT
+    return config.ARTIFACT_ROOT / "miniature_data" / f"seed_{seed}"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a task needs to be told beyond what all tasks of a seed share."""
+
+    script: str
+    run: str
+    """Name of the run within preset and seed."""
+    method: str
+    outputs: tuple[Path, ...]
+    arguments: tuple[str, ...] = ()
+    reads: tuple[tuple[Path | str, str], ...] = ()
+    """(file, task that makes it) pairs; names such as raw, which no task makes, are passed with an empty task."""
+    preset_suffix: str = ""
+    task_prefix: str = ""
+    """Tells tasks of the same run apart."""
+    own_folder: Path | None = None
+    """As in Task."""
+
+
+class _SeedPlan:
+    """Collects the tasks of one seed; what several methods share is added once."""
+
+    def __init__(self, settings: PlanSettings, seed: int, parameters_of: ParametersOf):
+        self.settings, self.seed, self.parameters_of = settings, seed, parameters_of
+        self.tasks: dict[str, Task] = {}
+        self.data: tuple[Path, str] | None = None
+        if settings.preset == "miniature":
+            self._add_rendering()
+
+    def add_method(self, method: Method) -> None:
+        """All stages of one row."""
+        anonymizer = anonymizer_argument(self.settings.preset, self.seed, method)
+        if method.kind == "trained":
+            maker = self._train(method)
+            utility = (anonymizer, maker)
+        else:
+            maker = self._init_anonymizer("") if method.kind == "reconstruction" else ""
+            utility = self._init_utility(method.name, (anonymizer, maker))
+        for attacker in method.attackers:
+            self._privacy(method, (anonymizer, maker), attacker)
+        for dataset in self.settings.datasets:
+            self._anomaly(method, dataset, (anonymizer, maker), utility)
+
+    def _add_rendering(self) -> None:
+        root = miniature_root(self.seed)
+        name = self._run("render")
+        self.data = (root / "miniature.json", name)
+        arguments = (str(root), "--seed", str(self.seed))
+        self.tasks[name] = Task(name, RENDER, "shared", self.seed, arguments, outputs=(self.data[0],))
+
+    def _init_anonymizer(self, suffix: str) -> str:
+        run = f"init_anonymizer{suffix}"
+        output = self._folder(run) / "fa_recon.pth"
+        return self._add(_Step(STAGE_1 + "init_anonymizer.py", run, "shared", (output,), preset_suffix=suffix))
+
+    def _init_utility(self, method_name: str, anonymizer: tuple[str, str]) -> tuple[Path, str]:
+        run = f"init_utility_{method_name}"
+        output = self._folder(run) / "ft_action.pth"
+        weights = self.settings.utility_weights
+        arguments = ("--anonymizer", anonymizer[0], *(("--init_weights", weights) if weights else ()))
+        step = _Step(STAGE_1 + "init_utility.py", run, method_name, (output,), arguments, (anonymizer,))
+        return output, self._add(step)
+
+    def _init_privacy(self) -> tuple[Path, str]:
+        output = self._folder("init_privacy") / "fb_ssl.pth"
+        return output, self._add(_Step(STAGE_1 + "init_privacy.py", "init_privacy", "shared", (output,)))
+
+    def _train(self, method: Method) -> str:
+        suffix = method.preset_suffix if method.own_initialisation else ""
+        fa = (self._folder(f"init_anonymizer{suffix}") / "fa_recon.pth", self._init_anonymizer(suffix))
+        ft, fb = self._init_utility("raw", ("raw", "")), self._init_privacy()
+        parts = {"--init_fa": fa, "--init_ft": ft, "--init_fb": fb}
+        files = tuple(word for option, (path, _) in parts.items() for word in (option, str(path)))
+        output = self._folder(method.name) / "last.pth"
+        step = _Step(
+            STAGE_1 + "train_anonymizer.py", method.name, method.name, (output,), files + method.options,
+            tuple(parts.values()), method.preset_suffix,
+        )  # fmt: skip
+        return self._add(step)
+
+    def _privacy(self, method: Method, anonymizer: tuple[str, str], attacker: Attacker) -> None:
+        result = privacy_result(self.settings.preset, self.seed, method.name, attacker)
+        arguments = ("--anonymizer", anonymizer[0], *attacker.options)
+        run = method.name + attacker.suffix
+        script = "privacy_training/train_privacy.py"
+        self._add(_Step(script, run, method.name, (result,), arguments, (anonymizer,), task_prefix="privacy_"))
+
+    def _anomaly(
+        self, method: Method, dataset: str, anonymizer: tuple[str, str], utility: tuple[Path | str, str]
+    ) -> None:
+        preset, seed, name = self.settings.preset, self.seed, method.name
+        features = config.FEATURES_ROOT / dataset / self._run(name)
+        manifest = features / "manifest.json"
+        arguments = ("--dataset", dataset, "--anonymizer", anonymizer[0], "--utility", str(utility[0]))
+        extraction = self._add(
+            _Step(
+                "feature_extraction/dali_extraction.py", name, name, (manifest,),
+                (*arguments, "--output", str(features)), (anonymizer, utility), task_prefix=f"extraction_{dataset}_",
+                own_folder=features,
+            )
+        )  # fmt: skip
+        results = (anomaly_result(preset, seed, name, dataset), anomaly_scores(preset, seed, name, dataset))
+        self._add(
+            _Step(
+                "anomaly_detection_mgfn/main.py", name, name, results,
+                ("--dataset", dataset, "--features", str(features)), ((manifest, extraction),),
+                task_prefix=f"anomaly_{dataset}_",
+            )
+        )  # fmt: skip
+
+    def _add(self, step: _Step) -> str:
+        """Adds the task of a step unless it is there; returns its name."""
+        name = step.task_prefix + self._run(step.run)
+        if name in self.tasks:
+            return name
+        preset = self.settings.preset + step.preset_suffix
+        reads = [(Path(path), maker) for path, maker in step.reads if maker]
+        environment = dict(self.settings.environment)
+        if self.data:
+            reads.insert(0, self.data)
+            environment["TED_SPAD_DATA_ROOT"] = str(self.data[0].parent)
+        self.tasks[name] = Task(
+            name, step.script, step.method, self.seed,
+            ("--preset", preset, "--run_id", self._run(step.run), "--seed", str(self.seed), *step.arguments),
+            outputs=step.outputs,
+            inputs=tuple(dict.fromkeys(path for path, _ in reads)),
+            needs=tuple(dict.fromkeys(maker for _, maker in reads)),
+            machine_arguments=self.settings.machine_arguments,
+            environment=environment,
+            own_folder=step.own_folder,
+            parameters=self.parameters_of(step.script, preset),
+        )  # fmt: skip
+        return name
+
+    def _run(self, name: str) -> str:
+        return run_id(self.settings.preset, self.seed, name)
+
+    def _folder(self, name: str) -> Path:
+        return config.SAVED_MODELS_ROOT / self._run(name)

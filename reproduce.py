@@ -1,0 +1,174 @@
+"""The main job: runs the stages for every method of a table, then writes results/{summary.json,tables.md,report.html}.
+
+python reproduce.py --preset miniature                 Table 8 on the embedded benchmark, no data needed
+python reproduce.py --preset paper                     Table 8 on the real data sets named in aux_code/config.py
+python reproduce.py --methods raw ted_spad --seeds 0 1 2
+python reproduce.py --dry_run                          prints the commands instead of running them
+
+What is finished is not done again; what was interrupted goes on.
+"""
+
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+if str(Path(__file__).resolve().parent) not in sys.path:
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import torch
+
+from anomaly_detection_mgfn import params_mgfn
+from anonymization_training import params_anonymization
+from aux_code.errors import UserError
+from aux_code.parameters import parse
+from aux_code.pipeline.executor import run_tasks
+from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_8
+from aux_code.pipeline.plan import PlanSettings, build_plan
+from aux_code.pipeline.preparation import describe_plan, missing_inputs, worked_seconds
+from aux_code.pipeline.status import StatusDisplay
+from aux_code.reporting.report import write_all
+from aux_code.reporting.results import collect_results
+from aux_code.runs import choose_device, run_script
+from feature_extraction import params_feature_extraction
+from privacy_training import params_privacy
+
+TABLES = ("8", *ABLATION_TABLES)
+
+PRESETS_OF_SCRIPT = {
+    "anonymization_training/init_anonymizer.py": params_anonymization.INIT_ANONYMIZER,
+    "anonymization_training/init_utility.py": params_anonymization.INIT_UTILITY,
+    "anonymization_training/init_privacy.py": params_anonymization.INIT_PRIVACY,
+    "anonymization_training/train_anonymizer.py": params_anonymization.TRAIN_ANONYMIZER,
+    "privacy_training/train_privacy.py": params_privacy.PRESETS,
+    "feature_extraction/dali_extraction.py": params_feature_extraction.PRESETS,
+    "anomaly_detection_mgfn/main.py": params_mgfn.PRESETS,
+}
+"""A changed preset makes the steps that ran with it unfinished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceParams:
+    """What reproduce.py takes."""
+
+    preset: str = "paper"
+    """paper: real data and networks; miniature: the embedded benchmark, minutes on a laptop."""
+    table: str = "8"
+    """Which of the paper's tables to fill: 8 (the main result), 2, 3, 4, 5, 6, 9 or all."""
+    methods: tuple[str, ...] = ()
+    """Rows to run, by name; empty: all of the table, and the controls if --controls."""
+    seeds: tuple[int, ...] = (0,)
+    """Every row is run once with each seed; several give mean and deviation."""
+    controls: bool = True
+    """Also run SPAct with as much compute as TeD-SPAD, and reconstruction only."""
+    protocol: Literal["validation", "last", "best_on_test"] = "validation"
+    """Which epoch the tables show; best_on_test is the paper's protocol."""
+    init_weights: str = ""
+    """File of Kinetics-400 weights for f_T's start (paper preset); empty: random start."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run."""
+    jobs: int = 0
+    """Steps that run at once; 0: one with a GPU or in the paper preset, else one for each of at most two cores."""
+    dry_run: bool = False
+    """Print the plan as shell commands, what is missing and how long it may take; run nothing."""
+    force: tuple[str, ...] = ()
+    """Names of steps (as --dry_run lists them) to run again although they are done; `all` for all."""
+
+
+PRESETS = {"paper": ReproduceParams(), "miniature": ReproduceParams(preset="miniature")}
+
+
+def main() -> int:
+    """Plans, runs, reports. Status 3: some steps failed, the report shows the rest."""
+    params = parse(PRESETS, description=__doc__)
+    tables = chosen_tables(params.table)
+    methods = chosen_methods(params, tables)
+    n_jobs = params.jobs or default_jobs(params)
+    settings = plan_settings(params, n_jobs)
+    tasks = build_plan(methods, params.seeds, settings, preset_parameters)
+    names = {task.name for task in tasks}
+    unknown = [name for name in params.force if name not in names and name != "all"]
+    if unknown:
+        raise UserError(f"--force {' '.join(unknown)}: no such step; --dry_run lists them")
+    missing = missing_inputs(params.preset, settings)
+    if params.dry_run:
+        sys.stdout.write(describe_plan(tasks, n_jobs, missing))
+        return 0
+    if missing:
+        raise UserError("before anything can start:\n  " + "\n  ".join(missing))
+
+    forced = frozenset(names if "all" in params.force else params.force)
+    outcome = run_tasks(tasks, n_jobs, StatusDisplay(), forced)
+    results = collect_results(params.preset, params.seeds, methods, params.protocol, worked_seconds(tasks))
+    for path in write_all(results, tasks, tuple(table for table in tables if table != "8")):
+        sys.stdout.write(f"{path}\n")
+    if outcome.failed:
+        left_out = f"; not run: {', '.join(outcome.not_run)}" if outcome.not_run else ""
+        sys.stderr.write(f"failed: {', '.join(outcome.failed)}{left_out}\n")
+    return 3 if outcome.failed else 0
+
+
+def chosen_tables(table: str) -> tuple[str, ...]:
+    """`8`, another number or `all` -> the tables to fill."""
+    if table == "all":
+        return TABLES
+    if table not in TABLES:
+        raise UserError(f"--table {table}: the tables are: {', '.join(TABLES)} and all")
+    return (table,)
+
+
+def chosen_methods(params: ReproduceParams, tables: tuple[str, ...]) -> list[str]:
+    """The rows to run; raw is always among them, since every other row is compared with it."""
+    if params.methods:
+        return list(dict.fromkeys(["raw", *params.methods]))
+    names = ["raw"]
+    for table in tables:
+        names += TABLE_8 if table == "8" else ABLATION_TABLES[table]
+    if params.controls and "8" in tables:
+        names += CONTROLS
+    return [name for name in dict.fromkeys(names) if not METHODS[name].control or _has_preset(name, params.preset)]
+
+
+def _has_preset(method: str, preset: str) -> bool:
+    """Some controls exist in miniature only."""
+    return preset + METHODS[method].preset_suffix in params_anonymization.TRAIN_ANONYMIZER
+
+
+def preset_parameters(script: str, preset: str) -> dict[str, Any]:
+    """The values that a script resolves a preset's name to.
+
+    Raises:
+        UserError: the script has no such preset.
+    """
+    presets = PRESETS_OF_SCRIPT[script]
+    if preset not in presets:
+        raise UserError(f"{script} has no preset '{preset}'; it has: {', '.join(presets)}")
+    return asdict(presets[preset])
+
+
+def default_jobs(params: ReproduceParams) -> int:
+    """One where a GPU or real data is shared by the steps; else one for each of at most two cores."""
+    if params.preset == "paper" or (params.device != "cpu" and torch.cuda.is_available()):
+        return 1
+    return min(2, os.cpu_count() or 1)
+
+
+def plan_settings(params: ReproduceParams, n_jobs: int) -> PlanSettings:
+    """Where and with how many threads the steps run."""
+    machine = ("--device", params.device)
+    environment = {}
+    if n_jobs > 1 and choose_device(params.device).type == "cpu":
+        n_threads = max(1, (os.cpu_count() or 1) // n_jobs)
+        machine += ("--n_threads", str(n_threads))
+        environment["OMP_NUM_THREADS"] = str(n_threads)
+    for variable in ("TED_SPAD_DATA_ROOT", "TED_SPAD_ARTIFACT_ROOT"):
+        if os.environ.get(variable):
+            environment[variable] = str(Path(os.environ[variable]).resolve())
+    return PlanSettings(
+        params.preset, machine_arguments=machine, environment=environment, utility_weights=params.init_weights
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)
