@@ -1,0 +1,90 @@
+"""From a clip's decoded frames to what the networks see: crops, their size, and the person boxes moved along."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aux_code.datasets.transforms import Policy, augment
+from aux_code.errors import UserError
+
+
+class Window(NamedTuple):
+    """A crop: its upper left corner and its share of height and width, relative to the frame; mirrored or not."""
+
+    top: float
+    left: float
+    share: float
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class ClipGeometry:
+    """Which frames make a clip and which part of them is seen. All as in `FeatureExtractionParams`.
+
+    Raises:
+        UserError: a number that makes no clip.
+    """
+
+    frames_per_clip: int = 16
+    stride: int = 2
+    frames_per_feature: int = 32
+    crop: float = 0.8
+    n_crops: int = 1
+    size: int = 224
+
+    def __post_init__(self) -> None:
+        for name in ("frames_per_clip", "stride", "frames_per_feature", "size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.crop <= 1:
+            raise UserError(f"--crop must lie in (0, 1], not {self.crop}")
+
+    def n_clips(self, n_frames: int) -> int:
+        """Number of features of a video of `n_frames` frames."""
+        return -(-n_frames // self.frames_per_feature)
+
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        """The centre, or the four corners and the centre, then the same five mirrored."""
+        margin = 1 - self.crop
+        centre = Window(margin / 2, margin / 2, self.crop, False)
+        if self.n_crops == 1:
+            return (centre,)
+        corners = [Window(top, left, self.crop, False) for top in (0.0, margin) for left in (0.0, margin)]
+        upright = [*corners, centre]
+        return (*upright, *(window._replace(mirrored=True) for window in upright))
+
+    def views(self, frames: np.ndarray) -> Tensor:
+        """uint8 (T,H,W,3) -> float32 (n_crops,T,3,size,size) in [0,1]."""
+        return torch.stack([self._view(frames, window) for window in self.windows])
+
+    def _view(self, frames: np.ndarray, window: Window) -> Tensor:
+        if self.n_crops == 1:
+            policy = Policy(crop_factor=(window.share, window.share), centred=True)
+            return augment(frames, policy, self.size, []).transpose(0, 1)
+        height, width = frames.shape[1:3]
+        top, left = round(window.top * height), round(window.left * width)
+        rows, columns = max(1, round(window.share * height)), max(1, round(window.share * width))
+        view = augment(frames[:, top : top + rows, left : left + columns], Policy(), self.size, []).transpose(0, 1)
+        return view.flip(-1) if window.mirrored else view
+
+    def boxes(self, boxes: list[np.ndarray], source_hw: tuple[int, int]) -> list[list[Tensor]]:
+        """Person boxes per frame, (K,4) each, x0 y0 x1 y1 in pixels -> per view and frame, in pixels of the view.
+
+        Boxes are clipped to the view; those outside are dropped.
+        """
+        height, width = source_hw
+        relative = [np.asarray(b, dtype=np.float64).reshape(-1, 4) / [width, height, width, height] for b in boxes]
+        return [[self._moved(frame, window) for frame in relative] for window in self.windows]
+
+    def _moved(self, relative: np.ndarray, window: Window) -> Tensor:
+        origin = np.array([window.left, window.top] * 2)
+        moved = np.clip((relative - origin) / window.share * self.size, 0, self.size)
+        if window.mirrored:
+            moved[:, [0, 2]] = self.size - moved[:, [2, 0]]
+        seen = (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
+        return torch.from_numpy(moved[seen]).float()

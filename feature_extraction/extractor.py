@@ -1,0 +1,283 @@
+"""From clips to features: networks in their form for inference, clips of several videos in one batch."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aux_code.checkpoints import write_npy
+from aux_code.errors import UserError
+from aux_code.layout import apply_per_frame
+from aux_code.model_loaders import apply_anonymizer
+from aux_code.progress import progress
+from aux_code.runs import seeded_generator
+from feature_extraction.frame_stream import VideoEnd
+from feature_extraction.manifest import FeatureFolder
+from feature_extraction.readers import Clip, Reader
+from feature_extraction.video_inputs import VideoInput
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a video could not be read."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a decoding thread hands over: a clip, the end or the failure of one video."""
+
+    video: VideoInput
+    content: Clip | VideoEnd | Failure
+
+
+class ClipEncoder:
+    """f_A on every frame, then f_T on the clip; without gradients, in eval mode and channels-last memory.
+
+    Args:
+        anonymizer: f_A as `load_anonymizer` gives it.
+        utility: f_T as `load_utility` gives it.
+        device: where both run.
+        precision: fp32 or bf16 (autocast).
+        frames_per_pass: frames of one pass of f_A; 0: all of the batch.
+        seed: of the noise of an f_A that releases some.
+    """
+
+    def __init__(
+        self,
+        anonymizer: nn.Module,
+        utility: nn.Module,
+        device: torch.device,
+        precision: str = "fp32",
+        frames_per_pass: int = 0,
+        seed: int = 0,
+    ):
+        self.anonymizer = anonymizer.to(device, memory_format=torch.channels_last).eval()
+        self.utility = utility.to(device).eval()
+        self.device, self.precision, self.frames_per_pass, self.seed = device, precision, frames_per_pass, seed
+        modules = anonymizer.modules()
+        self._noisy = [m for m in modules if hasattr(m, "set_noise_generator") and m.output_noise > 0]
+
+    @torch.inference_mode()
+    def __call__(self, names: Sequence[str], clips: Sequence[Clip]) -> np.ndarray:
+        """Features of clips, all with the same number of crops.
+
+        Args:
+            names: the video of each clip; with the clip's index it seeds the noise, so that a feature does not depend
+                on what else is in the batch.
+            clips: the clips.
+
+        Returns:
+            float32 (len(clips), n_crops, feature_dim).
+        """
+        views = self._to_device(torch.stack([clip.views for clip in clips]))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            frames = views.flatten(0, 1).transpose(1, 2)
+            one_by_one = bool(self._noisy) or clips[0].boxes is not None
+            anonymized = self._anonymize_each(names, clips, views) if one_by_one else self._anonymize(frames)
+            features = self.utility.extract_features(anonymized)
+        return features.float().unflatten(0, views.shape[:2]).cpu().numpy()
+
+    def _to_device(self, views: Tensor) -> Tensor:
+        if self.device.type == "cuda" and views.device.type == "cpu":
+            return views.pin_memory().to(self.device, non_blocking=True)
+        return views.to(self.device)
+
+    def _anonymize(self, clips: Tensor) -> Tensor:
+        return apply_per_frame(self.anonymizer, clips, chunk=self.frames_per_pass)
+
+    def _anonymize_each(self, names: Sequence[str], clips: Sequence[Clip], views: Tensor) -> Tensor:
+        """A view at a time: its own boxes, its own noise."""
+        outputs = []
+        for name, clip, clip_views in zip(names, clips, views, strict=True):
+            for v, view in enumerate(clip_views):
+                for module in self._noisy:
+                    module.set_noise_generator(seeded_generator(self.seed, "noise", name, clip.index, v))
+                boxes = clip.boxes[v] if clip.boxes is not None else None
+                net = partial(apply_anonymizer, self.anonymizer, boxes=boxes)
+                outputs.append(apply_per_frame(net, view.transpose(0, 1).unsqueeze(0)))
+        return torch.cat(outputs)
+
+
+def read_ahead(
+    videos: Sequence[VideoInput], make_reader: Callable[[], Reader], n_threads: int, n_ahead: int
+) -> Iterator[Item]:
+    """Reads videos in `n_threads` threads, one video each at a time, at most `n_ahead` clips ahead of the consumer.
+
+    A video that does not decode yields a Failure; an error of the program itself is raised here.
+    """
+    items: queue.Queue = queue.Queue(maxsize=n_ahead)
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    for video in videos:
+        waiting.put(video)
+    stop = threading.Event()
+    arguments = (waiting, make_reader, items, stop)
+    threads = [threading.Thread(target=_read_videos, args=arguments, daemon=True) for _ in range(max(1, n_threads))]
+    for thread in threads:
+        thread.start()
+    n_running = len(threads)
+    try:
+        while n_running:
+            item = items.get()
+            if item is None:
+                n_running -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=10)
+
+
+def _read_videos(
+    waiting: queue.SimpleQueue, make_reader: Callable[[], Reader], items: queue.Queue, stop: threading.Event
+) -> None:
+    """The body of a decoding thread."""
+    try:
+        reader = make_reader()
+        while not stop.is_set():
+            try:
+                video = waiting.get_nowait()
+            except queue.Empty:
+                break
+            for content in _contents(reader, video):
+                _put(items, Item(video, content), stop)
+        _put(items, None, stop)
+    except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+        _put(items, error, stop)
+
+
+def _contents(reader: Reader, video: VideoInput) -> Iterator[Clip | VideoEnd | Failure]:
+    try:
+        yield from reader.read(video)
+    except UserError as error:
+        yield Failure(str(error))
+    except (OSError, MemoryError) as error:
+        yield Failure(f"{video.path}: {error or type(error).__name__}")
+
+
+def _put(items: queue.Queue, item: object, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            items.put(item, timeout=0.2)
+            return
+        except queue.Full:
+            continue
+
+
+@dataclass
+class _VideoInWork:
+    """Features of a video that is not complete yet."""
+
+    rows: dict[int, np.ndarray] = field(default_factory=dict)
+    end: VideoEnd | None = None
+
+
+@dataclass
+class Extraction:
+    """Extracts videos into a feature folder.
+
+    Attributes:
+        encoder: the networks.
+        folder: where features go.
+        n_clips_of: number of features of a video of so many frames.
+        batch_size: clips per pass.
+        report: called with (clips so far, clips per second) every few seconds.
+    """
+
+    encoder: ClipEncoder
+    folder: FeatureFolder
+    n_clips_of: Callable[[int], int]
+    batch_size: int
+    report: Callable[[int, float], None]
+    failed: dict[str, str] = field(default_factory=dict)
+    n_clips: int = 0
+    _in_work: dict[str, _VideoInWork] = field(default_factory=dict)
+    _batch: list[tuple[VideoInput, Clip]] = field(default_factory=list)
+
+    def run(self, items: Iterator[Item], n_videos: int) -> None:
+        """Takes everything that `read_ahead` yields; a video's file is written as soon as its last feature is there."""
+        started = reported = time.monotonic()
+        with progress(description="features", total=n_videos, unit="video") as bar:
+            for item in items:
+                self._take(item)
+                if isinstance(item.content, VideoEnd | Failure):
+                    bar.update()
+                if time.monotonic() - reported > 10:
+                    reported = time.monotonic()
+                    rate = self.n_clips / (reported - started)
+                    bar.set_postfix_str(f"{rate:.1f} clips/s")
+                    self.report(self.n_clips, rate)
+            self._encode()
+        seconds = max(time.monotonic() - started, 1e-9)
+        log.info("%d clips in %.1f s: %.1f clips/s", self.n_clips, seconds, self.n_clips / seconds)
+
+    def _take(self, item: Item) -> None:
+        name, content = item.video.name, item.content
+        work = self._in_work.setdefault(name, _VideoInWork())
+        if isinstance(content, Failure):
+            self._fail(name, content.reason)
+        elif isinstance(content, VideoEnd):
+            work.end = content
+            self._finish_if_complete(name)
+        else:
+            self._batch.append((item.video, content))
+            if len(self._batch) >= self.batch_size:
+                self._encode()
+
+    def _encode(self) -> None:
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        features = self.encoder([video.name for video, _ in batch], [clip for _, clip in batch])
+        self.n_clips += len(batch)
+        for (video, clip), feature in zip(batch, features, strict=True):
+            if video.name in self._in_work:
+                self._in_work[video.name].rows[clip.index] = feature
+        for name in {video.name for video, _ in batch}:
+            self._finish_if_complete(name)
+
+    def _finish_if_complete(self, name: str) -> None:
+        work = self._in_work.get(name)
+        if work is None or work.end is None or len(work.rows) < self.n_clips_of(work.end.n_frames):
+            return
+        del self._in_work[name]
+        rows = [work.rows[k] for k in range(len(work.rows))]
+        features = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
+        np.stack(rows, out=features)
+        features = features[:, 0] if features.shape[1] == 1 else features
+        if not np.isfinite(features).all():
+            self._fail(name, "its features are not finite numbers; the networks' weights are at fault")
+            return
+        file = f"{name}.npy"
+        write_npy(self.folder.folder / file, features)
+        end = work.end
+        entry = {"file": file, "n_frames": end.n_frames, "n_clips": len(rows), "fps": end.fps, "status": end.status}
+        self.folder.add_video(name, entry)
+
+    def _fail(self, name: str, reason: str) -> None:
+        self._in_work.pop(name, None)
+        self._batch = [(video, clip) for video, clip in self._batch if video.name != name]
+        self.failed[name] = reason
+        log.warning("%s failed: %s", name, reason)
+        self.folder.add_failure(name, reason)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes temporary files of writes that a kill interrupted more than an hour ago; younger ones may be in use."""
+    for path in folder.glob(".*.tmp"):
+        if time.time() - path.stat().st_mtime > 3600:
+            path.unlink(missing_ok=True)

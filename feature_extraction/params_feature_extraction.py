@@ -1,0 +1,61 @@
+"""Parameters of stage 3, feature extraction."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from aux_code.parameters import CommonParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureExtractionParams(CommonParams):
+    """Surveillance videos -> anonymizer f_A -> utility network f_T -> one feature per `frames_per_feature` frames."""
+
+    dataset: str = "ucf_crime"
+    """ucf_crime, xd_violence or shanghaitech; or a folder of videos, one video or image, or a .txt list of paths."""
+    anonymizer: str = ""
+    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: best.pth of train_anonymizer's run."""
+    utility: str = ""
+    """Checkpoint that holds f_T; empty: the anonymizer's checkpoint, or of init_utility's run for raw, blur, ..."""
+    output: str = ""
+    """Folder of the feature files; empty: features/<dataset>/<run_id>."""
+    boxes: str = ""
+    """CSV of person boxes for blur and blacken (file,frame,x0,y0,x1,y1); empty: person_boxes.csv in the data set's
+    folder, and where there is none a detector (paper: a COCO detector)."""
+    reader: Literal["auto", "dali", "pyav"] = "auto"
+    """Who decodes and resizes; auto takes DALI where it is installed (paper: DALI on GPU)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks; bf16 is autocast (ours: the release has fp16)."""
+    shard: str = "0/1"
+    """I/N: this process takes part I of N of the videos, I from 0 to N - 1; torchrun's RANK and WORLD_SIZE go first."""
+    frames_per_clip: int = 16
+    """Frames of a clip (paper, section 4)."""
+    stride: int = 2
+    """Distance of a clip's frames in the video, in frames (release)."""
+    frames_per_feature: int = 32
+    """Frames of the video that one feature stands for (release: 16 frames at stride 2)."""
+    crop: float = 0.8
+    """Share of height and width that the crop keeps (paper, section 4)."""
+    n_crops: Literal[1, 10] = 1
+    """1: centre crop (paper); 10: four corners and centre, each also mirrored: features become (n, 10, D) (ours)."""
+    size: int = 224
+    """Height and width of the frames that the networks see, in pixels (paper)."""
+    batch_size: int = 8
+    """Clips per pass of the networks, of whatever videos (ours; the release passes one)."""
+    frames_per_pass: int = 0
+    """Frames per pass of f_A, to bound memory; 0 takes all of a batch (ours)."""
+    n_decoders: int = 2
+    """Threads that decode, a video each, while the networks compute (ours)."""
+    min_decoded_share: float = 0.9
+    """A video fails if less than this share of the frames that its file announces decodes (ours)."""
+
+    def boxes_path(self, root: Path) -> Path | None:
+        """The CSV of person boxes that applies, or None if a detector has to find them."""
+        path = Path(self.boxes) if self.boxes else root / "person_boxes.csv"
+        return path if self.boxes or path.is_file() else None
+
+
+PAPER = FeatureExtractionParams()
+MINIATURE = FeatureExtractionParams(preset="miniature", size=48, batch_size=16, n_decoders=1)
+
+PRESETS = {"paper": PAPER, "miniature": MINIATURE}
