@@ -171,11 +171,16 @@ class NarrowOutput(nn.Module):
         return output.repeat(1, 3, 1, 1) if self.output_channels == 1 else output
 
     def _noise_like(self, output: Tensor) -> Tensor:
-        if self.generator is None:
-            return torch.randn_like(output)
-        device = self.generator.device
-        # a shape, not a layout: the same numbers for contiguous and channels-last outputs
+        device = output.device if self.generator is None else self.generator.device
+        # from the shape alone: the same numbers for contiguous and channels-last outputs, and for any precision
         return torch.randn(output.shape, generator=self.generator, device=device, dtype=torch.float32).to(output)
+
+
+def set_noise_generator(network: nn.Module, generator: torch.Generator | None) -> None:
+    """Makes every `NarrowOutput` inside a network draw from `generator`; networks without one stay as they are."""
+    for module in network.modules():
+        if isinstance(module, NarrowOutput):
+            module.set_noise_generator(generator)
 
 
 def _build_unet_plus_plus(**arguments) -> nn.Module:

@@ -53,7 +53,7 @@ class BoxObfuscation(Obfuscation):
         if boxes is None:
             raise UserError(
                 "blur and blacken need the boxes of the people: put person_boxes.csv (file,frame,x0,y0,x1,y1) into the "
-                "root of the data set"
+                "root of the data set (aux_code.models.person_boxes finds them)"
             )
         if len(boxes) != len(frames):
             raise ValueError(f"{len(frames)} frames but boxes for {len(boxes)}")

@@ -86,6 +86,9 @@ class TorchvisionUtility(UtilityNetwork):
         mean, std: per RGB channel, what the published weights expect; applied inside, so that clips stay in [0, 1].
     """
 
+    clip_shape: tuple[int, int, int] | None = None
+    """T, H, W where the network takes no other."""
+
     def __init__(self, backbone: nn.Module, feature_dim: int, num_classes: int, mean: tuple, std: tuple):
         super().__init__()
         self.feature_dim = feature_dim
@@ -96,6 +99,8 @@ class TorchvisionUtility(UtilityNetwork):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1, 1), persistent=False)
 
     def extract_features(self, clips: Tensor) -> Tensor:
+        if self.clip_shape and tuple(clips.shape[2:]) != self.clip_shape:
+            raise ValueError(f"this network takes clips of T, H, W = {self.clip_shape}, got {tuple(clips.shape[2:])}")
         return self.backbone((clips - self.mean) / self.std)
 
     def classify(self, features: Tensor) -> UtilityOutput:
@@ -118,7 +123,9 @@ def _build_mvitv2(num_classes: int = 102) -> TorchvisionUtility:
 
     backbone = mvit_v2_s()
     backbone.head = nn.Identity()
-    return TorchvisionUtility(backbone, 768, num_classes, (0.45,) * 3, (0.225,) * 3)
+    network = TorchvisionUtility(backbone, 768, num_classes, (0.45,) * 3, (0.225,) * 3)
+    network.clip_shape = (16, 224, 224)
+    return network
 
 
 class SmallUtility(UtilityNetwork):

@@ -1,0 +1,112 @@
+"""MGFN against the published layout and golden values."""
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_detection_mgfn.mgfn import MGFN, ChannelNorm, Focus, Glance
+from tests.fill import GOLDEN, bags, fill, layout, relative_error, shapes
+
+
+@pytest.fixture(scope="module")
+def published():
+    return fill(MGFN())
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "mgfn.npz")
+
+
+def small(**arguments):
+    torch.manual_seed(0)
+    return MGFN(feature_dim=8, dims=(16, 24, 32), depths=(1, 1, 1), **arguments)
+
+
+def test_layout(published):
+    assert shapes(published) == layout("mgfn_2048")
+    assert sum(p.numel() for p in published.parameters()) == 28_652_773
+
+
+@torch.no_grad()
+def test_golden_scores(published, golden):
+    both = torch.cat([bags("normal", 2, 32), bags("abnormal", 2, 32)])
+    assert relative_error(published(both).scores[..., None], golden["mgfn_scores"]) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_clips", [7, 40])
+def test_golden_scores_of_whole_videos(published, golden, n_clips):
+    output = published(bags(f"video{n_clips}", 1, n_clips))
+    assert relative_error(output.scores[..., None], golden[f"mgfn_scores_t{n_clips}"]) < 1e-4
+    assert output.features.shape == (1, 1, n_clips, 1024)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_clips", [1, 2, 5, 33])
+def test_any_length(n_clips):
+    output = small().eval()(torch.rand(3, 2, n_clips, 9))
+    assert output.scores.shape == (3, n_clips)
+    assert output.features.shape == (3, 2, n_clips, 32)
+    assert ((output.scores > 0) & (output.scores < 1)).all()
+
+
+@torch.no_grad()
+def test_scores_are_the_mean_over_crops_and_bags_do_not_mix():
+    net, x = small().eval(), torch.rand(2, 3, 6, 9)
+    each = torch.stack([net(x[:, i : i + 1]).scores for i in range(3)]).mean(0)
+    torch.testing.assert_close(net(x).scores, each)
+    torch.testing.assert_close(net(x[1:]).scores, net(x).scores[1:])
+
+
+@torch.no_grad()
+def test_glance_equals_plain_attention():
+    torch.manual_seed(0)
+    glance, x = Glance(128, heads=2, head_dim=64), torch.rand(2, 128, 5)
+    q, k, v = glance.to_qkv(glance.norm(x)).chunk(3, dim=1)
+    mixed = torch.empty_like(q)
+    for head in range(2):
+        part = slice(64 * head, 64 * (head + 1))
+        attention = (q[:, part].transpose(1, 2) @ k[:, part] / 8).softmax(-1)
+        mixed[:, part] = v[:, part] @ attention.transpose(1, 2)
+    torch.testing.assert_close(glance(x), glance.to_out(mixed))
+
+
+@torch.no_grad()
+def test_focus_sees_two_clips_to_each_side():
+    torch.manual_seed(0)
+    focus, x = Focus(16, heads=2, head_dim=8).eval(), torch.rand(1, 16, 11)
+    changed = x.clone()
+    changed[..., 5] += 1
+    touched = (focus(x) - focus(changed)).abs().sum((0, 1)) > 1e-6
+    assert touched.nonzero().flatten().tolist() == [3, 4, 5, 6, 7]
+
+
+def test_magnitude_channel_counts():
+    net = small().eval()
+    x = torch.rand(1, 1, 4, 9)
+    louder = x.clone()
+    louder[..., -1] += 5
+    assert not torch.allclose(net(x).scores, net(louder).scores)
+    net.magnitude_ratio = 0.0
+    assert torch.allclose(net(x).scores, net(louder).scores)
+
+
+def test_dropout_acts_in_training_only():
+    x = torch.rand(1, 1, 4, 9)
+    net = small(dropout=0.7).eval()
+    assert torch.equal(net(x).scores, net(x).scores)
+    net.train()
+    assert not torch.equal(net(x).scores, net(x).scores)
+
+
+def test_constant_input_has_a_finite_gradient():
+    norm, x = ChannelNorm(4), torch.ones(1, 4, 3, requires_grad=True)
+    norm(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 9), (1, 1, 4, 8), (1, 1, 0, 9)])
+def test_wrong_bags(shape):
+    with pytest.raises(ValueError, match="bags must be"):
+        small()(torch.zeros(shape))

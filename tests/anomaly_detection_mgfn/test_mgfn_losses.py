@@ -1,0 +1,142 @@
+"""MGFN's losses against golden values and slow, obvious versions."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_detection_mgfn.mgfn import MGFN
+from anomaly_detection_mgfn.mgfn_losses import (
+    PAPER_WEIGHTS,
+    RELEASE_WEIGHTS,
+    magnitude_contrastive_loss,
+    magnitude_contrastive_loss_release,
+    mgfn_loss,
+    select_top_segments,
+    smoothness_loss,
+    smoothness_loss_release,
+    sparsity_loss,
+    sparsity_loss_release,
+)
+from tests.fill import GOLDEN, bags, fill, relative_error
+
+
+@pytest.fixture(scope="module")
+def output():
+    with torch.no_grad():
+        return fill(MGFN())(torch.cat([bags("normal", 2, 32), bags("abnormal", 2, 32)]))
+
+
+@pytest.fixture(scope="module")
+def selections(output):
+    return [select_top_segments(output.scores[part], output.features[part], 3) for part in (slice(2), slice(2, 4))]
+
+
+def test_golden_selection(selections):
+    golden = np.load(GOLDEN / "mgfn.npz")
+    for selection, score, norm in zip(selections, ("normal", "abnormal"), ("nor", "abn"), strict=True):
+        assert relative_error(selection.scores[:, None], golden[f"mgfn_score_{score}"]) < 1e-4
+        norms = selection.features.abs().sum(-1)[:, 0]
+        assert relative_error(norms, golden[f"mgfn_{norm}_feat_norm1"]) < 1e-4
+
+
+def test_golden_release_losses(output, selections):
+    golden = np.load(GOLDEN / "mgfn.npz")
+    parts = mgfn_loss(*selections, output.scores[2:], RELEASE_WEIGHTS, form="release")
+    total = parts["classification"] + parts["contrastive"]
+    assert total.item() == pytest.approx(float(golden["mgfn_loss_total"]), rel=1e-4)
+    assert parts["sparsity"].item() == pytest.approx(float(golden["mgfn_loss_sparse"]), rel=1e-4)
+    assert parts["smoothness"].item() == pytest.approx(float(golden["mgfn_loss_smooth"]), rel=1e-4)
+
+
+def test_selection_by_hand():
+    features = torch.tensor([[3.0, 4.0], [0.0, 1.0], [6.0, 8.0], [0.0, 2.0]]).view(1, 1, 4, 2)
+    selection = select_top_segments(torch.tensor([[0.1, 0.9, 0.3, 0.9]]), features, 2)
+    assert selection.scores.item() == pytest.approx(0.2)
+    assert selection.features[0, 0].tolist() == [[6.0, 8.0], [3.0, 4.0]]
+
+
+def test_selection_averages_the_magnitude_over_crops():
+    features = torch.tensor([[[1.0], [4.0], [5.0]], [[9.0], [4.0], [1.0]]])[None]
+    assert select_top_segments(torch.tensor([[0.1, 0.2, 0.3]]), features, 1).scores.item() == pytest.approx(0.1)
+
+
+def test_selection_of_short_bags_takes_all():
+    assert select_top_segments(torch.rand(2, 1), torch.rand(2, 1, 1, 4), 3).features.shape == (2, 1, 1, 4)
+
+
+def test_candidate_dropout_passes_over_segments():
+    features = torch.arange(1.0, 33).view(1, 1, 32, 1).expand(64, 1, 32, 1)
+    scores = torch.arange(32.0).expand(64, 32)
+    generator = torch.Generator().manual_seed(0)
+    chosen = select_top_segments(scores, features, 1, dropout=0.7, generator=generator).scores
+    # the largest of 32 is left out with probability 0.7
+    assert 0.15 < (chosen == 31).float().mean() < 0.5
+    assert (select_top_segments(scores, features, 1).scores == 31).all()
+
+
+def test_smoothness_and_sparsity_are_per_video():
+    scores = torch.tensor([[0.1, 0.1, 0.4], [0.9, 0.9, 0.9]])
+    assert smoothness_loss(scores).item() == pytest.approx(0.3**2 / 4)
+    assert sparsity_loss(scores).item() == pytest.approx(3.3 / 6)
+    # two flat videos of different level: nothing to smooth, except across the border in the release's form
+    flat = torch.tensor([[0.1, 0.1], [0.9, 0.9]])
+    assert smoothness_loss(flat).item() == 0
+    assert smoothness_loss_release(flat).item() == pytest.approx(0.8**2)
+    assert sparsity_loss_release(flat).item() == pytest.approx(math.sqrt(2 * 0.01 + 2 * 0.81))
+
+
+def obvious_contrastive(normal, anomalous, margin):
+    n = [[[sum(abs(x) for x in segment) for segment in crop] for crop in bag] for bag in normal.tolist()]
+    a = [[[sum(abs(x) for x in segment) for segment in crop] for crop in bag] for bag in anomalous.tolist()]
+    n, a = ([[sum(column) / len(bag) for column in zip(*bag)] for bag in kind] for kind in (n, a))
+    within = [sum(math.dist(x, y) for x, y in combinations(kind, 2)) / math.comb(len(kind), 2) for kind in (n, a)]
+    between = [max(margin - math.dist(x, y), 0) for x in n for y in a]
+    return sum(within) + sum(between) / len(between)
+
+
+def test_contrastive_equals_the_obvious_version():
+    torch.manual_seed(0)
+    normal, anomalous = torch.randn(4, 2, 3, 8), torch.randn(3, 2, 3, 8)
+    expected = obvious_contrastive(normal, anomalous, 5.0)
+    assert magnitude_contrastive_loss(normal, anomalous, 5.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_release_contrastive_by_hand():
+    normal = torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1, 1)
+    anomalous = torch.tensor([3.0, 8.0, 9.0]).view(3, 1, 1, 1)
+    between = ((5 - 2) ** 2 + 0 + 0) / 3
+    expected = 0.001 * between + (2 - 1) ** 2 + (8 - 3) ** 2
+    assert magnitude_contrastive_loss_release(normal, anomalous, 5.0).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_paper_loss_learns_to_tell_bags_apart():
+    torch.manual_seed(0)
+    net = MGFN(feature_dim=8, dims=(16, 16, 16), depths=(1, 1, 1))
+    normal, anomalous = 0.1 * torch.rand(8, 1, 6, 9), 0.1 * torch.rand(8, 1, 6, 9)
+    anomalous[:, :, 2:4] += 1
+    normal_part, anomalous_part = slice(8), slice(8, 16)
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(80):
+        output = net(torch.cat([normal, anomalous]))
+        parts = [select_top_segments(output.scores[s], output.features[s], 2) for s in (normal_part, anomalous_part)]
+        loss = sum(mgfn_loss(*parts, output.scores[8:], PAPER_WEIGHTS).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    net.eval()
+    assert net(anomalous).scores.amax(1).min() > net(normal).scores.amax(1).max() + 0.2
+
+
+def test_a_single_bag_of_each_kind():
+    one = select_top_segments(torch.rand(1, 1), torch.rand(1, 1, 1, 4), 3)
+    for form in ("paper", "release"):
+        assert all(torch.isfinite(part) for part in mgfn_loss(one, one, torch.rand(1, 1), PAPER_WEIGHTS, form).values())
+
+
+def test_unknown_form():
+    one = select_top_segments(torch.rand(1, 1), torch.rand(1, 1, 1, 4), 3)
+    with pytest.raises(ValueError, match="form must be"):
+        mgfn_loss(one, one, torch.rand(1, 1), PAPER_WEIGHTS, "papers")

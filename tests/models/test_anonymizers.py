@@ -1,0 +1,138 @@
+"""f_A: published layouts, golden values, any picture size, and the narrow output."""
+
+import numpy as np
+import pytest
+import torch
+
+from aux_code.errors import UserError
+from aux_code.model_loaders import load_fa_model
+from aux_code.models.anonymizers import NarrowOutput, build_anonymizer, set_noise_generator
+from tests.fill import GOLDEN, fill, layout, picture, relative_error, shapes
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("arch", "name"), [("unet++", "fa_unetpp"), ("unet", "fa_unet")])
+def test_published_layout_and_golden_values(arch, name):
+    network = fill(load_fa_model(arch))
+    assert shapes(network) == layout(name)
+    golden = np.load(GOLDEN / "networks.npz")[f"{name}_out"]
+    assert relative_error(network(picture("frames", 2, 3, 64, 64)), golden) < 1e-4
+
+
+def test_parameters_of_the_published_network():
+    network = load_fa_model()
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(13.90e6, rel=1e-3)
+
+
+@torch.no_grad()
+def test_sigmoid_is_an_option_of_unet_plus_plus():
+    frames = picture("frames", 1, 3, 32, 32)
+    plain, squashed = fill(load_fa_model("unet++")), fill(load_fa_model("unet++", sigmoid=True))
+    assert plain(frames).min() < 0
+    torch.testing.assert_close(squashed(frames), plain(frames).sigmoid())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["unet++", "unet", "small"])
+@pytest.mark.parametrize("size", [(48, 48), (37, 50), (17, 16)])
+def test_any_size(arch, size):
+    output = build_anonymizer(arch).eval()(torch.rand(2, 3, *size))
+    assert output.shape == (2, 3, *size)
+    assert torch.isfinite(output).all()
+
+
+@torch.no_grad()
+def test_frames_do_not_mix_and_padding_keeps_the_place():
+    network, frames = build_anonymizer("small").eval(), torch.rand(3, 3, 48, 48)
+    torch.testing.assert_close(network(frames)[1:2], network(frames[1:2]))
+    # an untouched corner far from the padded border gives the same output with and without padding
+    wide = torch.nn.functional.pad(frames, (0, 3, 0, 3), mode="replicate")
+    torch.testing.assert_close(network(wide)[..., :8, :8], network(frames)[..., :8, :8])
+
+
+def test_small_network_learns_the_identity():
+    torch.manual_seed(0)
+    network = build_anonymizer("small")
+    coarse = torch.rand(16, 3, 6, 6)
+    frames = torch.nn.functional.interpolate(coarse, size=(24, 24), mode="bilinear")
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
+    losses = []
+    for _ in range(80):
+        loss = (network(frames) - frames).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["unet++", "unet", "small"])
+def test_narrow_output(arch):
+    network = build_anonymizer(arch, output_channels=1, output_scale=0.5).eval()
+    output = network(torch.rand(2, 3, 48, 48))
+    assert output.shape == (2, 3, 48, 48)
+    assert torch.equal(output[:, 0], output[:, 1]) and torch.equal(output[:, 0], output[:, 2])
+    blocks = output.unflatten(-1, (24, 2)).unflatten(-3, (24, 2))
+    assert torch.equal(blocks, blocks[..., :1, :, :1].expand_as(blocks))
+    assert output.std() > 0
+
+
+@torch.no_grad()
+def test_narrow_output_keeps_the_mean_of_each_block():
+    network = NarrowOutput(torch.nn.Identity(), output_channels=3, output_scale=0.5, output_noise=0.0)
+    frames = torch.rand(1, 3, 8, 8)
+    expected = torch.nn.functional.avg_pool2d(frames, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    torch.testing.assert_close(network(frames), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training", [True, False])
+def test_noise_is_drawn_per_released_value_in_both_modes(training):
+    network = NarrowOutput(torch.nn.Identity(), output_channels=3, output_scale=0.5, output_noise=0.05).train(training)
+    noise = network(torch.full((50, 3, 16, 16), 0.5)) - 0.5
+    assert noise.std().item() == pytest.approx(0.05, rel=0.05)
+    assert noise.mean().abs().item() < 0.002
+    # repeated pixels carry the same noise, so averaging them removes none of it
+    block_means = torch.nn.functional.avg_pool2d(noise, 2)
+    assert block_means.std().item() == pytest.approx(0.05, rel=0.05)
+    assert not torch.allclose(noise[0], noise[1])
+
+
+@torch.no_grad()
+def test_noise_follows_its_generator():
+    network, frames = build_anonymizer("small", output_noise=0.1).eval(), torch.rand(2, 3, 16, 16)
+
+    def run(seed):
+        set_noise_generator(network, torch.Generator().manual_seed(seed))
+        return network(frames)
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+    set_noise_generator(network, None)
+    assert not torch.equal(network(frames), network(frames))
+
+
+def test_narrow_output_passes_gradients():
+    network = build_anonymizer("small", output_channels=1, output_scale=0.5, output_noise=0.05)
+    network(torch.rand(2, 3, 16, 16)).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_plain_arguments_keep_the_published_names():
+    assert shapes(build_anonymizer("unet++", output_channels=3, output_scale=1.0, output_noise=0.0)) == layout(
+        "fa_unetpp"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output_channels": 2}, "output_channels"),
+        ({"output_scale": 0.0}, "output_scale"),
+        ({"output_noise": -1.0}, "output_noise"),
+    ],
+)
+def test_impossible_values(arguments, message):
+    with pytest.raises(UserError, match=message):
+        build_anonymizer("small", **arguments)
