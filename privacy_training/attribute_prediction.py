@@ -69,8 +69,8 @@ def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
         entry = train_epoch(attack, splits.train, epoch)
         attack.history.append(entry)
         if epoch == 0 or attack.finished or (epoch + 1) % attack.params.evaluate_every == 0:
-            entry["validation"] = predict(attack.net, splits.validation)
-            entry["test"] = predict(attack.net, splits.test)
+            entry["validation"] = predict(attack, splits.validation)
+            entry["test"] = predict(attack, splits.test)
             _log_scores(attack.run, entry, splits)
         attack.run.writer.add_scalar("privacy/train_loss", entry["train_loss"], epoch)
         bar.set_postfix(loss=f"{entry['train_loss']:.3f}")
@@ -109,8 +109,7 @@ def train_epoch(attack: Attack, images: ReleasedImages, epoch: int) -> dict[str,
 
 
 def _step(attack: Attack, views: Tensor, labels: Tensor) -> float:
-    device = attack.run.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with autocast(attack.run.device, attack.params):
         logits = attack.net(views.float())
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
     if not torch.isfinite(loss):
@@ -121,6 +120,19 @@ def _step(attack: Attack, views: Tensor, labels: Tensor) -> float:
     return loss.item()
 
 
+def autocast(device: torch.device, params: PrivacyParams) -> torch.autocast:
+    """bf16 where the parameters or, left to `auto`, the device want it."""
+    native = device.type == "cuda" or _cpu_has_bf16()
+    wanted = params.precision == "bf16" or (params.precision == "auto" and native)
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 itself (AVX-512 BF16, AMX); others emulate it, slower than fp32."""
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check and check())
+
+
 def _factor(params: PrivacyParams, epoch: int, i: int, n_batches: int) -> float:
     """Factor on the learning rate of batch i of an epoch: the warm-up, and the cosine where that is the schedule."""
     kind = "cosine" if params.schedule == "cosine" else "constant"
@@ -129,14 +141,13 @@ def _factor(params: PrivacyParams, epoch: int, i: int, n_batches: int) -> float:
 
 
 @torch.inference_mode()
-def predict(net: nn.Module, images: ReleasedImages, batch_size: int = 100) -> Tensor:
+def predict(attack: Attack, images: ReleasedImages, batch_size: int = 100) -> Tensor:
     """Probabilities (N, n_attributes) on the CPU, from the first release, without augmentation."""
-    net.eval()
-    device = next(net.parameters()).device
+    attack.net.eval()
     outputs = []
     for batch in images.release(0).split(batch_size):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = net(batch.to(device).float())
+        with autocast(attack.run.device, attack.params):
+            logits = attack.net(batch.to(attack.run.device).float())
         outputs.append(logits.float().sigmoid().cpu())
     return torch.cat(outputs)
 

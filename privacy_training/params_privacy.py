@@ -76,6 +76,8 @@ class PrivacyParams(CommonParams):
     """Frames of the still clip of --level feature (paper)."""
     inversion_epochs: int = 20
     """Epochs of the inverting U-Net of the attacker inversion (ours)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the attacker's products; auto: bf16 where the device computes in it (GPUs, some CPUs)."""
     storage: Literal["float16", "float32"] = "float16"
     """Number format of the released pictures in memory: 18,000 of 224 pixels take 5.4 GB as float16."""
     release_batch: int = 64

@@ -1,0 +1,64 @@
+"""Tiny VISPR sets in the real layout, made here; and a way to run the stage's script in this process."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aux_code import config
+from aux_code.datasets.vispr import VISPR1
+
+COUNTS = {"train": 48, "val": 24, "test": 32}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small operations are faster on one thread, and a machine that tests has other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def vispr_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A VISPR whose first attribute is the colour (red or blue) of a square in the middle; the others are chance."""
+    root = tmp_path / "data" / "VISPR"
+    generator = np.random.default_rng(7)
+    for split, n_images in COUNTS.items():
+        (root / f"{split}2017").mkdir(parents=True)
+        for i in range(n_images):
+            _write_image(root / f"{split}2017" / f"2017_{i:08d}.jpg", generator, red=i % 2 == 0)
+    monkeypatch.setattr(config, "VISPR_ROOT", root)
+    for name in ("SAVED_MODELS_ROOT", "RESULTS_ROOT", "LOGS_ROOT"):
+        monkeypatch.setattr(config, name, tmp_path / name.split("_ROOT")[0].lower())
+    return root
+
+
+def _write_image(path: Path, generator: np.random.Generator, red: bool) -> None:
+    picture = generator.integers(90, 160, (40, 52, 3), dtype=np.uint8)
+    picture[12:28, 18:34] = (220, 40, 40) if red else (40, 40, 220)
+    Image.fromarray(picture).save(path, quality=95)
+    others = [name for name in VISPR1[1:] if generator.random() < 0.4]
+    labels = ([VISPR1[0]] if red else []) + others
+    content = {"image_path": path.name, "labels": labels or ["a0_safe"]}
+    path.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def run_stage(vispr_root: Path, monkeypatch: pytest.MonkeyPatch):
+    """run_stage(option, value, ...) runs train_privacy.py's main on the tiny set and returns its result."""
+    from privacy_training import train_privacy
+
+    def run(*options: object, run_id: str = "tiny") -> dict:
+        common = ("--preset", "miniature", "--size", 24, "--batch_size", 16, "--n_bootstrap", 20, "--device", "cpu")
+        argv = ["train_privacy.py", *common, "--run_id", run_id, *options]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
+        train_privacy.main()
+        return json.loads((config.RESULTS_ROOT / f"privacy_{run_id}.json").read_text())
+
+    return run

@@ -1,0 +1,77 @@
+"""The report: protocols, thresholds, chance, absent attributes."""
+
+import numpy as np
+import pytest
+import torch
+
+from privacy_training.leakage_report import bootstrap_interval, leakage_report, smooth
+
+NAMES = ["a17_color", "a4_gender"]
+LABELS = np.array([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 1]], dtype=np.float32)
+
+
+def entry(epoch: int, validation_quality: float, test_quality: float) -> dict:
+    """Probabilities that are a blend of the truth and of its contrary."""
+
+    def blend(quality):
+        noise = np.random.default_rng(epoch).random(LABELS.shape)
+        return torch.from_numpy(quality * LABELS + (1 - quality) * noise * (1 - LABELS)).float()
+
+    return {
+        "epoch": epoch,
+        "step": epoch,
+        "train_loss": 1 / epoch,
+        "validation": blend(validation_quality),
+        "test": blend(test_quality),
+    }
+
+
+def test_three_protocols_choose_their_own_epochs():
+    qualities = [(0.0, 1.0), (0.0, 0.0), (0.9, 0.3), (0.9, 0.4), (0.9, 0.1), (0.0, 0.0)]
+    history = [entry(i + 1, *pair) for i, pair in enumerate(qualities)]
+    report = leakage_report(history, LABELS, LABELS, NAMES, n_bootstrap=10)
+    epochs = {name: scores["epoch"] for name, scores in report["protocols"].items()}
+    assert epochs == {"last": 6, "validation": 4, "best_on_test": 1}
+    assert report["protocols"]["best_on_test"]["cmap"] == 1.0
+    assert report["plateau"]["best_epoch_before_end"]
+
+
+def test_epochs_that_were_not_evaluated_cannot_be_chosen():
+    history = [entry(i + 1, 0.5, 0.5) for i in range(4)]
+    for skipped in (history[0], history[2]):
+        del skipped["validation"], skipped["test"]
+    report = leakage_report(history, LABELS, LABELS, NAMES, n_bootstrap=10)
+    assert {scores["epoch"] for scores in report["protocols"].values()} <= {2, 4}
+    assert [e["test_cmap"] is None for e in report["curve"]] == [True, False, True, False]
+
+
+def test_f1_thresholds_probabilities_not_logits():
+    """A logit of 0.2 is a probability of 0.55: positive. A threshold of 0.5 on logits would miss every positive."""
+    logits = torch.where(torch.from_numpy(LABELS) > 0, 0.2, -0.2)
+    history = [{"epoch": 1, "step": 1, "train_loss": 1.0, "validation": logits.sigmoid(), "test": logits.sigmoid()}]
+    report = leakage_report(history, LABELS, LABELS, NAMES, n_bootstrap=10)
+    assert report["protocols"]["last"]["f1"] == 1.0
+
+
+def test_absent_attribute_is_reported_not_averaged_as_zero():
+    labels = LABELS.copy()
+    labels[:, 1] = 0
+    report = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, n_bootstrap=10)
+    assert report["absent_attributes"]["test"] == ["a4_gender"]
+    assert report["protocols"]["last"]["per_attribute"]["a4_gender"] is None
+    assert report["protocols"]["last"]["cmap"] == report["protocols"]["last"]["per_attribute"]["a17_color"]
+
+
+def test_interval_covers_the_score_and_narrows_with_more_pictures():
+    generator = np.random.default_rng(0)
+    widths = []
+    for n in (60, 960):
+        labels = (generator.random((n, 2)) < 0.4).astype(np.float32)
+        probabilities = 0.4 * labels + 0.6 * generator.random((n, 2))
+        low, high = bootstrap_interval(probabilities, labels, 200, seed=0)
+        widths.append(high - low)
+    assert widths[1] < 0.5 * widths[0]
+
+
+def test_smoothing():
+    assert smooth(np.array([0.0, 3.0, 0.0, 0.0])) == pytest.approx([1.5, 1.0, 1.0, 0.0])
