@@ -241,12 +241,12 @@ def _resample(clips: Tensor, size: int, draws: _Draws) -> Tensor:
     n_clips, n_frames, height, width, _ = clips.shape
     rows = _resize_weights(height, size, draws.top, draws.crop)
     columns = _resize_weights(width, size, draws.left, draws.crop)
-    columns = torch.where(draws.flip[:, None, None], columns.flip(1), columns)
+    columns[draws.flip] = columns[draws.flip].flip(1)
     # A single sample is cut to its crop first; in a batch the crops differ, and one product over all is faster.
     if n_clips == 1:
         clips, rows, columns = _cut(clips, rows, columns)
         height, width = clips.shape[2:4]
-    rows, columns = rows.to(clips.device) / 255, columns.to(clips.device)
+    rows, columns = rows.to(clips.device).div_(255), columns.to(clips.device)
     planes = clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
     planes = planes.reshape(n_clips, -1, width) @ columns.transpose(1, 2)
     planes = planes.view(n_clips, -1, height, size)
@@ -260,14 +260,14 @@ def _resize_weights(n_source: int, size: int, start: Tensor, share: Tensor) -> T
     Triangle filter, as wide as one output pixel where the picture shrinks and one source pixel where it grows; rows
     sum to 1. Only pixels inside the stretch count, as if it had been cut out first.
     """
-    first, length = (start.double() * n_source)[:, None, None], (share.double() * n_source)[:, None, None]
+    first, length = (start * n_source)[:, None, None], (share * n_source)[:, None, None]
     scale = length / size
-    centres = first + (torch.arange(size, dtype=torch.float64)[None, :, None] + 0.5) * scale
-    pixels = torch.arange(n_source, dtype=torch.float64)[None, None, :] + 0.5
-    weights = (1 - (pixels - centres).abs() / scale.clamp(min=1)).clamp(min=0)
-    inside = (pixels > first) & (pixels < first + length)
-    weights = torch.where(inside | (length < 1), weights, 0.0)
-    return (weights / weights.sum(dim=2, keepdim=True)).float()
+    centres = first + (torch.arange(size)[None, :, None] + 0.5) * scale
+    pixels = torch.arange(n_source)[None, None, :] + 0.5
+    weights = (pixels - centres).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
+    outside = (pixels <= first) | (pixels >= first + length)
+    weights.masked_fill_(outside & (length >= 1), 0)
+    return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
 def _cut(clips: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,193 @@
+"""Transforms against torchvision, against themselves in other batches, and on pictures that give places away."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as reference
+
+from aux_code.datasets.transforms import (
+    BUDGET_VIEWS,
+    EVALUATION,
+    STRONG,
+    WEAK,
+    Policy,
+    augment,
+    augment_batch,
+    augment_images,
+    evaluation_images,
+    evaluation_transform,
+    transform_boxes,
+)
+from aux_code.errors import UserError
+from aux_code.runs import seeded_generator
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def generators(n, seed=0):
+    return [seeded_generator(seed, i) for i in range(n)]
+
+
+def ramp(height=60, width=80):
+    """Red grows with x from 0 to 1, green with y; blue is full everywhere, so that black would lie outside."""
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([255 * (x + 0.5) / width, 255 * (y + 0.5) / height, np.full((height, width), 255)], axis=-1)
+    return picture.round().astype(np.uint8)[None]
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(240, 320, 224), (90, 70, 48), (40, 50, 64), (500, 1000, 112)])
+def test_evaluation_is_centre_crop_and_antialiased_resize(height, width, size):
+    frames = noise(2, height, width, 3)
+    result = evaluation_transform(frames, size)
+    planes = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+    crop = reference.center_crop(planes, [round(0.8 * height), round(0.8 * width)])
+    expected = reference.resize(crop, [size, size], antialias=True)
+    assert result.shape == (2, 3, size, size) and result.dtype == torch.float32
+    torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(evaluation_images([frames[1]], size)[0], result[1])
+
+
+def test_evaluation_of_any_size_stays_inside_and_centred():
+    for height, width in [(1, 1), (3, 7), (61, 81), (17, 301)]:
+        result = evaluation_transform(np.full((1, height, width, 3), 200, np.uint8), 48)
+        torch.testing.assert_close(result, torch.full_like(result, 200 / 255))
+    result = evaluation_transform(ramp(61, 81), 40)[0]
+    torch.testing.assert_close(result[0].flip(1), 1 - result[0], atol=4e-3, rtol=0)
+
+
+@pytest.mark.parametrize("policy", [WEAK, STRONG, BUDGET_VIEWS])
+def test_every_view_is_a_valid_crop_of_its_own(policy):
+    geometry = Policy(crop_factor=policy.crop_factor)
+    views = augment_batch([ramp()] * 200, geometry, 32, generators(200))[:, :, 0]
+    assert views[:, 2].min() > 0.999, "a crop leaves the picture"
+    extent = views[:, 0, 0, -1] - views[:, 0, 0, 0]
+    factor = extent * 32 / 31
+    low, high = policy.crop_factor
+    assert factor.min() > low - 0.02 and factor.max() < high + 0.02
+    assert factor.min() < low + 0.1 and factor.max() > high - 0.1
+    torch.testing.assert_close(views[:, 1, -1, 0] - views[:, 1, 0, 0], extent, atol=0.02, rtol=0)
+    lefts = views[:, 0, 0, 0]
+    assert lefts.std() > 0.03 and len(lefts.unique()) > 150
+
+
+def test_all_frames_of_a_clip_share_their_draw():
+    clip = np.repeat(noise(1, 40, 56, 3), 5, axis=0)
+    for i in range(10):
+        views = augment(clip, STRONG, 32, seeded_generator("clip", i))
+        assert views.shape == (3, 5, 32, 32)
+        torch.testing.assert_close(views, views[:, :1].expand_as(views))
+
+
+def test_views_do_not_depend_on_the_batch():
+    images = [noise(40 + (i % 3), 56, 3, seed=i) for i in range(9)]
+    together = augment_images(images, STRONG, 32, generators(9))
+    for i in (0, 4, 8):
+        alone = augment_images([images[i]], STRONG, 32, [generators(9)[i]])[0]
+        torch.testing.assert_close(together[i], alone, atol=1e-5, rtol=0)
+    backwards = augment_images(images[::-1], STRONG, 32, generators(9)[::-1])
+    torch.testing.assert_close(backwards.flip(0), together, atol=1e-5, rtol=0)
+
+
+def test_single_clip_batch_and_tensor_agree():
+    clips = noise(3, 4, 40, 56, 3)
+    batch = augment(torch.from_numpy(clips), BUDGET_VIEWS, 32, generators(3))
+    assert batch.shape == (3, 3, 4, 32, 32) and 0 <= batch.min() and batch.max() <= 1
+    torch.testing.assert_close(augment_batch(list(clips), BUDGET_VIEWS, 32, generators(3)), batch)
+    torch.testing.assert_close(augment(clips[2], BUDGET_VIEWS, 32, generators(3)[2]), batch[2], atol=1e-5, rtol=0)
+    one = seeded_generator("one")
+    assert not torch.equal(augment(clips[[0, 0]], WEAK, 32, one)[0], augment(clips[[0, 0]], WEAK, 32, one)[1])
+
+
+def test_flip_mirrors_half_of_the_views():
+    views = augment_batch([ramp()] * 300, Policy(flip_probability=0.5), 20, generators(300))
+    plain = augment_batch([ramp()], Policy(), 20, [])[0]
+    mirrored = [torch.allclose(view, plain.flip(-1), atol=1e-6) for view in views]
+    straight = [torch.allclose(view, plain, atol=1e-6) for view in views]
+    assert all(a != b for a, b in zip(mirrored, straight, strict=True)) and 110 < sum(mirrored) < 190
+
+
+def test_erase_overwrites_one_rectangle_with_grey():
+    policy = Policy(erase_probability=1.0, erase_share=(0.2, 0.5))
+    views = augment_batch([ramp()] * 50, policy, 40, generators(50))[:, :, 0]
+    plain = augment_batch([ramp()], Policy(), 40, [])[0, :, 0]
+    for view in views:
+        erased = (view == 0.5).all(dim=0)
+        rows, columns = erased.any(dim=1).sum().item(), erased.any(dim=0).sum().item()
+        assert erased.sum() == rows * columns and 7 <= rows <= 21 and 7 <= columns <= 21
+        torch.testing.assert_close(view[:, ~erased], plain[:, ~erased])
+    none = augment_batch([ramp()] * 50, Policy(erase_probability=1e-9), 40, generators(50))
+    torch.testing.assert_close(none[:, :, 0], plain.expand_as(none[:, :, 0]))
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_colour_jitter_against_torchvision(name):
+    """Each strength alone: the drawn factor is found again among torchvision's results."""
+    image = (noise(24, 24, 3) // 3 + 60).astype(np.uint8)
+    plain = augment_images([image], Policy(), 24, [])
+    adjust = getattr(reference, f"adjust_{name}")
+    views = augment_images([image] * 60, Policy(**{name: 0.4}), 24, generators(60))
+    factors = np.linspace(0.6, 1.4, 401)
+    candidates = torch.cat([adjust(plain, float(factor)) for factor in factors])
+    found = [factors[int((candidates - view).abs().amax(dim=(1, 2, 3)).argmin())] for view in views]
+    errors = [(candidates - view).abs().amax(dim=(1, 2, 3)).min().item() for view in views]
+    assert max(errors) < 2e-3
+    assert min(found) < 0.75 and max(found) > 1.25
+
+
+def test_hue_keeps_grey_and_luma_and_grey_removes_colour():
+    grey = np.full((8, 8, 3), 120, np.uint8)
+    jitter = Policy(hue=0.2)
+    torch.testing.assert_close(
+        augment_images([grey] * 5, jitter, 8, generators(5)), torch.full((5, 3, 8, 8), 120 / 255), atol=1e-3, rtol=0
+    )
+    red = np.zeros((8, 8, 3), np.uint8) + np.array([150, 90, 80], np.uint8)
+    views = augment_images([red] * 30, jitter, 8, generators(30))[:, :, 0, 0]
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    expected = float(luma @ torch.tensor([150.0, 90, 80])) / 255
+    torch.testing.assert_close(views @ luma, torch.full((30,), expected), atol=2e-3, rtol=0)
+    assert views[:, 0].std() > 0.02
+    drained = augment_images([red], Policy(grey_probability=1.0), 8, generators(1))
+    assert (drained.amax(dim=1) - drained.amin(dim=1)).max() < 1e-5
+    assert BUDGET_VIEWS.grey_probability == 0
+
+
+def test_boxes_follow_the_picture():
+    height, width, size = 90, 120, 64
+    frame = np.zeros((1, height, width, 3), np.uint8)
+    frame[0, 30:60, 40:90] = 255
+    (box,) = transform_boxes([[40, 30, 90, 60]], (height, width), size)
+    bright = evaluation_transform(frame, size)[0, 0] > 0.5
+    rows, columns = torch.nonzero(bright.any(dim=1))[:, 0], torch.nonzero(bright.any(dim=0))[:, 0]
+    expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    np.testing.assert_allclose(box, [int(value) for value in expected], atol=0.51)
+    outside, whole = transform_boxes([[0, 0, 11, 8], [0, 0, width, height]], (height, width), size)
+    assert (outside[2] - outside[0]) * (outside[3] - outside[1]) == 0
+    np.testing.assert_allclose(whole, [0, 0, size, size])
+    assert transform_boxes(np.zeros((0, 4)), (height, width), size).shape == (0, 4)
+
+
+def test_autocast_keeps_the_grey_levels():
+    frames = noise(1, 60, 80, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = evaluation_transform(frames, 48)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, evaluation_transform(frames, 48))
+
+
+def test_wrong_arguments():
+    with pytest.raises(UserError, match="crop_factor"):
+        Policy(crop_factor=(0.0, 1.0))
+    with pytest.raises(ValueError, match="2 clips, but 1 generators"):
+        augment_images([ramp()[0]] * 2, WEAK, 16, generators(1))
+    with pytest.raises(ValueError, match="uint8"):
+        evaluation_transform(np.zeros((2, 8, 8, 3), np.float32), 16)
+    assert EVALUATION.is_fixed and not WEAK.is_fixed
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_cpu():
+    clips = torch.from_numpy(noise(3, 4, 60, 80, 3))
+    expected = augment(clips, STRONG, 48, generators(3))
+    torch.testing.assert_close(augment(clips.to("cuda"), STRONG, 48, generators(3)).cpu(), expected, atol=2e-3, rtol=0)
