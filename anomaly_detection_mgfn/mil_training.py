@@ -137,8 +137,14 @@ class TrainingBags:
 
 
 def training_losses(net: MGFN, normal: Tensor, anomalous: Tensor, params: MgfnParams) -> dict[str, Tensor]:
-    """The weighted parts of the loss on bags (B, n_crops, S, F + 1) of each class; their sum is minimised."""
+    """The weighted parts of the loss on bags (B, n_crops, S, F + 1) of each class; their sum is minimised.
+
+    Raises:
+        UserError: the scores are not finite any more.
+    """
     output = net(torch.cat([normal, anomalous]))
+    if not torch.isfinite(output.scores).all():
+        raise UserError(f"the training diverged: scores are not finite; lower --lr {params.lr}")
     n_normal = len(normal)
     selections = [
         select_top_segments(output.scores[part], output.features[part], params.top_k, params.candidate_dropout)
@@ -204,15 +210,9 @@ class MilTraining:
         return {key: value / n_batches for key, value in sums.items()}
 
     def step(self, normal: Tensor, anomalous: Tensor) -> dict[str, float]:
-        """One update on bags (B, n_crops, S, F + 1) of each class.
-
-        Raises:
-            UserError: the loss is not finite.
-        """
+        """One update on bags (B, n_crops, S, F + 1) of each class; returns the parts of the loss."""
         parts = training_losses(self.net, normal, anomalous, self.params)
         total = sum(parts.values())
-        if not torch.isfinite(total):
-            raise UserError(f"the loss became {total.item()} in epoch {self.epoch + 1}; lower --lr {self.params.lr}")
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()

@@ -92,3 +92,9 @@ def small_set(tmp_path, monkeypatch) -> SmallSet:
     for name, folder in (("SAVED_MODELS_ROOT", "saved_models"), ("RESULTS_ROOT", "results"), ("LOGS_ROOT", "logs")):
         monkeypatch.setattr(config, name, tmp_path / folder)
     return make_small_set(tmp_path)
+
+
+@pytest.fixture
+def make_set():
+    """`make_small_set`, for tests that need another size."""
+    return make_small_set

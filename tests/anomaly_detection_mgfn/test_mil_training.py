@@ -1,0 +1,172 @@
+"""Shuffled pairs, held-out videos, choice of the epoch, and a resumed run that equals an uninterrupted one."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_detection_mgfn.mgfn import MGFN
+from anomaly_detection_mgfn.mil_training import (
+    Choice,
+    MilTraining,
+    pair_batches,
+    split_validation,
+    training_losses,
+    validation_criterion,
+)
+from anomaly_detection_mgfn.params_mgfn import MINIATURE, PAPER, RELEASE
+from anomaly_detection_mgfn.mgfn_files import build_network, network_arguments
+from anomaly_detection_mgfn.stage_data import load_training_data, open_features
+from aux_code.errors import UserError
+from aux_code.runs import seeded_generator, start_run
+
+
+def epoch_pairs(n_normal, n_anomalous, batch_size, epoch, seed=0):
+    generator = seeded_generator(seed, "pairs", epoch)
+    return [(n.tolist(), a.tolist()) for n, a in pair_batches(n_normal, n_anomalous, batch_size, generator)]
+
+
+@pytest.mark.parametrize("n_normal, n_anomalous, batch_size", [(800, 810, 16), (40, 7, 16), (3, 50, 16), (5, 5, 16), (1, 1, 4)])
+def test_every_video_is_used_in_every_epoch(n_normal, n_anomalous, batch_size):
+    for epoch in range(2):
+        pairs = epoch_pairs(n_normal, n_anomalous, batch_size, epoch)
+        assert {i for normal, _ in pairs for i in normal} == set(range(n_normal))
+        assert {i for _, anomalous in pairs for i in anomalous} == set(range(n_anomalous))
+        assert len({len(side) for pair in pairs for side in pair}) == 1, "batches of one size, both kinds alike"
+        uses = Counter(i for normal, _ in pairs for i in normal)
+        assert max(uses.values()) - min(uses.values()) <= 1
+
+
+def test_other_pairs_meet_in_each_epoch():
+    met = []
+    for epoch in range(2):
+        batches = epoch_pairs(64, 64, 16, epoch)
+        met.append({(i, j) for normal, anomalous in batches for i in normal for j in anomalous})
+    assert len(met[0] & met[1]) < 0.5 * len(met[0])
+    assert epoch_pairs(64, 64, 16, 0) == epoch_pairs(64, 64, 16, 0)
+    assert epoch_pairs(64, 64, 16, 0) != epoch_pairs(64, 64, 16, 0, seed=1)
+
+
+def test_held_out_videos_cover_classes_and_categories():
+    labels = [0] * 40 + [1] * 40
+    categories = ["normal"] * 40 + ["abuse"] * 20 + ["arson"] * 20
+    split = split_validation(labels, categories, 0.2, seed=3)
+    assert sorted(split.train + split.validation) == list(range(80))
+    assert Counter(categories[i] for i in split.validation) == {"normal": 8, "abuse": 4, "arson": 4}
+    assert split == split_validation(labels, categories, 0.2, seed=3)
+    assert split != split_validation(labels, categories, 0.2, seed=4)
+
+
+@pytest.mark.parametrize("fraction, labels", [(0.0, [0, 0, 1, 1]), (1.0, [0, 0, 1, 1]), (0.2, [0, 0, 1])])
+def test_impossible_validation_parts_are_refused(fraction, labels):
+    with pytest.raises(UserError, match="validation"):
+        split_validation(labels, ["a"] * len(labels), fraction, seed=0)
+
+
+def test_validation_prefers_the_area_and_then_the_likelihood():
+    labels = np.array([0, 1, 0, 1])
+
+    def criterion(*scores):
+        return validation_criterion([np.array([s]) for s in scores], labels, 3)
+
+    assert criterion(0.4, 0.6, 0.4, 0.6) > criterion(0.1, 0.05, 0.1, 0.9)
+    assert criterion(0.1, 0.9, 0.1, 0.9) > criterion(0.4, 0.6, 0.4, 0.6)
+    choice, net = Choice(), torch.nn.Linear(1, 1)
+    for epoch, value in enumerate([(0.5, 0.0), (0.7, -1.0), (0.7, -1.0), (0.6, 0.0)], start=1):
+        choice.offer(value, epoch, net)
+    assert choice.epoch == 2
+
+
+def test_kept_weights_do_not_change_with_the_network():
+    net, choice = torch.nn.Linear(2, 1), Choice()
+    choice.offer((1.0,), 1, net)
+    before = choice.weights["weight"].clone()
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    assert torch.equal(choice.weights["weight"], before)
+
+
+@pytest.mark.parametrize("params", [PAPER, RELEASE, MINIATURE], ids=["paper", "release", "miniature"])
+def test_loss_reaches_every_part_of_the_network(params):
+    torch.manual_seed(0)
+    net = MGFN(feature_dim=8, dims=(8, 8, 8), depths=(1, 1, 1))
+    parts = training_losses(net, torch.rand(4, 2, 8, 9), torch.rand(4, 2, 8, 9), params)
+    sum(parts.values()).backward()
+    without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # the convolutions before a channel norm shift all times alike: their bias may have no gradient
+    assert not [name for name in without if not name.endswith(("bias", ".b"))]
+
+
+def tiny(small_set, **changes):
+    return replace(
+        MINIATURE,
+        **{"dataset": str(small_set.dataset), "features": str(small_set.features), "device": "cpu", "n_threads": 1},
+        **{"epochs": 4, "n_segments": 8, "dims": (8, 8, 8), "minutes_between_saves": 0.0, "batch_size": 4, **changes},
+    )
+
+
+def make_training(params, run_id):
+    params = replace(params, run_id=run_id)
+    run = start_run(params, "main_own")
+    source = open_features(params)
+    data = load_training_data(params, source, run)
+    torch.manual_seed(params.seed)
+    net = build_network(network_arguments(params, source.feature_dim))
+    return MilTraining(params, net, run, run.folder / "mgfn_own"), data
+
+
+class Killed(BaseException):
+    """Stands for a signal."""
+
+
+def test_resumed_run_equals_an_uninterrupted_one(small_set, monkeypatch):
+    whole, data = make_training(tiny(small_set), "whole")
+    whole.train(data.bags, data.held_out)
+    broken, data = make_training(tiny(small_set), "broken")
+    step = MilTraining.train_epoch
+
+    def die(self, bags, epoch):
+        losses = step(self, bags, epoch)
+        if epoch == 2:
+            raise Killed
+        return losses
+
+    monkeypatch.setattr(MilTraining, "train_epoch", die)
+    with pytest.raises(Killed):
+        broken.train(data.bags, data.held_out)
+    monkeypatch.setattr(MilTraining, "train_epoch", step)
+    resumed, data = make_training(tiny(small_set, resume=True), "broken")
+    torch.manual_seed(77)
+    resumed.restore()
+    assert resumed.epoch == 2
+    resumed.train(data.bags, data.held_out)
+    for name, tensor in whole.net.state_dict().items():
+        assert torch.equal(tensor, resumed.net.state_dict()[name]), name
+    for kind, choice in whole.choices.items():
+        other = resumed.choices[kind]
+        assert (choice.criterion, choice.epoch) == (other.criterion, other.epoch)
+        assert all(torch.equal(choice.weights[name], other.weights[name]) for name in choice.weights)
+
+
+def test_resuming_with_other_parameters_is_refused(small_set):
+    training, data = make_training(tiny(small_set, epochs=1), "run")
+    training.train(data.bags, data.held_out)
+    other, _ = make_training(tiny(small_set, epochs=1, lr=0.5, resume=True), "run")
+    with pytest.raises(UserError, match="lr"):
+        other.restore()
+
+
+def test_a_diverging_loss_ends_the_run(small_set):
+    training, data = make_training(tiny(small_set, lr=1e30), "diverging")
+    with pytest.raises(UserError, match="--lr"):
+        training.train(data.bags, data.held_out)
+
+
+def test_all_training_videos_are_in_bags_or_held_out(small_set):
+    training, data = make_training(tiny(small_set), "counts")
+    n_train = sum("train" in name for name in small_set.arrays)
+    assert len(data.bags.normal) + len(data.bags.anomalous) + len(data.held_out.validation.names) == n_train
+    held_out = {name: label for name, label in zip(data.held_out.validation.names, data.held_out.validation_labels)}
+    assert all(small_set.labels[name] == label for name, label in held_out.items())

@@ -1,0 +1,136 @@
+"""Alignment of clips and frames, metrics against scikit-learn on the frame vectors, several videos per pass."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+
+from anomaly_detection_mgfn.feature_bags import VideoFeatures, append_magnitude
+from anomaly_detection_mgfn.ground_truth import truth_from_labels
+from anomaly_detection_mgfn.mgfn import MGFN
+from anomaly_detection_mgfn.scoring import (
+    AlignmentError,
+    anomalous_intervals,
+    category_metrics,
+    false_alarm_rate,
+    frame_scores,
+    score_videos,
+    video_score,
+    weighted_scores,
+)
+
+
+def random_videos(n_videos: int, seed: int = 0, max_frames: int = 400):
+    """Frame labels, clip scores (with ties, one surplus or missing clip now and then) and truths."""
+    rng = np.random.default_rng(seed)
+    truths, scores, labels = [], [], []
+    for i in range(n_videos):
+        n_frames = int(rng.integers(33, max_frames))
+        own = np.zeros(n_frames, np.uint8)
+        if i % 2:
+            start = int(rng.integers(0, n_frames - 10))
+            own[start : start + int(rng.integers(1, 200))] = 1
+        n_clips = -(-n_frames // 32) + (0, 0, 1, -1)[i % 4]
+        scores.append(rng.random(max(1, n_clips)).round(2).astype(np.float32))
+        labels.append(own)
+        truths.append(truth_from_labels(f"video{i}", "abc"[i % 3] if i % 2 else "normal", i % 2, own, 32))
+    return truths, scores, labels
+
+
+@pytest.mark.parametrize(
+    "n_clips, n_frames, expected",
+    [
+        (2, 64, [0] * 32 + [1] * 32),
+        (2, 33, [0] * 32 + [1]),
+        (3, 64, [0] * 32 + [1] * 32),
+        (1, 20, [0] * 20),
+        (1, 40, [0] * 40),
+    ],
+)
+def test_frame_scores(n_clips, n_frames, expected):
+    np.testing.assert_array_equal(frame_scores(np.arange(n_clips), n_frames, 32), expected)
+    np.testing.assert_array_equal(frame_scores(np.arange(n_clips)[:, None], n_frames, 32), expected)
+
+
+@pytest.mark.parametrize("n_clips, n_frames", [(4, 64), (1, 70), (0, 10), (1, 0)])
+def test_more_than_one_clip_apart_names_the_video(n_clips, n_frames):
+    with pytest.raises(AlignmentError, match="Abuse028"):
+        frame_scores(np.zeros(n_clips), n_frames, 32, "Abuse028")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_metrics_equal_those_of_scikit_learn_on_frames(seed):
+    truths, scores, labels = random_videos(30, seed)
+    flat = np.concatenate([frame_scores(s, t.n_frames, 32, t.name) for s, t in zip(scores, truths)])
+    truth = np.concatenate(labels)
+    metrics = weighted_scores(scores, truths).metrics()
+    precision, recall, _ = precision_recall_curve(truth, flat)
+    assert metrics.roc_auc == pytest.approx(roc_auc_score(truth, flat), abs=1e-12)
+    assert metrics.pr_auc == pytest.approx(auc(recall, precision), abs=1e-12)
+    assert metrics.average_precision == pytest.approx(average_precision_score(truth, flat), abs=1e-12)
+
+
+def test_a_surplus_clip_of_one_video_moves_no_other_video():
+    truths, scores, _ = random_videos(8)
+    before = weighted_scores(scores, truths).metrics()
+    index = next(i for i, (s, t) in enumerate(zip(scores, truths)) if len(s) == len(t.positives))
+    longer = [np.append(s, 0.5) if i == index else s for i, s in enumerate(scores)]
+    assert weighted_scores(longer, truths).metrics() == before
+
+
+def test_category_areas_and_false_alarms():
+    truths, scores, labels = random_videos(24)
+    frames = [frame_scores(s, t.n_frames, 32) for s, t in zip(scores, truths)]
+    found = category_metrics(scores, truths)
+    assert set(found) == {t.category for t in truths if t.label}
+    for category, areas in found.items():
+        own = [i for i, t in enumerate(truths) if t.label and t.category == category]
+        both = [i for i, t in enumerate(truths) if i in own or not t.label]
+        for key, members in (("auc_within", own), ("auc", both)):
+            expected = roc_auc_score(*(np.concatenate([part[i] for i in members]) for part in (labels, frames)))
+            assert areas[key] == pytest.approx(expected, abs=1e-12)
+        assert areas["n_videos"] == len(own)
+    normal = np.concatenate([f for f, t in zip(frames, truths) if not t.label])
+    assert false_alarm_rate(scores, truths, 0.5) == pytest.approx((normal >= 0.5).mean(), abs=1e-12)
+    assert false_alarm_rate(scores[1::2], truths[1::2], 0.5) is None
+
+
+def test_several_videos_per_pass_score_as_one_by_one():
+    torch.manual_seed(0)
+    net = MGFN(feature_dim=12, dims=(16, 24, 32), depths=(1, 1, 1), dropout=0.5).train()
+    rng = np.random.default_rng(0)
+    lengths = [1, 5, 3, 5, 5, 1, 7]
+    arrays = [append_magnitude(rng.normal(size=(n, 2, 12))) for n in lengths]
+    offsets = np.cumsum([0, *lengths])
+    videos = VideoFeatures([f"v{i}" for i in range(7)], np.concatenate(arrays), offsets)
+    device = torch.device("cpu")
+    together = score_videos(net, videos, device, clips_per_pass=20)
+    assert net.training, "the mode of the network must be as before"
+    net.eval()
+    for array, scores in zip(arrays, together):
+        with torch.no_grad():
+            alone = net(torch.from_numpy(array.swapaxes(0, 1)[None].copy())).scores[0].numpy()
+        np.testing.assert_allclose(scores, alone, atol=1e-5)
+
+
+def test_intervals():
+    scores = np.array([0.9, 0.2, 0.5, 0.8, 0.7, 0.1, 0.6])
+    assert anomalous_intervals(scores, 0.5, 1) == [(0, 1), (2, 5), (6, 7)]
+    assert anomalous_intervals(scores, 0.5, 2) == [(2, 5)]
+    assert anomalous_intervals(scores, 0.95, 1) == []
+    assert anomalous_intervals(np.ones(4), 0.5, 1) == [(0, 4)]
+
+
+def test_score_of_a_video_is_the_mean_of_its_highest():
+    assert video_score(np.array([0.1, 0.9, 0.5, 0.7]), 3) == pytest.approx(0.7)
+    assert video_score(np.array([0.3]), 3) == pytest.approx(0.3)
+
+
+def test_truth_counts_frames_per_clip():
+    labels = np.zeros(70, np.uint8)
+    labels[30:40] = 1
+    labels[69] = 1
+    truth = truth_from_labels("v", "Abuse", 1, labels, 32)
+    np.testing.assert_array_equal(truth.positives, [2, 8, 1])
+    np.testing.assert_array_equal(truth.negatives, [30, 24, 5])
+    assert truth.events == ((30, 40), (69, 70))
