@@ -1,5 +1,6 @@
 """From a clip's decoded frames to what the networks see: crops, their size, and the person boxes moved along."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -19,6 +20,15 @@ class Window(NamedTuple):
     left: float
     share: float
     mirrored: bool
+
+
+class Cut(NamedTuple):
+    """A window in pixels: the whole pixels that belong to it, and where in them it begins and ends; each (y, x)."""
+
+    anchor: tuple[int, int]
+    shape: tuple[int, int]
+    roi_start: tuple[float, float]
+    roi_end: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,17 @@ class ClipGeometry:
         view = augment(frames[:, top : top + rows, left : left + columns], Policy(), self.size, []).transpose(0, 1)
         return view.flip(-1) if window.mirrored else view
 
+    def cuts(self, height: int, width: int) -> list[Cut]:
+        """The windows on frames of height x width, as a resampler with a region of interest takes them."""
+        return [self._cut(window, height, width) for window in self.windows]
+
+    def _cut(self, window: Window, height: int, width: int) -> Cut:
+        axes = zip((window.top, window.left), (height, width), strict=True)
+        rows, columns = [_pixels(start, window.share, n, self.n_crops == 1) for start, n in axes]
+        if window.mirrored:
+            columns = (*columns[:2], columns[3], columns[2])
+        return Cut(*zip(rows, columns, strict=True))
+
     def boxes(self, boxes: list[np.ndarray], source_hw: tuple[int, int]) -> list[list[Tensor]]:
         """Person boxes per frame, (K,4) each, x0 y0 x1 y1 in pixels -> per view and frame, in pixels of the view.
 
@@ -88,3 +109,14 @@ class ClipGeometry:
             moved[:, [0, 2]] = self.size - moved[:, [2, 0]]
         seen = (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
         return torch.from_numpy(moved[seen]).float()
+
+
+def _pixels(start: float, share: float, n: int, sub_pixel: bool) -> tuple[int, int, float, float]:
+    """First pixel, number of pixels, and the stretch's start and end in them, of a stretch of an axis of n pixels."""
+    if not sub_pixel:
+        length = max(1, round(share * n))
+        return round(start * n), length, 0.0, float(length)
+    first, end = start * n, (start + share) * n
+    anchor = math.floor(first - 0.5) + 1
+    length = max(1, math.ceil(end - 0.5) - anchor)
+    return anchor, length, first - anchor, end - anchor

@@ -6,10 +6,14 @@ or failed. Exit status 3: some videos failed; they are named in the manifest and
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works in an uninstalled clone, from any folder
+
+import torch
+from torch import nn
 
 from aux_code import config
 from aux_code.checkpoints import sha256_of
@@ -29,6 +33,7 @@ from feature_extraction.video_inputs import list_inputs, parse_shard, shard_of
 def main() -> int:
     params = parse(PRESETS, description=__doc__)
     run = start_run(params, "dali_extraction")
+    device = local_device(run.device, os.environ)
     reader_name = resolve_reader(params.reader)
     shard_index, n_shards = parse_shard(params.shard, os.environ)
     geometry = ClipGeometry(
@@ -39,7 +44,7 @@ def main() -> int:
 
     inputs = list_inputs(params.dataset)
     videos = shard_of(inputs.videos, shard_index, n_shards)
-    boxes = BoxSource(params.boxes_path(inputs.root), videos, run.device) if anonymizer.requires_boxes else None
+    boxes = BoxSource(params.boxes_path(inputs.root), videos, device) if anonymizer.requires_boxes else None
     output = Path(params.output) if params.output else config.FEATURES_ROOT / inputs.dataset / run.run_id
     header = manifest_header(inputs.dataset, params, reader_name)
     header |= describe_networks(anonymizer_name, utility_path, utility)
@@ -49,15 +54,15 @@ def main() -> int:
         finished = folder.finished()
         todo = [video for video in videos if video.name not in finished]
         run_summary = f"{len(todo)} of {len(videos)} videos to extract into {output}"
-        encoder = ClipEncoder(anonymizer, utility, run.device, params.precision, params.frames_per_pass, params.seed)
+        encoder = ClipEncoder(anonymizer, utility, device, params.precision, params.frames_per_pass, params.seed)
         extraction = Extraction(encoder, folder, geometry.n_clips, params.batch_size, scalars_to(run))
         items = read_ahead(
             todo,
-            lambda: make_reader(reader_name, geometry, params.min_decoded_share, boxes, run.device),
+            lambda: make_reader(reader_name, geometry, params.min_decoded_share, boxes, device),
             params.n_decoders,
             2 * params.batch_size,
         )
-        sys.stderr.write(f"{run_summary} ({reader_name}, {params.precision}, {run.device})\n")
+        sys.stderr.write(f"{run_summary} ({reader_name}, {params.precision}, {device})\n")
         extraction.run(items, len(todo))
         folder.merge()
         missing = {video.name for video in inputs.videos} - folder.finished()
@@ -86,6 +91,14 @@ def weights_of(params: FeatureExtractionParams) -> tuple[str, Path]:
     return anonymizer, Path(anonymizer)
 
 
+def local_device(device: torch.device, environment: Mapping[str, str]) -> torch.device:
+    """Under torchrun, the GPU of this process."""
+    if device.type == "cuda" and "LOCAL_RANK" in environment:
+        device = torch.device("cuda", int(environment["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    return device
+
+
 def manifest_header(dataset: str, params: FeatureExtractionParams, reader_name: str) -> dict:
     """What all feature files of a folder share, but for the networks."""
     return {
@@ -102,7 +115,7 @@ def manifest_header(dataset: str, params: FeatureExtractionParams, reader_name: 
     }
 
 
-def describe_networks(anonymizer_name: str, utility_path: Path, utility) -> dict:
+def describe_networks(anonymizer_name: str, utility_path: Path, utility: nn.Module) -> dict:
     """The networks by name, content and width, as the manifest has them."""
     is_name = anonymizer_name in OBFUSCATIONS
     return {
@@ -121,7 +134,7 @@ def content_of(path: Path) -> str:
     return sha256_of(next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path)
 
 
-def scalars_to(run: Run):
+def scalars_to(run: Run) -> Callable[[int, float], None]:
     """(clips so far, clips per second) -> TensorBoard."""
     return lambda n_clips, rate: run.writer.add_scalar("extraction/clips_per_second", rate, n_clips)
 

@@ -5,6 +5,7 @@
 
 import importlib.util
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from aux_code.errors import UserError
 from aux_code.models.obfuscation import read_boxes
+from aux_code.models.person_boxes import detect_person_boxes, load_person_detector
 from feature_extraction.clip_views import ClipGeometry
 from feature_extraction.frame_stream import FrameStream, SourceClip, VideoEnd, clips_of
 from feature_extraction.video_inputs import VideoInput
@@ -112,8 +114,16 @@ def view_boxes(
 
 
 def _make_detector(device: torch.device) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """uint8 (T,H,W,3) -> boxes of the people in each frame."""
-    raise UserError("blur and blacken need the boxes of the people: give --boxes CSV (file,frame,x0,y0,x1,y1)")
+    """uint8 (T,H,W,3) -> boxes of the people in each frame, by a COCO detector (paper, section 4)."""
+    detector = load_person_detector(device=device)
+    lock = threading.Lock()
+
+    def detect(frames: np.ndarray) -> list[np.ndarray]:
+        tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).to(device).float() / 255
+        with lock:
+            return [boxes.numpy() for boxes in detect_person_boxes(tensor, detector)]
+
+    return detect
 
 
 def resolve_reader(name: str) -> str:

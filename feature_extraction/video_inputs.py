@@ -1,6 +1,7 @@
 """What is to be extracted: the videos of a data set or of a user's own, their names, their distribution over shards."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def _relative(path: Path, root: Path) -> str:
         return path.name
 
 
-def parse_shard(text: str, environment: dict[str, str]) -> tuple[int, int]:
+def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """(index, number of shards) from torchrun's environment, else from I/N.
 
     Raises:

@@ -1,0 +1,223 @@
+"""The DALI reader: crop, resize and layout in a DALI graph, decoding too where DALI can.
+
+On a GPU, DALI decodes (NVDEC) and everything stays there. On a CPU, DALI's own decoder knows VP8, VP9 and Motion JPEG;
+other codecs, folders of frames, rotated videos and those in which a detector looks for people are fed to the same graph
+by PyAV. A video that DALI refuses half-way is read on by PyAV. The reader operator repeats the video's last frame past
+its end, which is the rule for tails.
+
+This module imports DALI, which takes a second, and is imported by nothing but `readers.make_reader`.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from nvidia.dali import Pipeline, fn, types
+from torch import Tensor
+
+from aux_code.datasets.unreadable import UnreadableMedia
+from aux_code.datasets.video_index import open_video, picture_size
+from feature_extraction.clip_views import ClipGeometry, Cut
+from feature_extraction.frame_stream import FrameStream, VideoEnd, announced_frames, clips_of
+from feature_extraction.readers import BoxSource, Clip, view_boxes
+from feature_extraction.video_inputs import VideoInput
+
+log = logging.getLogger(__name__)
+
+CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
+GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1"}
+CLIPS_PER_RUN = 4
+_CUT_TYPES = {"anchor": types.INT32, "shape": types.INT32, "roi_start": types.FLOAT, "roi_end": types.FLOAT}
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What must be known of a file before DALI decodes it, from its packets and first frame."""
+
+    codec: str
+    n_frames: int
+    announced: float
+    fps: float
+    height: int
+    width: int
+    is_rotated: bool
+
+
+class DaliReader:
+    """Clips by way of DALI; one object per thread, since pipelines belong to threads.
+
+    Args:
+        geometry: which frames make a clip, which part is seen.
+        min_decoded_share: share of the announced frames below which a video fails.
+        box_source: person boxes, or None.
+        device: where the graph runs.
+    """
+
+    name = "dali"
+
+    def __init__(
+        self, geometry: ClipGeometry, min_decoded_share: float, box_source: BoxSource | None, device: torch.device
+    ):
+        self.geometry, self.min_decoded_share = geometry, min_decoded_share
+        self.box_source, self.device = box_source, device
+        self._fed_graph: Pipeline | None = None
+
+    def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
+        """As `readers.Reader.read`."""
+        n_done = 0
+        facts = self._decodable(video.path)
+        if facts is not None:
+            try:
+                for clip in self._decoded_by_dali(video, facts):
+                    yield clip
+                    n_done += 1
+                if n_done == self.geometry.n_clips(facts.n_frames):
+                    yield VideoEnd(facts.n_frames, round(facts.fps, 4))
+                    return
+                log.warning("%s: DALI finds another number of frames; read with PyAV", video.path)
+            except RuntimeError as error:
+                log.warning("%s: DALI gives up (%s); read with PyAV", video.path, _last_line(error))
+        for item in self._fed_by_pyav(video):
+            if isinstance(item, VideoEnd) or item.index >= n_done:
+                yield item
+
+    def _decodable(self, path: Path) -> VideoFacts | None:
+        """The facts of a file that DALI can decode whole and upright here, else None."""
+        if not path.is_file() or (self.box_source is not None and self.box_source.needs_frames):
+            return None
+        try:
+            facts = video_facts(path)
+        except UnreadableMedia:
+            return None
+        codecs = GPU_CODECS if self.device.type == "cuda" else CPU_CODECS
+        is_whole = facts is not None and abs(facts.announced - facts.n_frames) <= 2
+        return facts if is_whole and facts.codec in codecs and not facts.is_rotated else None
+
+    def _decoded_by_dali(self, video: VideoInput, facts: VideoFacts) -> Iterator[Clip]:
+        pipeline = self._decoding_graph(video.path, facts)
+        for index in range(pipeline.epoch_size("video")):
+            views, frame_indices = pipeline.run()
+            boxes = None
+            if self.box_source is not None:
+                wanted = np.array(frame_indices.as_cpu()[0]).ravel()
+                boxes = self.geometry.boxes(self.box_source.of_frames(video, wanted, None), (facts.height, facts.width))
+            yield Clip(index, self._tensors(views)[0], boxes)
+
+    def _fed_by_pyav(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
+        stream = FrameStream(video.path, self.min_decoded_share)
+        if self._fed_graph is None:
+            self._fed_graph = self._feeding_graph()
+        clips = clips_of(iter(stream), self.geometry)
+        while group := list(islice(clips, CLIPS_PER_RUN)):
+            cuts = [_arrays(cut) for cut in self.geometry.cuts(*group[0].frames.shape[1:3])]
+            inputs = {f"{name}{v}": [part] * len(group) for v, cut in enumerate(cuts) for name, part in cut.items()}
+            (views,) = self._fed_graph.run(frames=[clip.frames for clip in group], **inputs)
+            for clip, clip_views in zip(group, self._tensors(views), strict=True):
+                yield Clip(clip.index, clip_views, view_boxes(video, clip, self.geometry, self.box_source))
+        yield stream.end()
+
+    def _decoding_graph(self, path: Path, facts: VideoFacts) -> Pipeline:
+        """A graph for one file: DALI decodes clip after clip."""
+        geometry = self.geometry
+        pipeline = self._pipeline(batch_size=1)
+        with pipeline:
+            frames, _, frame_indices = fn.experimental.readers.video(
+                name="video",
+                device="gpu" if self.device.type == "cuda" else "cpu",
+                filenames=[str(path.resolve())],
+                labels=[0],
+                sequence_length=geometry.frames_per_clip,
+                stride=geometry.stride,
+                step=geometry.frames_per_feature,
+                pad_mode="edge",
+                enable_frame_num="sequence",
+            )
+            cuts = [_arrays(cut) for cut in geometry.cuts(facts.height, facts.width)]
+            pipeline.set_outputs(self._views(frames, cuts), frame_indices)
+        pipeline.build()
+        return pipeline
+
+    def _feeding_graph(self) -> Pipeline:
+        """One graph for everything that PyAV decodes, whatever its size; built once."""
+        pipeline = self._pipeline(batch_size=CLIPS_PER_RUN)
+        with pipeline:
+            frames = fn.external_source(name="frames", layout="FHWC", dtype=types.UINT8, ndim=4)
+            cuts = [
+                {name: fn.external_source(name=f"{name}{v}", dtype=kind, ndim=1) for name, kind in _CUT_TYPES.items()}
+                for v in range(len(self.geometry.windows))
+            ]
+            frames = frames.gpu() if self.device.type == "cuda" else frames
+            pipeline.set_outputs(self._views(frames, cuts))
+        pipeline.build()
+        return pipeline
+
+    def _views(self, frames, cuts: list[dict]):
+        """The part that all graphs share: uint8 (F,H,W,C) -> float32 (n_crops,F,C,size,size) in [0,1]."""
+        size, views = self.geometry.size, []
+        for cut in cuts:
+            part = fn.slice(frames, cut["anchor"], cut["shape"], axis_names="HW")
+            part = fn.resize(
+                part,
+                size=[size, size],
+                roi_start=cut["roi_start"],
+                roi_end=cut["roi_end"],
+                interp_type=types.INTERP_LINEAR,
+                antialias=True,
+                dtype=types.FLOAT,
+            )
+            views.append(fn.transpose(part * np.float32(1 / 255), perm=[0, 3, 1, 2], output_layout="FCHW"))
+        return fn.stack(*views)
+
+    def _pipeline(self, batch_size: int) -> Pipeline:
+        on_gpu = self.device.type == "cuda"
+        device_id = (self.device.index or 0) if on_gpu else None
+        return Pipeline(
+            batch_size=batch_size, num_threads=1, device_id=device_id, exec_dynamic=True, prefetch_queue_depth=1
+        )
+
+    def _tensors(self, outputs) -> Tensor:
+        """A copy of a batch as (B,n_crops,F,C,size,size): DALI uses its buffers again."""
+        if self.device.type == "cuda":
+            return torch.from_dlpack(outputs.as_tensor()).clone()
+        return torch.from_numpy(np.array(outputs.as_array()))
+
+
+def video_facts(path: Path) -> VideoFacts | None:
+    """Counts a file's packets and decodes its first frame; None if there is none.
+
+    Raises:
+        UnreadableMedia: the file does not open or holds no video.
+    """
+    with open_video(path) as container:
+        stream = container.streams.video[0]
+        announced = announced_frames(container)
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        codec = stream.codec_context.name
+        try:
+            first = next(container.decode(stream), None)
+            container.seek(0, stream=stream)
+            n_frames = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+        except av.error.FFmpegError:
+            return None
+    if first is None:
+        return None
+    return VideoFacts(codec, n_frames, announced or n_frames, fps, *picture_size(first), bool(first.rotation % 360))
+
+
+def _arrays(cut: Cut) -> dict[str, np.ndarray]:
+    return {
+        "anchor": np.array(cut.anchor, np.int32),
+        "shape": np.array(cut.shape, np.int32),
+        "roi_start": np.array(cut.roi_start, np.float32),
+        "roi_end": np.array(cut.roi_end, np.float32),
+    }
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "failed" in line or "rror" in line), type(error).__name__)[:200]
