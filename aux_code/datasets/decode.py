@@ -195,9 +195,6 @@ class RgbConverter:
         return rgb
 
 
-_RgbConverter = RgbConverter
-
-
 def _check_indices(wanted: np.ndarray, n_frames: int, path: Path | str) -> None:
     if len(wanted) == 0:
         raise IndexError(f"{path}: no frame was asked for")

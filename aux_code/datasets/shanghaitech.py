@@ -53,7 +53,7 @@ def _video(name: str, split: str, root: Path, masks: dict[str, Path]) -> Surveil
         raise UserError(f"{expected} is missing: {name} is a testing video, whose label and events come from its mask")
     if name not in masks:
         return SurveillanceVideo(name, root / "training" / "videos" / f"{name}.avi", split, 0, NORMAL)
-    events = mask_events(_read_mask(masks[name]))
+    events = mask_events(read_mask(masks[name]))
     # A training video's annotation is its label alone, whatever its mask tells.
     kept = events if split == "test" else ()
     return SurveillanceVideo(name, frames, split, int(bool(events)), ANOMALY if events else NORMAL, kept)
@@ -66,7 +66,8 @@ def mask_events(mask: np.ndarray) -> Events:
     return tuple(zip(starts, ends, strict=True))
 
 
-def _read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path) -> np.ndarray:
+    """One 0 or 1 per frame, (n_frames,); a UserError names a file that holds anything else."""
     try:
         mask = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

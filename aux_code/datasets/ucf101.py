@@ -66,9 +66,7 @@ class Ucf101(Sequence):
         self.root = require_root(root, "UCF101_ROOT")
         if split not in (1, 2, 3):
             raise UserError(f"UCF101 has the splits 1, 2 and 3, not {split}")
-        lists = self.root / "ucfTrainTestlist"
-        self.classes = _read_classes(lists / "classInd.txt")
-        listed = _read_list(lists / f"{'train' if train else 'test'}list{split:02d}.txt", self._videos(), self.classes)
+        self.classes, listed = read_split(self.root, split, train)
         self.missing = [item.path for item in listed if not item.path.exists()]
         report_missing(self.missing, len(listed), "UCF101 videos")
         absent = set(self.missing)
@@ -91,8 +89,13 @@ class Ucf101(Sequence):
         """Outputs a classifier needs: the number of classes and the unused output 0."""
         return len(self.classes)
 
-    def _videos(self) -> Path:
-        return first_existing([self.root / "Videos", self.root / "UCF-101"], "the folder of UCF101 videos")
+
+def read_split(root: Path, split: int, train: bool) -> tuple[list[str], list[Ucf101Item]]:
+    """Class names by index, and all clips that a list names, whether or not their files are there."""
+    videos = first_existing([root / "Videos", root / "UCF-101"], "the folder of UCF101 videos")
+    lists = root / "ucfTrainTestlist"
+    classes = _read_classes(lists / "classInd.txt")
+    return classes, _read_list(lists / f"{'train' if train else 'test'}list{split:02d}.txt", videos, classes)
 
 
 def _read_classes(path: Path) -> list[str]:

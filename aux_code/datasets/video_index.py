@@ -82,8 +82,13 @@ def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContai
     return container
 
 
-def decoded_frames(container: av.container.InputContainer, path: Path | str) -> Iterator[av.VideoFrame]:
-    """Frames in presentation order from where the container stands; packets that do not decode are reported."""
+def decoded_frames(
+    container: av.container.InputContainer, path: Path | str, problems: list[str] | None = None
+) -> Iterator[av.VideoFrame]:
+    """Frames in presentation order from where the container stands.
+
+    Packets that do not decode are skipped with a warning, or, where `problems` is given, with a line in it.
+    """
     stream = container.streams.video[0]
     n_bad = 0
     try:
@@ -95,9 +100,16 @@ def decoded_frames(container: av.container.InputContainer, path: Path | str) -> 
     except av.error.EOFError:
         pass
     except av.error.FFmpegError as error:
-        log.warning("%s: reading stops early (%s)", path, error)
+        _report(problems, path, f"reading stops early ({error})")
     if n_bad:
-        log.warning("%s: %d packets do not decode and are skipped", path, n_bad)
+        _report(problems, path, f"{n_bad} packets do not decode and are skipped")
+
+
+def _report(problems: list[str] | None, path: Path | str, problem: str) -> None:
+    if problems is None:
+        log.warning("%s: %s", path, problem)
+    else:
+        problems.append(problem)
 
 
 def picture_size(frame: av.VideoFrame) -> tuple[int, int]:

@@ -1,0 +1,119 @@
+"""The check of the data sets on small copies in the real layouts, whole and damaged; decoding is real."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aux_code import config
+from aux_code.datasets import check, ucf101, vispr
+from tests.datasets.media import painted_frame, write_video
+
+
+@pytest.fixture
+def small_ucf101(tmp_path, monkeypatch):
+    root = tmp_path / "UCF101"
+    monkeypatch.setattr(config, "UCF101_ROOT", root)
+    monkeypatch.setattr(ucf101, "OFFICIAL_COUNTS", {(1, True): 3, (1, False): 1})
+    names = [f"YoYo/v_YoYo_g{group:02d}_c01.avi" for group in range(1, 5)]
+    for name in names:
+        write_video(root / "Videos" / name, 5, codec="mpeg4")
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 YoYo\n")
+    (lists / "trainlist01.txt").write_text("".join(f"{name} 1\n" for name in names[1:]))
+    (lists / "testlist01.txt").write_text(names[0] + "\n")
+    return root
+
+
+def test_complete(small_ucf101, capsys):
+    assert check.main(["ucf101", "--decode"]) == 0
+    assert "3 train, 1 test\n  complete" in capsys.readouterr().out
+
+
+def test_official_counts_are_those_of_the_papers():
+    found = {name: module.OFFICIAL_COUNTS for name, module in vars(check).items() if hasattr(module, "OFFICIAL_COUNTS")}
+    assert (found["ucf101"][1, True], found["ucf101"][1, False]) == (9537, 3783)
+    assert found["vispr"] == {"train": 10_000, "test": 8_000}
+    assert (found["ucf_crime"], found["xd_violence"], found["shanghaitech"]) == ((1610, 290), (3954, 800), (238, 199))
+
+
+def test_missing_files_are_named_and_counted(small_ucf101, capsys):
+    (small_ucf101 / "Videos" / "YoYo" / "v_YoYo_g03_c01.avi").unlink()
+    assert check.main(["ucf101"]) == 3
+    out = capsys.readouterr().out
+    assert "1 files are missing" in out and "v_YoYo_g03_c01.avi" in out and "train: 2 found, 3 expected" in out
+
+
+def test_decode_names_what_does_not_decode(small_ucf101, capsys):
+    (small_ucf101 / "Videos" / "YoYo" / "v_YoYo_g03_c01.avi").write_bytes(b"no video")
+    assert check.main(["ucf101"]) == 0
+    assert check.main(["ucf101", "--decode", "--workers", "2"]) == 3
+    out = capsys.readouterr().out
+    assert "1 files do not decode" in out and "v_YoYo_g03_c01.avi: cannot be opened" in out
+
+
+def test_a_miniature_is_compared_with_its_own_marker(small_ucf101, monkeypatch):
+    monkeypatch.setattr(ucf101, "OFFICIAL_COUNTS", {(1, True): 9537, (1, False): 3783})
+    assert check.main(["ucf101"]) == 3
+    (small_ucf101 / "miniature.json").write_text(json.dumps({"counts": {"train": 3, "test": 1}}))
+    assert check.main(["ucf101"]) == 0
+
+
+def test_vispr(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "VISPR_ROOT", tmp_path)
+    monkeypatch.setattr(vispr, "OFFICIAL_COUNTS", {"train": 1, "test": 1})
+    for split in ("train2017", "test2017"):
+        (tmp_path / split).mkdir()
+        Image.fromarray(painted_frame(1)).save(tmp_path / split / "2017_1.jpg")
+        (tmp_path / split / "2017_1.json").write_text(json.dumps({"labels": list(vispr.VISPR1)}))
+    assert check.main(["vispr", "--decode"]) == 0
+    whole = (tmp_path / "test2017" / "2017_1.jpg").read_bytes()
+    (tmp_path / "test2017" / "2017_1.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "train2017" / "2017_9.json").write_text("{}")
+    assert check.main(["vispr", "--decode"]) == 3
+    out = capsys.readouterr().out
+    assert "test2017/2017_1.jpg: not a readable image" in out and "1 annotations have no image: 2017_9" in out
+
+
+def test_shanghaitech_masks_are_compared_with_the_frames(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "SHANGHAITECH_ROOT", tmp_path)
+    frames, masks = tmp_path / "testing" / "frames" / "01_0014", tmp_path / "testing" / "test_frame_mask"
+    frames.mkdir(parents=True)
+    masks.mkdir()
+    for number in range(4):
+        Image.fromarray(painted_frame(number)).save(frames / f"{number:03d}.jpg")
+    np.save(masks / "01_0014.npy", np.array([0, 1, 1, 0, 1], np.uint8))
+    write_video(tmp_path / "training" / "videos" / "01_001.avi", 3, codec="mpeg4")
+    (tmp_path / "SH_Train.txt").write_text("01_001\n")
+    (tmp_path / "SH_Test.txt").write_text("01_0014\n")
+    (tmp_path / "miniature.json").write_text(json.dumps({"counts": {"train": 1, "test": 1}}))
+    assert check.main(["shanghaitech", "--decode"]) == 3
+    out = capsys.readouterr().out
+    assert "01_0014: 4 frames, 5 values in its mask" in out
+    assert "01_0014: 4 frames, event 4-5" in out
+    np.save(masks / "01_0014.npy", np.array([0, 1, 1, 0], np.uint8))
+    assert check.main(["shanghaitech", "--decode"]) == 0
+
+
+def test_own_folder(tmp_path):
+    write_video(tmp_path / "a.mp4", 3)
+    (tmp_path / "test.csv").write_text("video,label,anomalies\na.mp4,1,0-3\n")
+    assert check.main([str(tmp_path), "--decode"]) == 0
+    (tmp_path / "test.csv").write_text("video,label,anomalies\na.mp4,1,0-9\nb.mp4,0,\n")
+    assert check.main([str(tmp_path), "--decode"]) == 3
+
+
+def test_missing_root_says_how_to_set_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "UCF_CRIME_ROOT", tmp_path / "absent")
+    assert check.main(["ucf_crime"]) == 3
+    out = capsys.readouterr().out
+    assert "UCF_CRIME_ROOT" in out and "TED_SPAD_DATA_ROOT" in out and "aux_code.miniature" in out
+
+
+def test_wrong_usage():
+    for argv in (["ucf-101"], ["--workers", "0"]):
+        with pytest.raises(SystemExit) as caught:
+            check.main(argv)
+        assert caught.value.code == 2
