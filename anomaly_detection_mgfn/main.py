@@ -17,7 +17,6 @@ from anomaly_detection_mgfn.evaluation import evaluate_checkpoint, evaluate_choi
 from anomaly_detection_mgfn.mgfn_files import build_network, network_arguments
 from anomaly_detection_mgfn.mil_training import MilTraining
 from anomaly_detection_mgfn.params_mgfn import PRESETS
-from anomaly_detection_mgfn.score_video import score_command
 from anomaly_detection_mgfn.stage_data import dataset_label, load_training_data, open_features
 from aux_code.parameters import parse
 from aux_code.runs import run_script, start_run
@@ -28,6 +27,9 @@ def main() -> int:
     started = time.monotonic()
     params = parse(PRESETS, description=__doc__)
     if params.score:
+        # pictures and the networks of the other stages: half of the start-up time, needed here only
+        from anomaly_detection_mgfn.score_video import score_command
+
         return score_command(params)
     label = dataset_label(params.dataset)
     if params.eval_only:
