@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aux_code.miniature.scenes import shade
+
 RGB = tuple[int, int, int]
 FRONT_FACES = ("front", "cap", "mask", "hand")
 PARTIAL_FACES = ("profile", "cap", "mask", "hand")
@@ -11,7 +13,7 @@ PARTIAL_FACES = ("profile", "cap", "mask", "hand")
 # Natural tones from light to dark; a class takes one half of the range, lighting makes the halves overlap in the
 # picture.
 _SKIN = np.array(
-    [(246, 214, 190), (232, 190, 160), (212, 166, 132), (178, 128, 94), (136, 92, 66), (98, 64, 46), (66, 44, 34)],
+    [(236, 204, 180), (226, 184, 154), (208, 162, 128), (178, 128, 94), (136, 92, 66), (98, 64, 46), (66, 44, 34)],
     float,
 )
 _HAIR = ((30, 26, 24), (52, 38, 30), (88, 60, 40), (128, 96, 60), (176, 144, 92), (120, 116, 112))
@@ -57,6 +59,12 @@ def cloth_colour(rng: np.random.Generator) -> RGB:
     return tuple(int(v) for v in np.clip(grey + rng.normal(0, 32, 3), 8, 245))
 
 
+def _swimwear_colour(rng: np.random.Generator) -> RGB:
+    """A strong colour, unlike skin."""
+    strong = ((40, 70, 150), (30, 120, 90), (150, 40, 60), (30, 30, 36), (60, 140, 170), (120, 60, 140), (210, 210, 60))
+    return tuple(int(v) for v in np.clip(np.array(strong[int(rng.integers(7))]) + rng.normal(0, 14, 3), 0, 255))
+
+
 def _feminine_cues(rng: np.random.Generator) -> tuple[bool, str]:
     """Long hair or a skirt or dress, at least one of them."""
     long_hair = bool(rng.random() < 0.72)
@@ -66,23 +74,46 @@ def _feminine_cues(rng: np.random.Generator) -> tuple[bool, str]:
     return long_hair, ("trousers", "trousers", "shorts")[int(rng.integers(3))]
 
 
+def _clothes(rng: np.random.Generator, skin: RGB, feminine: bool, semi_nude: bool) -> tuple[RGB, RGB, bool]:
+    """Colours of top and bottom, and whether the legs are bare because of swimwear.
+
+    Half of the half nude men wear trousers or shorts below a bare trunk; one dressed person in eight wears a top of
+    a tone lighter or darker than their own skin.
+    """
+    if semi_nude:
+        swimwear = feminine or bool(rng.random() < 0.5)
+        return skin, _swimwear_colour(rng) if swimwear else cloth_colour(rng), swimwear
+    step = rng.uniform(22, 48) * (1 if sum(skin) < 390 else -1)
+    near_skin = tuple(int(v) for v in np.clip(np.array(skin) + step + rng.normal(0, 12, 3), 0, 255))
+    return near_skin if rng.random() < 0.12 else cloth_colour(rng), cloth_colour(rng), False
+
+
 def draw_look(rng: np.random.Generator, coloured: bool, feminine: bool, semi_nude: bool, face: str) -> Look:
-    """A random person with these attributes. A few masculine ones have long hair and a few feminine ones short."""
+    """A random person with these attributes. A few masculine ones have long hair and a few feminine ones short.
+
+    All colours of a person share a random exposure, as if more or less in the shade.
+    """
     if feminine:
         long_hair, bottom_kind = _feminine_cues(rng)
     else:
-        long_hair, bottom_kind = bool(rng.random() < 0.08), ("trousers", "trousers", "shorts")[int(rng.integers(3))]
+        long_hair, bottom_kind = (
+            bool(rng.random() < 0.08),
+            ("trousers", "trousers", "shorts")[int(rng.integers(3))],
+        )
+    exposure = float(np.exp(rng.normal(0, 0.12)))
+    skin = shade(skin_tone(rng, coloured), exposure)
+    top, bottom, swimwear = _clothes(rng, skin, feminine, semi_nude)
     return Look(
-        skin=skin_tone(rng, coloured),
-        hair=_HAIR[int(rng.integers(len(_HAIR)))],
-        top=cloth_colour(rng),
-        bottom=cloth_colour(rng),
+        skin=skin,
+        hair=shade(_HAIR[int(rng.integers(len(_HAIR)))], exposure),
+        top=top,
+        bottom=bottom,
         shoes=tuple(int(v) for v in rng.integers(20, 90, 3)),
         accessory=cloth_colour(rng),
         feminine=feminine,
         semi_nude=semi_nude,
         long_hair=long_hair,
-        bottom_kind=bottom_kind,
+        bottom_kind="swimwear" if swimwear else bottom_kind,
         sleeves=("long", "short", "short", "none")[int(rng.integers(4))],
         face=face,
         build=float(rng.uniform(0.86, 1.2) * (0.93 if feminine else 1.05)),

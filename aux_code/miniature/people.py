@@ -144,13 +144,17 @@ class PersonPainter:
     def _leg(self, i: int) -> None:
         look, (hip, knee, foot) = self.look, self.bones.legs[i]
         tone = 0.86 if i == 0 and self.place.view == "side" else 1.0
-        bare = look.semi_nude
-        thigh = look.bottom if not bare and look.bottom_kind in ("trousers", "shorts") else look.skin
-        shin = look.bottom if not bare and look.bottom_kind == "trousers" else look.skin
+        bare = look.bottom_kind == "swimwear"
+        thigh = look.bottom if look.bottom_kind in ("trousers", "shorts") else look.skin
+        shin = look.bottom if look.bottom_kind == "trousers" else look.skin
         self._bar(hip, knee, 0.088 * look.build, shade(thigh, tone))
         self._bar(knee, foot, 0.066 * look.build, shade(shin, tone))
-        toe = self.place.facing * (0.05 * self.h if self.place.view == "side" else 0.0)
-        self._bar(foot, (foot[0] + toe, foot[1]), 0.05, look.skin if bare else look.shoes)
+        colour = look.skin if bare else look.shoes
+        if self.place.view == "side":
+            self._bar(foot, (foot[0] + self.place.facing * 0.05 * self.h, foot[1]), 0.05, colour)
+        else:
+            x, y, rx, ry = *foot, 0.038 * self.h, 0.028 * self.h
+            self.draw.ellipse((x - rx, y - ry, x + rx, y + ry), fill=colour)
 
     def _width(self, front: float) -> float:
         return front * self.look.build * self.h * (0.62 if self.place.view == "side" else 1.0)
@@ -175,7 +179,7 @@ class PersonPainter:
         self._bar(self.bones.neck, self.bones.head, 0.055, look.skin)
         self._band(0.03, 0.62, (shoulder, waist), colour)
         self._band(0.60, 1.06, (waist, hip), colour)
-        if look.semi_nude:
+        if look.bottom_kind == "swimwear":
             self._band(0.86, 1.18, (hip, hip), look.bottom)
             if look.feminine:
                 self._band(0.22, 0.42, (shoulder * 0.92, shoulder * 0.88), look.bottom)
@@ -251,7 +255,7 @@ class PersonPainter:
         dark = (28, 22, 22)
         if face != "cap":
             for u in (-0.034, 0.034):
-                self._blob(u, 0.012, (0.017, 0.015), dark)
+                self._blob(u, 0.014, (0.0115, 0.0115), dark)
         if face != "mask":
             self._patch(
                 ((-0.032, -0.046), (0.032, -0.046), (0.024, -0.062), (-0.024, -0.062)),

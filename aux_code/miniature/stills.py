@@ -39,7 +39,7 @@ def arrange(rng: np.random.Generator, attributes: tuple[bool, ...]) -> list[Figu
     complete, partial, pair, group = attributes[2], attributes[3], attributes[5], attributes[6]
     if pair or group:
         n = 3 + int(rng.integers(2)) if group else 2
-        height = float(rng.uniform(0.44, 0.58) if group else rng.uniform(0.46, 0.68))
+        height = float(rng.uniform(0.40, 0.58) if group else rng.uniform(0.42, 0.66))
         first = int(rng.integers(n - 1)) if pair else -1
         steps = [0.0] + [
             float(rng.uniform(0.30, 0.36) if i == first + 1 and pair else rng.uniform(0.22, 0.32)) * height
@@ -54,7 +54,7 @@ def arrange(rng: np.random.Generator, attributes: tuple[bool, ...]) -> list[Figu
             Figure(float(x), ys[i], height * float(rng.uniform(0.93, 1.05)), "stand", holds[i])
             for i, x in enumerate(xs)
         ]
-    n = 2 if complete and partial else int(rng.choice((1, 2, 3), p=(0.62, 0.28, 0.10)))
+    n = 2 if complete and partial else int(rng.choice((1, 2, 3), p=(0.52, 0.30, 0.18)))
     n = 0 if not any(attributes) and rng.random() < 0.15 else n
     if n == 1:
         return [
@@ -66,8 +66,8 @@ def arrange(rng: np.random.Generator, attributes: tuple[bool, ...]) -> list[Figu
                 0,
             )
         ]
-    slots = {0: (), 2: (0.32, 0.68), 3: (0.24, 0.5, 0.76)}[n]
-    spread = 0.05 if n == 2 else 0.015
+    slots = {0: (), 2: (0.32, 0.68), 3: (0.25, 0.5, 0.75)}[n]
+    spread = 0.07 if n == 2 else 0.04
     return [
         Figure(
             x + float(rng.uniform(-spread, spread)),
@@ -154,7 +154,7 @@ def render_still(plan: StillPlan, seed: int) -> Still:
     rng = np.random.default_rng([seed, 29, plan.index])
     canvas = _canvas(plan, seed, rng)
     boxes = [clipped_box(box, SS, plan.size) for box in _paint_people(canvas, plan, rng)]
-    small = canvas.reduce(SS).point(draw_light(rng, 1.8).table())
+    small = canvas.reduce(SS).point(draw_light(rng, 2.1).table())
     if rng.random() < 0.5:
         small = small.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1))))
     pixels = add_noise(np.asarray(small), noise_bank(seed, (128, 128)), rng, float(rng.uniform(2, 7)))
