@@ -1,0 +1,115 @@
+"""Prepared networks give the same outputs, without batch norms."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from aux_code import inference
+from aux_code.inference import fold_batch_norms, prepare_for_inference, supports_bf16
+from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+
+
+def settled(network):
+    """Batch-norm statistics and weights away from their initial values."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.add_(0.2 * torch.rand(tensor.shape, generator=generator))
+    return network.eval()
+
+
+def n_norms(network):
+    return sum(isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d)) for m in network.modules())
+
+
+CASES = [
+    (lambda: load_fa_model("unet++"), (1, 3, 32, 32)),
+    (lambda: load_fa_model("small"), (2, 3, 30, 44)),
+    (lambda: load_ft_model("largei3d"), (1, 3, 8, 32, 32)),
+    (lambda: load_ft_model("small"), (2, 3, 8, 24, 24)),
+    (lambda: load_fb_model("r50"), (1, 3, 32, 32)),
+    (lambda: load_fb_model("small", ssl=True), (2, 3, 24, 24)),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("build", "shape"), CASES)
+def test_prepared_networks_are_equal_and_have_no_batch_norm_left(build, shape):
+    torch.manual_seed(0)
+    network, x = settled(build()), torch.rand(shape)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    prepared = prepare_for_inference(network, x)
+    # depth 4 leaves the 5 norms of the encoder's last layer unused in unet++
+    assert n_norms(network) > 3 and n_norms(prepared) == (5 if hasattr(network, "segmentation_head") else 0)
+    other = torch.rand(shape)
+    expected, output = network(other), prepared(other)
+    if isinstance(expected, torch.Tensor):
+        expected, output = (expected,), (output,)
+    for own, theirs in zip(output, expected, strict=True):
+        assert ((own - theirs).norm() / theirs.norm()).item() < 1e-5
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@torch.no_grad()
+def test_bf16_features_within_a_percent():
+    torch.manual_seed(0)
+    network, x = settled(load_ft_model("small")), torch.rand(2, 3, 8, 24, 24)
+    prepared = prepare_for_inference(network, x, precision="bf16")
+    expected, features = network.extract_features(x), prepared.extract_features(x)
+    assert features.dtype == torch.float32
+    assert ((features - expected).norm() / expected.norm()).item() < 0.01
+    assert supports_bf16("cpu") == (not torch.equal(features, expected) and prepared.dtype == torch.bfloat16)
+
+
+def test_without_bf16_it_says_so_and_computes_in_fp32(monkeypatch, caplog):
+    monkeypatch.setattr(inference, "supports_bf16", lambda device: False)
+    with caplog.at_level(logging.WARNING):
+        prepared = prepare_for_inference(load_fb_model("small"), torch.rand(1, 3, 16, 16), precision="bf16")
+    assert prepared.dtype == torch.float32 and "fp32" in caplog.text
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match="fp16"):
+        prepare_for_inference(load_fb_model("small"), torch.rand(1, 3, 16, 16), precision="fp16")
+
+
+class Shared(nn.Module):
+    """One convolution that serves twice, with a batch norm each time, and a norm without a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.conv, self.a = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.a(self.conv(self.a(self.conv(self.first(x)))))
+
+
+@torch.no_grad()
+def test_what_cannot_be_folded_stays():
+    network, x = settled(Shared()), torch.rand(2, 3, 4, 4)
+    expected = network(x)
+    assert fold_batch_norms(network, x) == 0
+    assert torch.equal(network(x), expected)
+
+
+class Forked(nn.Module):
+    """A convolution whose output is also used without the batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+@torch.no_grad()
+def test_a_convolution_with_a_second_reader_is_not_folded():
+    network, x = settled(Forked()), torch.rand(2, 3, 4, 4)
+    expected = network(x)
+    assert fold_batch_norms(network, x) == 0
+    assert torch.equal(network(x), expected)
