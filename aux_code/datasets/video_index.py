@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -42,6 +43,24 @@ class VideoIndex:
     pts: np.ndarray | None = None
     key_pts: np.ndarray | None = None
     key_dts: np.ndarray | None = None
+
+
+class _PacketTimes(NamedTuple):
+    """What the index needs of a packet; the packets of an hour of video would not be small."""
+
+    pts: int | None
+    dts: int | None
+    is_keyframe: bool
+    is_discard: bool
+    is_corrupt: bool
+
+    @classmethod
+    def of(cls, packet: av.Packet) -> "_PacketTimes":
+        return cls(*(getattr(packet, name) for name in cls._fields))
+
+    @property
+    def is_usable(self) -> bool:
+        return self.pts is not None and self.dts is not None and not self.is_corrupt
 
 
 _cache: dict[tuple[str, int, int], VideoIndex] = {}
@@ -138,11 +157,11 @@ def _index_by_packets(path: Path | str) -> VideoIndex | None:
         if not _SEEKABLE_FORMATS & set(container.format.name.split(",")):
             return None
         try:
-            packets = [packet for packet in container.demux(stream) if packet.size]
+            packets = [_PacketTimes.of(packet) for packet in container.demux(stream) if packet.size]
         except av.error.FFmpegError:
             return None
         fps = _mean_rate(stream)
-    if not packets or any(p.pts is None or p.dts is None or p.is_corrupt for p in packets):
+    if not packets or not all(packet.is_usable for packet in packets):
         return None
     keys = sorted((p.pts, p.dts) for p in packets if p.is_keyframe)
     pts = np.array(sorted(p.pts for p in packets if not p.is_discard), dtype=np.int64)
@@ -150,7 +169,7 @@ def _index_by_packets(path: Path | str) -> VideoIndex | None:
         return None
     key_pts, key_dts = np.array(keys, dtype=np.int64).T
     size = _size_if_last_group_agrees(path, pts, key_pts, key_dts)
-    return size and VideoIndex(len(pts), *size, fps, pts, key_pts, key_dts)
+    return VideoIndex(len(pts), *size, fps, pts, key_pts, key_dts) if size else None
 
 
 def _size_if_last_group_agrees(
