@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from aux_code.models.anonymizers import NarrowOutput
+
 logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -45,6 +47,8 @@ class InferenceNetwork(nn.Module):
     def __init__(self, network: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format):
         super().__init__()
         self.network, self.dtype, self.memory_format = network, dtype, memory_format
+        self.requires_boxes = getattr(network, "requires_boxes", False)
+        self.feature_dim = getattr(network, "feature_dim", 0)
 
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +98,8 @@ def prepare_for_inference(
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     memory_format = torch.channels_last_3d if example.dim() == 5 else torch.channels_last
     copy = deepcopy(network).eval().requires_grad_(False).to(device)
-    fold_batch_norms(copy, example)
+    # without the wrapper, whose noise would hide whether folding changed the output
+    fold_batch_norms(copy.network if isinstance(copy, NarrowOutput) else copy, example)
     copy = copy.to(dtype).to(memory_format=memory_format)
     if compile_network:
         copy.compile()

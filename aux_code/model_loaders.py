@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aux_code.errors import UserError
-from aux_code.models.anonymizers import ANONYMIZERS, build_anonymizer
+from aux_code.models.anonymizers import ANONYMIZERS, NarrowOutput, build_anonymizer
 from aux_code.models.obfuscation import OBFUSCATIONS
 from aux_code.models.privacy import PRIVACY_NETWORKS, build_privacy
 from aux_code.models.utility import UTILITY_NETWORKS, UtilityNetwork, build_utility
@@ -28,6 +28,7 @@ from aux_code.models.weight_files import (
 
 logger = logging.getLogger(__name__)
 
+_NARROW_PREFIX = "network."
 _BUILDERS = {"fa": build_anonymizer, "ft": build_utility, "fb": build_privacy}
 
 
@@ -157,7 +158,16 @@ def _load(role: str, arch: str, saved_model_file: Path | str | None, arguments: 
 
 
 def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
-    """Strictly, or as the weights of a backbone where the file is one of the known pre-trained kinds."""
+    """Strictly, or as the weights of a backbone where the file is one of the known pre-trained kinds.
+
+    A narrow output has no weights of its own, so files of the plain and of the wrapped network serve both.
+    """
+    wrapped = all(name.startswith(_NARROW_PREFIX) for name in file.state)
+    if wrapped and not isinstance(network, NarrowOutput):
+        file = file._replace(state={n.removeprefix(_NARROW_PREFIX): t for n, t in file.state.items()})
+    if isinstance(network, NarrowOutput) and not wrapped:
+        network.network.architecture = network.architecture
+        network = network.network
     if file.bare and compare(network, with_current_names(network, file.state)):
         adapted = _adapt_backbone(role, network.architecture, file.state)
         if adapted:
@@ -180,15 +190,9 @@ def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> 
             return dict(state), ("fc.",)
         return {"0." + name: tensor for name, tensor in state.items() if not name.startswith("fc.")}, ("1.",)
     if role == "fa" and arch == "unet++" and classes == 1000:
-        prefix = "network." if _is_narrow(architecture["arguments"]) else ""
-        encoder = {f"{prefix}encoder.{name}": t for name, t in state.items() if not name.startswith("fc.")}
-        return encoder, (f"{prefix}decoder.", f"{prefix}segmentation_head.")
+        encoder = {f"encoder.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")}
+        return encoder, ("decoder.", "segmentation_head.")
     return None
-
-
-def _is_narrow(arguments: dict[str, Any]) -> bool:
-    plain = {"output_channels": 3, "output_scale": 1.0, "output_noise": 0.0}
-    return any(arguments.get(name, value) != value for name, value in plain.items())
 
 
 def _rebuild(role: str, path: Path | str) -> nn.Module:

@@ -9,6 +9,7 @@ from torch import nn
 from aux_code import inference
 from aux_code.inference import fold_batch_norms, prepare_for_inference, supports_bf16
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from aux_code.models.anonymizers import set_noise_generator
 
 
 def settled(network):
@@ -69,6 +70,19 @@ def test_without_bf16_it_says_so_and_computes_in_fp32(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         prepared = prepare_for_inference(load_fb_model("small"), torch.rand(1, 3, 16, 16), precision="bf16")
     assert prepared.dtype == torch.float32 and "fp32" in caplog.text
+
+
+@torch.no_grad()
+def test_noise_of_a_narrow_output_stays_and_can_be_seeded():
+    network, frames = load_fa_model("small", output_channels=1, output_noise=0.1).eval(), torch.rand(2, 3, 16, 16)
+    set_noise_generator(network, torch.Generator().manual_seed(3))
+    prepared, outputs = prepare_for_inference(network, frames), []
+    assert n_norms(prepared) == 0
+    for net in (network, prepared, prepared):
+        set_noise_generator(net, torch.Generator().manual_seed(5))
+        outputs.append(net(frames))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+    assert torch.equal(outputs[1], outputs[2])
 
 
 def test_unknown_precision():

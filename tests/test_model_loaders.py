@@ -139,6 +139,18 @@ def test_imagenet_file_for_the_encoder(tmp_path, caplog):
     assert "encoder.layer4.0.conv1.weight" in wanted
 
 
+def test_plain_weights_go_into_a_narrow_output_and_back(tmp_path):
+    plain = load_fa_model("small")
+    path = ours(tmp_path / "plain.pth", fa=plain)
+    narrow = load_fa_model("small", path, output_scale=0.5, output_noise=0.1)
+    assert equal(narrow.network, plain.state_dict())
+    path = ours(tmp_path / "narrow.pth", fa=narrow)
+    assert equal(load_anonymizer(path), narrow.state_dict())
+    assert equal(load_fa_model("small", path, output_scale=1.0, output_noise=0.0), plain.state_dict())
+    with pytest.raises(UserError, match=r"mend.weight \(3, 6, 3, 3\) instead of \(1, 6, 3, 3\)"):
+        load_fa_model("small", path, output_channels=1)
+
+
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_model_hub_safetensors(tmp_path, as_folder):
     state = random_state(load_fa_model())
