@@ -74,8 +74,14 @@ class PrivacyParams(CommonParams):
     """Hidden widths of the MLP of --level feature (paper)."""
     clip_frames: int = 16
     """Frames of the still clip of --level feature (paper)."""
+    detector_weights: Path | None = None
+    """Local weights of the person detector; none: torchvision's cache or download."""
+    inversion_network: Literal["unet", "unet++", "small"] = "unet"
+    """Network of the attacker inversion that undoes f_A (ours)."""
     inversion_epochs: int = 20
-    """Epochs of the inverting U-Net of the attacker inversion (ours)."""
+    """Epochs of that network (ours)."""
+    inversion_learning_rate: float = 1e-3
+    """Adam's learning rate of that network, falling to 0 as a cosine (ours)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the attacker's products; auto: bf16 where the device computes in it (GPUs, some CPUs)."""
     storage: Literal["float16", "float32"] = "float16"
@@ -105,16 +111,18 @@ PRESETS = {
     "miniature": PrivacyParams(
         attacker="small",
         network="small",
+        inversion_network="small",
+        inversion_learning_rate=3e-3,
         size=48,
-        image_epochs=40,
+        image_epochs=28,
         feature_epochs=40,
-        batch_size=64,
-        image_learning_rate=2e-3,
+        batch_size=32,
+        image_learning_rate=4e-3,
         feature_learning_rate=1e-3,
-        weight_decay=1e-2,
+        weight_decay=0.05,
         schedule="cosine",
-        warmup_epochs=0,
-        evaluate_every=2,
+        warmup_epochs=2,
+        evaluate_every=4,
         mlp_widths=(256, 128, 128, 64),
         storage="float32",
         n_workers=2,

@@ -14,12 +14,16 @@ from aux_code.datasets.vispr import VISPR1, Vispr
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
 from aux_code.models.obfuscation import read_boxes
+from aux_code.models.person_boxes import detect_person_boxes, load_person_detector
 from aux_code.runs import Run
 from privacy_training.attribute_prediction import Splits
 from privacy_training.params_privacy import PrivacyParams
-from privacy_training.released_images import PictureSource, ReleasedImages, Releaser, release_images
+from privacy_training.released_images import PictureSource, Releaser, release_images
 
 log = logging.getLogger(__name__)
+
+BoxesOf = Callable[[Path, np.ndarray], np.ndarray]
+"""Image file, decoded picture uint8 (H, W, 3) -> person boxes (K, 4) x0, y0, x1, y1 in its pixels."""
 
 
 def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
@@ -43,7 +47,7 @@ def build_releaser(params: PrivacyParams, run: Run, anonymizer: str | None = Non
 def build_splits(params: PrivacyParams, run: Run, anonymizer: str | None = None) -> Splits:
     """Releases the training, validation and test pictures once; they stay in memory."""
     releaser = build_releaser(params, run, anonymizer)
-    boxes_of = person_boxes(params, releaser.anonymizer)
+    boxes_of = person_boxes(params, releaser.anonymizer, run.device)
     sets = {}
     for split in ("train", "val", "test"):
         source = _picture_source(params, run, split, boxes_of)
@@ -53,15 +57,17 @@ def build_splits(params: PrivacyParams, run: Run, anonymizer: str | None = None)
     return Splits(*(sets[split].to(run.device) for split in ("train", "val", "test")))
 
 
-def person_boxes(params: PrivacyParams, anonymizer: nn.Module) -> Callable[[Path, np.ndarray], np.ndarray] | None:
+def person_boxes(params: PrivacyParams, anonymizer: nn.Module, device: torch.device) -> BoxesOf | None:
     """Where the boxes come from: the file of --boxes, the data set's person_boxes.csv, else a detector.
 
     Returns:
-        image file, decoded picture uint8 (H, W, 3) -> boxes (K, 4); None if the anonymizer needs none.
+        None if the anonymizer needs no boxes.
     """
     if not anonymizer.requires_boxes:
         return None
     path = params.boxes or config.VISPR_ROOT / "person_boxes.csv"
+    if params.boxes is None and not path.is_file():
+        return _detected_boxes(load_person_detector(params.detector_weights, device), device)
     boxes = read_boxes(path)
     log.info("person boxes from %s", path)
 
@@ -72,12 +78,22 @@ def person_boxes(params: PrivacyParams, anonymizer: nn.Module) -> Callable[[Path
     return boxes_of
 
 
-def _picture_source(params: PrivacyParams, run: Run, split: str, boxes_of: Callable | None) -> PictureSource:
+def _detected_boxes(detector: nn.Module, device: torch.device) -> BoxesOf:
+    """Boxes by a detector, which sees the whole decoded picture."""
+
+    def boxes_of(image_path: Path, image: np.ndarray) -> np.ndarray:
+        frame = torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255
+        return detect_person_boxes(frame[None], detector)[0].numpy()
+
+    return boxes_of
+
+
+def _picture_source(params: PrivacyParams, run: Run, split: str, boxes_of: BoxesOf | None) -> PictureSource:
     dataset = Vispr(config.VISPR_ROOT, split, attribute_names(params))
     labels = torch.from_numpy(dataset.labels)
     if split == "train":
         _check_learnable(labels, dataset.attributes)
-    unreadable = UnreadableLog(run.folder / split, len(dataset), params.max_unreadable_share)
+    unreadable = UnreadableLog(run.folder / f"privacy_{split}", len(dataset), params.max_unreadable_share)
     return PictureSource(
         dataset.paths, labels, params.size, boxes_of, unreadable, params.release_batch, params.n_workers
     )
@@ -90,8 +106,3 @@ def _check_learnable(labels: torch.Tensor, names: tuple[str, ...]) -> None:
             f"VISPR train2017: every image has the same label of {', '.join(constant)}, so nothing can be learned; "
             "choose --attributes that vary"
         )
-
-
-def with_inputs(splits: Splits, function: Callable[[ReleasedImages], ReleasedImages]) -> Splits:
-    """Applies a function to each of the three splits."""
-    return Splits(function(splits.train), function(splits.validation), function(splits.test))

@@ -3,7 +3,7 @@
     python privacy_training/train_privacy.py --anonymizer saved_models/train_anonymizer_paper/best.pth
 
 The leakage is its cMAP on the test split. Writes results/privacy_<run_id>.json, the predictions on the test pictures
-beside it (.npz), and the attacker to saved_models/<run_id>/last.pth.
+beside it (.npz), and the attacker to saved_models/<run_id>/attacker.pth.
 """
 
 import sys
@@ -26,7 +26,8 @@ from privacy_training.attackers import build_attacker
 from privacy_training.attribute_prediction import Attack, Splits, build_optimizer, run_attack
 from privacy_training.leakage_report import leakage_report
 from privacy_training.params_privacy import PRESETS, PrivacyParams
-from privacy_training.released_splits import attribute_names, build_splits
+from privacy_training.released_splits import attribute_names
+from privacy_training.strategies import attack_splits
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     params = parse(PRESETS, description=__doc__.splitlines()[0])
     start = time.monotonic()
     run = start_run(params, "train_privacy")
-    splits = build_splits(params, run)
+    splits, findings = attack_splits(params, run)
     names = list(attribute_names(params))
 
     net = build_attacker(params, len(names), splits.train.releases[0]).to(run.device)
@@ -45,8 +46,7 @@ def main() -> None:
     attack.history = position["history"] if position else []
     run_attack(attack, splits, state)
 
-    report = _report(attack, splits, names)
-    report["seconds"] = time.monotonic() - start
+    report = {**_report(attack, splits, names), **findings, "seconds": time.monotonic() - start}
     _save_attacker(attack, report)
     _write_predictions(config.RESULTS_ROOT / f"privacy_{run.run_id}.npz", attack, splits, report)
     write_json(config.RESULTS_ROOT / f"privacy_{run.run_id}.json", report)
@@ -96,7 +96,7 @@ def _save_attacker(attack: Attack, report: dict) -> None:
     metrics = {f"test_cmap_{name}": scores["cmap"] for name, scores in report["protocols"].items()}
     meta = build_meta("train_privacy", {"fb": architecture}, attack.params, _inputs(attack.params), metrics)
     checkpoint = {"fb_model_state_dict": detached_copy(attack.net), "epoch": len(attack.history), "meta": meta}
-    save_checkpoint(attack.run.folder / "last.pth", checkpoint)
+    save_checkpoint(attack.run.folder / "attacker.pth", checkpoint)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def test_predictions_and_attacker_are_kept(run_stage):
     with np.load(config.RESULTS_ROOT / "privacy_tiny.npz") as saved:
         assert saved["probabilities"].shape == saved["labels"].shape == (32, 7)
         assert saved["names"][0] == "2017_00000000.jpg"
-    attacker = load_budget(config.SAVED_MODELS_ROOT / "tiny" / "last.pth")
+    attacker = load_budget(config.SAVED_MODELS_ROOT / "tiny" / "attacker.pth")
     assert attacker(torch.rand(2, 3, 24, 24)).shape == (2, 7)
     assert result["inputs"]["fa"] == {"path": "raw", "sha256": ""}
     assert not (config.SAVED_MODELS_ROOT / "tiny" / "privacy_state.pth").exists()
@@ -103,7 +103,7 @@ def test_resumed_run_equals_an_uninterrupted_one(run_stage, monkeypatch, schedul
     torch.manual_seed(99)
     parts = run_stage(*options, "--resume", run_id="parts")
     assert parts["curve"] == whole["curve"]
-    a, b = (load_checkpoint(config.SAVED_MODELS_ROOT / name / "last.pth") for name in ("whole", "parts"))
+    a, b = (load_checkpoint(config.SAVED_MODELS_ROOT / name / "attacker.pth") for name in ("whole", "parts"))
     for name, value in a["fb_model_state_dict"].items():
         assert torch.equal(value, b["fb_model_state_dict"][name]), name
 
@@ -123,7 +123,7 @@ def test_resume_with_other_parameters_is_refused(run_stage, monkeypatch):
 def test_one_unreadable_image_is_counted_and_named(run_stage, vispr_root):
     (vispr_root / "train2017" / "2017_00000003.jpg").write_bytes(b"no picture")
     run_stage("--epochs", 1)
-    report = (config.SAVED_MODELS_ROOT / "tiny" / "train" / "unreadable.txt").read_text()
+    report = (config.SAVED_MODELS_ROOT / "tiny" / "privacy_train" / "unreadable.txt").read_text()
     assert "2017_00000003.jpg" in report
     with pytest.raises(UserError, match="unreadable"):
         run_stage("--epochs", 1, "--max_unreadable_share", 0.0)

@@ -1,0 +1,109 @@
+"""The attacker `inversion`: a U-Net learns to undo f_A; what it recovers is measured and attacked (ours)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aux_code.checkpoints import load_checkpoint, save_checkpoint
+from aux_code.model_loaders import load_fa_model
+from aux_code.progress import progress
+from aux_code.runs import Run, seeded_generator
+from aux_code.schedules import learning_rate_factor, set_learning_rate
+from aux_code.training_state import detached_copy
+from privacy_training.attribute_prediction import Splits, autocast
+from privacy_training.params_privacy import PrivacyParams
+from privacy_training.released_images import ReleasedImages
+
+
+def invert_splits(
+    released: Splits, raw: Splits, params: PrivacyParams, run: Run
+) -> tuple[Splits, dict[str, dict[str, float]]]:
+    """Trains the inverter on pairs of training pictures and applies it to all three splits.
+
+    Returns:
+        the recovered pictures, and {"released": ..., "recovered": ...}, each with `psnr` (dB) and `ssim` of the test
+        pictures against the raw ones.
+    """
+    net = load_fa_model(params.inversion_network, **_sigmoid(params.inversion_network)).to(run.device)
+    path = run.folder / "inverter.pth"
+    if params.resume and path.is_file():
+        net.load_state_dict(load_checkpoint(path)["fa_model_state_dict"])
+    else:
+        train_inverter(net, released.train, raw.train.releases[0], params, run)
+        save_checkpoint(path, {"fa_model_state_dict": detached_copy(net)})
+    inverted = Splits(*(_invert(net, images, params, run) for images in vars(released).values()))
+    truth = raw.test.releases[0]
+    quality = {
+        "released": picture_quality(released.test.releases[0], truth),
+        "recovered": picture_quality(inverted.test.releases[0], truth),
+    }
+    return inverted, quality
+
+
+def train_inverter(net: nn.Module, released: ReleasedImages, raw: Tensor, params: PrivacyParams, run: Run) -> None:
+    """L1 between the network's output on released pictures and the raw ones; Adam, cosine to 0."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=params.inversion_learning_rate)
+    n_batches = max(1, len(raw) // params.batch_size)
+    net.train()
+    for epoch in progress(range(params.inversion_epochs), "inverter"):
+        order = torch.randperm(len(raw), generator=seeded_generator(params.seed, "inverter", epoch))
+        inputs, total = released.release(epoch), 0.0
+        for i, batch in enumerate(order.chunk(n_batches)):
+            factor = learning_rate_factor(epoch * n_batches + i, params.inversion_epochs * n_batches, 0, "cosine")
+            set_learning_rate(optimizer, params.inversion_learning_rate, factor)
+            batch = batch.to(raw.device)
+            with autocast(run.device, params):
+                recovered = net(inputs[batch].to(run.device).float())
+            loss = F.l1_loss(recovered.float(), raw[batch].to(run.device).float())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() / n_batches
+        run.writer.add_scalar("privacy/inverter_l1", total, epoch)
+
+
+@torch.inference_mode()
+def _invert(net: nn.Module, images: ReleasedImages, params: PrivacyParams, run: Run) -> ReleasedImages:
+    net.eval()
+    releases = []
+    for release in images.releases:
+        with autocast(run.device, params):
+            parts = [net(part.to(run.device).float()).to(release) for part in release.split(params.release_batch)]
+        releases.append(torch.cat(parts))
+    return ReleasedImages(releases, images.labels, images.names)
+
+
+def picture_quality(pictures: Tensor, truth: Tensor) -> dict[str, float]:
+    """Mean PSNR (dB) and SSIM of pictures (N, 3, H, W) against the truth (N, 3, H, W) in [0, 1]."""
+    values = [(psnr(a, b), ssim(a, b)) for a, b in zip(pictures.split(64), truth.split(64), strict=True)]
+    return {name: float(torch.cat(parts).mean()) for name, parts in zip(("psnr", "ssim"), zip(*values), strict=True)}
+
+
+def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (N,) in dB, peak 1, at most 100."""
+    error = (pictures.float().clamp(0, 1) - truth.float()).square().mean(dim=(1, 2, 3))
+    return -10 * error.clamp_min(1e-10).log10()
+
+
+def ssim(pictures: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Structural similarity (N,) in [-1, 1] (Wang et al. 2004: Gaussian window 11, sigma 1.5; mean over channels)."""
+    a, b = pictures.float().clamp(0, 1), truth.float()
+    offsets = torch.arange(window, device=a.device) - window // 2
+    line = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = (line[:, None] * line / line.sum() ** 2).expand(a.shape[1], 1, window, window)
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(x, kernel, groups=x.shape[1])
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    values = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    values = values / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return values.mean(dim=(1, 2, 3))
+
+
+def _sigmoid(arch: str) -> dict[str, bool]:
+    """The published UNet++ has no output activation; the inverter recovers pictures in [0, 1]."""
+    return {"sigmoid": True} if arch == "unet++" else {}

@@ -1,0 +1,119 @@
+"""Attackers that the paper did not try."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from aux_code.checkpoints import save_checkpoint
+from aux_code.errors import UserError
+from aux_code.model_loaders import load_fa_model, load_fb_model
+from aux_code.runs import Run
+from privacy_training.attackers import FeatureMlp, LinearProbe, build_attacker, build_network
+from privacy_training.inversion import psnr, ssim, train_inverter
+from privacy_training.params_privacy import PRESETS
+from privacy_training.released_images import ReleasedImages
+
+
+def test_raw_trained_attacker_meets_released_pictures_only_in_the_test(run_stage):
+    """Trained on colour, tested on half the resolution: validation is raw, so its curve equals the raw attacker's."""
+    raw = run_stage("--epochs", 6, run_id="raw")
+    unadapted = run_stage(
+        "--epochs", 6, "--attacker", "raw_trained", "--anonymizer", "downsample4x", run_id="unadapted"
+    )
+    for a, b in zip(raw["curve"], unadapted["curve"]):
+        assert a["validation_cmap"] == b["validation_cmap"]
+    assert raw["curve"][-1]["test_cmap"] != unadapted["curve"][-1]["test_cmap"]
+
+
+def test_inverter_undoes_a_colour_swap(tmp_path):
+    """Released: channels swapped and inverted. What is recovered must be far closer to the raw pictures."""
+    raw = F.interpolate(torch.rand(32, 3, 4, 4), size=16, mode="bilinear")
+    released = ReleasedImages([1 - raw.flip(1)], torch.zeros(32, 1))
+    params = replace(PRESETS["miniature"], inversion_epochs=40, batch_size=8, precision="fp32")
+    run = Run("inverter", "train_privacy", tmp_path, torch.device("cpu"))
+    run.writer = SimpleNamespace(add_scalar=lambda *_: None)
+    net = load_fa_model("small")
+    train_inverter(net, released, raw, params, run)
+    recovered = net.eval()(released.releases[0])
+    assert psnr(recovered, raw).mean() > psnr(released.releases[0], raw).mean() + 6
+
+
+def test_inversion_attack_reports_quality_and_attributes(run_stage):
+    options = ("--attacker", "inversion", "--anonymizer", "downsample2x", "--inversion_epochs", 15)
+    result = run_stage("--epochs", 8, *options)
+    assert result["inversion"]["recovered"].keys() == result["inversion"]["released"].keys() == {"psnr", "ssim"}
+    assert result["protocols"]["validation"]["per_attribute"]["a17_color"] > 0.8
+
+
+def test_inversion_of_features_is_refused(run_stage, tmp_path):
+    with pytest.raises(UserError, match="inversion"):
+        run_stage("--attacker", "inversion", "--level", "feature", "--utility", tmp_path / "ft.pth")
+
+
+def test_linear_probe_trains_one_layer(run_stage, tmp_path):
+    net = load_fb_model("small", ssl=True)
+    path = tmp_path / "fb.pth"
+    save_checkpoint(
+        path, {"fb_model_state_dict": net.state_dict(), "meta": {"architectures": {"fb": net.architecture}}}
+    )
+    params = replace(PRESETS["miniature"], attacker="linear_probe", attacker_weights=path)
+    probe = build_attacker(params, 7)
+    assert isinstance(probe, LinearProbe)
+    trained = {name for name, weight in probe.named_parameters() if weight.requires_grad}
+    assert trained == {"norm.weight", "norm.bias", "fc.weight", "fc.bias"}
+    own, source = probe.backbone.state_dict(), net[0].state_dict()
+    assert all(torch.equal(own[name], value) for name, value in source.items() if not name.startswith("fc."))
+    probe.train()
+    assert not probe.backbone.training
+    assert (
+        run_stage("--attacker", "linear_probe", "--attacker_weights", path, "--epochs", 2)["attacker"] == "linear_probe"
+    )
+
+
+def test_linear_probe_without_pretrained_network_is_refused(run_stage):
+    with pytest.raises(UserError, match="--attacker_weights"):
+        run_stage("--attacker", "linear_probe")
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    net = load_fb_model("small", ssl=True)
+    path = tmp_path / "fb.pth"
+    save_checkpoint(
+        path, {"fb_model_state_dict": net.state_dict(), "meta": {"architectures": {"fb": net.architecture}}}
+    )
+    with pytest.raises(UserError, match="does not fit"):
+        build_attacker(replace(PRESETS["paper"], attacker_weights=path), 7)
+
+
+@pytest.mark.parametrize(("name", "size"), [("small", 48), ("small_vit", 50), ("r50", 64), ("vit", 64)])
+def test_attacker_networks(name, size):
+    net = build_network(name, 5, size).eval()
+    with torch.no_grad():
+        assert net(torch.rand(2, 3, size, size)).shape == (2, 5)
+
+
+def test_feature_mlp_has_the_widths_of_the_paper_and_standardises():
+    features = 100 + 5 * torch.randn(64, 2048)
+    net = FeatureMlp(features, PRESETS["paper"].mlp_widths, 7)
+    widths = [(layer.in_features, layer.out_features) for layer in net.layers if isinstance(layer, nn.Linear)]
+    assert widths == [(2048, 2048), (2048, 1028), (1028, 1028), (1028, 512), (512, 7)]
+    torch.testing.assert_close(net(features), net.layers((features - features.mean(0)) / features.std(0)))
+
+
+def test_psnr_of_a_known_error():
+    truth = torch.full((1, 3, 16, 16), 0.5)
+    assert psnr(truth + 0.1, truth).item() == pytest.approx(20.0, abs=1e-3)
+
+
+def test_ssim_of_equal_independent_and_constant_pictures():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 4, 3, 32, 32, generator=generator)
+    assert ssim(a, a) == pytest.approx(1.0, abs=1e-5)
+    assert ssim(a, b).abs().max() < 0.15
+    # constant pictures: no structure, only the luminance term (2 * .4 * .6 + c1) / (.4^2 + .6^2 + c1)
+    constant = torch.full((1, 3, 16, 16), 0.4), torch.full((1, 3, 16, 16), 0.6)
+    assert ssim(*constant).item() == pytest.approx((0.48 + 1e-4) / (0.52 + 1e-4), abs=1e-3)
