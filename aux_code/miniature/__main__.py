@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _terminate(*_) -> None:
+    """SIGTERM takes the way of Ctrl-C, so that the workers end too."""
+    raise KeyboardInterrupt
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0 done, 2 wrong usage or input, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -46,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         if options.contact_sheet:
             write_contact_sheet(options.contact_sheet, options.seed)
-    except UserError as error:
+    except (UserError, OSError) as error:
         log.error("error: %s", error)
         return 2
     except KeyboardInterrupt:
@@ -59,4 +65,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())

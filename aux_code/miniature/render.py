@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -84,9 +85,15 @@ def _render_item(item: StillPlan | VideoPlan, root: Path, seed: int) -> list[for
     return (render_picture if isinstance(item, StillPlan) else render_video)(item, root, seed)
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C is the parent's business; it ends the workers."""
+def _start_worker() -> None:
+    """Ctrl-C is the parent's business, which ends its workers; a worker whose parent was killed ends itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 @contextmanager
@@ -95,7 +102,7 @@ def _mapper(workers: int) -> Iterator[Callable]:
     if workers <= 1:
         yield map
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         yield partial(pool.map, chunksize=8)
     finally:
