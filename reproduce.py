@@ -28,7 +28,7 @@ from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_
 from aux_code.pipeline.plan import PlanSettings, build_plan
 from aux_code.pipeline.preparation import describe_plan, missing_inputs, worked_seconds
 from aux_code.pipeline.status import StatusDisplay
-from aux_code.reporting.report import write_all
+from aux_code.reporting.report import ReportOptions, write_all
 from aux_code.reporting.results import collect_results
 from aux_code.runs import choose_device, run_script
 from feature_extraction import params_feature_extraction
@@ -101,7 +101,9 @@ def main() -> int:
     forced = frozenset(names if "all" in params.force else params.force)
     outcome = run_tasks(tasks, n_jobs, StatusDisplay(), forced)
     results = collect_results(params.preset, params.seeds, methods, params.protocol, worked_seconds(tasks))
-    for path in write_all(results, tasks, tuple(table for table in tables if table != "8")):
+    size = PRESETS_OF_SCRIPT["feature_extraction/dali_extraction.py"][params.preset].size
+    options = ReportOptions(tuple(tasks), size, tuple(table for table in tables if table != "8"))
+    for path in write_all(results, options):
         sys.stdout.write(f"{path}\n")
     if outcome.failed:
         left_out = f"; not run: {', '.join(outcome.not_run)}" if outcome.not_run else ""

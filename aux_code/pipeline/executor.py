@@ -150,9 +150,9 @@ class _Executor:
         return self.estimates.seconds_left(self.waiting, running, self.jobs)
 
     def _stop_children(self) -> None:
-        """Tells what still runs to leave, as Ctrl-C would, and kills what does not."""
+        """Tells what still runs to leave (SIGINT may be ignored in a background job) and kills what does not."""
         for running in self.running:
-            _signal_group(running.process, signal.SIGINT)
+            _signal_group(running.process, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS_TO_LEAVE
         for running in self.running:
             try:

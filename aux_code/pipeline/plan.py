@@ -81,15 +81,17 @@ def anonymizer_argument(preset: str, seed: int, method: Method) -> str:
         return method.name
     if method.kind == "reconstruction":
         return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, "init_anonymizer") / "fa_recon.pth")
-    return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, method.name) / "last.pth")
+    return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, f"anonymizer_{method.name}") / "last.pth")
 
 
 def miniature_root(seed: int) -> Path:
-    """Where the embedded benchmark of a seed lies: the user's data folder if it is one, else below ARTIFACT_ROOT."""
+    """Where the embedded benchmark of a seed lies: the user's data folder if it holds one, else below ARTIFACT_ROOT."""
+    return config.DATA_ROOT if _holds_rendering(seed) else config.ARTIFACT_ROOT / "miniature_data" / f"seed_{seed}"
+
+
+def _holds_rendering(seed: int) -> bool:
     manifest = config.DATA_ROOT / "miniature.json"
-    if manifest.is_file() and read_json(manifest).get("seed") == seed:
-        return config.DATA_ROOT
-    return config.ARTIFACT_ROOT / "miniature_data" / f"seed_{seed}"
+    return manifest.is_file() and read_json(manifest).get("seed") == seed
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,9 @@ class _SeedPlan:
     def _add_rendering(self) -> None:
         root = miniature_root(self.seed)
         name = self._run("render")
+        if _holds_rendering(self.seed):
+            self.data = (root / "miniature.json", "")
+            return
         self.data = (root / "miniature.json", name)
         arguments = (str(root), "--seed", str(self.seed))
         self.tasks[name] = Task(name, RENDER, "shared", self.seed, arguments, outputs=(self.data[0],))
@@ -165,9 +170,10 @@ class _SeedPlan:
         ft, fb = self._init_utility("raw", ("raw", "")), self._init_privacy()
         parts = {"--init_fa": fa, "--init_ft": ft, "--init_fb": fb}
         files = tuple(word for option, (path, _) in parts.items() for word in (option, str(path)))
-        output = self._folder(method.name) / "last.pth"
+        run = f"anonymizer_{method.name}"
+        output = self._folder(run) / "last.pth"
         step = _Step(
-            STAGE_1 + "train_anonymizer.py", method.name, method.name, (output,), files + method.options,
+            STAGE_1 + "train_anonymizer.py", run, method.name, (output,), files + method.options,
             tuple(parts.values()), method.preset_suffix,
         )  # fmt: skip
         return self._add(step)
@@ -218,7 +224,7 @@ class _SeedPlan:
             ("--preset", preset, "--run_id", self._run(step.run), "--seed", str(self.seed), *step.arguments),
             outputs=step.outputs,
             inputs=tuple(dict.fromkeys(path for path, _ in reads)),
-            needs=tuple(dict.fromkeys(maker for _, maker in reads)),
+            needs=tuple(dict.fromkeys(maker for _, maker in reads if maker)),
             machine_arguments=self.settings.machine_arguments,
             environment=environment,
             own_folder=step.own_folder,

@@ -1,9 +1,17 @@
 """results/tables.md: our values beside the paper's. Cells are built here once, for Markdown and for the HTML report."""
 
+import os
+import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
+from aux_code.checkpoints import git_commit
 from aux_code.pipeline.methods import ABLATION_TABLES, METHODS, Method
-from aux_code.pipeline.status import clock
+from aux_code.pipeline.preparation import stage_seconds, worked_seconds
+from aux_code.pipeline.status import STAGE_NAMES, clock
+from aux_code.pipeline.tasks import Task
 from aux_code.reporting import published
 from aux_code.reporting.published import HEADLINE_METRIC, relative_change
 from aux_code.reporting.results import Results
@@ -23,6 +31,8 @@ class Table:
     notes: tuple[str, ...] = ()
     emphasised: frozenset[int] = field(default_factory=frozenset)
     """Rows to set apart (controls)."""
+    is_text: bool = False
+    """Words rather than numbers."""
 
     def markdown(self) -> str:
         """The table in Markdown, numbers right-aligned."""
@@ -125,6 +135,53 @@ def ablation_table(results: Results, number: str) -> Table:
     return Table(title, header, tuple(rows), _order_notes(results, number))
 
 
+def headline(results: Results) -> str:
+    """The result in a sentence or two."""
+    sentences = []
+    for name in ("ted_spad", "ted_spad_plus", "spact"):
+        removed, auc = results.mean(name, "leakage_removed"), results.mean(name, "ucf_crime:auc")
+        raw_auc = results.mean("raw", "ucf_crime:auc")
+        if removed is None or auc is None or raw_auc is None:
+            continue
+        change = relative_change(auc, raw_auc)
+        gain = f"{abs(change):.1f} % {'lower' if change < 0 else 'higher'}"
+        sentences.append(
+            f"{METHODS[name].label} removes {100 * removed:.0f} % of the leakage that can be removed, at a UCF-Crime "
+            f"AUC {gain} than on raw video ({100 * auc:.1f} against {100 * raw_auc:.1f})."
+        )
+    if results.preset == "miniature":
+        sentences.append(
+            "Measured on the embedded miniature benchmark: drawn scenes, small networks, real file formats. It shows "
+            "that every stage works and how the methods compare here; it says nothing about real footage."
+        )
+    return " ".join(sentences) or "Nothing has been measured yet."
+
+
+def settings_table(results: Results, tasks: Sequence[Task]) -> Table:
+    """What was run, and where."""
+    commit = git_commit()
+    rows = [
+        ("Preset", results.preset),
+        ("Seeds", ", ".join(map(str, results.seeds))),
+        ("Protocol", f"{results.protocol}: {_PROTOCOLS[results.protocol]}"),
+        ("Machine", f"{platform.machine()}, {os.cpu_count()} CPU cores, {_gpu()}"),
+        ("Software", f"Python {platform.python_version()}, PyTorch {torch.__version__}"),
+        ("Code", commit or "not under version control"),
+        ("Commands", f"{len(tasks)}; printed by reproduce.py --dry_run with the same options"),
+    ]
+    return Table("Settings", ("", ""), tuple(rows), is_text=True)
+
+
+def timing_table(tasks: Sequence[Task]) -> Table:
+    """Time per stage, added up over its processes, and the wall-clock time of all."""
+    rows = [
+        (STAGE_NAMES.get(stage, stage), str(count), clock(seconds), f"{seconds / count:.0f} s")
+        for stage, (count, seconds) in stage_seconds(list(tasks)).items()
+    ]
+    rows.append(("Wall clock", "", clock(worked_seconds(list(tasks))), ""))
+    return Table("Time", ("Stage", "Runs", "Together", "Each"), tuple(rows))
+
+
 def write_markdown(results: Results, ablations: tuple[str, ...] = ()) -> str:
     """The whole of results/tables.md."""
     seeds = ", ".join(map(str, results.seeds))
@@ -204,6 +261,17 @@ def _plateau(content: dict) -> str:
 
 def _metric(dataset: str) -> str:
     return HEADLINE_METRIC[dataset].upper()
+
+
+_PROTOCOLS = {
+    "validation": "epoch chosen on validation data, nothing chosen on test data",
+    "last": "the last epoch",
+    "best_on_test": "epoch chosen on the test data, as in the paper",
+}
+
+
+def _gpu() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
 def _row(cells: tuple[str, ...] | list[str]) -> str:

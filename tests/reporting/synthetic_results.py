@@ -1,0 +1,61 @@
+"""A results folder as stages 2 and 4 leave it, with numbers made up from a seed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from aux_code.datasets.vispr import VISPR1
+from aux_code.pipeline.methods import DATASETS, METHODS
+from aux_code.pipeline.plan import anomaly_result, anomaly_scores, privacy_result
+
+CHANCE = {name: 0.2 + 0.05 * i for i, name in enumerate(VISPR1)}
+CHANCE_CMAP = float(np.mean(list(CHANCE.values())))
+N_FRAMES = {"Abuse001_x264": 150, "Normal_Videos_001_x264": 97}
+
+
+def write_privacy(method: str, seed: int, cmap: float, attacker: int = 0, preset: str = "miniature") -> Path:
+    """One result of stage 2; every attribute lies as far above its chance as cmap lies above the mean chance."""
+    per_attribute = {name: chance + cmap - CHANCE_CMAP for name, chance in CHANCE.items()}
+    scores = {"cmap": cmap, "f1": cmap / 2, "per_attribute": per_attribute, "epoch": 30}
+    path = privacy_result(preset, seed, method, METHODS[method].attackers[attacker])
+    content = {
+        "protocols": {"validation": scores, "last": {**scores, "cmap": cmap + 0.01}},
+        "chance": {"cmap": CHANCE_CMAP, "per_attribute": CHANCE},
+        "confidence_interval": [cmap - 0.02, cmap + 0.02],
+        "plateau": {"best_epoch": 30, "last_epoch": 40},
+    }
+    return _write(path, content)
+
+
+def write_anomaly(method: str, seed: int, dataset: str, auc: float, ap: float, preset: str = "miniature") -> Path:
+    """One result of stage 4 with its scores."""
+    content = {
+        "frames_per_feature": 32,
+        "protocols": {"validation": {"auc": auc, "ap": ap, "epoch": 3}},
+        "per_category": {"Abuse": {"auc": auc, "n_videos": 1}},
+        "videos": [
+            {"name": n, "category": "Abuse" if n[0] == "A" else "Normal", "n_frames": f, "events": [[40, 90]]}
+            for n, f in N_FRAMES.items()
+        ],
+    }
+    path = _write(anomaly_result(preset, seed, method, dataset), content)
+    generator = np.random.default_rng(seed)
+    scores = {n: generator.random(-(-f // 32)).astype(np.float32) for n, f in N_FRAMES.items()}
+    np.savez(anomaly_scores(preset, seed, method, dataset), **scores)
+    return path
+
+
+def write_all(methods: dict[str, tuple[float, float]], seed: int) -> None:
+    """Both stages for methods given as name -> (cmap, auc); the AP is 0.1 below the AUC."""
+    for name, (cmap, auc) in methods.items():
+        for attacker in range(len(METHODS[name].attackers)):
+            write_privacy(name, seed, cmap + 0.03 * attacker, attacker)
+        for dataset in DATASETS:
+            write_anomaly(name, seed, dataset, auc, auc - 0.1)
+
+
+def _write(path: Path, content: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
