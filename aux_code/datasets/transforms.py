@@ -19,6 +19,8 @@ from aux_code.errors import UserError
 
 _N_DRAWS = 16
 _LUMA = (0.299, 0.587, 0.114)
+_LARGE_PICTURE = 128 * 128
+"""Pixels above which, on a CPU, the clips of a batch are cut to their crops and resampled one by one."""
 
 
 @dataclass(frozen=True)
@@ -239,10 +241,12 @@ def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws) -> Tenso
 def _resample(clips: Tensor, size: int, draws: _Draws) -> Tensor:
     """Crop, resize, flip: uint8 (B,T,H,W,3) -> float32 (B,3,T,size,size)."""
     n_clips, n_frames, height, width, _ = clips.shape
+    if n_clips > 1 and height * width > _LARGE_PICTURE and clips.device.type == "cpu":
+        return torch.cat([_resample(clips[i : i + 1], size, _select(draws, [i])) for i in range(n_clips)])
     rows = _resize_weights(height, size, draws.top, draws.crop)
     columns = _resize_weights(width, size, draws.left, draws.crop)
     columns[draws.flip] = columns[draws.flip].flip(1)
-    # A single sample is cut to its crop first; in a batch the crops differ, and one product over all is faster.
+    # In a batch the crops differ, and one product over all of small pictures is faster than one for each.
     if n_clips == 1:
         clips, rows, columns = _cut(clips, rows, columns)
         height, width = clips.shape[2:4]
