@@ -1,0 +1,194 @@
+"""Loading clips and images: frame-exact reading against a plain loop that decodes all of a file and then indexes.
+
+For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker and one thread. Both
+sides run in turns in the same process; the figures are medians. OpenCV is timed too where it is installed.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+from aux_code.datasets.clip_sampling import random_clip
+from aux_code.datasets.decode import count_frames, read_frames, read_image
+from aux_code.datasets.image_files import frame_files
+from aux_code.datasets.transforms import BUDGET_VIEWS, STRONG, augment_batch, augment_images
+from aux_code.runs import seeded_generator
+
+PAPER_CLIPS = 8 * 3
+PAPER_IMAGES = 12
+"""One step of anonymizer training: 8 videos with 3 clips each, 12 images (paper and release)."""
+
+
+class Format(NamedTuple):
+    """A file to render: encoder, options, frames, height, width. A folder of JPEG frames has no encoder."""
+
+    suffix: str
+    codec: str
+    options: dict[str, str]
+    n_frames: int
+    height: int
+    width: int
+
+
+FORMATS = {
+    "h264_mp4": Format(".mp4", "libx264", {"g": "250", "bf": "2", "preset": "veryfast"}, 1800, 240, 320),
+    "mpeg4_avi": Format(".avi", "mpeg4", {}, 186, 240, 320),
+    "mjpeg_avi": Format(".avi", "mjpeg", {}, 186, 240, 320),
+    "vp9_webm": Format(".webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "128"}, 600, 240, 320),
+    "jpeg_folder": Format("", "", {}, 200, 480, 856),
+}
+
+
+def moving_frames(spec: Format):
+    """Frames uint8 (H,W,3) with texture that moves, so that they cost what real ones cost to decode."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (spec.height // 8 + 40, spec.width // 8 + 40, 3), dtype=np.uint8)
+    texture = np.asarray(
+        Image.fromarray(coarse).resize((spec.width + 256, spec.height + 256), Image.Resampling.BICUBIC)
+    )
+    for i in range(spec.n_frames):
+        y, x = (3 * i) % 256, (5 * i) % 256
+        yield texture[y : y + spec.height, x : x + spec.width]
+
+
+def render(name: str, spec: Format, folder: Path) -> Path:
+    """Writes the file or folder of a format."""
+    path = folder / f"{name}{spec.suffix}"
+    if not spec.codec:
+        path.mkdir()
+        for i, frame in enumerate(moving_frames(spec)):
+            Image.fromarray(frame).save(path / f"{i:03d}.jpg", quality=90)
+        return path
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(spec.codec, rate=25, options=spec.options)
+        stream.height, stream.width, stream.bit_rate = spec.height, spec.width, 1_000_000
+        stream.pix_fmt = "yuvj420p" if spec.codec == "mjpeg" else "yuv420p"
+        for frame in moving_frames(spec):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def plain_read(path: Path, indices: np.ndarray) -> np.ndarray:
+    """The baseline: decode everything, then index."""
+    if path.is_dir():
+        return np.stack([read_image(file) for file in frame_files(path)])[indices]
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])[indices]
+
+
+def opencv_read() -> Callable[[Path, np.ndarray], np.ndarray] | None:
+    """Reading by OpenCV, which seeks by its own idea of a frame number; None where it is not installed."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    cv2.setNumThreads(1)
+
+    def read(path: Path, indices: np.ndarray) -> np.ndarray:
+        if path.is_dir():
+            files = frame_files(path)
+            return np.stack([cv2.imread(str(files[i]))[:, :, ::-1] for i in indices])
+        capture = cv2.VideoCapture(str(path))
+        capture.set(cv2.CAP_PROP_POS_FRAMES, int(indices[0]))
+        frames = [capture.read()[1] for _ in range(indices[-1] - indices[0] + 1)]
+        return np.stack(frames)[indices - indices[0], :, :, ::-1]
+
+    return read
+
+
+def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> dict[str, float]:
+    """Median seconds per clip of each reader; in every round all of them read the same clip, in turns."""
+    n_frames = count_frames(path)
+    seconds: dict[str, list[float]] = {name: [] for name in readers}
+    for i in range(n_rounds):
+        indices = random_clip(n_frames, 16, 2, seeded_generator("clip", i))
+        clips = {}
+        for name, read in list(readers.items())[:: 1 if i % 2 else -1]:
+            start = time.perf_counter()
+            clips[name] = read(path, indices)
+            seconds[name].append(time.perf_counter() - start)
+        if not np.array_equal(clips["ours"], clips["plain"]):
+            raise SystemExit(f"{path.name}: the two readers disagree on frames {indices.tolist()}")
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def median_seconds(function: Callable[[], object], n_rounds: int) -> float:
+    """Median duration of a call."""
+    seconds = []
+    for _ in range(n_rounds):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def loading_step(folder: Path, clip_seconds: float, n_rounds: int) -> dict[str, float]:
+    """Cost of one training step's data for one worker: reading and augmenting 24 clips and 2 views of 12 images."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
+    coarse.resize((1024, 768), Image.Resampling.BICUBIC).save(folder / "image.jpg", quality=90)
+    image = read_image(folder / "image.jpg")
+    clip = rng.integers(0, 256, (16, 240, 320, 3), dtype=np.uint8)
+    generators = [seeded_generator("view", i) for i in range(2)]
+    image_read = median_seconds(lambda: read_image(folder / "image.jpg"), n_rounds)
+    image_views = median_seconds(lambda: augment_images([image, image], BUDGET_VIEWS, 224, generators), n_rounds)
+    clip_view = median_seconds(lambda: augment_batch([clip], STRONG, 224, generators[:1]), n_rounds)
+    step = PAPER_CLIPS * (clip_seconds + clip_view) + PAPER_IMAGES * (image_read + image_views)
+    return {
+        "images_per_second_per_worker": 1 / image_read,
+        "clip_augment_seconds": clip_view,
+        "two_view_augment_seconds": image_views,
+        "seconds_per_paper_step_per_worker": step,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Renders the files, times the readers and ends with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9, help="clips read per format")
+    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS), metavar="FORMAT")
+    parser.add_argument("--step_seconds", type=float, default=0.5, help="duration of the GPU training step to feed")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    print(f"{platform.processor() or platform.machine()}, one worker, one thread, PyAV {av.__version__}")
+    opencv = opencv_read()
+    readers = {"ours": read_frames, "plain": plain_read} | ({"opencv": opencv} if opencv else {})
+    ratios, figures, clip_seconds = {}, {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.formats:
+            path = render(name, FORMATS[name], Path(folder))
+            seconds = time_readers(path, readers, options.rounds)
+            ratios[name] = seconds["plain"] / seconds["ours"]
+            figures |= {f"{name}_{reader}_clips_per_second": 1 / value for reader, value in seconds.items()}
+            print(f"{name:12}" + "".join(f"  {reader} {1 / value:7.1f} clips/s" for reader, value in seconds.items()))
+            clip_seconds[name] = seconds["ours"]
+        # UCF101, on which the anonymizer is trained, is MPEG-4 in AVI.
+        step_clip_seconds = clip_seconds.get("mpeg4_avi", max(clip_seconds.values()))
+        figures |= loading_step(Path(folder), step_clip_seconds, options.rounds)
+    workers = figures["seconds_per_paper_step_per_worker"] / options.step_seconds
+    figures |= {"step_seconds": options.step_seconds, "workers_needed": workers}
+    print(f"{PAPER_CLIPS} clips and {PAPER_IMAGES} images x 2 in {options.step_seconds} s need {workers:.1f} workers")
+    print(json.dumps({"benchmark": "data_loading", "ratios": ratios, "figures": figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
