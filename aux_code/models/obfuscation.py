@@ -99,9 +99,10 @@ def box_mask(boxes: Sequence[Tensor], frames: Tensor) -> Tensor:
     n_frames, _, height, width = frames.shape
     mask = torch.zeros(n_frames, 1, height, width, dtype=torch.bool)
     for i, frame_boxes in enumerate(boxes):
-        for x0, y0, x1, y1 in np.asarray(frame_boxes, dtype=float).reshape(-1, 4):
-            left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
-            mask[i, 0, top : max(0, int(np.ceil(y1))), left : max(0, int(np.ceil(x1)))] = True
+        rows = torch.as_tensor(frame_boxes, dtype=torch.float64, device="cpu").reshape(-1, 4)
+        corners = torch.cat([rows[:, :2].floor(), rows[:, 2:].ceil()], dim=1).clamp(min=0).long().tolist()
+        for left, top, right, bottom in corners:
+            mask[i, 0, top:bottom, left:right] = True
     return mask.to(frames.device)
 
 

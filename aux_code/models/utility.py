@@ -132,7 +132,7 @@ class SmallUtility(UtilityNetwork):
     """The miniature's f_T (ours): four 3 x 3 x 3 convolutions, pooled feature, head; any T, H and W.
 
     The first two strides are spatial only, so that motion is seen at full rate before frames are merged; for 48 px
-    and 8 frames the last map is 2 x 3 x 3. About 76 MFLOP per such clip.
+    and 8 frames the last map is 2 x 3 x 3. About 64 MFLOP per such clip.
     """
 
     def __init__(self, num_classes: int = 102, widths: tuple[int, ...] = (16, 32, 64, 64), embedding_dim: int = 32):
