@@ -77,7 +77,7 @@ def weights_of(params: FeatureExtractionParams) -> tuple[str, Path]:
     """
     anonymizer = params.anonymizer
     if not anonymizer:
-        path = config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "best.pth"
+        path = config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "last.pth"
         if not path.is_file():
             raise UserError(f"{path} does not exist: run train_anonymizer.py first, or give --anonymizer NAME or PATH")
         anonymizer = str(path)

@@ -14,7 +14,7 @@ class FeatureExtractionParams(CommonParams):
     dataset: str = "ucf_crime"
     """ucf_crime, xd_violence or shanghaitech; or a folder of videos, one video or image, or a .txt list of paths."""
     anonymizer: str = ""
-    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: best.pth of train_anonymizer's run."""
+    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of train_anonymizer's run."""
     utility: str = ""
     """Checkpoint that holds f_T; empty: the anonymizer's checkpoint, or of init_utility's run for raw, blur, ..."""
     output: str = ""

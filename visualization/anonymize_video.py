@@ -1,0 +1,75 @@
+"""Writes an anonymized copy of a video, at its own resolution and frame rate.
+
+    python visualization/anonymize_video.py IN OUT [--anonymizer NAME|PATH] [--side_by_side]
+
+IN is any video, a folder of frames or an image; OUT is an H.264 file (.mp4, .mkv, .mov). Sound and metadata (place,
+date, device) are not copied. The memory needed does not depend on the length.
+"""
+
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import tyro
+
+if str(Path(__file__).resolve().parent.parent) not in sys.path:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works in an uninstalled clone, from any folder
+
+from aux_code import config
+from aux_code.errors import UserError
+from aux_code.model_loaders import load_anonymizer
+from aux_code.parameters import CommonParams, parse
+from aux_code.runs import choose_device, run_script, seed_everything
+from visualization.frame_anonymizer import FrameAnonymizer, boxes_for
+from visualization.video_files import VideoSource, VideoWriter, anonymized_copy
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnonymizeVideoParams(CommonParams):
+    """A video, an anonymizer, and how its copy is made."""
+
+    source: tyro.conf.Positional[Path]
+    """Video, folder of frames or image."""
+    target: tyro.conf.Positional[Path]
+    """File to write; .mp4, .mkv or .mov."""
+    anonymizer: str = ""
+    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of train_anonymizer's run."""
+    side_by_side: bool = False
+    """Shows the original to the left of the anonymized picture."""
+    boxes: str = ""
+    """CSV of person boxes for blur and blacken (file,frame,x0,y0,x1,y1); empty: a detector finds the people."""
+    tile: int = 1024
+    """Larger pictures pass f_A in overlapping tiles of this size, in pixels, which bounds the memory; 0: whole."""
+    frames_per_pass: int = 4
+    """Frames per pass of f_A (ours)."""
+    fps: float = 24.0
+    """Frames per second of the copy of a folder of frames, which cannot say (ShanghaiTech's rate)."""
+    crf: int = 18
+    """Quality of H.264, 0 (lossless) to 51 (ours: 18, visually lossless)."""
+
+
+PRESETS = {
+    "paper": AnonymizeVideoParams(source=tyro.MISSING, target=tyro.MISSING),
+    "miniature": AnonymizeVideoParams(preset="miniature", source=tyro.MISSING, target=tyro.MISSING),
+}
+
+
+def main() -> None:
+    params = parse(PRESETS, description=__doc__)
+    seed_everything(params.seed)
+    device = choose_device(params.device)
+    name = params.anonymizer or str(config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "last.pth")
+    if params.target.resolve() == params.source.resolve():
+        raise UserError(f"{params.target}: the copy would replace the original; choose another name")
+    network = load_anonymizer(name)
+    source = VideoSource(params.source, Fraction(params.fps).limit_denominator(1001))
+    boxes = boxes_for(network, Path(params.boxes) if params.boxes else None, params.source, device)
+    anonymizer = FrameAnonymizer(network, device, params.tile, boxes)
+    with VideoWriter(params.target, source, params.crf) as writer:
+        n_frames = anonymized_copy(source, anonymizer, writer, params.frames_per_pass, params.side_by_side)
+    sys.stderr.write(f"{params.target}: {n_frames} frames, anonymizer {name}\n")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,93 @@
+"""An anonymizer on pictures of any size: whole, or in overlapping tiles whose seams do not show."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aux_code.errors import UserError
+from aux_code.model_loaders import apply_anonymizer
+from aux_code.models.obfuscation import read_boxes
+from aux_code.models.person_boxes import detect_person_boxes, load_person_detector
+
+OVERLAP = 64
+
+BoxFinder = Callable[[Tensor, int], list[Tensor]]
+"""(frames (N,3,H,W) in [0,1], number of the first one) -> (K,4) person boxes per frame."""
+
+
+class FrameAnonymizer:
+    """uint8 frames -> anonymized uint8 frames.
+
+    Args:
+        network: f_A as `load_anonymizer` gives it.
+        device: where it runs.
+        tile: height and width of the tiles for larger pictures, in pixels; 0: always whole.
+        boxes: finds the people for anonymizers that need them, else None.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, tile: int = 0, boxes: BoxFinder | None = None):
+        if tile and tile <= 2 * OVERLAP:
+            raise UserError(f"--tile must be 0 or more than {2 * OVERLAP} pixels, not {tile}")
+        self.network = network.to(device).eval()
+        self.device, self.tile, self.boxes = device, tile, boxes
+
+    @torch.inference_mode()
+    def __call__(self, frames: np.ndarray, first: int) -> np.ndarray:
+        """uint8 (N,H,W,3) RGB, frames `first` and on of the video -> the same shape."""
+        pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float() / 255
+        boxes = self.boxes(pixels, first) if self.boxes else None
+        if boxes is not None or not self.tile or max(pixels.shape[-2:]) <= self.tile:
+            output = apply_anonymizer(self.network, pixels, boxes)
+        else:
+            output = self._in_tiles(pixels)
+        return (output.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def _in_tiles(self, pixels: Tensor) -> Tensor:
+        """Tiles cross-fade over their overlap, where both have seen the surroundings."""
+        height, width = pixels.shape[-2:]
+        total, weight = torch.zeros_like(pixels), torch.zeros(height, width, device=self.device)
+        for top, rows in tile_starts(height, self.tile):
+            for left, columns in tile_starts(width, self.tile):
+                part = (..., slice(top, top + rows), slice(left, left + columns))
+                ramp = _ramp(rows, self.device)[:, None] * _ramp(columns, self.device)
+                total[part] += self.network(pixels[part]) * ramp
+                weight[part[1:]] += ramp
+        return total / weight
+
+
+def tile_starts(length: int, tile: int) -> list[tuple[int, int]]:
+    """(start, size) of tiles that cover an axis; neighbours overlap by OVERLAP pixels or more."""
+    if length <= tile:
+        return [(0, length)]
+    n_tiles = -(-(length - OVERLAP) // (tile - OVERLAP))
+    # starts at multiples of 8: networks that halve the resolution three times see the same pixel grid in every tile
+    starts = [(length - tile) * i // (n_tiles - 1) // 8 * 8 for i in range(n_tiles)]
+    return [(start, min(tile + 7, length - start)) for start in starts]
+
+
+def _ramp(length: int, device: torch.device) -> Tensor:
+    """Weights that rise over the overlap, hold 1 and fall; never 0."""
+    places = torch.arange(length, device=device) + 1
+    return torch.minimum(places, places.flip(0)).clamp(max=OVERLAP) / OVERLAP
+
+
+def boxes_for(network: nn.Module, csv_path: Path | None, source: Path, device: torch.device) -> BoxFinder | None:
+    """A finder of people: the rows of a CSV whose `file` is the end of the source's path, else a detector.
+
+    Raises:
+        UserError: the CSV does not name the source, or there is no detector here.
+    """
+    if not getattr(network, "requires_boxes", False):
+        return None
+    if csv_path is None:
+        detector = load_person_detector(device=device)
+        return lambda frames, first: detect_person_boxes(frames, detector)
+    path = source.resolve().as_posix()
+    rows = next((rows for file, rows in read_boxes(csv_path).items() if path.endswith(f"/{file}")), None)
+    if rows is None:
+        raise UserError(f"{csv_path} has no row for {source}: its column `file` must be the end of that path")
+    none = np.zeros((0, 4), np.float32)
+    return lambda frames, first: [torch.from_numpy(rows.get(first + i, none)) for i in range(len(frames))]

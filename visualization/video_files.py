@@ -1,0 +1,156 @@
+"""Reading a video at full resolution and writing H.264, a few frames at a time."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+
+from aux_code.datasets.decode import RgbConverter
+from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
+from aux_code.datasets.unreadable import UnreadableMedia
+from aux_code.datasets.video_index import decoded_frames, open_video
+from aux_code.errors import UserError
+from aux_code.progress import progress
+
+SUFFIXES = (".mp4", ".mkv", ".mov")
+
+
+@dataclass(frozen=True)
+class TimedFrame:
+    """uint8 (H,W,3) RGB and its time in units of the source's `time_base`."""
+
+    rgb: np.ndarray
+    pts: int
+
+
+class VideoSource:
+    """Frames of a file, a folder of frames or an image, with their times.
+
+    Attributes:
+        rate: mean frames per second.
+        time_base: seconds per unit of time.
+        n_announced: number of frames that the source claims, None if it does not; for the progress bar.
+
+    Raises:
+        UnreadableMedia: there is no video.
+    """
+
+    def __init__(self, path: Path, folder_rate: Fraction):
+        self.path = path
+        self._is_video = not path.is_dir() and path.suffix.lower() not in IMAGE_SUFFIXES
+        self.rate, self.time_base, self.n_announced = folder_rate, 1 / folder_rate, None
+        if self._is_video:
+            with open_video(path) as container:
+                stream = container.streams.video[0]
+                self.rate = stream.average_rate or stream.guessed_rate or folder_rate
+                self.time_base = stream.time_base or 1 / self.rate
+                self.n_announced = stream.frames or None
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        if not self._is_video:
+            files = frame_files(self.path) if self.path.is_dir() else [self.path]
+            yield from (TimedFrame(read_image(file), i) for i, file in enumerate(files))
+            return
+        convert, step = RgbConverter(), max(1, round(1 / (self.rate * self.time_base)))
+        start = last = None
+        with open_video(self.path, n_threads=2) as container:
+            for frame in decoded_frames(container, self.path):
+                if last is None:
+                    start = last = frame.pts or 0
+                else:
+                    # times that are absent, stand still or run back occur; a writer refuses them
+                    last = max(last + step if frame.pts is None else frame.pts, last + 1)
+                yield TimedFrame(convert(frame), last - start)
+        if last is None:
+            raise UnreadableMedia(self.path, "no frame of its video decodes")
+
+
+class VideoWriter:
+    """Writes H.264 under a temporary name and renames it at the end, so that a kill leaves no half file.
+
+    Frames of odd height or width get one repeated row or column: H.264 stores colours for blocks of 2 x 2 pixels.
+
+    Args:
+        path: the file; its ending names the container.
+        source: whose rate and time base are taken over.
+        crf: quality, 0 to 51.
+    """
+
+    def __init__(self, path: Path, source: VideoSource, crf: int):
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{path}: the name must end in one of {' '.join(SUFFIXES)}")
+        if not 0 <= crf <= 51:
+            raise UserError(f"--crf must lie in 0 to 51, not {crf}")
+        self.path, self._source, self._crf = path, source, crf
+        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+        self._stream = None
+
+    def __enter__(self) -> "VideoWriter":
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(self._temporary), "w")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+        return self
+
+    def write(self, rgb: np.ndarray, pts: int) -> None:
+        """Appends uint8 (H,W,3) at time `pts`."""
+        height, width = rgb.shape[:2]
+        if height % 2 or width % 2:
+            rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        stream = self._stream or self._open_stream(rgb)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        frame.pts, frame.time_base = pts, self._source.time_base
+        self._container.mux(stream.encode(frame))
+
+    def _open_stream(self, rgb: np.ndarray) -> av.video.stream.VideoStream:
+        stream = self._container.add_stream("libx264", rate=self._source.rate, options={"crf": str(self._crf)})
+        stream.height, stream.width = rgb.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = self._source.time_base
+        self._stream = stream
+        return stream
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        try:
+            if kind is None and self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if kind is None:
+                os.replace(self._temporary, self.path)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; free space or choose another folder"
+            ) from error
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def anonymized_copy(
+    source: VideoSource,
+    anonymize: Callable[[np.ndarray, int], np.ndarray],
+    writer: VideoWriter,
+    frames_per_pass: int,
+    side_by_side: bool,
+) -> int:
+    """Copies all frames through `anonymize` (uint8 (N,H,W,3) and the first one's number -> the same shape).
+
+    Returns:
+        The number of frames written.
+    """
+    n_frames, frames = 0, iter(source)
+    with progress(description="anonymizing", total=source.n_announced, unit="frame") as bar:
+        while group := list(islice(frames, max(1, frames_per_pass))):
+            originals = np.stack([frame.rgb for frame in group])
+            anonymized = anonymize(originals, n_frames)
+            pictures = np.concatenate([originals, anonymized], axis=2) if side_by_side else anonymized
+            for frame, picture in zip(group, pictures, strict=True):
+                writer.write(picture, frame.pts)
+            n_frames += len(group)
+            bar.update(len(group))
+    return n_frames
