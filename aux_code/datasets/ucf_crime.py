@@ -55,6 +55,7 @@ class _VideoFiles:
         return {path.name: path for path in sorted(self.root.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
 
     def find(self, listed: str) -> Path:
+        """Path of a listed video; the expected one if the file is nowhere."""
         expected = self.root / "Videos" / listed
         return expected if expected.exists() else self._by_name.get(Path(listed).name, expected)
 

@@ -56,10 +56,12 @@ class _PacketTimes(NamedTuple):
 
     @classmethod
     def of(cls, packet: av.Packet) -> "_PacketTimes":
+        """Copies them out of a packet."""
         return cls(*(getattr(packet, name) for name in cls._fields))
 
     @property
     def is_usable(self) -> bool:
+        """Whether an index can be built on it."""
         return self.pts is not None and self.dts is not None and not self.is_corrupt
 
 
