@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aux_code.errors import UserError
+from aux_code.inference import supports_bf16
 from aux_code.metrics import attribute_metrics
 from aux_code.progress import progress
 from aux_code.runs import Run, seeded_generator
@@ -122,15 +123,8 @@ def _step(attack: Attack, views: Tensor, labels: Tensor) -> float:
 
 def autocast(device: torch.device, params: PrivacyParams) -> torch.autocast:
     """bf16 where the parameters or, left to `auto`, the device want it."""
-    native = device.type == "cuda" or _cpu_has_bf16()
-    wanted = params.precision == "bf16" or (params.precision == "auto" and native)
+    wanted = params.precision == "bf16" or (params.precision == "auto" and supports_bf16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 itself (AVX-512 BF16, AMX); others emulate it, slower than fp32."""
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check and check())
 
 
 def _factor(params: PrivacyParams, epoch: int, i: int, n_batches: int) -> float:

@@ -90,6 +90,10 @@ class PrivacyParams(CommonParams):
     """Pictures per pass through f_A; bounds its memory."""
     n_workers: int = 4
     """Threads that decode images."""
+    plots: bool = True
+    """Write the bars per attribute and a grid of samples with predictions as PNG beside the result."""
+    compare: tuple[Path, ...] = ()
+    """Results files of other runs, such as the raw one's, that the bars show too."""
     n_bootstrap: int = 1000
     """Resamplings of the test pictures behind the 95 % interval (ours)."""
     max_unreadable_share: float = 0.01
@@ -125,6 +129,7 @@ PRESETS = {
         evaluate_every=4,
         mlp_widths=(256, 128, 128, 64),
         storage="float32",
+        plots=False,
         n_workers=2,
         max_unreadable_share=0.05,
     ),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aux_code.datasets.decode import read_image
 from aux_code.datasets.transforms import evaluation_images, transform_boxes
 from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia
+from aux_code.inference import prepare_for_inference
 from aux_code.model_loaders import apply_anonymizer
 from aux_code.progress import progress
 from aux_code.runs import derived_seed
@@ -67,7 +68,9 @@ class Releaser:
     def __post_init__(self) -> None:
         for net in filter(None, (self.anonymizer, self.utility)):
             net.requires_grad_(False).eval().to(self.device)
-        self.anonymizer.to(memory_format=torch.channels_last)
+        if any(True for _ in self.anonymizer.parameters()):
+            example = torch.linspace(0, 1, 3 * 64 * 64, device=self.device).view(1, 3, 64, 64)
+            self.anonymizer = prepare_for_inference(self.anonymizer, example)
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor, boxes: Boxes) -> Tensor:

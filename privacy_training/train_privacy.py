@@ -18,12 +18,20 @@ from dataclasses import asdict
 import numpy as np
 
 from aux_code import config
-from aux_code.checkpoints import build_meta, describe_inputs, save_checkpoint, write_atomically, write_json
+from aux_code.checkpoints import (
+    build_meta,
+    describe_inputs,
+    read_json,
+    save_checkpoint,
+    write_atomically,
+    write_json,
+)
 from aux_code.parameters import parse
 from aux_code.runs import run_script, start_run
 from aux_code.training_state import TrainingState, detached_copy
 from privacy_training.attackers import build_attacker
 from privacy_training.attribute_prediction import Attack, Splits, build_optimizer, run_attack
+from privacy_training.leakage_plots import plot_attributes, plot_samples, sample_indices
 from privacy_training.leakage_report import leakage_report
 from privacy_training.params_privacy import PRESETS, PrivacyParams
 from privacy_training.released_splits import attribute_names
@@ -50,6 +58,8 @@ def main() -> None:
     _save_attacker(attack, report)
     _write_predictions(config.RESULTS_ROOT / f"privacy_{run.run_id}.npz", attack, splits, report)
     write_json(config.RESULTS_ROOT / f"privacy_{run.run_id}.json", report)
+    if params.plots:
+        _plot(attack, splits, report, names)
     state.finish()
     scores = report["protocols"]["validation"]
     sys.stderr.write(f"cMAP {scores['cmap']:.4f} (chance {report['chance']['cmap']:.4f}), F1 {scores['f1']:.4f}\n")
@@ -89,6 +99,17 @@ def _write_predictions(path: Path, attack: Attack, splits: Splits, report: dict)
         "labels": splits.test.labels.cpu().numpy(),
     }
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _plot(attack: Attack, splits: Splits, report: dict, names: list[str]) -> None:
+    params, base = attack.params, config.RESULTS_ROOT / f"privacy_{attack.run.run_id}"
+    others = {str(path.stem).removeprefix("privacy_"): read_json(path) for path in params.compare}
+    plot_attributes(base.with_name(base.name + "_attributes.png"), {**others, attack.run.run_id: report})
+    if params.level == "image":
+        chosen = sample_indices(len(splits.test.labels))
+        predictions = attack.history[report["protocols"]["validation"]["epoch"] - 1]["test"][chosen]
+        pictures, labels = splits.test.release(0).cpu()[chosen], splits.test.labels.cpu()[chosen]
+        plot_samples(base.with_name(base.name + "_samples.png"), pictures, predictions, labels, names)
 
 
 def _save_attacker(attack: Attack, report: dict) -> None:

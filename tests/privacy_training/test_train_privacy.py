@@ -44,6 +44,14 @@ def test_predictions_and_attacker_are_kept(run_stage):
     assert not (config.SAVED_MODELS_ROOT / "tiny" / "privacy_state.pth").exists()
 
 
+def test_plots_are_written(run_stage):
+    run_stage("--epochs", 1, run_id="raw")
+    run_stage("--epochs", 1, "--plots", "--compare", config.RESULTS_ROOT / "privacy_raw.json")
+    for name in ("attributes", "samples"):
+        with Image.open(config.RESULTS_ROOT / f"privacy_tiny_{name}.png") as picture:
+            assert min(picture.size) > 200
+
+
 def test_grey_anonymizer_hides_the_colour(run_stage, tmp_path):
     fa = load_fa_model("small", output_channels=1)
     path = checkpoint_of(tmp_path / "fa.pth", "fa", fa)
