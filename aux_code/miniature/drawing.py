@@ -35,18 +35,18 @@ def _segment_at(track: list[Segment], t: int) -> Segment:
     return track[-1]
 
 
-def draw_shadow(image: Image.Image, draw: ImageDraw.ImageDraw, x: float, y: float, half: tuple[float, float]) -> None:
-    """A dark ellipse on the floor, in the floor's own colour."""
-    px = min(max(int(x), 0), image.width - 1), min(max(int(y), 0), image.height - 1)
-    draw.ellipse((x - half[0], y - half[1], x + half[0], y + half[1]), fill=shade(image.getpixel(px), 0.78))
+def draw_shadow(floor: Image.Image, draw: ImageDraw.ImageDraw, x: float, y: float, half: tuple[float, float]) -> None:
+    """A dark ellipse on the floor, in the colour of the empty scene `floor` there."""
+    px = min(max(int(x), 0), floor.width - 1), min(max(int(y), 0), floor.height - 1)
+    draw.ellipse((x - half[0], y - half[1], x + half[0], y + half[1]), fill=shade(floor.getpixel(px), 0.78))
 
 
-def _draw_actor(image: Image.Image, draw: ImageDraw.ImageDraw, actor: Actor, t: int) -> Box:
+def _draw_actor(floor: Image.Image, draw: ImageDraw.ImageDraw, actor: Actor, t: int) -> Box:
     segment = _segment_at(actor.track, t)
     way = min(1.0, max(0.0, (t - segment.start) / max(1e-6, segment.end - segment.start)))
     x = segment.x0 + (segment.x1 - segment.x0) * way
     pose = MOTIONS[segment.motion](t - segment.start, actor.phase)
-    draw_shadow(image, draw, x * SS, actor.y * SS, (actor.height * 0.16 * SS, actor.height * 0.04 * SS))
+    draw_shadow(floor, draw, x * SS, actor.y * SS, (actor.height * 0.16 * SS, actor.height * 0.04 * SS))
     place = Placement(x * SS, actor.y * SS, actor.height * SS, segment.facing, segment.view)
     return paint_person(draw, actor.look, place, pose)
 
@@ -56,13 +56,13 @@ def _vehicle_x(vehicle: Vehicle, t: int) -> float | None:
     return None if not frames[0] <= t <= frames[-1] else float(np.interp(t, frames, xs))
 
 
-def _draw_vehicle(image: Image.Image, draw: ImageDraw.ImageDraw, vehicle: Vehicle, t: int) -> None:
+def _draw_vehicle(floor: Image.Image, draw: ImageDraw.ImageDraw, vehicle: Vehicle, t: int) -> None:
     x = _vehicle_x(vehicle, t)
     if x is None or not -30 < x < FRAME_SIZE[0] + 30:
         return
     length, y, x = vehicle.length * SS, vehicle.y * SS, x * SS
     h, x0, x1 = length * 0.40, x - length / 2, x + length / 2
-    draw_shadow(image, draw, x, y, (length * 0.52, length * 0.07))
+    draw_shadow(floor, draw, x, y, (length * 0.52, length * 0.07))
     draw.polygon(
         (
             x0,
@@ -130,16 +130,19 @@ def _draw_lamp(draw: ImageDraw.ImageDraw, lamp: Lamp, t: int) -> None:
             )
 
 
-def _draw_frame(story: Story, canvas: Image.Image, t: int) -> list[Box]:
+def _draw_frame(story: Story, scene: Image.Image, canvas: Image.Image, t: int) -> list[Box]:
+    """Draws what moves at time t on `canvas`, a copy of the empty `scene`; returns the people's boxes in canvas
+    pixels.
+    """
     draw, boxes = ImageDraw.Draw(canvas), []
     soft = ImageDraw.Draw(canvas, "RGBA") if story.blasts or story.lamps else None
     for lamp in story.lamps:
         _draw_lamp(soft, lamp, t)
     for thing in sorted(story.actors + story.vehicles, key=lambda thing: thing.y):
         if isinstance(thing, Actor):
-            boxes.append(_draw_actor(canvas, draw, thing, t))
+            boxes.append(_draw_actor(scene, draw, thing, t))
         else:
-            _draw_vehicle(canvas, draw, thing, t)
+            _draw_vehicle(scene, draw, thing, t)
     for blast in story.blasts:
         _draw_blast(soft, blast, t)
     return boxes
@@ -161,6 +164,7 @@ def draw_frames(story: Story, n_frames: int, camera: int, seed: int, rng: np.ran
     sigma = float(rng.uniform(3, 5))
     for t in range(n_frames):
         canvas = scene.copy()
-        boxes = [clipped_box(box, SS, FRAME_SIZE) for box in _draw_frame(story, canvas, t)]
-        small = canvas.reduce(SS).point(light.table((1 + 0.02 * np.sin(t / 40 + drift)) * _flash(story, t)))
-        yield Frame(add_noise(np.asarray(small), bank, rng, sigma), [box for box in boxes if box is not None])
+        boxes = [clipped_box(box, SS, FRAME_SIZE) for box in _draw_frame(story, scene, canvas, t)]
+        brightness = (1 + 0.02 * np.sin(t / 40 + drift)) * _flash(story, t)
+        pixels = light.apply(np.asarray(canvas.reduce(SS)), brightness)
+        yield Frame(add_noise(pixels, bank, rng, sigma), [box for box in boxes if box is not None])

@@ -162,9 +162,9 @@ def _assault(rng: np.random.Generator, start: int, end: int, site: float) -> lis
     x = site + 12 * sign
     victim = [
         Segment(start, start + 6, "stand", x, x, "side", -sign),
-        Segment(start + 6, max(start + 7, end - 16), "fall", x, x, "side", -sign),
+        Segment(start + 6, max(start + 7, end - 16), "fall", x, x + 6 * sign, "side", -sign),
     ]
-    return [attacker, victim + [Segment(victim[-1].end, end, "rise", x, x, "side", -sign)]]
+    return [attacker, victim + [Segment(victim[-1].end, end, "rise", x + 6 * sign, x + 6 * sign, "side", -sign)]]
 
 
 def _stealing(rng: np.random.Generator, start: int, end: int, site: float) -> list[list[Segment]]:
@@ -231,7 +231,7 @@ def _accident(
     hit, edge = start + int(rng.integers(9, 14)), 48 - 70 * sign
     path = [(start, edge), (hit, site - 17 * sign), (hit + 6, site - 8 * sign), (max(hit + 7, end), site - 7 * sign)]
     path.append((path[-1][0] + 90, 48 + 80 * sign))
-    x = site + 12 * sign
+    x = site + 16 * sign
     victim = [
         Segment(start, hit, "walk", site - 3 * sign, site + sign, "side", sign),
         Segment(hit, max(hit + 4, end - 16), "fall", site + sign, x, "side", -sign),

@@ -65,11 +65,12 @@ def fight(t: float, phase: float) -> Pose:
 
 
 def fall(t: float, phase: float) -> Pose:
-    """Goes over within 10 frames, faster and faster, then lies with a twitch."""
+    """Goes over backwards within 10 frames, faster and faster, the feet sliding; then lies with a twitch."""
     way = min(1.0, t / 10) ** 1.7
     flail = 0.5 * sin(t * 0.9 + phase) * (1 - 0.7 * way)
     arms = ((-0.8 * way + flail, -1.2 * way), (2.0 * way - flail, 2.4 * way))
-    return Pose(arms, ((-0.15 * way, -0.35 * way), (0.45 * way, -0.1 * way)), roll=-1.48 * way)
+    legs = ((-0.15 * way, -0.35 * way), (0.45 * way, -0.1 * way))
+    return Pose(arms, legs, roll=-1.48 * way, shift=0.38 * way)
 
 
 def rise(t: float, phase: float) -> Pose:

@@ -229,11 +229,14 @@ class Light:
     gamma: float
     offset: float
 
-    def table(self, factor: float = 1.0) -> list[int]:
-        """The 3 x 256 look-up table for `Image.point`; `factor` is the momentary brightness."""
+    def apply(self, pixels: np.ndarray, factor: float = 1.0) -> np.ndarray:
+        """uint8 (H, W, 3) under this light; `factor` is the momentary brightness."""
         grey = (np.arange(256) / 255.0) ** self.gamma * 255.0
-        rows = [np.clip(grey * g * factor + self.offset, 0, 255) for g in self.gains]
-        return np.concatenate(rows).astype(np.uint8).tolist()
+        lit = np.empty_like(pixels)
+        for channel, gain in enumerate(self.gains):
+            table = np.clip(grey * (gain * factor) + self.offset, 0, 255).astype(np.uint8)
+            lit[..., channel] = table[pixels[..., channel]]
+        return lit
 
 
 def draw_light(rng: np.random.Generator, strength: float = 1.0) -> Light:

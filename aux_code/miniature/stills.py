@@ -134,14 +134,14 @@ def _canvas(plan: StillPlan, seed: int, rng: np.random.Generator) -> Image.Image
 def _paint_people(canvas: Image.Image, plan: StillPlan, rng: np.random.Generator) -> list[Box]:
     figures = arrange(rng, plan.attributes)
     looks = _looks(rng, plan, len(figures))
-    draw, boxes = ImageDraw.Draw(canvas), []
+    floor, draw, boxes = canvas.copy(), ImageDraw.Draw(canvas), []
     w, h = canvas.size
     for figure, look in sorted(zip(figures, looks), key=lambda pair: pair[0].y):
         height = figure.height * min(w, h)
         view = {"back": "back", "profile": "side"}.get(look.face, "front")
         facing = figure.hold or int(rng.integers(2)) * 2 - 1
         place = Placement(figure.x * w, figure.y * h, height, facing, view)
-        draw_shadow(canvas, draw, place.x, place.y, (height * 0.16, height * 0.035))
+        draw_shadow(floor, draw, place.x, place.y, (height * 0.16, height * 0.035))
         boxes.append(paint_person(draw, look, place, _pose(figure, rng)))
     if rng.random() < 0.3:  # something stands in front of the legs
         x, y = float(rng.uniform(0.2, 0.7)) * w, float(rng.uniform(0.80, 0.88)) * h
@@ -154,7 +154,7 @@ def render_still(plan: StillPlan, seed: int) -> Still:
     rng = np.random.default_rng([seed, 29, plan.index])
     canvas = _canvas(plan, seed, rng)
     boxes = [clipped_box(box, SS, plan.size) for box in _paint_people(canvas, plan, rng)]
-    small = canvas.reduce(SS).point(draw_light(rng, 2.1).table())
+    small = Image.fromarray(draw_light(rng, 2.1).apply(np.asarray(canvas.reduce(SS))))
     if rng.random() < 0.5:
         small = small.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1))))
     pixels = add_noise(np.asarray(small), noise_bank(seed, (128, 128)), rng, float(rng.uniform(2, 7)))
