@@ -63,7 +63,7 @@ def build_optimizer(net: nn.Module, params: PrivacyParams) -> torch.optim.Optimi
 
 
 def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
-    """Trains to the end, evaluating on the way; saves after every epoch, so that a resumed run continues exactly."""
+    """Trains to the end, evaluating on the way; saves between epochs, so that a resumed run continues exactly."""
     bar = progress(description="attack", total=attack.params.n_epochs, initial=len(attack.history))
     while not attack.finished:
         epoch = len(attack.history)
@@ -76,7 +76,7 @@ def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
         attack.run.writer.add_scalar("privacy/train_loss", entry["train_loss"], epoch)
         bar.set_postfix(loss=f"{entry['train_loss']:.3f}")
         bar.update()
-        state.save({"history": attack.history})
+        state.save_if_due({"history": attack.history})
     bar.close()
 
 

@@ -90,6 +90,8 @@ class PrivacyParams(CommonParams):
     """Pictures per pass through f_A; bounds its memory."""
     n_workers: int = 4
     """Threads that decode images."""
+    minutes_between_saves: float = 0.0
+    """Least time between two saves of the state, in minutes; 0 saves after every epoch."""
     plots: bool = True
     """Write the bars per attribute and a grid of samples with predictions as PNG beside the result."""
     compare: tuple[Path, ...] = ()
@@ -129,6 +131,7 @@ PRESETS = {
         evaluate_every=4,
         mlp_widths=(256, 128, 128, 64),
         storage="float32",
+        minutes_between_saves=0.5,
         plots=False,
         n_workers=2,
         max_unreadable_share=0.05,

@@ -49,7 +49,8 @@ def main() -> None:
     net = build_attacker(params, len(names), splits.train.releases[0]).to(run.device)
     attack = Attack(net, build_optimizer(net, params), params, run, history=[])
     stateful = {"net": attack.net, "optimizer": attack.optimizer}
-    state = TrainingState(run.folder / "privacy_state.pth", _fingerprint(params), stateful)
+    path = run.folder / "privacy_state.pth"
+    state = TrainingState(path, _fingerprint(params), stateful, params.minutes_between_saves)
     position = state.restore(params.resume)
     attack.history = position["history"] if position else []
     run_attack(attack, splits, state)

@@ -55,7 +55,20 @@ def run_stage(vispr_root: Path, monkeypatch: pytest.MonkeyPatch):
     from privacy_training import train_privacy
 
     def run(*options: object, run_id: str = "tiny") -> dict:
-        common = ("--preset", "miniature", "--size", 24, "--batch_size", 16, "--n_bootstrap", 20, "--device", "cpu")
+        common = (
+            "--preset",
+            "miniature",
+            "--size",
+            24,
+            "--batch_size",
+            16,
+            "--n_bootstrap",
+            20,
+            "--device",
+            "cpu",
+            "--minutes_between_saves",
+            0,
+        )
         argv = ["train_privacy.py", *common, "--run_id", run_id, *options]
         monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
         train_privacy.main()
