@@ -136,13 +136,26 @@ class TrainingBags:
     anomalous: Tensor
 
 
+def with_noise(bags: Tensor, share: float) -> Tensor:
+    """Adds Gaussian noise of `share` standard deviations of each feature to bags (B, n_crops, S, F + 1).
+
+    The magnitude, the last channel, is that of the noisy features. Few videos are learned by heart otherwise.
+    """
+    if share == 0:
+        return bags
+    features = bags[..., :-1]
+    spread = features.std(dim=(0, 1, 2), keepdim=True)
+    noisy = features + share * spread * torch.randn_like(features)
+    return torch.cat([noisy, torch.linalg.vector_norm(noisy, dim=-1, keepdim=True)], dim=-1)
+
+
 def training_losses(net: MGFN, normal: Tensor, anomalous: Tensor, params: MgfnParams) -> dict[str, Tensor]:
     """The weighted parts of the loss on bags (B, n_crops, S, F + 1) of each class; their sum is minimised.
 
     Raises:
         UserError: the scores are not finite any more.
     """
-    output = net(torch.cat([normal, anomalous]))
+    output = net(with_noise(torch.cat([normal, anomalous]), params.feature_noise))
     if not torch.isfinite(output.scores).all():
         raise UserError(f"the training diverged: scores are not finite; lower --lr {params.lr}")
     n_normal = len(normal)

@@ -64,7 +64,7 @@ def plot_scores(
     seconds = np.arange(len(scores) + 1) / fps
     axes.step(seconds, np.append(scores, scores[-1]), where="post", color=SCORE_COLOUR, label="score")
     axes.set(xlabel="seconds", ylabel="anomaly score", ylim=(0, 1.02), xlim=(0, len(scores) / fps))
-    axes.legend(loc="upper right", fontsize=8, frameon=False, ncols=3)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, frameon=False, ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     if frames is not None:
         for axis, frame in zip(rows[1, 0].subplots(1, len(frames)), frames, strict=True):

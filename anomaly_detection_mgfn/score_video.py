@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from aux_code.datasets.surveillance import load_surveillance
 
 from anomaly_detection_mgfn.feature_bags import FeatureSource, load_videos, open_feature_folder
 from anomaly_detection_mgfn.mgfn_files import load_network
@@ -21,6 +20,7 @@ from anomaly_detection_mgfn.score_plot import anonymized_frames, plot_scores
 from anomaly_detection_mgfn.scoring import anomalous_intervals, frame_scores, score_videos
 from aux_code import config
 from aux_code.checkpoints import describe_inputs, sha256_of, write_atomically, write_json
+from aux_code.datasets.surveillance import load_surveillance
 from aux_code.errors import UserError
 from aux_code.progress import progress
 from aux_code.runs import start_run
@@ -106,8 +106,8 @@ def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
     chosen = {}
     for role, given in (("anonymizer", params.anonymizer), ("utility", params.utility)):
         recorded = features.get(role) or {}
-        path = given or recorded.get("path") or recorded.get("name") or ""
         sha256 = recorded.get("sha256", "")
+        path = given or find_file(recorded.get("path") or recorded.get("name") or "", sha256)
         if sha256 and not Path(path).is_file():
             raise UserError(f"{role} '{path}' of the training features is not there; give its file as --{role} PATH")
         if (sha256_of(path) if sha256 else path) != (sha256 or recorded.get("name")):
@@ -117,6 +117,14 @@ def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
             )
         chosen[role] = path
     return Recipe(chosen["anonymizer"], chosen["utility"], features)
+
+
+def find_file(name: str, sha256: str) -> str:
+    """The recorded file where it is, or one of its name and content below saved_models/; names such as raw stay."""
+    if not sha256 or Path(name).is_file():
+        return name
+    candidates = sorted(config.SAVED_MODELS_ROOT.rglob(Path(name).name)) if name else []
+    return next((str(path) for path in candidates if sha256_of(path) == sha256), name)
 
 
 def extract(params: MgfnParams, recipe: Recipe, folder: Path) -> bool:

@@ -62,7 +62,9 @@ def test_a_video_without_features_is_named(small_set):
     assert name not in {video.name for video in videos.train} and len(array)
 
 
-@pytest.mark.parametrize("kept, word", [("normal", "only normal"), ("anomalous", "only anomalous"), ("", "no training")])
+@pytest.mark.parametrize(
+    "kept, word", [("normal", "only normal"), ("anomalous", "only anomalous"), ("", "no training")]
+)
 def test_training_needs_both_classes(small_set, kept, word):
     path = small_set.dataset / "train.csv"
     header, *lines = path.read_text(encoding="utf-8").splitlines()

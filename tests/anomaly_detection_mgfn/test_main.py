@@ -140,7 +140,8 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(run_main, small_set,
 def test_process_says_what_is_wrong_in_one_line(small_set, tmp_path):
     (small_set.features / f"{list(small_set.arrays)[0]}.npy").write_bytes(b"")
     environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}
-    done = subprocess.run([sys.executable, str(SCRIPT), *options(small_set)], env=environment, capture_output=True, text=True)
+    command = [sys.executable, str(SCRIPT), *options(small_set)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr and ".npy" in done.stderr

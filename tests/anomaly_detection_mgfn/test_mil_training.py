@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from anomaly_detection_mgfn.mgfn import MGFN
+from anomaly_detection_mgfn.mgfn_files import build_network, network_arguments
 from anomaly_detection_mgfn.mil_training import (
     Choice,
     MilTraining,
@@ -15,9 +16,9 @@ from anomaly_detection_mgfn.mil_training import (
     split_validation,
     training_losses,
     validation_criterion,
+    with_noise,
 )
 from anomaly_detection_mgfn.params_mgfn import MINIATURE, PAPER, RELEASE
-from anomaly_detection_mgfn.mgfn_files import build_network, network_arguments
 from anomaly_detection_mgfn.stage_data import load_training_data, open_features
 from aux_code.errors import UserError
 from aux_code.runs import seeded_generator, start_run
@@ -28,7 +29,9 @@ def epoch_pairs(n_normal, n_anomalous, batch_size, epoch, seed=0):
     return [(n.tolist(), a.tolist()) for n, a in pair_batches(n_normal, n_anomalous, batch_size, generator)]
 
 
-@pytest.mark.parametrize("n_normal, n_anomalous, batch_size", [(800, 810, 16), (40, 7, 16), (3, 50, 16), (5, 5, 16), (1, 1, 4)])
+@pytest.mark.parametrize(
+    "n_normal, n_anomalous, batch_size", [(800, 810, 16), (40, 7, 16), (3, 50, 16), (5, 5, 16), (1, 1, 4)]
+)
 def test_every_video_is_used_in_every_epoch(n_normal, n_anomalous, batch_size):
     for epoch in range(2):
         pairs = epoch_pairs(n_normal, n_anomalous, batch_size, epoch)
@@ -168,5 +171,16 @@ def test_all_training_videos_are_in_bags_or_held_out(small_set):
     training, data = make_training(tiny(small_set), "counts")
     n_train = sum("train" in name for name in small_set.arrays)
     assert len(data.bags.normal) + len(data.bags.anomalous) + len(data.held_out.validation.names) == n_train
-    held_out = {name: label for name, label in zip(data.held_out.validation.names, data.held_out.validation_labels)}
+    held_out = dict(zip(data.held_out.validation.names, data.held_out.validation_labels))
     assert all(small_set.labels[name] == label for name, label in held_out.items())
+
+
+def test_noise_follows_each_feature_and_keeps_the_magnitude_true():
+    torch.manual_seed(0)
+    features = torch.randn(50, 2, 8, 3) * torch.tensor([0.0, 1.0, 4.0])
+    bags = torch.cat([features, features.norm(dim=-1, keepdim=True)], dim=-1)
+    noisy = with_noise(bags, 0.5)
+    added = (noisy - bags)[..., :-1].std(dim=(0, 1, 2))
+    torch.testing.assert_close(added, torch.tensor([0.0, 0.5, 2.0]), rtol=0.1, atol=1e-6)
+    torch.testing.assert_close(noisy[..., -1], noisy[..., :-1].norm(dim=-1))
+    assert with_noise(bags, 0.0) is bags
