@@ -115,8 +115,8 @@ MINIATURE = replace(
     margin=12.5,
     validation_fraction=0.25,
 )
-"""A small, strongly regularised network for the embedded miniature benchmark (ours). Its videos have 5 to 11 clips and it
-has 50 to 100 of them: without noise, and with a larger learning rate, they are learned by heart in a few epochs. All
-segments stand for a video; with fewer of them the results were no better."""
+"""A small, strongly regularised network for the embedded miniature benchmark (ours). It has 50 to 100 training videos of
+5 to 11 clips: without noise and with a larger learning rate they are learned by heart in a few epochs. All segments
+stand for a video; with fewer of them the results were no better."""
 
 PRESETS = {"paper": PAPER, "release": RELEASE, "miniature": MINIATURE}
