@@ -1,0 +1,159 @@
+"""Clips: which frames, which part of them, and that all readers agree."""
+
+import numpy as np
+import pytest
+import torch
+
+from aux_code.datasets.clip_sampling import consecutive_clips
+from aux_code.datasets.transforms import evaluation_transform, transform_boxes
+from aux_code.datasets.unreadable import UnreadableMedia
+from aux_code.errors import UserError
+from feature_extraction.clip_views import ClipGeometry
+from feature_extraction.frame_stream import FrameStream, LazyFrame, VideoEnd, clips_of
+from feature_extraction.readers import PyavReader, make_reader, resolve_reader
+from feature_extraction.video_inputs import VideoInput
+from tests.feature_extraction.videos import painted, write_sound, write_video
+
+GEOMETRY = ClipGeometry(size=32)
+CPU = torch.device("cpu")
+
+
+def _input(path):
+    return VideoInput(path.stem, path, path.name)
+
+
+def _stream(n_frames):
+    return (LazyFrame(lambda i=i: np.full((2, 2, 3), i, np.uint8)) for i in range(n_frames))
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 15, 31, 32, 33, 62, 63, 64, 65, 96, 97, 200])
+def test_stream_takes_the_frames_of_the_table(n_frames):
+    clips = list(clips_of(_stream(n_frames), GEOMETRY))
+    expected = consecutive_clips(n_frames)
+    assert np.array_equal([clip.frame_indices for clip in clips], expected)
+    assert np.array_equal([clip.frames[:, 0, 0, 0] for clip in clips], expected)
+    assert [clip.index for clip in clips] == list(range(GEOMETRY.n_clips(n_frames)))
+
+
+@pytest.mark.parametrize("frames_per_clip, stride, per_feature", [(8, 1, 8), (16, 4, 32), (4, 3, 7)])
+def test_stream_follows_other_geometries(frames_per_clip, stride, per_feature):
+    geometry = ClipGeometry(frames_per_clip, stride, per_feature)
+    expected = consecutive_clips(75, frames_per_clip, stride, per_feature)
+    assert np.array_equal([clip.frame_indices for clip in clips_of(_stream(75), geometry)], expected)
+
+
+def test_tail_is_completed_by_the_last_frame():
+    tail = list(clips_of(_stream(36), GEOMETRY))[-1]
+    assert tail.frame_indices.tolist() == [32, 34] + [35] * 14
+
+
+def test_only_frames_of_clips_are_converted():
+    converted = []
+    frames = (LazyFrame(lambda i=i: converted.append(i) or np.zeros((2, 2, 3), np.uint8)) for i in range(64))
+    list(clips_of(frames, GEOMETRY))
+    assert converted == list(range(0, 64, 2))
+
+
+def test_centre_view_is_the_evaluation_transform_and_rgb():
+    frames = np.stack([painted(i) for i in range(3)])
+    (view,) = GEOMETRY.views(frames)
+    assert torch.equal(view, evaluation_transform(frames, 32))
+    assert view[2, 0].mean() == pytest.approx((20 + 3 * 2) / 255, abs=1e-3)  # red is channel 0
+
+
+def test_boxes_move_like_pixels():
+    box = np.array([[20.0, 12.0, 40.0, 30.0], [0.0, 0.0, 3.0, 3.0]])
+    (moved,) = GEOMETRY.boxes([box], (48, 64))
+    assert len(moved[0]) == 1  # the other lies outside the crop
+    assert np.allclose(moved[0].numpy(), transform_boxes(box, (48, 64), 32)[:1], atol=1e-4)
+
+
+def test_ten_crops_show_corners_and_mirrors():
+    geometry = ClipGeometry(size=16, n_crops=10)
+    frames = np.stack([painted(0)])
+    views = geometry.views(frames)
+    assert views.shape == (10, 1, 3, 16, 16)
+    assert torch.equal(views[5:], views[:5].flip(-1))
+    assert views[0, 0, 1].mean() < views[1, 0, 1].mean()  # green grows to the right
+    assert views[0, 0, 2].mean() > views[2, 0, 2].mean()  # blue falls downwards
+    boxes = geometry.boxes([np.array([[10.0, 10.0, 20.0, 20.0]])], (48, 64))
+    left, mirrored = boxes[0][0][0], boxes[5][0][0]
+    assert torch.allclose(mirrored[[0, 2]], 16 - left[[2, 0]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, codec", [("h.mp4", "libx264"), ("m.avi", "mpeg4"), ("v.webm", "libvpx-vp9"), ("j.avi", "mjpeg")]
+)
+def test_readers_give_the_same_clips(tmp_path, name, codec):
+    pytest.importorskip("nvidia.dali")
+    video = _input(write_video(tmp_path / name, 71, codec))
+    ours, dali = (list(make_reader(reader, GEOMETRY, 0.9, None, CPU).read(video)) for reader in ("pyav", "dali"))
+    assert ours[-1] == dali[-1] == VideoEnd(71, 25.0, "complete")
+    assert len(ours) == len(dali) == 4
+    for a, b in zip(ours[:-1], dali[:-1], strict=True):
+        # the red channel tells which frame it is: 3 grey levels from one to the next
+        assert torch.allclose(a.views[0, :, 0].mean((1, 2)), b.views[0, :, 0].mean((1, 2)), atol=1.4 / 255)
+        assert (a.views - b.views).abs().mean() < 0.01
+
+
+def test_dali_ten_crops_agree(tmp_path):
+    pytest.importorskip("nvidia.dali")
+    geometry = ClipGeometry(size=16, n_crops=10)
+    video = _input(write_video(tmp_path / "h.mp4", 40))
+    ours, dali = (list(make_reader(reader, geometry, 0.9, None, CPU).read(video)) for reader in ("pyav", "dali"))
+    for a, b in zip(ours[:-1], dali[:-1], strict=True):
+        assert (a.views - b.views).abs().mean() < 0.01
+
+
+def test_frames_have_their_numbers_in_every_container(tmp_path):
+    for name, codec in [("h.mp4", "libx264"), ("m.avi", "mpeg4")]:
+        video = _input(write_video(tmp_path / name, 40, codec))
+        *clips, end = PyavReader(GEOMETRY).read(video)
+        # two frames differ by 3 levels; colour conversion costs up to 2
+        red = torch.cat([clip.views[0, :, 0].mean((1, 2)) for clip in clips]).numpy() * 255
+        assert np.allclose(red, 20 + 3 * consecutive_clips(40).ravel(), atol=2.5)
+        assert end.n_frames == 40
+
+
+def test_truncated_video_is_damaged_or_fails(tmp_path):
+    path = write_video(tmp_path / "a.avi", 200, "mjpeg")
+    content = path.read_bytes()
+    slightly, badly = tmp_path / "slightly.avi", tmp_path / "badly.avi"
+    slightly.write_bytes(content[: int(len(content) * 0.95)])
+    badly.write_bytes(content[: len(content) // 2])
+    *clips, end = PyavReader(GEOMETRY).read(_input(slightly))
+    assert end.status == "damaged" and 180 <= end.n_frames < 200 and len(clips) == GEOMETRY.n_clips(end.n_frames)
+    with pytest.raises(UnreadableMedia, match="badly.avi"):
+        list(PyavReader(GEOMETRY).read(_input(badly)))
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "sound", "absent"])
+def test_unusable_files_are_named(tmp_path, kind):
+    path = tmp_path / f"{kind}.mp4"
+    if kind == "sound":
+        write_sound(path)
+    elif kind != "absent":
+        path.write_bytes(b"" if kind == "empty" else b"not a video" * 50)
+    with pytest.raises(UnreadableMedia, match=path.name):
+        list(PyavReader(GEOMETRY).read(_input(path)))
+
+
+def test_image_is_a_clip_that_repeats_it(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(painted(5)).save(tmp_path / "still.png")
+    clip, end = PyavReader(GEOMETRY).read(_input(tmp_path / "still.png"))
+    assert end.n_frames == 1
+    assert clip.views.shape == (1, 16, 3, 32, 32) and torch.equal(clip.views[0, 0], clip.views[0, 15])
+    assert FrameStream(tmp_path / "still.png", 0.9) is not None
+
+
+def test_geometry_and_reader_refuse_nonsense(monkeypatch):
+    with pytest.raises(UserError, match="stride"):
+        ClipGeometry(stride=0)
+    with pytest.raises(UserError, match="crop"):
+        ClipGeometry(crop=1.5)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert resolve_reader("auto") == "pyav"
+    with pytest.raises(UserError, match="pyav"):
+        resolve_reader("dali")

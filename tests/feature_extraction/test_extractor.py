@@ -1,0 +1,149 @@
+"""Networks on clips: layout, batches, noise; and files as videos end."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
+from feature_extraction.clip_views import ClipGeometry
+from feature_extraction.extractor import ClipEncoder, Extraction, read_ahead
+from feature_extraction.manifest import FeatureFolder
+from feature_extraction.readers import Clip, PyavReader
+from feature_extraction.video_inputs import VideoInput
+from tests.feature_extraction.videos import write_video
+
+CPU = torch.device("cpu")
+GEOMETRY = ClipGeometry(size=16)
+HEADER = {"format_version": 1, "size": 16}
+
+
+class SwapRedAndBlue(nn.Module):
+    """An anonymizer that cannot be right by accident: the identity does not see exchanged axes."""
+
+    requires_boxes = False
+
+    def forward(self, frames):
+        assert frames.shape[1:] == (3, 16, 16)
+        return frames.flip(1)
+
+
+class ShowLayout(nn.Module):
+    """A utility network whose feature is the mean colour of the first and the last frame of (B, C, T, H, W)."""
+
+    feature_dim = 6
+
+    def extract_features(self, clips):
+        assert clips.shape[1:] == (3, 16, 16, 16)
+        means = clips.mean(dim=(3, 4))
+        return torch.cat([means[:, :, 0], means[:, :, -1]], dim=1)
+
+
+def _clip(index, n_crops=1):
+    """Time and colour channel can be read off: channel c of frame t holds (10 c + t) / 100 + crop / 1000."""
+    t, c, v = torch.arange(16), torch.arange(3), torch.arange(n_crops)
+    values = (10 * c[None, None] + t[None, :, None]) / 100 + v[:, None, None] / 1000
+    return Clip(index, values[..., None, None].expand(n_crops, 16, 3, 16, 16).contiguous())
+
+
+@pytest.mark.parametrize("n_crops", [1, 10])
+@pytest.mark.parametrize("frames_per_pass", [0, 5])
+def test_channels_and_time_arrive_where_they_belong(n_crops, frames_per_pass):
+    encoder = ClipEncoder(SwapRedAndBlue(), ShowLayout(), CPU, frames_per_pass=frames_per_pass)
+    features = encoder(["a", "b"], [_clip(0, n_crops), _clip(1, n_crops)])
+    assert features.shape == (2, n_crops, 6) and features.dtype == np.float32
+    expected = np.array([0.20, 0.10, 0.0, 0.35, 0.25, 0.15]) + np.arange(n_crops)[:, None] / 1000
+    assert np.allclose(features, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_feature_does_not_depend_on_its_batch(noise):
+    torch.manual_seed(0)
+    fa, ft = load_fa_model("small", output_noise=noise), load_ft_model("small", num_classes=3)
+    fa.requires_boxes = False
+    encoder = ClipEncoder(fa, ft, CPU, seed=3)
+    clips = [Clip(i, torch.rand(1, 16, 3, 16, 16)) for i in range(5)]
+    together = encoder(["v"] * 5, clips)
+    alone = np.concatenate([encoder(["v"], [clip]) for clip in clips])
+    backwards = encoder(["v"] * 5, clips[::-1])[::-1]
+    # the bound that the README states: fp32 rounding of differently blocked sums
+    assert np.abs(together - alone).max() < 1e-6
+    assert np.abs(together - backwards).max() < 1e-6
+    if noise:
+        other_video = encoder(["w"] * 5, clips)
+        assert np.abs(together - other_video).max() > 1e-5
+
+
+def test_blackened_boxes_reach_their_frames():
+    encoder = ClipEncoder(load_anonymizer("blacken"), ShowLayout(), CPU)
+    whole = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
+    boxes = [[torch.zeros(0, 4)] * 15 + [whole]]
+    clips = [Clip(0, _clip(0).views + 0.1, boxes), Clip(1, _clip(0).views + 0.1, [[whole] + [torch.zeros(0, 4)] * 15])]
+    first, second = encoder(["a", "a"], clips)[:, 0]
+    assert (first[:3] > 0).all() and (first[3:] == 0).all()
+    assert (second[:3] == 0).all() and (second[3:] > 0).all()
+
+
+def _videos(tmp_path, lengths):
+    paths = [write_video(tmp_path / f"v{n}.avi", n, "mpeg4") for n in lengths]
+    return [VideoInput(path.stem, path, path.name) for path in paths]
+
+
+def _extract(folder, videos, batch_size=3, n_threads=1, reader=PyavReader):
+    torch.manual_seed(0)
+    fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=3)
+    fa.requires_boxes = False
+    with FeatureFolder(folder, HEADER) as features:
+        extraction = Extraction(ClipEncoder(fa, ft, CPU), features, GEOMETRY.n_clips, batch_size, lambda *_: None)
+        items = read_ahead(videos, lambda: reader(GEOMETRY), n_threads, 4)
+        extraction.run(items, len(videos))
+    return extraction
+
+
+def test_videos_share_batches_and_keep_their_features(tmp_path):
+    videos = _videos(tmp_path, [1, 33, 64, 70])
+    _extract(tmp_path / "a", videos, batch_size=3)
+    _extract(tmp_path / "b", videos, batch_size=64, n_threads=3)
+    for video, n_clips in zip(videos, [1, 2, 2, 3], strict=True):
+        a, b = (np.load(tmp_path / folder / f"{video.name}.npy") for folder in "ab")
+        assert a.shape == (n_clips, 64) and a.dtype == np.float32
+        assert np.abs(a - b).max() < 1e-6
+    manifests = [FeatureFolder(tmp_path / folder, HEADER)._read() for folder in "ab"]
+    assert manifests[0] == manifests[1]
+    assert manifests[0]["videos"]["v33"] == {
+        "file": "v33.npy",
+        "n_frames": 33,
+        "n_clips": 2,
+        "fps": 25.0,
+        "status": "complete",
+    }
+
+
+def test_failed_video_is_named_and_the_rest_goes_on(tmp_path):
+    videos = _videos(tmp_path, [40, 50])
+    (tmp_path / "broken.mp4").write_bytes(b"")
+    videos.insert(1, VideoInput("broken", tmp_path / "broken.mp4", "broken.mp4"))
+    extraction = _extract(tmp_path / "out", videos)
+    assert list(extraction.failed) == ["broken"]
+    with FeatureFolder(tmp_path / "out", HEADER) as folder:
+        assert folder.finished() == {"v40", "v50"} and list(folder.failures()) == ["broken"]
+
+
+def test_error_of_the_program_is_raised_not_hidden(tmp_path):
+    class Broken(PyavReader):
+        def read(self, video):
+            raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):
+        _extract(tmp_path / "out", _videos(tmp_path, [5]), reader=Broken)
+
+
+def test_non_finite_features_fail_their_video(tmp_path):
+    class Nan(ShowLayout):
+        def extract_features(self, clips):
+            return super().extract_features(clips) * float("nan")
+
+    with FeatureFolder(tmp_path / "out", HEADER) as folder:
+        extraction = Extraction(ClipEncoder(load_anonymizer("raw"), Nan(), CPU), folder, GEOMETRY.n_clips, 4, print)
+        extraction.run(read_ahead(_videos(tmp_path, [40]), lambda: PyavReader(GEOMETRY), 1, 4), 1)
+    assert "finite" in extraction.failed["v40"] and not (tmp_path / "out" / "v40.npy").exists()

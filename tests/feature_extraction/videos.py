@@ -1,0 +1,42 @@
+"""Tiny videos whose pictures tell their frame number, made where a test needs them."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+HEIGHT, WIDTH = 48, 64
+GREY_STEP = 3
+
+
+def painted(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """Frame `index`: red tells the number, green grows to the right, blue downwards."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[..., 0] = 20 + GREY_STEP * index % 210
+    frame[..., 1] = np.linspace(0, 200, width, dtype=np.uint8)
+    frame[..., 2] = np.linspace(200, 0, height, dtype=np.uint8)[:, None]
+    return frame
+
+
+def write_video(path: Path, n_frames: int, codec: str = "libx264", height: int = HEIGHT, width: int = WIDTH) -> Path:
+    """An MP4, AVI or WebM with `n_frames` painted frames at 25 fps."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width = height, width
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.bit_rate = 4_000_000
+        for i in range(n_frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(i, height, width), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_sound(path: Path) -> Path:
+    """A file with sound and no picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path

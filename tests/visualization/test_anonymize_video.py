@@ -1,0 +1,116 @@
+"""Anonymized copies: size, rate and number of frames are the original's; tiles do not show; nothing else is copied."""
+
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from aux_code.errors import UserError
+from aux_code.model_loaders import load_anonymizer, load_fa_model
+from tests.feature_extraction.videos import painted, write_sound, write_video
+from visualization import anonymize_video
+from visualization.frame_anonymizer import FrameAnonymizer, boxes_for, tile_starts
+from visualization.video_files import VideoSource, VideoWriter, anonymized_copy
+
+CPU = torch.device("cpu")
+
+
+def _run(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["anonymize_video.py", *map(str, options), "--device", "cpu"])
+    anonymize_video.main()
+
+
+def _read(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return np.stack(frames), stream.average_rate, dict(container.metadata), len(container.streams)
+
+
+def test_copy_keeps_size_rate_and_length_but_no_metadata(tmp_path, monkeypatch):
+    source = tmp_path / "in.mp4"
+    with av.open(str(source), "w") as container:
+        container.metadata["location"] = "+48.2/+16.3"
+        container.metadata["title"] = "front door"
+        stream = container.add_stream("libx264", rate=Fraction(30000, 1001))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=16000)
+        for i in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(i), format="rgb24")))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 16000
+        for output in (sound.encode(samples), stream.encode(None), sound.encode(None)):
+            container.mux(output)
+    _run(monkeypatch, source, tmp_path / "out.mp4", "--anonymizer", "raw", "--frames_per_pass", 3)
+    frames, rate, metadata, n_streams = _read(tmp_path / "out.mp4")
+    assert frames.shape == (20, 48, 64, 3) and rate == Fraction(30000, 1001) and n_streams == 1
+    assert not {"location", "title"} & set(metadata)
+    original = _read(source)[0]
+    assert np.abs(frames.astype(int) - original).mean() < 3
+
+
+def test_side_by_side_of_odd_sizes(tmp_path, monkeypatch):
+    source = tmp_path / "frames"
+    source.mkdir()
+    for i in range(5):
+        Image.fromarray(painted(i, 33, 45)).save(source / f"{i:03d}.png")
+    _run(monkeypatch, source, tmp_path / "out.mkv", "--anonymizer", "downsample4x", "--side_by_side", "--fps", 10)
+    frames, rate, _, _ = _read(tmp_path / "out.mkv")
+    assert frames.shape == (5, 34, 90, 3) and rate == 10
+    assert np.abs(frames[2, :33, :45].astype(int) - painted(2, 33, 45)).mean() < 4
+
+
+def test_anonymizer_is_applied(tmp_path):
+    class Negative(nn.Module):
+        def forward(self, frames):
+            return 1 - frames
+
+    source = VideoSource(write_video(tmp_path / "in.avi", 6, "mpeg4"), Fraction(24))
+    with VideoWriter(tmp_path / "out.mp4", source, 18) as writer:
+        assert anonymized_copy(source, FrameAnonymizer(Negative(), CPU), writer, 4, False) == 6
+    assert abs(_read(tmp_path / "out.mp4")[0][3, ..., 0].mean() - (255 - 29)) < 5
+
+
+@pytest.mark.parametrize("length", [100, 256, 257, 300, 511, 1000])
+def test_tiles_cover_and_overlap(length):
+    tiles = tile_starts(length, 256)
+    assert tiles[0][0] == 0 and sum(tiles[-1]) == length
+    for (start, size), (following, _) in zip(tiles, tiles[1:], strict=False):
+        assert start % 8 == 0 and size <= 263 and start + size - following >= 56
+
+
+def test_tiles_equal_the_whole_picture():
+    torch.manual_seed(0)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 300, 420, 3), dtype=np.uint8)
+    network = load_fa_model("small")
+    whole, tiled = (FrameAnonymizer(network, CPU, tile)(frames, 0) for tile in (0, 200))
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_people_come_from_the_csv(tmp_path):
+    (tmp_path / "boxes.csv").write_text("file,frame,x0,y0,x1,y1\nin.avi,1,0,0,64,48\n")
+    network = load_anonymizer("blacken")
+    boxes = boxes_for(network, tmp_path / "boxes.csv", tmp_path / "in.avi", CPU)
+    output = FrameAnonymizer(network, CPU, 0, boxes)(np.stack([painted(9)] * 3), 0)
+    assert output[1].max() == 0 and np.array_equal(output[0], painted(9)) and np.array_equal(output[2], painted(9))
+    with pytest.raises(UserError, match="other.avi"):
+        boxes_for(network, tmp_path / "boxes.csv", tmp_path / "other.avi", CPU)
+
+
+def test_mistakes_are_named_and_leave_no_file(tmp_path, monkeypatch):
+    video = write_video(tmp_path / "in.mp4", 3)
+    for options, message in [
+        ((video, video, "--anonymizer", "raw"), "replace the original"),
+        ((video, tmp_path / "out.gif", "--anonymizer", "raw"), "out.gif"),
+        ((write_sound(tmp_path / "sound.mp4"), tmp_path / "out.mp4", "--anonymizer", "raw"), "sound.mp4"),
+        ((video, tmp_path / "out.mp4", "--anonymizer", "nobody"), "nobody"),
+        ((video, tmp_path / "out.mp4", "--anonymizer", "raw", "--tile", 100), "tile"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            _run(monkeypatch, *options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "sound.mp4"]

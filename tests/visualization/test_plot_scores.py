@@ -1,0 +1,41 @@
+"""Score curves: what is drawn is what the results say."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aux_code.checkpoints import write_json
+from aux_code.errors import UserError
+from visualization import plot_scores
+
+
+def _results(folder, run_id, scores):
+    path = folder / f"anomaly_ucf_crime_{run_id}.json"
+    videos = [{"name": "Fight 1", "category": "Fighting", "n_frames": 70, "events": [[10, 40]]}]
+    write_json(path, {"run_id": run_id, "frames_per_feature": 32, "videos": videos})
+    np.savez(folder / f"anomaly_ucf_crime_{run_id}_scores.npz", **{"Fight 1": np.array(scores, np.float32)})
+    return path
+
+
+def test_clip_scores_become_frame_scores(tmp_path):
+    curve = plot_scores.read_curve(_results(tmp_path, "raw", [0.1, 0.9, 0.5]), "Fight 1")
+    assert curve.label == "raw" and curve.events == [(10, 40)] and len(curve.scores) == 70
+    assert np.allclose(curve.scores[[0, 31, 32, 63, 64, 69]], [0.1, 0.1, 0.9, 0.9, 0.5, 0.5])
+
+
+def test_picture_shades_the_truth(tmp_path, monkeypatch):
+    paths = [_results(tmp_path, run_id, [0.1, 0.9, 0.5]) for run_id in ("raw", "ted_spad")]
+    options = ["plot_scores.py", "Fight 1", *map(str, paths), "--output", str(tmp_path / "out.png")]
+    monkeypatch.setattr(sys, "argv", options)
+    plot_scores.main()
+    pixels = np.asarray(Image.open(tmp_path / "out.png").convert("RGB")).reshape(-1, 3).astype(int)
+    blue = (pixels[:, 2] - pixels[:, 0] > 30) & (pixels.min(axis=1) > 150)
+    green = (pixels[:, 1] - pixels[:, 0] > 60) & (pixels[:, 1] - pixels[:, 2] > 40)
+    assert blue.sum() > 2000 and green.sum() > 100
+
+
+def test_unknown_video_lists_what_there_is(tmp_path):
+    with pytest.raises(UserError, match="Fight 1"):
+        plot_scores.read_curve(_results(tmp_path, "raw", [0.1]), "fight")
