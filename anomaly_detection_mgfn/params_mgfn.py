@@ -115,7 +115,7 @@ MINIATURE = replace(
     margin=12.5,
     validation_fraction=0.25,
 )
-"""A small, strongly regularised network for the embedded miniature benchmark (ours). It has 50 to 100 training videos of
+"""A small, strongly regularised network for the embedded miniature (ours). It has 50 to 100 training videos of
 5 to 11 clips: without noise and with a larger learning rate they are learned by heart in a few epochs. All segments
 stand for a video; with fewer of them the results were no better."""
 
