@@ -131,7 +131,7 @@ def _frame_trade_off(axes: Axes, points: list[tuple[float, float]], chance: floa
     axes.set_xlim(left + pad_x, right - pad_x)
     axes.set_ylim(ys.min() - pad_y, ys.max() + pad_y)
     if chance is not None:
-        axes.axvline(chance, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(chance, ymax=0.93, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         if labelled:
             axes.annotate(
                 "chance", (chance, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom",

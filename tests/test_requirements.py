@@ -1,0 +1,71 @@
+"""The three lists of requirements agree, and each is one that its installer can read."""
+
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+CONDA_NAME = {"torch": "pytorch", "nvidia-dali-cuda130": "nvidia-dali-python", "matplotlib": "matplotlib-base"}
+
+
+def lines(name: str) -> list[str]:
+    return [line for line in (ROOT / name).read_text().splitlines() if line.strip() and not line.startswith("#")]
+
+
+def pip_requirements() -> dict[str, Requirement]:
+    *packages, last = lines("pip_requirements.txt")
+    assert last == "-e ."
+    return {requirement.name: requirement for requirement in map(Requirement, packages)}
+
+
+def test_conda_has_the_pins_of_pip():
+    conda = {
+        requirement.name: requirement.specifier for requirement in map(Requirement, lines("conda_requirements.txt"))
+    }
+    expected = {CONDA_NAME.get(name, name): r.specifier for name, r in pip_requirements().items()}
+    assert {name: conda.get(name) for name in expected} == expected
+    assert set(conda) - set(expected) == {"python", "pip"}
+
+
+def test_the_conda_environment_takes_pips_list():
+    environment = yaml.safe_load((ROOT / "ted_spad.yml").read_text())
+    assert environment["name"] == "ted_spad" and environment["channels"] == ["conda-forge"]
+    *_, by_pip = environment["dependencies"]
+    assert by_pip == {"pip": ["-r pip_requirements.txt"]}
+    assert "pip" in environment["dependencies"]
+
+
+def test_torch_and_torchvision_are_pinned_to_each_other():
+    pins = pip_requirements()
+    torch, vision = (next(iter(pins[name].specifier)) for name in ("torch", "torchvision"))
+    assert torch.operator == vision.operator == "=="
+    major, minor = torch.version.split(".")[:2]
+    assert major == "2" and vision.version.split(".")[1] == str(int(minor) + 15), (
+        "torchvision 0.(n + 15) belongs to 2.n"
+    )
+
+
+def test_every_import_is_a_requirement():
+    """A module that only the developer's machine has would break a fresh clone."""
+    import ast
+    import sys
+
+    of_package = {
+        "segmentation-models-pytorch": "segmentation_models_pytorch",
+        "scikit-learn": "sklearn",
+        "pillow": "PIL",
+    }
+    known = {of_package.get(name, name) for name in pip_requirements()} | {"nvidia", "packaging", "yaml"}
+    own = {path.name for path in ROOT.iterdir() if path.is_dir()} | {"reproduce"}
+    found = set()
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).parts
+        if any(part.startswith(".") for part in parts) or parts[0] == "benchmarks":  # baselines there are optional
+            continue
+        local = {sibling.stem for sibling in path.parent.glob("*.py")}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            found |= {name.split(".")[0] for name in names} - local
+    assert found - known - own - set(sys.stdlib_module_names) == set()
