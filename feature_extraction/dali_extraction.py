@@ -1,7 +1,7 @@
 """Stage 3: surveillance videos -> f_A, frame by frame -> f_T, clip by clip -> one float32 feature per 32 frames.
 
 Writes OUTPUT/<video>.npy, one per video, and OUTPUT/manifest.json. The same command again extracts only what is missing
-or failed. Exit status 3: some videos failed; they are named in the manifest and at the end.
+or failed, with or without --resume. Exit status 3: some videos failed; they are named in the manifest and at the end.
 """
 
 import os
@@ -52,6 +52,8 @@ def main() -> int:
     with FeatureFolder(output, header) as folder:
         remove_partial_files(output)
         finished = folder.finished()
+        if params.resume and not finished:
+            sys.stderr.write(f"--resume: no finished video in {output}, so this starts with the first one\n")
         todo = [video for video in videos if video.name not in finished]
         run_summary = f"{len(todo)} of {len(videos)} videos to extract into {output}"
         encoder = ClipEncoder(anonymizer, utility, device, params.precision, params.frames_per_pass, params.seed)

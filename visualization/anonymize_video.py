@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import torch
 import tyro
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
@@ -59,6 +60,8 @@ def main() -> None:
     params = parse(PRESETS, description=__doc__)
     seed_everything(params.seed)
     device = choose_device(params.device)
+    if params.n_threads:
+        torch.set_num_threads(params.n_threads)
     name = params.anonymizer or str(config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "last.pth")
     if params.target.resolve() == params.source.resolve():
         raise UserError(f"{params.target}: the copy would replace the original; choose another name")
