@@ -2,6 +2,7 @@
 
 import statistics
 from collections import defaultdict
+from functools import cache
 
 from aux_code import config
 from aux_code.checkpoints import read_json
@@ -52,10 +53,13 @@ class Estimates:
         for task in tasks:
             for name in task.needs:
                 users[name].append(task.name)
-        chain: dict[str, float] = {}
-        for task in reversed(tasks):
-            chain[task.name] = (self.seconds(task) or 1.0) + max((chain[n] for n in users[task.name]), default=0.0)
-        return chain
+        own = {task.name: self.seconds(task) or 1.0 for task in tasks}
+
+        @cache
+        def chain(name: str) -> float:
+            return own[name] + max(map(chain, users[name]), default=0.0)
+
+        return {name: chain(name) for name in own}
 
     def seconds_left(self, waiting: list[Task], running: list[tuple[Task, float]], jobs: int) -> float | None:
         """Expected seconds to the end of the last task; None while a stage's duration is unknown.

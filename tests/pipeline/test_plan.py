@@ -1,0 +1,156 @@
+"""The plan: which commands, in which order, with which files handed over."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+import reproduce
+from aux_code import config
+from aux_code.errors import UserError
+from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_8
+from aux_code.pipeline.plan import PlanSettings, build_plan
+from aux_code.pipeline.preparation import describe_plan, missing_inputs, worked_seconds
+from aux_code.reporting import published
+
+
+def plan(methods, seeds=(0,), preset="miniature", **settings):
+    return build_plan(methods, seeds, PlanSettings(preset, **settings), reproduce.preset_parameters)
+
+
+def option(task, name: str) -> str:
+    return task.arguments[task.arguments.index(name) + 1]
+
+
+def by_name(tasks):
+    return {task.name: task for task in tasks}
+
+
+def test_every_step_comes_after_those_it_needs_and_reads_what_they_write(artifacts):
+    tasks = plan([*TABLE_8, *CONTROLS], seeds=(0, 1))
+    seen, written = set(), set()
+    for task in tasks:
+        assert seen.issuperset(task.needs), task.name
+        assert written.issuperset(task.inputs), task.name
+        assert task.name not in seen and not written.intersection(task.outputs), "nobody writes another's file"
+        seen.add(task.name)
+        written.update(task.outputs)
+
+
+def test_shared_steps_occur_once_a_seed(artifacts):
+    names = [task.stage for task in plan(["raw", "spact", "ted_spad", "blur"], seeds=(0, 1))]
+    assert names.count("init_privacy") == names.count("init_anonymizer") == names.count("miniature") == 2
+    assert names.count("init_utility") == 4, "raw's is shared by the trained methods; blur has its own"
+    assert names.count("train_anonymizer") == 4 and names.count("main") == 2 * 4 * 3
+
+
+def test_the_trained_methods_differ_in_preset_and_start_alike(artifacts):
+    tasks = by_name(plan(["spact", "ted_spad", "ted_spad_plus"]))
+    spact, ted, plus = (tasks[f"miniature_s0_anonymizer_{m}"] for m in ("spact", "ted_spad", "ted_spad_plus"))
+    assert [option(t, "--preset") for t in (spact, ted, plus)] == [
+        "miniature_spact", "miniature", "miniature_ted_spad_plus",
+    ]  # fmt: skip
+    assert option(spact, "--init_fa") == option(ted, "--init_fa") != option(plus, "--init_fa")
+    assert option(spact, "--init_ft") == option(ted, "--init_ft") == option(plus, "--init_ft")
+    assert spact.parameters["omega"] == 0 and ted.parameters["omega"] > 0
+
+
+def test_the_noisy_anonymizer_meets_an_attacker_that_averages(artifacts):
+    attacks = [t for t in plan(["ted_spad_plus"]) if t.stage == "train_privacy"]
+    assert [("--average_frames" in t.arguments) for t in attacks] == [False, True]
+    assert len({t.outputs for t in attacks}) == len({option(t, "--run_id") for t in attacks}) == 2
+
+
+def test_each_run_has_a_folder_of_its_own_within_a_stage(artifacts):
+    """Two scripts that save to one folder would overwrite each other's checkpoints."""
+    runs = [(option(t, "--run_id"), t.stage) for t in plan([*TABLE_8, *CONTROLS]) if t.stage != "miniature"]
+    writers = {}
+    for run, stage in runs:
+        if stage in ("init_anonymizer", "init_utility", "init_privacy", "train_anonymizer", "train_privacy"):
+            assert run not in writers, f"{stage} and {writers[run]} write to {run}"
+            writers[run] = stage
+
+
+def test_every_option_and_preset_exists(artifacts):
+    """The command lines are parsed with the scripts' own parameter classes."""
+    from aux_code.parameters import parse
+
+    for task in plan(METHODS, machine_arguments=("--device", "cpu", "--n_threads", "1")):
+        if task.script in reproduce.PRESETS_OF_SCRIPT:
+            parse(reproduce.PRESETS_OF_SCRIPT[task.script], [*task.arguments, *task.machine_arguments, "--resume"])
+
+
+def test_paper_plan_has_the_same_stages_without_rendering(artifacts):
+    stages = {t.stage for t in plan(["raw", "ted_spad"], preset="paper")}
+    assert stages == {t.stage for t in plan(["raw", "ted_spad"])} - {"miniature"}
+
+
+def test_unknown_method_lists_the_known():
+    with pytest.raises(UserError, match="unknown; the methods are: raw, downsample2x"):
+        plan(["rwa"])
+
+
+def test_a_rendering_that_the_user_named_is_used(artifacts, monkeypatch):
+    monkeypatch.setattr(config, "DATA_ROOT", artifacts)
+    (artifacts / "miniature.json").write_text(json.dumps({"seed": 5, "seconds": 1}))
+    ours, other = plan(["raw"], seeds=(5,)), plan(["raw"], seeds=(6,))
+    assert not any(t.stage == "miniature" for t in ours)
+    assert {t.environment["TED_SPAD_DATA_ROOT"] for t in ours} == {str(artifacts)}
+    assert other[0].stage == "miniature" and str(artifacts / "miniature_data") in other[0].arguments[0]
+
+
+def test_the_dry_run_can_be_pasted(artifacts):
+    tasks = plan(["raw"], environment={"TED_SPAD_ARTIFACT_ROOT": "/a folder"})
+    lines = [line for line in describe_plan(tasks, 1, ["some data"]).splitlines() if line and line[0] != "#"]
+    assert lines[0].startswith("cd ") and len(lines) == len(tasks) + 1
+    for task, line in zip(tasks, lines[1:], strict=True):
+        words = shlex.split(line)
+        assert [*task.arguments] == words[-len(task.arguments) :]
+        if task.stage != "miniature":
+            assert "TED_SPAD_ARTIFACT_ROOT=/a folder" in words
+
+
+def test_missing_data_is_named_with_what_to_do(artifacts, monkeypatch):
+    for name in ("UCF101", "VISPR", "UCF_CRIME", "XD_VIOLENCE", "SHANGHAITECH"):
+        monkeypatch.setattr(config, f"{name}_ROOT", artifacts / name)
+    (artifacts / "VISPR").mkdir()
+    missing = missing_inputs("paper", PlanSettings("paper", utility_weights="/nowhere/k400.pth"))
+    assert len(missing) == 5 and not any("VISPR_ROOT" in line for line in missing)
+    assert any("UCF101_ROOT" in line and "TED_SPAD_DATA_ROOT" in line for line in missing)
+    assert missing_inputs("miniature", PlanSettings("miniature")) == []
+
+
+def test_wall_clock_counts_overlapping_work_once(make_task):
+    a, b, c = make_task("a"), make_task("b"), make_task("c")
+    for task, start, end in ((a, 0, 10), (b, 5, 12), (c, 100, 101)):
+        task.outputs[0].write_text("")
+        task.mark_done(start, end, 0)
+    assert worked_seconds([a, b, c]) == pytest.approx(13)
+
+
+def test_ablation_tables_have_the_papers_rows():
+    for number, rows in ABLATION_TABLES.items():
+        assert tuple(published.ABLATIONS[number]) == rows and set(rows) <= set(METHODS)
+
+
+def test_the_published_percentages_follow_from_the_published_values():
+    """The brackets of Table 8 are a check on the transcription."""
+    changes = {"downsample2x": -10.69, "downsample4x": -15.18, "blur": -5.81, "blacken": -9.53, "spact": -15.39}
+    raw = published.TABLE_8["raw"].vispr_cmap
+    for name, change in {**changes, "ted_spad": -32.25}.items():
+        assert published.relative_change(published.TABLE_8[name].vispr_cmap, raw) == pytest.approx(change, abs=0.01)
+    xd = {"blur": -23.81, "blacken": -26.74, "spact": -27.62, "ted_spad": -18.18}
+    for name, change in xd.items():
+        value = published.relative_change(
+            published.TABLE_8[name].xd_violence_ap, published.TABLE_8["raw"].xd_violence_ap
+        )
+        assert value == pytest.approx(change, abs=0.02)
+
+
+def test_wrong_table_and_step_names_are_user_errors(monkeypatch, capsys, tmp_path: Path):
+    with pytest.raises(UserError, match="the tables are: 8, 2, 3"):
+        reproduce.chosen_tables("7")
+    monkeypatch.setattr("sys.argv", ["reproduce.py", "--preset", "miniature", "--force", "nonsense", "--dry_run"])
+    with pytest.raises(UserError, match="--force nonsense"):
+        reproduce.main()

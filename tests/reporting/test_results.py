@@ -1,0 +1,144 @@
+"""From result files to summary, tables and report: values, not only that something is written."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aux_code import config
+from aux_code.datasets.vispr import VISPR1
+from aux_code.errors import UserError
+from aux_code.reporting import report, tables
+from aux_code.reporting.results import collect_results
+from aux_code.reporting.summary import build_summary
+from tests.reporting import synthetic_results
+from tests.reporting.synthetic_results import CHANCE_CMAP, write_all, write_anomaly, write_privacy
+
+VALUES = {"raw": (0.80, 0.95), "ted_spad": (0.60, 0.93), "ted_spad_plus": (0.45, 0.92), "reconstruction": (0.7, 0.9)}
+
+
+@pytest.fixture(autouse=True)
+def results_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("SAVED_MODELS_ROOT", "RESULTS_ROOT", "LOGS_ROOT", "DATA_ROOT", "VISPR_ROOT", "UCF_CRIME_ROOT"):
+        monkeypatch.setattr(config, name, tmp_path / name.lower())
+    monkeypatch.setattr(config, "ARTIFACT_ROOT", tmp_path)
+    return tmp_path / "results_root"
+
+
+def collected(seeds=(0,), methods=tuple(VALUES), **options):
+    return collect_results("miniature", seeds, methods, **options)
+
+
+def test_summary_has_the_agreed_form_and_the_values():
+    write_all(VALUES, 0)
+    summary = build_summary(collected(seconds=12.5))
+    assert json.loads(json.dumps(summary)) == summary
+    assert (summary["preset"], summary["seeds"], summary["seconds"]) == ("miniature", [0], 12.5)
+    assert summary["chance_cmap"] == pytest.approx(CHANCE_CMAP)
+    assert set(summary["methods"]) == {"raw", "ted_spad", "ted_spad_plus"} and set(summary["controls"]) == {
+        "reconstruction"
+    }
+    ted = summary["methods"]["ted_spad"]
+    assert ted["privacy"]["cmap"] == 0.60 and ted["privacy"]["f1"] == 0.30
+    assert ted["privacy"]["leakage_removed"] == pytest.approx(0.20 / (0.80 - CHANCE_CMAP))
+    assert list(ted["privacy"]["per_attribute"]) == list(VISPR1)
+    assert ted["anomaly"] == {
+        d: {"auc": 0.93, "ap": pytest.approx(0.83)} for d in ("ucf_crime", "xd_violence", "shanghaitech")
+    }
+    assert summary["methods"]["raw"]["privacy"]["leakage_removed"] == 0
+
+
+def test_the_strongest_attacker_counts():
+    write_all(VALUES, 0)
+    results = collected()
+    assert len(results.by_method["ted_spad_plus"][0].attackers) == 2
+    assert results.mean("ted_spad_plus", "cmap") == pytest.approx(0.48), "the averaging attacker's, not 0.45"
+    cells = [row for row in tables.attacker_table(results).rows if row[0].startswith("TeD-SPAD+")]
+    assert [row[-1] for row in cells] == ["no", "yes"]
+
+
+def test_several_seeds_give_mean_and_deviation_per_seed_leakage():
+    for seed, shift in ((0, 0.0), (1, 0.02), (2, 0.07)):
+        write_all({name: (cmap - shift * (name != "raw"), auc) for name, (cmap, auc) in VALUES.items()}, seed)
+    summary = build_summary(collected(seeds=(0, 1, 2)))
+    privacy = summary["methods"]["ted_spad"]["privacy"]
+    expected = np.array([0.60, 0.58, 0.53])
+    assert privacy["cmap"] == pytest.approx(expected.mean())
+    assert privacy["cmap_std"] == pytest.approx(expected.std(ddof=1))
+    assert privacy["leakage_removed"] == pytest.approx(((0.80 - expected) / (0.80 - CHANCE_CMAP)).mean())
+    assert privacy["per_attribute"]["a4_gender_std"] == pytest.approx(expected.std(ddof=1))
+    assert summary["methods"]["ted_spad"]["anomaly"]["ucf_crime"]["auc_std"] == pytest.approx(0)
+
+
+def test_a_missing_result_is_a_gap_not_a_number():
+    write_all({"raw": (0.8, 0.95)}, 0)
+    write_privacy("ted_spad", 0, 0.6)
+    write_anomaly("ted_spad", 0, "xd_violence", 0.9, 0.7)
+    results = collected()
+    entry = build_summary(results)["methods"]["ted_spad"]
+    assert set(entry["anomaly"]) == {"xd_violence"}
+    row = next(row for row in tables.main_table(results).rows if row[0] == "TeD-SPAD")
+    assert row[3] == tables.MISSING and row[4].startswith("70.00")
+    assert "blur" not in build_summary(results)["methods"]
+
+
+def test_the_main_table_shows_changes_against_raw_and_sets_controls_apart():
+    write_all(VALUES, 0)
+    table = tables.main_table(collected())
+    ted = next(row for row in table.rows if row[0] == "TeD-SPAD")
+    assert ted[1] == "60.00 (-25.00 %)" and ted[3] == "93.00 (-2.11 %)"
+    assert [table.rows[i][0] for i in table.emphasised] == ["Control: Reconstruction only"]
+    text = tables.write_markdown(collected())
+    assert "42.21 (-32.25 %)" in text and "real data sets" in text, "the paper's row, marked as other data"
+    widths = {line.count("|") for line in text.split("### ")[1].splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_another_protocol_is_read_and_a_missing_one_named():
+    write_privacy("raw", 0, 0.8)
+    assert collected(protocol="last").mean("raw", "cmap") == pytest.approx(0.81)
+    with pytest.raises(UserError, match=r"privacy_miniature_s0_raw\.json has no protocol 'best_on_test'"):
+        collected(protocol="best_on_test")
+
+
+def test_ablation_notes_say_whether_the_order_agrees():
+    write_all({"raw": (0.8, 0.9), "spact": (0.6, 0.9), "ted_spad": (0.5, 0.91), "invariance_1": (0.55, 0.8)}, 0)
+    methods = ("raw", "spact", "ted_spad", "invariance_1")
+    note = tables.ablation_table(collected(methods=methods), "2").notes[0]
+    assert (
+        "cMAP: the rows come out in the paper's order" in note and "AUC: the rows come out in the paper's order" in note
+    )
+    write_all({"ted_spad": (0.58, 0.85)}, 0)
+    note = tables.ablation_table(collected(methods=methods), "2").notes[0]
+    assert "cMAP: the rows come out in another order" in note and "AUC: the rows come out in another order" in note
+
+
+def test_the_report_is_one_file_with_its_pictures_inside(results_root: Path):
+    write_all(VALUES, 0)
+    paths = report.write_all(collected(), report.ReportOptions((), 48))
+    html = paths[-1].read_text()
+    assert {path.name for path in paths} == {"summary.json", "tables.md", "report.html"}
+    assert html.count("data:image/png;base64,") >= 2
+    assert not re.search(r'(?:src|href)="(?!data:)', html) and "<script" not in html and "http" not in html
+    assert "60.00 (-25.00 %)" in html and "No pictures:" in html, "without data the report still comes out"
+    for figure in (results_root / "figures").glob("*.png"):
+        assert figure.stat().st_size > 10_000
+    assert "&lt;" not in html.split("<h1>")[0]
+
+
+def test_names_in_the_report_are_escaped():
+    from aux_code.reporting.html import table_block
+
+    block = table_block(tables.Table("a < b", ("x",), (("<script>",),)))
+    assert "<script>" not in block and "&lt;script&gt;" in block and "a &lt; b" in block
+
+
+def test_scores_are_repeated_per_frame_and_cut_to_the_video():
+    write_all(VALUES, 0)
+    entry = report._test_video(collected(), "raw", "Abuse001_x264")
+    scores = np.arange(5, dtype=np.float32)
+    frames = report._per_frame(scores, entry)
+    assert len(frames) == synthetic_results.N_FRAMES["Abuse001_x264"] == 150
+    assert frames[31] == 0 and frames[32] == 1 and frames[149] == 4
