@@ -93,7 +93,7 @@ def test_events_lie_apart_inside_the_video(make):
     for video in make(1):
         ends = [0]
         for start, end, _ in video.events:
-            assert 20 <= end - start <= 90
+            assert 20 <= end - start <= 120
             assert start >= ends[-1] + (50 if len(ends) > 1 else 12)
             ends.append(end)
         assert ends[-1] < video.n_frames
