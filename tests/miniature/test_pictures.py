@@ -78,10 +78,11 @@ def _largest_change(clip) -> float:
 
 def test_every_action_moves_more_than_standing():
     clips = plan.plan_ucf101(0)
-    change = {a: np.mean([_largest_change(v) for v in [v for v in clips if v.action == a][:4]]) for a in plan.ACTIONS}
+    change = {a: np.mean([_largest_change(v) for v in [v for v in clips if v.action == a][:8]]) for a in plan.ACTIONS}
     still = change.pop("Stand")
     assert still < 0.01
-    assert min(change.values()) > 2 * still, change
+    assert change.pop("Wave") > 1.2 * still  # one arm only
+    assert min(change.values()) > 4 * still, change
 
 
 @pytest.mark.parametrize("kind", plan.ANOMALIES)
