@@ -104,7 +104,7 @@ MINIATURE = replace(
     lr_schedule="cosine",
     weight_decay=1e-2,
     n_segments=8,
-    top_k=8,
+    top_k=2,
     dims=(32, 32, 32),
     depths=(1, 1, 1),
     dropout=0.5,
@@ -116,7 +116,6 @@ MINIATURE = replace(
     validation_fraction=0.25,
 )
 """A small, strongly regularised network for the embedded miniature (ours). It has 50 to 100 training videos of
-5 to 11 clips: without noise and with a larger learning rate they are learned by heart in a few epochs. All segments
-stand for a video; with fewer of them the results were no better."""
+5 to 11 clips: without noise and with a larger learning rate they are learned by heart in a few epochs. """
 
 PRESETS = {"paper": PAPER, "release": RELEASE, "miniature": MINIATURE}

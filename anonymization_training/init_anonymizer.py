@@ -57,7 +57,7 @@ def train(
     fa, updater: Updater, state: TrainingState, data: TrainingData, params: InitAnonymizerParams, run: Run
 ) -> None:
     """Runs all steps."""
-    sampling = Sampling(params.clip_length, params.stride, params.size, "ce", 0, params.seed)
+    sampling = Sampling(params.clip_length, params.stride, params.size, "ce", 0, params.augmentation, params.seed)
     clips = clip_source(data.train, sampling, data.cache, params, run.folder)
     images = image_source(data.images, data.cache, params, run.folder)
     n_steps = planned_steps(params, clips.steps_per_epoch)

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     if state.is_complete(output, params.resume):
         return
     views = "triplet" if params.omega > 0 else "ce"
-    sampling = Sampling(params.clip_length, params.stride, params.size, views, 0, params.seed)
+    sampling = Sampling(params.clip_length, params.stride, params.size, views, 0, params.augmentation, params.seed)
     clips = clip_source(data.train, sampling, data.cache, params, run.folder, masks)
     n_steps = planned_steps(params, clips.steps_per_epoch)
     position = state.restore(params.resume) or {"step": 0}

@@ -20,6 +20,8 @@ class StageParams(CommonParams):
     """Frames per clip (paper: 16)."""
     stride: int = 2
     """Video frames from one frame of a clip to the next (paper: 2)."""
+    augmentation: Literal["strong", "moderate"] = "strong"
+    """Augmentation of clips (paper: strong: crop 0.6-1, erase, flip, colour)."""
     epochs: int = 100
     """Passes over the training videos; for init_privacy over the training images."""
     max_steps: int = 0
@@ -169,7 +171,8 @@ class TrainAnonymizerParams(StageParams):
 PAPER_INIT_ANONYMIZER = InitAnonymizerParams()
 MINIATURE_INIT_ANONYMIZER = InitAnonymizerParams(
     fa_arch="small", size=48, learning_rate=3e-3, schedule="cosine", epochs=3, clip_length=8, stride=2,
-    batch_videos=16, batch_images=16, precision="fp32", n_workers=0, cache_megabytes=2000, n_threads=1,
+    batch_videos=16, batch_images=16, precision="fp32", n_workers=0, cache_megabytes=2000,
+    n_threads=1, augmentation="moderate",
 )  # fmt: skip
 INIT_ANONYMIZER = {
     "paper": PAPER_INIT_ANONYMIZER,
@@ -184,8 +187,9 @@ PAPER_INIT_UTILITY = InitUtilityParams()
 INIT_UTILITY = {
     "paper": PAPER_INIT_UTILITY,
     "miniature": InitUtilityParams(
-        ft_arch="small", size=48, learning_rate=2e-3, epochs=10, clip_length=8, stride=2, batch_videos=16,
-        precision="fp32", n_workers=0, cache_megabytes=2000, n_threads=1,
+        ft_arch="small", size=48, learning_rate=2e-3, epochs=6, warmup_steps=20, clip_length=8, stride=2, batch_videos=16,
+        precision="fp32", n_workers=0, cache_megabytes=2000,
+    n_threads=1, augmentation="moderate",
     ),
 }  # fmt: skip
 
@@ -193,7 +197,8 @@ INIT_PRIVACY = {
     "paper": InitPrivacyParams(),
     "miniature": InitPrivacyParams(
         fb_arch="small", size=48, learning_rate=2e-3, epochs=6, batch_images=48, precision="fp32", n_workers=0,
-        cache_megabytes=2000, n_threads=1,
+        cache_megabytes=2000,
+    n_threads=1, augmentation="moderate",
     ),
 }  # fmt: skip
 
@@ -201,7 +206,8 @@ PAPER = TrainAnonymizerParams()
 MINIATURE = TrainAnonymizerParams(
     size=48, clip_length=8, stride=2, batch_videos=8, batch_images=24, epochs=3, settle_epochs=1,
     learning_rate=1e-3, schedule="linear", final_learning_rate_factor=0.1, utility_weight=1.0, budget_weight=1.0,
-    precision="fp32", recompute_chunk=0, n_workers=0, cache_megabytes=2000, validate_every=1, n_threads=1,
+    precision="fp32", recompute_chunk=0, n_workers=0, cache_megabytes=2000, validate_every=1,
+    n_threads=1, augmentation="moderate",
 )  # fmt: skip
 SPACT = {"utility_loss": "ce", "omega": 0.0}
 PLUS = {"distillation_weight": 1.0, "ce_on_all_clips": True}

@@ -33,7 +33,13 @@ def main(argv: list[str] | None = None) -> None:
     networks = load_networks(inits, params, run.device)
     data = load_training_data(params)
     sampling = Sampling(
-        params.clip_length, params.stride, params.size, params.utility_loss, params.negative_distance, params.seed
+        params.clip_length,
+        params.stride,
+        params.size,
+        params.utility_loss,
+        params.negative_distance,
+        params.augmentation,
+        params.seed,
     )
     clips = clip_source(data.train, sampling, data.cache, params, run.folder)
     images = image_source(data.images, data.cache, params, run.folder)

@@ -5,7 +5,7 @@ interrupted. So a resumed run sees the batches that it would have seen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from aux_code import config
 from aux_code.datasets.clip_sampling import random_clip, triplet_clips, uniform_clips
 from aux_code.datasets.decode import DecodedCache, UnreadableMedia
-from aux_code.datasets.transforms import BUDGET_VIEWS, STRONG, augment_batch, augment_images
+from aux_code.datasets.transforms import BUDGET_VIEWS, MODERATE, STRONG, Policy, augment_batch, augment_images
 from aux_code.datasets.ucf101 import Ucf101, Ucf101Item
 from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.datasets.vispr import Vispr
@@ -68,6 +68,7 @@ class Sampling:
     views: str
     """"ce" (1 clip), "triplet" (3), "invariance" (2) or "lltc" (4 times x 2 views)."""
     negative_distance: int
+    augmentation: str
     seed: int
 
 
@@ -80,7 +81,8 @@ class _Sample(NamedTuple):
     masks: list[np.ndarray] | None = None
 
 
-_GEOMETRY_ONLY = replace(STRONG, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, erase_probability=0.0)
+AUGMENTATIONS = {"strong": STRONG, "moderate": MODERATE}
+"""Name on the command line -> policy for clips."""
 
 
 class ClipSamples(Dataset):
@@ -143,8 +145,10 @@ class ImageSamples(Dataset):
 
 
 class _CollateClips:
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, policy: Policy):
+        self.size, self.policy = size, policy
+        # Without colours and erasing: where the crop and the flip take a mask.
+        self.geometry = Policy(policy.crop_factor, flip_probability=policy.flip_probability)
 
     def __call__(self, samples: list[_Sample | UnreadableMedia]) -> tuple[ClipBatch | None, list[UnreadableMedia]]:
         good, bad = _split(samples)
@@ -153,7 +157,7 @@ class _CollateClips:
         n_views = len(good[0].arrays)
         arrays = [sample.arrays[k] for k in range(n_views) for sample in good]
         generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in good]
-        clips = augment_batch(arrays, STRONG, self.size, generators).unflatten(0, (n_views, len(good)))
+        clips = augment_batch(arrays, self.policy, self.size, generators).unflatten(0, (n_views, len(good)))
         labels = torch.tensor([sample.label for sample in good])
         return ClipBatch(clips, labels, self._masks(good, n_views), tuple(sample.name for sample in good)), bad
 
@@ -163,7 +167,7 @@ class _CollateClips:
             return None
         masks = [sample.masks[k] for k in range(n_views) for sample in samples]
         generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in samples]
-        moved = augment_batch(masks, _GEOMETRY_ONLY, self.size, generators)[:, :1] >= 0.5
+        moved = augment_batch(masks, self.geometry, self.size, generators)[:, :1] >= 0.5
         return moved.float().unflatten(0, (n_views, len(samples)))
 
 
@@ -239,7 +243,7 @@ def clip_source(
     """Batches of clips for a stage's parameters (batch_videos, n_workers, max_unreadable_share, seed)."""
     unreadable = UnreadableLog(folder, len(videos), params.max_unreadable_share)
     samples = ClipSamples(videos, sampling, cache, boxes)
-    collate = _CollateClips(sampling.size)
+    collate = _CollateClips(sampling.size, AUGMENTATIONS[sampling.augmentation])
     return BatchSource(samples, collate, params.batch_videos, params.n_workers, unreadable, params.seed)
 
 

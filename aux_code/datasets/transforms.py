@@ -80,6 +80,9 @@ STRONG = Policy(
 )
 """Crop 0.6 to 1, erase, flip, colour jitter (paper, section 4; strengths ours)."""
 
+MODERATE = Policy(crop_factor=(0.75, 1.0), flip_probability=0.5, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05)
+"""Small pictures, in which a person is few pixels tall: nothing erased, larger crops (ours, for the miniature)."""
+
 BUDGET_VIEWS = Policy(
     crop_factor=(0.6, 1.0),
     flip_probability=0.5,

@@ -152,19 +152,28 @@ def _fighting(rng: np.random.Generator, start: int, end: int, site: float) -> li
     ]
 
 
+def _struggle(start: float, end: float, x0: float, x1: float, facing: int) -> list[Segment]:
+    """Falls from x0 to x1, gets up and goes down again until `end`, where the body stands: an event is never still."""
+    n_cycles = max(1, round((end - start) / 30))
+    cycle, segments = (end - start) / n_cycles, []
+    for i in range(n_cycles):
+        down, up = start + i * cycle, start + (i + 1) * cycle
+        turn = max(down + 1, up - 16)
+        segments.append(Segment(down, turn, "fall", x0 if i == 0 else x1, x1, "side", facing))
+        segments.append(Segment(turn, up, "rise", x1, x1, "side", facing))
+    return segments
+
+
 def _assault(rng: np.random.Generator, start: int, end: int, site: float) -> list[list[Segment]]:
-    """Punches, then kicks at a victim who falls, lies, and gets up in the last 16 frames."""
+    """Punches, then kicks at a victim who falls, gets up and is down again."""
     sign = int(rng.integers(2)) * 2 - 1
     attacker = [
         Segment(start, start + 10, "fight", site, site, "side", sign),
         Segment(start + 10, end, "kick", site, site + 2 * sign, "side", sign),
     ]
     x = site + 12 * sign
-    victim = [
-        Segment(start, start + 6, "stand", x, x, "side", -sign),
-        Segment(start + 6, max(start + 7, end - 16), "fall", x, x + 6 * sign, "side", -sign),
-    ]
-    return [attacker, victim + [Segment(victim[-1].end, end, "rise", x + 6 * sign, x + 6 * sign, "side", -sign)]]
+    victim = [Segment(start, start + 6, "stand", x, x, "side", -sign)]
+    return [attacker, victim + _struggle(start + 6, end, x, x + 6 * sign, -sign)]
 
 
 def _stealing(rng: np.random.Generator, start: int, end: int, site: float) -> list[list[Segment]]:
@@ -212,8 +221,7 @@ def _flight(rng: np.random.Generator, start: int, end: int, site: float) -> list
     """The one next to a blast is thrown down; the other runs away."""
     sign = int(rng.integers(2)) * 2 - 1
     x = site + 14 * sign
-    near = [Segment(start, max(start + 8, end - 16), "fall", x, x + 5 * sign, "side", -sign)]
-    near.append(Segment(near[0].end, end, "rise", x + 5 * sign, x + 5 * sign, "side", -sign))
+    near = _struggle(start, end, x, x + 5 * sign, -sign)
     stop, far = min(end, start + 26), site - 12 * sign
     away = float(np.clip(far - 1.6 * sign * (stop - start), 6, 90))
     other = [
@@ -232,12 +240,8 @@ def _accident(
     path = [(start, edge), (hit, site - 17 * sign), (hit + 6, site - 8 * sign), (max(hit + 7, end), site - 7 * sign)]
     path.append((path[-1][0] + 90, 48 + 80 * sign))
     x = site + 16 * sign
-    victim = [
-        Segment(start, hit, "walk", site - 3 * sign, site + sign, "side", sign),
-        Segment(hit, max(hit + 4, end - 16), "fall", site + sign, x, "side", -sign),
-    ]
-    victim.append(Segment(victim[-1].end, max(end, victim[-1].end + 1), "rise", x, x, "side", -sign))
-    return [victim], path
+    victim = [Segment(start, hit, "walk", site - 3 * sign, site + sign, "side", sign)]
+    return [victim + _struggle(hit, max(hit + 20, end), site + sign, x, -sign)], path
 
 
 _DUTIES = {
@@ -309,7 +313,8 @@ def _main_segments(action: str, rng: np.random.Generator, n: int, x: float) -> l
     sign = int(rng.integers(2)) * 2 - 1
     view = ("front", "front", "back", "side")[int(rng.integers(4))]
     if action in ("Walk", "Run"):
-        way = sign * n * (rng.uniform(0.3, 0.75) if action == "Walk" else rng.uniform(1.4, 2.1))
+        pace = rng.uniform(0.3, 0.75) if action == "Walk" else rng.uniform(1.4, 2.1)
+        way = sign * min(n * pace, 58.0)  # a longer one would leave the evaluation crop
         return [[Segment(0, n, action.lower(), x - way / 2, x + way / 2, "side", sign)]]
     if action in ("Stand", "Wave"):
         return [[Segment(0, n, action.lower(), x, x, view, sign)]]
@@ -318,14 +323,10 @@ def _main_segments(action: str, rng: np.random.Generator, n: int, x: float) -> l
     if action == "Fight":
         return _fighting(rng, 0, n, x)
     if action == "Fall":
-        start = int(rng.integers(2, 9))
+        start = int(rng.integers(1, 5))
         step = float(rng.uniform(0, 0.6)) * start * sign
-        return [
-            [
-                Segment(0, start, "walk" if abs(step) > 1 else "stand", x - step, x, "side", sign),
-                Segment(start, n, "fall", x, x + 3 * sign, "side", -sign),
-            ]
-        ]
+        before = Segment(0, start, "walk" if abs(step) > 1 else "stand", x - step, x, "side", sign)
+        return [[before, *_struggle(start, max(n, start + 28), x, x + 3 * sign, -sign)]]
     return []
 
 

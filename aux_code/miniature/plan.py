@@ -145,7 +145,7 @@ def ucf101_groups(scale: float) -> tuple[int, int, int]:
 
 
 def plan_ucf101(seed: int, scale: float = 1.0) -> list[VideoPlan]:
-    """960 training and 240 test clips of 20 to 28 frames at scale 1; `split` is that of split 01 (its test groups
+    """960 training and 240 test clips of 30 to 36 frames at scale 1, in which two clips of 8 frames at stride 2 fit; `split` is that of split 01 (its test groups
     come first).
     """
     n_test, n_groups, n_clips = ucf101_groups(scale)
@@ -156,7 +156,7 @@ def plan_ucf101(seed: int, scale: float = 1.0) -> list[VideoPlan]:
             for clip in range(1, n_clips + 1):
                 file = f"Videos/{action}/v_{action}_g{group:02d}_c{clip:02d}.avi"
                 split = "test" if group <= n_test else "train"
-                camera, length = int(rng.integers(N_CAMERAS)), int(rng.integers(20, 29))
+                camera, length = int(rng.integers(N_CAMERAS)), int(rng.integers(30, 37))
                 plans.append(
                     VideoPlan("ucf101", split, file, action, (), camera, _people(rng, 3), length, 25, len(plans))
                 )
@@ -170,13 +170,15 @@ def _length(rng: np.random.Generator, low: int, high: int) -> int:
 
 
 def _events(rng: np.random.Generator, n_frames: int, kind: str) -> tuple[tuple[int, int, str], ...]:
-    """One event of 20 to 90 frames, or (in one of four videos that are long enough) two, 50 frames or more apart."""
+    """One event of 48 to 120 frames, or (in a third of the videos that are long enough) two of 40 to 70, 50 or more
+    frames apart.
+    """
     if n_frames >= 200 and rng.random() < 0.35:
-        first, second = (int(v) for v in rng.integers(24, min(61, n_frames // 4), 2))
+        first, second = (int(v) for v in rng.integers(40, min(71, n_frames // 4), 2))
         start = int(rng.integers(12, n_frames - first - second - 62))
         start_2 = int(rng.integers(start + first + 50, n_frames - second - 8))
         return (start, start + first, kind), (start_2, start_2 + second, kind)
-    length = int(rng.integers(24, min(91, n_frames // 2)))
+    length = int(rng.integers(48, min(121, n_frames // 2)))
     start = int(rng.integers(12, n_frames - length - 6))
     return ((start, start + length, kind),)
 
