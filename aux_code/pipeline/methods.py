@@ -59,7 +59,7 @@ _ROWS = (
         attackers=(PLAIN_ATTACKER, AVERAGING_ATTACKER),
     ),
     Method(
-        "spact_equal_compute", "SPAct, as much compute as TeD-SPAD", "trained", "_spact_equal_compute", control=True
+        "spact_equal_compute", "SPAct, equal compute", "trained", "_spact_equal_compute", control=True
     ),
     Method("reconstruction", "Reconstruction only", "reconstruction", control=True),
 )

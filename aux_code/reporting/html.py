@@ -19,6 +19,7 @@ p.note, figcaption { color: #5b6370; font-size: .88rem; max-width: 52rem; }
 figure { margin: 1.2rem 0; }
 figure img { width: 100%; height: auto; display: block; }
 figcaption { margin-top: .35rem; }
+figure.pictures img { max-width: 44rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .3rem 0;
   width: 100%; }
@@ -65,11 +66,12 @@ def paragraph(text: str, css_class: str = "") -> str:
     return f"<p{attribute}>{html.escape(text)}</p>"
 
 
-def figure_block(image: Path, caption: str) -> str:
+def figure_block(image: Path, caption: str, css_class: str = "") -> str:
     """A PNG, embedded, with its caption (which is also its alternative text)."""
     data = base64.b64encode(image.read_bytes()).decode()
     text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    image_tag = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+    return f'<figure class="{css_class}">{image_tag}<figcaption>{text}</figcaption></figure>'
 
 
 def table_block(table: Table, css_class: str = "") -> str:

@@ -163,7 +163,8 @@ def attribute_bars(results: Results) -> Figure:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(11, 0.9 + 0.3 * len(methods)))
         all_axes = figure.subplots(1, max(1, len(attributes)), sharey=True, squeeze=False)[0]
-        figure.subplots_adjust(left=0.2, right=0.99, top=0.84, bottom=0.14, wspace=0.14)
+        height = figure.get_figheight()
+        figure.subplots_adjust(left=0.17, right=0.99, top=1 - 0.3 / height, bottom=0.5 / height, wspace=0.14)
         for axes, attribute in zip(all_axes, attributes, strict=False):
             for row, method in enumerate(methods):
                 mean = results.mean(method.name, f"attribute:{attribute}")
@@ -175,12 +176,12 @@ def attribute_bars(results: Results) -> Figure:
                 axes.axvline(100 * chances[attribute], color="white", linewidth=2.4)
                 axes.axvline(100 * chances[attribute], color=INK, linewidth=1, linestyle=(0, (4, 2)))
             axes.set_xlim(0, 100)
-            axes.set_xticks([0, 50, 100])
+            axes.set_xticks([0, 50])
             axes.set_title(attribute.split("_", 1)[-1].replace("_", " "), fontsize=9)
             axes.tick_params(length=0)
         all_axes[0].set_yticks(range(len(methods)), [method.label for method in methods], color=INK)
         all_axes[0].invert_yaxis()
-        figure.text(0.2, 0.015, "average precision, %; dashed: chance", color=MUTED, fontsize=8.5)
+        figure.text(0.17, 0.015, "average precision, %; dashed: chance", color=MUTED, fontsize=8.5)
     return figure
 
 
@@ -190,8 +191,8 @@ def score_figure(title: str, curves: list[Curve], events: Sequence[Sequence[int]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10.5, 2.5 + 1.05 * len(strips)))
         heights = [2.3, *[1.0] * len(strips)]
-        grid = figure.add_gridspec(len(heights), 1, height_ratios=heights, hspace=0.32)
-        figure.subplots_adjust(left=0.11, right=0.985, top=0.9, bottom=0.03)
+        grid = figure.add_gridspec(len(heights), 1, height_ratios=heights, hspace=0.26)
+        figure.subplots_adjust(left=0.135, right=0.985, top=0.9, bottom=0.03)
         axes = figure.add_subplot(grid[0])
         for number, (start, end) in enumerate(events):
             axes.axvspan(
@@ -205,6 +206,7 @@ def score_figure(title: str, curves: list[Curve], events: Sequence[Sequence[int]
         axes.set(xlim=(0, n_frames), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1], ylabel="anomaly score")
         axes.set_title(title)
         axes.tick_params(length=2, pad=2)
+        axes.text(1.0, -0.19, "frame", transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=MUTED)
         axes.legend(loc="upper left", bbox_to_anchor=(0.35, 1.19), ncols=5, fontsize=8.5, handlelength=1.5)
         for row, strip in enumerate(strips, 1):
             _draw_strip(figure.add_subplot(grid[row]), strip, n_frames)

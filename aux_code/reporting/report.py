@@ -114,14 +114,14 @@ def _picture_blocks(results: Results, source: SampleSource, figures: Path) -> li
     grid = _grid(results, source, images)
     if grid:
         caption = "The same test images, as every method releases them (first test images with two attributes or more)."
-        blocks.append(figure_block(_figure(grid, figures / "images.png"), caption))
+        blocks.append(figure_block(_figure(grid, figures / "images.png"), caption, "pictures"))
     videos = source.videos()
     if videos:
         frames, _ = source.video_frames(videos[0])
         grid = _grid(results, source, frames)
         if grid:
             caption = f"Frames of the UCF-Crime test video {videos[0].name}, as every method releases them."
-            blocks.append(figure_block(_figure(grid, figures / "frames.png"), caption))
+            blocks.append(figure_block(_figure(grid, figures / "frames.png"), caption, "pictures"))
     blocks.append("<h2>Scores over time</h2>")
     blocks.append(
         paragraph(

@@ -91,7 +91,8 @@ class SampleSource:
             return None
         frames = torch.cat([evaluation_transform(picture.pixels[None], self.size) for picture in pictures])
         boxes = [self._transformed_boxes(picture) for picture in pictures]
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)  # an anonymizer may add noise; the same report twice shows the same pictures
             released = apply_anonymizer(anonymizer, frames, boxes)
         return (released.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
