@@ -1,0 +1,181 @@
+"""Files that are whole or absent, and reads that run nothing."""
+
+import hashlib
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aux_code import checkpoints
+from aux_code.checkpoints import (
+    build_meta,
+    describe_inputs,
+    load_checkpoint,
+    read_json,
+    save_checkpoint,
+    sha256_of,
+    write_atomically,
+    write_json,
+    write_npy,
+)
+from aux_code.errors import UserError
+
+CONTENT = {"state": {"w": torch.arange(6.0).reshape(2, 3)}, "epoch": 3, "meta": {"x": [1, "two", None, 2.5]}}
+
+
+def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path):
+    path = tmp_path / "new" / "folder" / "last.pth"
+    save_checkpoint(path, CONTENT)
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded["state"]["w"], CONTENT["state"]["w"])
+    assert loaded["epoch"] == 3 and loaded["meta"] == CONTENT["meta"]
+    assert [p.name for p in path.parent.iterdir()] == ["last.pth"]
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch, failure, moment):
+    path = tmp_path / "last.pth"
+    path.write_bytes(b"old")
+
+    def fail(*arguments):
+        raise failure
+
+    def write(file) -> None:
+        file.write(b"ne")
+        if moment == "write":
+            fail()
+        file.write(b"w")
+
+    if moment != "write":
+        monkeypatch.setattr(os, moment, fail)
+    expected = UserError if isinstance(failure, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as caught:
+        write_atomically(path, write)
+    if expected is UserError:
+        assert str(path) in str(caught.value) and "No space left" in str(caught.value)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_the_content_is_on_the_disk_before_the_name_points_to_it(tmp_path: Path, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append(("fsync", os.fstat(fd).st_size)), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(("replace", Path(a).parent)), replace(a, b)))
+    write_atomically(tmp_path / "x", lambda file: file.write(b"12345"))
+    assert order == [("fsync", 5), ("replace", tmp_path)]
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_message(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*file"):
+        write_json(tmp_path / "file" / "params.json", {})
+
+
+class Malicious:
+    """Unpickling it makes a file."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.trace),))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("writer", ["torch", "legacy torch", "pickle"])
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, writer: str):
+    path, trace = tmp_path / "evil.pth", tmp_path / "trace"
+    content = {"fa_model_state_dict": Malicious(trace)}
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=writer == "torch")
+    with pytest.raises(UserError, match="evil.pth"):
+        load_checkpoint(path)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Malicious(trace)))  # the attack itself works
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.98])
+def test_truncated_files_are_named(tmp_path: Path, keep: float):
+    path = tmp_path / "half.pth"
+    save_checkpoint(path, CONTENT)
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(UserError, match="half.pth"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"hello world, no checkpoint", b"\x80\x02}garbage", b"PK\x03\x04" + 99 * b"\0"])
+def test_other_files_are_named(tmp_path: Path, content: bytes):
+    (tmp_path / "other.pth").write_bytes(content)
+    with pytest.raises(UserError, match="other.pth"):
+        load_checkpoint(tmp_path / "other.pth")
+
+
+def test_missing_files_and_folders_are_named(tmp_path: Path):
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(UserError, match="does not exist"):
+            load_checkpoint(path)
+    with pytest.raises(UserError, match="none.json does not exist"):
+        read_json(tmp_path / "none.json")
+
+
+def test_json_takes_numpy_and_paths_and_refuses_nan(tmp_path: Path):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": np.float32(0.5), "b": np.arange(2), "c": Path("x"), "d": torch.ones(1), "e": np.int64(4)})
+    assert read_json(path) == {"a": 0.5, "b": [0, 1], "c": "x", "d": [1.0], "e": 4}
+    for bad in (float("nan"), float("inf"), np.float32("nan")):
+        with pytest.raises(ValueError):
+            write_json(path, {"a": bad})
+    assert read_json(path)["a"] == 0.5
+    with pytest.raises(TypeError, match="object is not JSON"):
+        write_json(path, object())
+    path.write_text("{ broken")
+    with pytest.raises(UserError, match="results.json"):
+        read_json(path)
+
+
+def test_arrays_are_written_without_pickle(tmp_path: Path):
+    write_npy(tmp_path / "a.npy", np.arange(3, dtype=np.float32))
+    assert np.load(tmp_path / "a.npy", allow_pickle=False).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError):
+        write_npy(tmp_path / "a.npy", np.array([object()]))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+@dataclass
+class Params:
+    """Stands for a stage's parameters."""
+
+    seed: int = 7
+    folder: Path = Path("data")
+
+
+def test_meta_says_where_a_checkpoint_came_from_and_loads_safely(tmp_path: Path):
+    source = tmp_path / "fa.pth"
+    source.write_bytes(b"weights")
+    architectures = {"fa": {"arch": "small", "arguments": {}}}
+    meta = build_meta("train", architectures, Params(), {"fa": source, "anonymizer": "raw"}, {"top1": 0.5})
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert sha256_of(source) == digest
+    assert meta["inputs"]["fa"] == {"path": str(source), "sha256": digest}
+    assert meta["inputs"]["anonymizer"] == {"path": "raw", "sha256": ""}
+    assert meta["parameters"] == {"seed": 7, "folder": "data"} and meta["seed"] == 7
+    assert meta["architectures"] == architectures and meta["metrics"] == {"top1": 0.5} and meta["stage"] == "train"
+    assert meta["format_version"] == checkpoints.FORMAT_VERSION and isinstance(meta["git_commit"], str)
+    save_checkpoint(tmp_path / "x.pth", {"meta": meta})
+    assert load_checkpoint(tmp_path / "x.pth")["meta"] == json.loads(json.dumps(meta))
+
+
+def test_an_empty_name_is_no_file():
+    assert describe_inputs({"init_weights": ""}) == {"init_weights": {"path": "", "sha256": ""}}

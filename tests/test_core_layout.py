@@ -1,0 +1,79 @@
+"""The one place where clips meet frames (defects 1 and 2 of the release)."""
+
+import pytest
+import torch
+from torch import nn
+
+from aux_code.layout import apply_per_frame
+
+
+class SwapChannels(nn.Module):
+    """Red becomes green, green blue, blue red, each in its own strength: an identity could not see a wrong layout."""
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        assert frames.shape[1] == 3
+        return frames[:, [2, 0, 1]] * torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 4, 10, 99])
+def test_every_frame_passes_as_a_picture_and_returns_to_its_place(chunk: int):
+    clips = torch.rand(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    output = apply_per_frame(SwapChannels(), clips, chunk=chunk)
+    expected = torch.empty_like(clips)
+    for b in range(2):
+        for t in range(5):
+            red, green, blue = clips[b, :, t]
+            expected[b, :, t] = torch.stack([blue, 10 * red, 100 * green])
+    assert torch.equal(output, expected)
+
+
+def test_output_may_have_other_channels_and_another_size():
+    net = nn.Conv2d(3, 7, kernel_size=3, stride=2)
+    clips = torch.rand(2, 3, 4, 9, 11)
+    output = apply_per_frame(net, clips)
+    assert output.shape == (2, 7, 4, 4, 5)
+    torch.testing.assert_close(output[1, :, 2], net(clips[1:, :, 2])[0])
+
+
+def test_chunks_bound_the_frames_of_a_pass():
+    seen = []
+    net = nn.Identity()
+    net.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    apply_per_frame(net, torch.rand(2, 3, 5, 2, 2), chunk=4)
+    assert seen == [4, 4, 2]
+
+
+def test_recomputed_activations_give_the_same_gradients_of_weights_and_input():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, 3, 3, padding=1))
+    clips = torch.rand(2, 3, 3, 5, 5)
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(1)  # dropout: the second pass through a chunk must draw what the first drew
+        net.zero_grad()
+        leaf = clips.clone().requires_grad_()
+        apply_per_frame(net, leaf, chunk=2, recompute=recompute).square().sum().backward()
+        results.append([leaf.grad, *(p.grad.clone() for p in net.parameters())])
+    assert all(g.abs().sum() > 0 for g in results[0])
+    for kept, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(kept, recomputed)
+
+
+def test_recomputing_keeps_only_the_inputs_of_the_chunks():
+    def kept_bytes(recompute: bool) -> int:
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+            apply_per_frame(net, clips, chunk=2, recompute=recompute)
+        return sum(sizes)
+
+    net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Sigmoid(), nn.Conv2d(32, 32, 1), nn.Sigmoid(), nn.Conv2d(32, 3, 1))
+    clips = torch.rand(1, 3, 8, 16, 16)
+    assert kept_bytes(recompute=True) < kept_bytes(recompute=False) / 5
+
+
+def test_without_gradients_recompute_changes_nothing():
+    net = nn.Conv2d(3, 3, 1)
+    clips = torch.rand(1, 3, 4, 2, 2)
+    with torch.no_grad():
+        output = apply_per_frame(net, clips, chunk=2, recompute=True)
+    assert not output.requires_grad
+    torch.testing.assert_close(output, apply_per_frame(net, clips).detach())

@@ -1,0 +1,83 @@
+"""Ranking and attribute metrics against scikit-learn and by hand."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import auc, average_precision_score, f1_score, precision_recall_curve, roc_auc_score
+
+from aux_code.metrics import attribute_metrics, average_precision, chance_cmap, leakage_removed, ranking_metrics
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_weighted_clips_equal_scikit_learn_on_frame_vectors_with_ties(seed: int):
+    generator = np.random.default_rng(seed)
+    n_clips = int(generator.integers(2, 60))
+    scores = generator.integers(0, 7, n_clips) / 7  # many ties
+    positives, negatives = generator.integers(0, 33, n_clips), generator.integers(0, 33, n_clips)
+    positives[0], negatives[-1] = 5, 3
+    frame_scores = np.repeat(scores, positives + negatives)
+    labels = np.concatenate([[1] * p + [0] * n for p, n in zip(positives, negatives, strict=True)])
+    metrics = ranking_metrics(scores, positives, negatives)
+    precision, recall, _ = precision_recall_curve(labels, frame_scores)
+    assert metrics.roc_auc == pytest.approx(roc_auc_score(labels, frame_scores), abs=1e-12)
+    assert metrics.pr_auc == pytest.approx(auc(recall, precision), abs=1e-12)
+    assert metrics.average_precision == pytest.approx(average_precision_score(labels, frame_scores), abs=1e-12)
+
+
+def test_the_area_under_the_curve_is_not_the_average_precision():
+    metrics = ranking_metrics(np.array([0.9, 0.8, 0.7]), np.array([1, 0, 1]), np.array([0, 1, 0]))
+    assert metrics.average_precision == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert metrics.pr_auc == pytest.approx(0.5 * 1 + 0.5 * (1 / 2 + 2 / 3) / 2)
+
+
+def test_extremes():
+    ones, zeros = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    assert ranking_metrics(np.array([2.0, 1.0]), ones, zeros) == (1.0, 1.0, 1.0)
+    assert ranking_metrics(np.array([1.0, 2.0]), ones, zeros).roc_auc == 0.0
+    assert ranking_metrics(np.array([1.0, 1.0]), ones, zeros).roc_auc == 0.5  # one constant score
+
+
+@pytest.mark.parametrize("positives, negatives", [([0, 0], [1, 1]), ([1, 1], [0, 0]), ([], [])])
+def test_one_class_alone_cannot_be_ranked(positives: list, negatives: list):
+    with pytest.raises(ValueError, match="positive and negative"):
+        ranking_metrics(np.arange(len(positives), dtype=float), np.array(positives), np.array(negatives))
+
+
+def test_average_precision_of_columns_without_a_choice():
+    scores = np.array([0.1, 0.9])
+    assert np.isnan(average_precision(scores, np.zeros(2)))
+    assert average_precision(scores, np.ones(2)) == 1.0
+
+
+def test_attribute_metrics_equal_scikit_learn_and_leave_absent_attributes_out():
+    generator = np.random.default_rng(3)
+    labels = (generator.random((200, 7)) < 0.3).astype(np.int64)
+    labels[:, 5] = 0
+    probabilities = np.round(generator.random((200, 7)), 1)
+    metrics = attribute_metrics(probabilities, labels)
+    present = [k for k in range(7) if k != 5]
+    expected = [average_precision_score(labels[:, k], probabilities[:, k]) for k in present]
+    np.testing.assert_allclose(metrics.per_attribute[present], expected, atol=1e-12)
+    assert np.isnan(metrics.per_attribute[5])
+    assert metrics.cmap == pytest.approx(np.mean(expected), abs=1e-12)
+    predicted = (probabilities >= 0.5).astype(int)
+    f1 = f1_score(labels[:, present], predicted[:, present], average="macro", zero_division=0)
+    assert metrics.f1 == pytest.approx(f1, abs=1e-12)
+
+
+def test_f1_thresholds_probabilities_not_logits():
+    labels = np.array([[1], [1], [0], [0]])
+    logits = np.array([[0.3], [2.0], [-1.0], [-3.0]])  # 0.3 is above one half as a probability only
+    assert attribute_metrics(1 / (1 + np.exp(-logits)), labels).f1 == 1.0
+
+
+def test_chance_is_the_prevalence_and_what_a_blind_attacker_gets():
+    labels = np.zeros((100, 3))
+    labels[:40, 0] = labels[:10, 1] = 1
+    assert chance_cmap(labels) == pytest.approx(0.25)
+    assert attribute_metrics(np.full((100, 3), 0.5), labels).cmap == pytest.approx(chance_cmap(labels))
+
+
+def test_leakage_removed_is_one_at_chance_and_zero_at_raw():
+    assert leakage_removed(raw=0.6, anonymized=0.6, chance=0.2) == 0
+    assert leakage_removed(raw=0.6, anonymized=0.2, chance=0.2) == 1
+    assert leakage_removed(raw=0.6, anonymized=0.5, chance=0.2) == pytest.approx(0.25)

@@ -1,0 +1,134 @@
+"""Run folders, seeds, exit statuses and interruption."""
+
+import json
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from aux_code import config
+from aux_code.errors import UserError
+from aux_code.parameters import CommonParams
+from aux_code.runs import (
+    InterruptRequest,
+    Terminated,
+    choose_device,
+    derived_seed,
+    run_script,
+    seed_everything,
+    seeded_generator,
+    start_run,
+)
+
+
+@pytest.fixture(autouse=True)
+def handlers_stay():
+    """The signal handlers of the test process are as before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def raising(error: BaseException):
+    """A main that ends with `error`."""
+
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "main, status, message",
+    [
+        (lambda: None, 0, ""),
+        (lambda: 3, 3, ""),
+        (raising(UserError("--size: too small")), 2, "error: --size: too small\n"),
+        (raising(KeyboardInterrupt()), 130, "interrupted"),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "terminated"),
+        (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted"),
+    ],
+)
+def test_exit_statuses(main, status: int, message: str, capsys):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(SystemExit) as caught:
+        run_script(main)
+    error = capsys.readouterr().err
+    assert caught.value.code == status
+    assert error.startswith(message) and len(error.splitlines()) <= 1 and "Traceback" not in error
+
+
+def test_bugs_are_not_disguised_as_user_errors():
+    with pytest.raises(ZeroDivisionError):
+        run_script(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_the_first_signal_is_a_request_the_second_ends(number: int, error: type):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(number)
+    with InterruptRequest() as interrupt:
+        os.kill(os.getpid(), number)
+        assert interrupt.requested == number
+        with pytest.raises(error):
+            interrupt.honour()
+        with pytest.raises(error):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == before
+
+
+def test_a_run_has_a_folder_with_its_resolved_parameters(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "SAVED_MODELS_ROOT", tmp_path / "saved")
+    monkeypatch.setattr(config, "LOGS_ROOT", tmp_path / "logs")
+    run = start_run(CommonParams(preset="miniature", seed=3, device="cpu"), "train_x")
+    assert run.folder == tmp_path / "saved" / "train_x_miniature" and run.device.type == "cpu"
+    saved = json.loads((run.folder / "params_train_x.json").read_text())
+    assert saved["seed"] == 3 and saved["run_id"] == "train_x_miniature" and saved["stage"] == "train_x"
+    assert not (tmp_path / "logs").exists()
+    run.writer.add_scalar("loss", 1.0, 0)
+    run.writer.close()
+    assert list((tmp_path / "logs" / "train_x_miniature").iterdir())
+    named = start_run(CommonParams(run_id="mine", device="cpu"), "train_x")
+    assert named.folder == tmp_path / "saved" / "mine"
+
+
+def test_a_run_seeds_every_generator(tmp_path, monkeypatch):
+    def draws() -> tuple:
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    monkeypatch.setattr(config, "SAVED_MODELS_ROOT", tmp_path)
+    threads = torch.get_num_threads()
+    start_run(CommonParams(seed=3, device="cpu", n_threads=1), "x")
+    first = draws()
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+    seed_everything(3)
+    assert draws() == first
+    seed_everything(4)
+    assert all(a != b for a, b in zip(draws(), first, strict=True))
+
+
+def test_cuda_without_a_gpu_is_a_user_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == choose_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="--device cuda"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto").type == choose_device("cuda").type == "cuda" and choose_device("cpu").type == "cpu"
+
+
+def test_derived_generators_depend_on_every_key_its_type_and_the_order():
+    keys = [(0, "clip", 1, 2), (0, "clip", 2, 1), (0, "view", 1, 2), (1, "clip", 1, 2), (0, "clip", 12)]
+    keys += [(0, "clip", "1", 2), ("ab", "c"), ("a", "bc"), ("abc",)]
+    seeds = [derived_seed(*key) for key in keys]
+    assert len(set(seeds)) == len(keys) and all(0 <= seed < 2**63 for seed in seeds)
+    # the same on every machine and in every version: SHA-256 of the keys' representations
+    assert derived_seed(0, "clip", 1, 2) == 4659185930849746569
+    global_state = torch.get_rng_state()
+    a, b = (torch.rand(4, generator=seeded_generator(0, "clip", 1, 2)) for _ in range(2))
+    assert torch.equal(a, b) and not torch.equal(a, torch.rand(4, generator=seeded_generator(0, "clip", 1, 3)))
+    assert torch.equal(torch.get_rng_state(), global_state)
