@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, safe reads, checkpoints that describe themselves."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -37,7 +38,8 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> Non
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder could not be made there is nothing to remove
+            temporary.unlink()
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error

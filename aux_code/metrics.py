@@ -29,12 +29,12 @@ def ranking_metrics(scores: np.ndarray, positives: np.ndarray, negatives: np.nda
     Raises:
         ValueError: no positive or no negative at all.
     """
+    if not np.any(positives) or not np.any(negatives):
+        raise ValueError("ranking metrics need positive and negative frames")
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     true = np.cumsum(positives[order], dtype=np.float64)[last]
     false = np.cumsum(negatives[order], dtype=np.float64)[last]
-    if not len(last) or true[-1] == 0 or false[-1] == 0:
-        raise ValueError("ranking metrics need positive and negative frames")
     recall = true / true[-1]
     precision = true / (true + false)
     roc_auc = np.trapezoid(np.append(0.0, recall), np.append(0.0, false / false[-1]))
