@@ -1,0 +1,80 @@
+"""Tiny players and batches for the stage's tests."""
+
+import pytest
+import torch
+
+from anonymization_training.minimax import Networks, Objective, Updater
+from anonymization_training.training_batches import ClipBatch, ImageBatch
+from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+
+N_VIEWS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small operations are faster on one thread, and a machine that tests has other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def objective():
+    """objective(**changed): TeD-SPAD's with some fields replaced."""
+
+    def build(**changed) -> Objective:
+        fields = {
+            "utility_loss": "triplet",
+            "omega": 0.1,
+            "margin": 1.0,
+            "temperature": 0.1,
+            "utility_weight": 0.7,
+            "budget_weight": 1.0,
+            "budget_positives": "views",
+            "ce_on_all_clips": False,
+            "distillation_weight": 0.0,
+            "batch_norm": "batch",
+            "recompute_chunk": 0,
+        }
+        return Objective(**fields | changed)
+
+    return build
+
+
+@pytest.fixture
+def networks():
+    """networks(): the small players, always with the same weights."""
+
+    def build(teacher: bool = False) -> Networks:
+        torch.manual_seed(0)
+        fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=5)
+        return Networks(fa, ft, load_fb_model("small", ssl=True), load_ft_model("small", num_classes=5).eval()
+                        if teacher else None)  # fmt: skip
+
+    return build
+
+
+@pytest.fixture
+def batch():
+    """batch(views): clips of 3 videos and two views of 4 images, always the same."""
+
+    def build(views: str = "triplet", size: int = 24) -> tuple[ClipBatch, ImageBatch]:
+        generator = torch.Generator().manual_seed(1)
+        clips = torch.rand(N_VIEWS[views], 3, 3, 8, size, size, generator=generator)
+        videos = ("a.avi", "b.avi", "c.avi")
+        images = torch.rand(2, 4, 3, size, size, generator=generator)
+        return ClipBatch(clips, torch.tensor([1, 2, 4]), None, videos), ImageBatch(images, ("1.jpg", "2.jpg"))
+
+    return build
+
+
+@pytest.fixture
+def updater():
+    """updater(net, learning_rate): fp32, unclipped."""
+
+    def build(net: torch.nn.Module, learning_rate: float = 1e-2, precision: str = "fp32", clip: float = 0.0) -> Updater:
+        return Updater(net, learning_rate, precision, CPU, clip)
+
+    return build

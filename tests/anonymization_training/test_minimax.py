@@ -1,0 +1,279 @@
+"""The two steps: who learns, from what, and what stays as it is (paper, Algorithm 1)."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anonymization_training.minimax import (
+    NonFiniteLoss,
+    Updater,
+    budget_loss,
+    finite,
+    frozen,
+    normalising_by,
+    step_adversaries,
+    step_anonymizer,
+    step_utility,
+    utility_loss,
+)
+
+CPU = torch.device("cpu")
+TERMS = ["ce", "triplet", "lltc", "invariance"]
+
+
+def snapshot(net: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers."""
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], net: nn.Module) -> list[str]:
+    """Names of the entries that differ."""
+    return [name for name, value in net.state_dict().items() if not torch.equal(before[name], value)]
+
+
+@pytest.mark.parametrize("statistics", ["batch", "running"])
+@pytest.mark.parametrize("recompute_chunk", [0, 5])
+def test_step_1_changes_the_anonymizer_alone(networks, batch, objective, updater, statistics, recompute_chunk):
+    players = networks()
+    before = {name: snapshot(getattr(players, name)) for name in ("fa", "ft", "fb")}
+    modes = {name: getattr(players, name).training for name in before}
+    goal = objective(batch_norm=statistics, recompute_chunk=recompute_chunk)
+    step_anonymizer(players, *batch(), goal, updater(players.fa))
+    parameters = {name for name, _ in players.fa.named_parameters()}
+    assert parameters <= set(changed(before["fa"], players.fa))
+    for name in ("ft", "fb"):
+        net = getattr(players, name)
+        assert changed(before[name], net) == []
+        assert all(p.grad is None and p.requires_grad for p in net.parameters())
+        assert net.training == modes[name]
+
+
+def test_step_2_changes_the_adversaries_alone_and_the_anonymizer_runs_without_gradient(
+    networks, batch, objective, updater
+):
+    players = networks()
+    before = {name: snapshot(getattr(players, name)) for name in ("fa", "ft", "fb")}
+    outputs = []
+    players.fa.register_forward_hook(lambda net, inputs, output: outputs.append(output))
+    step_adversaries(players, *batch(), objective(), updater(players.ft), updater(players.fb))
+    assert [output.requires_grad for output in outputs] == [False, False]  # clips, images
+    assert all(p.grad is None for p in players.fa.parameters())
+    assert not set(changed(before["fa"], players.fa)) & {name for name, _ in players.fa.named_parameters()}
+    for name in ("ft", "fb"):
+        net = getattr(players, name)
+        assert {n for n, _ in net.named_parameters()} <= set(changed(before[name], net)), name
+
+
+def test_settling_changes_the_utility_network_alone(networks, batch, objective, updater):
+    players = networks()
+    players.fa.eval()
+    before = {name: snapshot(getattr(players, name)) for name in ("fa", "ft", "fb")}
+    losses = step_utility(players, batch()[0], objective(), updater(players.ft))
+    assert changed(before["fa"], players.fa) == [] and changed(before["fb"], players.fb) == []
+    assert any("running_mean" in name for name in changed(before["ft"], players.ft))
+    assert set(losses) == {"settle/utility", "settle/cross_entropy", "settle/triplet"}
+
+
+def test_both_steps_see_the_same_losses_only_with_batch_statistics(networks, batch, objective, updater):
+    differences = {}
+    for statistics in ("batch", "running"):
+        players = networks()
+        goal = objective(batch_norm=statistics)
+        first = step_anonymizer(players, *batch(), goal, updater(players.fa, 0.0))
+        second = step_adversaries(players, *batch(), goal, updater(players.ft), updater(players.fb))
+        names = ("utility", "cross_entropy", "triplet", "budget")
+        differences[statistics] = {name: abs(first[f"step1/{name}"] - second[f"step2/{name}"]) for name in names}
+    assert max(differences["batch"].values()) < 1e-6
+    assert differences["running"]["utility"] > 1e-3
+
+
+def test_step_1_minimises_weighted_utility_minus_weighted_budget(networks, batch, objective, updater):
+    players = networks()
+    losses = step_anonymizer(players, *batch(), objective(utility_weight=0.7, budget_weight=2.0), updater(players.fa))
+    assert losses["step1/total"] == pytest.approx(0.7 * losses["step1/utility"] - 2.0 * losses["step1/budget"])
+    assert losses["step1/utility"] == pytest.approx(losses["step1/cross_entropy"] + 0.1 * losses["step1/triplet"])
+
+
+@pytest.mark.parametrize("weights, sign", [((1.0, 0.0), 1), ((0.0, 1.0), -1)])
+def test_the_gradient_lowers_utility_loss_and_raises_budget_loss(networks, batch, objective, updater, weights, sign):
+    players, (clips, images) = networks(), batch()
+    goal = objective(utility_weight=weights[0], budget_weight=weights[1], batch_norm="running")
+    fa_updater = updater(players.fa, 1e-3)
+    name = "step1/utility" if sign > 0 else "step1/budget"
+    values = [step_anonymizer(players, clips, images, goal, fa_updater)[name] for _ in range(6)]
+    assert sign * (values[0] - values[-1]) > 1e-3
+
+
+def test_recomputing_in_chunks_gives_the_same_update(networks, batch, objective, updater):
+    states = []
+    for chunk in (0, 5):
+        players = networks()
+        players.fa.eval()  # batch statistics would be those of a chunk
+        optimizer = updater(players.fa, 0.0)
+        step_anonymizer(players, *batch(), objective(recompute_chunk=chunk), optimizer)
+        states.append(torch.cat([p.grad.flatten() for p in players.fa.parameters()]))
+    whole, chunked = states
+    assert (whole - chunked).norm() <= 1e-3 * whole.norm()
+
+
+def slow_nt_xent(a: Tensor, b: Tensor, temperature: float) -> float:
+    """NT-Xent with loops and logarithms."""
+    rows = [*a.double(), *b.double()]
+    total = 0.0
+    for i, row in enumerate(rows):
+        exponentials = [math.exp(float(row @ other) / temperature) for other in rows]
+        partner = (i + len(a)) % len(rows)
+        total -= math.log(exponentials[partner] / (sum(exponentials) - exponentials[i]))
+    return total / len(rows)
+
+
+def slow_utility_loss(players, clips, goal) -> float:
+    """L_T from single outputs of f_T with explicit loops."""
+    n_views, n_videos = clips.clips.shape[:2]
+    frames = torch.stack([
+        torch.stack([players.fa(clip[:, t][None])[0] for t in range(clip.shape[1])], dim=1)
+        for view in clips.clips for clip in view
+    ])  # fmt: skip
+    logits, embedding = players.ft(frames)
+    z = [[embedding[k * n_videos + b] for b in range(n_videos)] for k in range(n_views)]
+    counted = n_views if goal.ce_on_all_clips else 1
+    terms = [-F.log_softmax(logits[k * n_videos + b], 0)[clips.labels[b]] for k in range(counted)
+             for b in range(n_videos)]  # fmt: skip
+    total = float(sum(terms)) / len(terms)
+    if goal.utility_loss == "triplet":
+        distances = [(float((z[0][b] - z[1][b]).norm()), float((z[0][b] - z[2][b]).norm())) for b in range(n_videos)]
+        total += goal.omega * sum(max(near - far + goal.margin, 0) for near, far in distances) / n_videos
+    elif goal.utility_loss == "invariance":
+        total += goal.omega * slow_nt_xent(torch.stack(z[0]), torch.stack(z[1]), goal.temperature)
+    elif goal.utility_loss == "lltc":
+        videos = [slow_nt_xent(torch.stack([z[k][b] for k in range(4)]), torch.stack([z[k][b] for k in range(4, 8)]),
+                               goal.temperature) for b in range(n_videos)]  # fmt: skip
+        total += goal.omega * sum(videos) / n_videos
+    return total
+
+
+@pytest.mark.parametrize("on_all_clips", [False, True])
+@pytest.mark.parametrize("term", TERMS)
+@torch.no_grad()
+def test_utility_loss_equals_a_slow_version(networks, batch, objective, term, on_all_clips):
+    players, (clips, _) = networks(), batch(term)
+    players.fa.eval(), players.ft.eval()
+    goal = objective(utility_loss=term, omega=0.3, margin=0.2, ce_on_all_clips=on_all_clips)
+    total, parts = utility_loss(players, clips, goal)
+    assert total.item() == pytest.approx(slow_utility_loss(players, clips, goal), rel=1e-4)
+    assert set(parts) == {"cross_entropy", term if term != "ce" else "cross_entropy"}
+
+
+@torch.no_grad()
+def test_distillation_compares_with_the_teacher_on_raw_clips(networks, batch, objective):
+    players, (clips, _) = networks(teacher=True), batch()
+    players.fa.eval(), players.ft.eval()
+    total, parts = utility_loss(players, clips, objective(distillation_weight=2.0))
+    flat = clips.clips.flatten(0, 1)
+    anonymized = torch.stack([players.fa(clip.transpose(0, 1)).transpose(0, 1) for clip in flat])
+    student, teacher = players.ft.extract_features(anonymized), players.teacher.extract_features(flat)
+    cosines = [float(s @ t / (s.norm() * t.norm())) for s, t in zip(student, teacher, strict=True)]
+    assert parts["distillation"].item() == pytest.approx(1 - sum(cosines) / len(cosines), abs=1e-5)
+    assert parts["distillation"] > 1e-3
+    expected = parts["cross_entropy"] + 0.1 * parts["triplet"] + 2 * parts["distillation"]
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert "distillation" not in utility_loss(players, clips, objective(distillation_weight=0.0))[1]
+
+
+@torch.no_grad()
+def test_budget_positives_are_two_views_of_an_image_or_two_times_of_a_video(networks, batch, objective):
+    players, (clips, images) = networks(), batch()
+    players.fa.eval(), players.fb.eval()
+    pairs = {"views": images.views, "frames": (clips.clips[0, :, :, 0], clips.clips[2, :, :, 7])}
+    for positives, (first, second) in pairs.items():
+        value = budget_loss(players, clips, images, objective(budget_positives=positives)).item()
+        embeddings = [players.fb(players.fa(pictures)) for pictures in (first, second)]
+        assert value == pytest.approx(slow_nt_xent(*embeddings, 0.1), rel=1e-4), positives
+
+
+@pytest.mark.parametrize("step", ["anonymizer", "adversaries", "utility"])
+def test_nothing_is_updated_when_a_loss_is_not_finite(networks, batch, objective, updater, step):
+    players, (clips, images) = networks(), batch()
+    clips.clips[0, 1, 0, 3] = float("nan")
+    before = {n: [p.clone() for p in getattr(players, n).parameters()] for n in ("fa", "ft", "fb")}
+    with pytest.raises(NonFiniteLoss, match="nan"):
+        if step == "anonymizer":
+            step_anonymizer(players, clips, images, objective(), updater(players.fa))
+        elif step == "adversaries":
+            step_adversaries(players, clips, images, objective(), updater(players.ft), updater(players.fb))
+        else:
+            step_utility(players, clips, objective(), updater(players.ft))
+    for name, parameters in before.items():
+        net = getattr(players, name)
+        assert all(torch.equal(old, new) for old, new in zip(parameters, net.parameters(), strict=True))
+        assert all(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_part_that_is_not_finite_is_named(value: float):
+    parts = {"triplet": torch.tensor(value)}
+    with pytest.raises(NonFiniteLoss, match="step1/triplet is"):
+        finite({"step1/total": torch.tensor(1.0)}, "step1/", parts)
+    assert finite({"a": torch.tensor(1.0)}, "x/", {"b": torch.tensor(2.0)}) == {"a": 1.0, "x/b": 2.0}
+
+
+def test_frozen_passes_gradients_through_and_restores_only_what_it_froze():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    net[1].bias.requires_grad_(False)
+    x = torch.ones(1, 2, requires_grad=True)
+    with pytest.raises(KeyError), frozen(net):
+        net(x).sum().backward()
+        raise KeyError
+    assert x.grad is not None and all(p.grad is None for p in net.parameters())
+    assert [p.requires_grad for p in net.parameters()] == [True, True, True, False]
+
+
+def test_normalising_by_restores_modes_momenta_and_counts_after_an_error():
+    net = nn.Sequential(nn.BatchNorm1d(2, momentum=0.3), nn.BatchNorm1d(2, track_running_stats=False), nn.Dropout())
+    net.eval()
+    net[0].train()
+    before = snapshot(net)
+    with pytest.raises(KeyError), normalising_by("batch", net):
+        assert net[2].training
+        net(torch.rand(4, 2))
+        raise KeyError
+    assert changed(before, net) == []
+    assert [m.training for m in net] == [True, False, False] and net[0].momentum == 0.3
+
+
+def test_gradients_are_clipped_and_scaled_out(networks, batch, objective, updater):
+    players = networks()
+    clipped = updater(players.fa, clip=1e-3)
+    step_anonymizer(players, *batch(), objective(), clipped)
+    norm = torch.cat([p.grad.flatten() for p in players.fa.parameters()]).norm().item()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_an_updater_comes_back_with_its_moments_and_count():
+    torch.manual_seed(0)
+    nets = [nn.Linear(3, 1) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    updaters = [Updater(net, 0.1, "fp32", CPU, 0.0) for net in nets]
+    x = torch.rand(4, 3)
+    for _ in range(3):
+        updaters[0].update(nets[0](x).square().mean())
+    updaters[1].load_state_dict(copy.deepcopy(updaters[0].state_dict()))  # as from a file
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net, one in zip(nets, updaters, strict=True):
+        one.update(net(x).square().mean())
+        assert one.n_updates == 4
+    assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+def test_half_precision_losses_stay_in_full_precision(networks, batch, objective, updater):
+    players = networks()
+    losses = step_anonymizer(players, *batch(), objective(), updater(players.fa, precision="bf16"))
+    exact = networks()
+    reference = step_anonymizer(exact, *batch(), objective(), updater(exact.fa))
+    assert losses["step1/budget"] == pytest.approx(reference["step1/budget"], rel=0.05)
+    assert losses["step1/utility"] == pytest.approx(reference["step1/utility"], rel=0.05)
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in players.fa.parameters())

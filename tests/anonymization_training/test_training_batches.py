@@ -1,0 +1,237 @@
+"""Batches depend on (seed, epoch, position) alone, hold every sample once per epoch, and lose no file silently."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anonymization_training.training_batches import (
+    AUGMENTATIONS,
+    BatchSource,
+    ClipSamples,
+    PersonMasks,
+    Sampling,
+    clip_indices,
+    clip_source,
+    image_source,
+)
+from aux_code.datasets.decode import DecodedCache
+from aux_code.datasets.ucf101 import Ucf101Item
+from aux_code.errors import UserError
+from aux_code.runs import seeded_generator
+
+N_FRAMES = 24
+
+
+def write_folder(path: Path, frames: list[np.ndarray]) -> Path:
+    """A video as a folder of pictures, which the decoder takes too."""
+    path.mkdir(parents=True)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(path / f"{i:04d}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> list[Ucf101Item]:
+    """Seven videos; the red of every pixel is the video, the green the frame, the blue a ramp from left to right."""
+    root = tmp_path_factory.mktemp("videos")
+    ramp = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))
+    items = []
+    for v in range(7):
+        frames = [np.dstack([np.full_like(ramp, 30 * v), np.full_like(ramp, 10 * t), ramp]) for t in range(N_FRAMES)]
+        items.append(Ucf101Item(write_folder(root / f"v{v}", frames), v + 1, v))
+    return items
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[Path]:
+    """Five images of one colour each."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i in range(5):
+        Image.fromarray(np.full((20 + i, 26, 3), 50 * i, np.uint8)).save(root / f"{i}.png")
+    return sorted(root.iterdir())
+
+
+def sampling(views: str = "triplet", **changed) -> Sampling:
+    """Small clips."""
+    fields = {"clip_length": 4, "stride": 2, "size": 16, "views": views, "negative_distance": 0}
+    return Sampling(**fields | {"augmentation": "strong", "seed": 0} | changed)
+
+
+def params(**changed) -> SimpleNamespace:
+    """What the sources read of a stage's parameters."""
+    fields = {"batch_videos": 3, "batch_images": 2, "n_workers": 0, "max_unreadable_share": 0.5, "seed": 0, "size": 16}
+    return SimpleNamespace(**fields | {"augmentation": "strong"} | changed)
+
+
+def clips_of(videos, folder: Path, views: str = "triplet", boxes=None, **changed) -> BatchSource:
+    """A source of clips."""
+    how = sampling(views, seed=changed.get("seed", 0))
+    return clip_source(videos, how, DecodedCache(2**24), params(**changed), folder, boxes)
+
+
+def equal(first, second) -> bool:
+    """Batches of clips, pixel by pixel."""
+    return first.names == second.names and torch.equal(first.clips, second.clips)
+
+
+def test_every_sample_comes_once_per_epoch_in_an_order_of_its_own(videos, tmp_path):
+    source = clips_of(videos, tmp_path, "ce", batch_videos=3)
+    assert source.steps_per_epoch == 3
+    names = [name for batch in source.batches(0, 7) for name in batch.names]  # three epochs of seven
+    epochs = [tuple(names[k : k + 7]) for k in (0, 7, 14)]
+    assert all(sorted(epoch) == sorted(str(v.path) for v in videos) for epoch in epochs)
+    assert len(set(epochs)) == 3
+
+
+def test_a_batch_is_the_same_wherever_the_reading_began(videos, tmp_path):
+    whole = list(clips_of(videos, tmp_path).batches(0, 6))
+    middle = list(clips_of(videos, tmp_path).batches(4, 2))
+    assert len(whole) == 6 and all(equal(a, b) for a, b in zip(whole[4:], middle, strict=True))
+    assert not equal(whole[0], whole[3])
+
+
+def test_worker_processes_change_nothing(videos, pictures, tmp_path):
+    alone, helped = (list(clips_of(videos, tmp_path, n_workers=n).batches(1, 3)) for n in (0, 2))
+    assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
+    sources = [image_source(pictures, DecodedCache(0), params(n_workers=n), tmp_path) for n in (0, 2)]
+    first, second = (list(source.batches(1, 3)) for source in sources)
+    assert all(torch.equal(a.views, b.views) for a, b in zip(first, second, strict=True))
+
+
+def test_epoch_and_seed_change_times_and_augmentation(videos, tmp_path):
+    one = videos[:1]
+    drawn = [next(clips_of(one, tmp_path, batch_videos=1).batches(epoch, 1)).clips for epoch in range(3)]
+    drawn.append(next(clips_of(one, tmp_path, batch_videos=1, seed=1).batches(0, 1)).clips)
+    assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+
+
+def test_the_global_generator_plays_no_part(videos, tmp_path):
+    torch.manual_seed(1)
+    first = next(clips_of(videos, tmp_path).batches(0, 1))
+    torch.manual_seed(2)
+    assert equal(first, next(clips_of(videos, tmp_path).batches(0, 1)))
+
+
+@pytest.mark.parametrize("views, n_views", [("ce", 1), ("triplet", 3), ("invariance", 2), ("lltc", 8)])
+def test_shapes_ranges_and_labels(videos, tmp_path, views, n_views):
+    batch = next(clips_of(videos, tmp_path, views).batches(0, 1))
+    assert batch.clips.shape == (n_views, 3, 3, 4, 16, 16) and batch.clips.dtype == torch.float32
+    assert 0 <= batch.clips.min() and batch.clips.max() <= 1 and batch.person_masks is None
+    assert [f"v{label - 1}" for label in batch.labels] == [Path(name).name for name in batch.names]
+
+
+def test_triplets_share_the_anchor_and_negatives_are_disjoint_from_it():
+    for index in range(40):
+        generator = seeded_generator(0, "clip", 0, index)
+        anchor, positive, negative = clip_indices(N_FRAMES, sampling("triplet"), generator)
+        assert np.array_equal(anchor, positive)
+        assert anchor[-1] < negative[0] or negative[-1] < anchor[0]
+    near = clip_indices(N_FRAMES, sampling("triplet", negative_distance=5), seeded_generator(0))
+    assert near[2][0] - near[0][-1] == 5
+    a, b = clip_indices(N_FRAMES, sampling("invariance"), seeded_generator(0))
+    assert a[-1] < b[0] or b[-1] < a[0]
+    lltc = clip_indices(N_FRAMES, sampling("lltc"), seeded_generator(0))
+    assert len(lltc) == 8 and all(np.array_equal(lltc[k], lltc[k + 4]) for k in range(4))
+
+
+def test_views_of_one_time_are_augmented_differently(videos, pictures, tmp_path):
+    batch = next(clips_of(videos, tmp_path).batches(0, 1))
+    assert not torch.equal(batch.clips[0], batch.clips[1])
+    images = next(image_source(pictures, DecodedCache(0), params(), tmp_path).batches(0, 1))
+    assert images.views.shape == (2, 2, 3, 16, 16) and len(images.names) == 2
+    assert 0 <= images.views.min() and images.views.max() <= 1
+
+
+def test_views_of_an_image_differ(videos, tmp_path):
+    ramps = [video.path / "0003.png" for video in videos]
+    views = next(image_source(ramps, DecodedCache(0), params(batch_images=7), tmp_path).batches(0, 1)).views
+    assert all((a - b).abs().mean() > 0.01 for a, b in zip(views[0], views[1], strict=True))
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_unreadable_files_are_counted_named_and_passed_over(videos, tmp_path, n_workers):
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"no video")
+    source = clips_of([*videos, Ucf101Item(broken, 1, 99)], tmp_path, "ce", batch_videos=4, n_workers=n_workers)
+    batches = list(source.batches(0, 4))  # two epochs of eight
+    assert sorted(len(batch.names) for batch in batches) == [3, 3, 4, 4]
+    assert all(batch.clips.shape[1] == len(batch.labels) == len(batch.names) for batch in batches)
+    assert source.unreadable.names == [str(broken)]
+    assert str(broken) in (tmp_path / "unreadable.txt").read_text()
+
+
+def test_too_many_unreadable_files_stop_the_run(videos, tmp_path):
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"no video")
+    source = clips_of([*videos, Ucf101Item(broken, 1, 99)], tmp_path, "ce", batch_videos=8, max_unreadable_share=0.1)
+    with pytest.raises(UserError, match="1 of 8 files are unreadable"):
+        list(source.batches(0, 1))
+
+
+def test_a_file_that_is_not_an_image_is_named_too(pictures, tmp_path):
+    broken = tmp_path / "x.jpg"
+    broken.write_bytes(b"\xff\xd8 no picture")
+    source = image_source([*pictures, broken], DecodedCache(0), params(batch_images=6), tmp_path)
+    batch = next(source.batches(0, 1))
+    assert batch.views.shape[1] == 5 and source.unreadable.names == [str(broken)]
+
+
+@pytest.mark.parametrize("augmentation", ["strong", "moderate"])
+def test_person_masks_follow_crop_and_flip_of_their_clip(tmp_path, augmentation):
+    """The box is white in a black video: where the augmented clip is bright, the mask must be one."""
+    frames = []
+    for t in range(N_FRAMES):
+        frame = np.zeros((40, 60, 3), np.uint8)
+        frame[10:26, t : t + 18] = 255
+        frames.append(frame)
+    video = write_folder(tmp_path / "Videos" / "walk", frames)
+    rows = "".join(f"Videos/walk,{t},{t},10,{t + 18},26\n" for t in range(N_FRAMES))
+    (tmp_path / "person_boxes.csv").write_text("file,frame,x0,y0,x1,y1\n" + rows)
+    boxes = PersonMasks(tmp_path / "person_boxes.csv", tmp_path)
+    how = sampling("triplet", size=32, augmentation=augmentation)
+    assert not any(getattr(AUGMENTATIONS[augmentation], name) for name in ("centred", "grey_probability"))
+    source = clip_source([Ucf101Item(video, 1, 1)], how, DecodedCache(2**24), params(batch_videos=1), tmp_path, boxes)
+    agreement, flips = [], set()
+    for batch in source.batches(0, 12):
+        assert batch.person_masks.shape == (3, 1, 1, 4, 32, 32)
+        assert set(batch.person_masks.unique().tolist()) <= {0.0, 1.0}
+        bright = batch.clips.mean(2, keepdim=True)
+        erased = (batch.clips == 0.5).all(2, keepdim=True)
+        lit = bright > bright.amax((2, 3, 4, 5), keepdim=True) / 2
+        agreement.append(((lit == (batch.person_masks > 0)) | erased).float().mean().item())
+        centres = [mask.nonzero()[:, 1].float().mean().item() for mask in batch.person_masks[0, 0, 0]]
+        flips.add(centres[-1] < centres[0])  # the person walks to the right
+    assert min(agreement) > 0.95 and flips == {True, False}
+
+
+def test_masks_are_painted_frame_by_frame_and_cut_at_the_border(tmp_path):
+    (tmp_path / "b.csv").write_text("file,frame,x0,y0,x1,y1\nv/a.avi,2,-3,1.5,4,99\nv/a.avi,2,6,0,7,1\n")
+    masks = PersonMasks(tmp_path / "b.csv", tmp_path).masks(tmp_path / "v" / "a.avi", np.array([0, 2]), (5, 8))
+    expected = np.zeros((5, 8), np.uint8)
+    expected[1:, :4] = 255
+    expected[0, 6] = 255
+    assert masks.dtype == np.uint8 and masks.shape == (2, 5, 8, 3)
+    assert not masks[0].any() and all(np.array_equal(masks[1, :, :, c], expected) for c in range(3))
+
+
+def test_a_sample_decodes_each_frame_once(videos, tmp_path, monkeypatch):
+    cache, asked = DecodedCache(0), []
+    read = cache.read_frames
+
+    def noting(path, indices):
+        asked.append(list(indices))
+        return read(path, indices)
+
+    monkeypatch.setattr(cache, "read_frames", noting)
+    ClipSamples(videos, sampling("triplet"), cache)[0, 0]
+    assert len(asked) == 1 and len(set(asked[0])) == len(asked[0]) == 8  # anchor and negative, not the positive again
+
+
+def test_batches_move_to_a_device(videos, tmp_path):
+    batch = next(clips_of(videos, tmp_path).batches(0, 1))
+    moved = batch.to(torch.device("meta"))
+    assert moved.clips.device.type == moved.labels.device.type == "meta" and moved.names == batch.names
