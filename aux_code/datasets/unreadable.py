@@ -16,6 +16,10 @@ class UnreadableMedia(UserError):
         self.reason = reason
         super().__init__(f"{path}: {reason}; replace the file, or take it off the data set's lists")
 
+    def __reduce__(self):
+        """Decoding processes hand it over whole; by default an exception is rebuilt from its message alone."""
+        return type(self), (self.path, self.reason)
+
 
 class UnreadableLog:
     """Counts the files of a data set that did not decode and names them in `unreadable.txt` of the run's folder.
