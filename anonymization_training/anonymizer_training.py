@@ -16,8 +16,14 @@ from anonymization_training.minimax import (
 )
 from anonymization_training.params_anonymization import TrainAnonymizerParams
 from anonymization_training.step_loop import StepLoop, planned_steps
-from anonymization_training.training_batches import BatchSource, ClipBatch, ImageBatch, TrainingData
-from aux_code.datasets.transforms import BUDGET_VIEWS, augment_images, evaluation_images
+from anonymization_training.training_batches import (
+    VIEW_AUGMENTATIONS,
+    BatchSource,
+    ClipBatch,
+    ImageBatch,
+    TrainingData,
+)
+from aux_code.datasets.transforms import augment_images, evaluation_images
 from aux_code.runs import Run, seeded_generator
 from aux_code.training_state import TrainingState
 
@@ -90,10 +96,11 @@ class AnonymizerTraining:
         networks, objective, updaters = self.networks, self.objective, self.updaters
         networks.fa.train(self.params.fa_batch_norm == "batch")
         losses = {}
-        turn = updaters.fa.n_updates + updaters.ft.n_updates
-        if self.params.alternate == "steps" or turn % 2 == 0:
+        both = self.params.alternate == "steps"
+        fa_turn = updaters.ft.n_updates >= updaters.fa.n_updates * self.params.adversary_steps
+        if both or fa_turn:
             losses |= step_anonymizer(networks, clips, images, objective, updaters.fa)
-        if self.params.alternate == "steps" or turn % 2 == 1:
+        if both or not fa_turn:
             for _ in range(self.params.adversary_steps):
                 losses |= step_adversaries(networks, clips, images, objective, updaters.ft, updaters.fb)
         return losses
@@ -133,9 +140,9 @@ class AnonymizerTraining:
         accuracy = recognition_accuracy(networks.ft, anonymize, data.validation, data.cache, self.params, n_modes=1,
                                         device=device)  # fmt: skip
         images = [data.cache.read_image(path) for path in data.images.paths[:N_PROBED_IMAGES]]
-        generators = [seeded_generator("probe", k) for k in range(len(images))] * 2
-        views = [seeded_generator("second view", k) for k in range(len(images))]
-        pair = augment_images(images * 2, BUDGET_VIEWS, self.params.size, generators[: len(images)] + views).to(device)
+        generators = [seeded_generator("probe", view, k) for view in range(2) for k in range(len(images))]
+        policy = VIEW_AUGMENTATIONS[self.params.augmentation]
+        pair = augment_images(images * 2, policy, self.params.size, generators).to(device)
         embedding = torch.cat([networks.fb.eval()(networks.fa(part)) for part in pair.split(64)])
         networks.fa.train(fa_mode)
         return {"top1": accuracy, "nt_xent_accuracy": nt_xent_accuracy(*embedding.chunk(2)).item()}

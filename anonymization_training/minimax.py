@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from anonymization_training.training_batches import ClipBatch, ImageBatch
+from aux_code.inference import supports_bf16
 from aux_code.layout import apply_per_frame
 from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.losses.temporal import (
@@ -62,6 +63,8 @@ class Updater:
     ):
         self.net, self.device, self.gradient_clip = net, device, gradient_clip
         self.learning_rate, self.n_updates = learning_rate, 0
+        if precision == "auto":
+            precision = "bf16" if supports_bf16(device) else "fp32"
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self.optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=learning_rate)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -21,7 +21,7 @@ class StageParams(CommonParams):
     stride: int = 2
     """Video frames from one frame of a clip to the next (paper: 2)."""
     augmentation: Literal["strong", "moderate"] = "strong"
-    """Augmentation of clips (paper: strong: crop 0.6-1, erase, flip, colour)."""
+    """Augmentation of clips and of the two views of images (paper: strong: crop 0.6-1, erase, flip, colour)."""
     epochs: int = 100
     """Passes over the training videos; for init_privacy over the training images."""
     max_steps: int = 0
@@ -32,8 +32,9 @@ class StageParams(CommonParams):
     """Learning rate after the warm-up; plateau: divided by 5 when the epoch's loss does not fall (release)."""
     final_learning_rate_factor: float = 0.0
     """Where linear and cosine end, as a share of the base learning rate (ours)."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Autocast type; fp16 comes with a gradient scaler (the release uses fp16 without one)."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type; auto: bf16 where the device computes in it, else fp32; fp16 comes with a gradient scaler, which
+    the release lacks."""
     validation_fraction: float = 0.1
     """Share of the training videos, by group, that choose `best` and are not trained on (ours)."""
     minutes_between_saves: float = 5.0
@@ -168,47 +169,48 @@ class TrainAnonymizerParams(StageParams):
     """Epochs from one validation to the next (ours)."""
 
 
+SMALL = {
+    "size": 48, "clip_length": 8, "augmentation": "moderate", "n_workers": 0, "cache_megabytes": 2000, "n_threads": 1,
+}  # fmt: skip
+"""The miniature's pictures are small and few: decoded once and kept; one thread, so that runs go side by side."""
+NARROW = {"output_channels": 1, "output_scale": 0.5, "output_noise": 0.05}
+"""What f_A of ted_spad_plus lets through."""
+
 PAPER_INIT_ANONYMIZER = InitAnonymizerParams()
 MINIATURE_INIT_ANONYMIZER = InitAnonymizerParams(
-    fa_arch="small", size=48, learning_rate=3e-3, schedule="cosine", epochs=3, clip_length=8, stride=2,
-    batch_videos=16, batch_images=16, precision="fp32", n_workers=0, cache_megabytes=2000,
-    n_threads=1, augmentation="moderate",
-)  # fmt: skip
+    **SMALL, fa_arch="small", learning_rate=3e-3, schedule="cosine", epochs=3, batch_videos=16
+)
 INIT_ANONYMIZER = {
     "paper": PAPER_INIT_ANONYMIZER,
     "miniature": MINIATURE_INIT_ANONYMIZER,
-    "paper_ted_spad_plus": replace(PAPER_INIT_ANONYMIZER, output_channels=1, output_scale=0.5, output_noise=0.05),
-    "miniature_ted_spad_plus": replace(
-        MINIATURE_INIT_ANONYMIZER, output_channels=1, output_scale=0.5, output_noise=0.05
+    "paper_ted_spad_plus": replace(PAPER_INIT_ANONYMIZER, **NARROW),
+    "miniature_ted_spad_plus": replace(MINIATURE_INIT_ANONYMIZER, **NARROW),
+}
+
+INIT_UTILITY = {
+    "paper": InitUtilityParams(),
+    "miniature": InitUtilityParams(
+        **SMALL, ft_arch="small", learning_rate=2e-3, epochs=6, warmup_steps=20, batch_videos=16
     ),
 }
 
-PAPER_INIT_UTILITY = InitUtilityParams()
-INIT_UTILITY = {
-    "paper": PAPER_INIT_UTILITY,
-    "miniature": InitUtilityParams(
-        ft_arch="small", size=48, learning_rate=2e-3, epochs=6, warmup_steps=20, clip_length=8, stride=2, batch_videos=16,
-        precision="fp32", n_workers=0, cache_megabytes=2000,
-    n_threads=1, augmentation="moderate",
-    ),
-}  # fmt: skip
-
 INIT_PRIVACY = {
     "paper": InitPrivacyParams(),
-    "miniature": InitPrivacyParams(
-        fb_arch="small", size=48, learning_rate=2e-3, epochs=6, batch_images=48, precision="fp32", n_workers=0,
-        cache_megabytes=2000,
-    n_threads=1, augmentation="moderate",
-    ),
-}  # fmt: skip
+    "miniature": InitPrivacyParams(**SMALL, fb_arch="small", learning_rate=2e-3, epochs=6, batch_images=48),
+}
 
 PAPER = TrainAnonymizerParams()
 MINIATURE = TrainAnonymizerParams(
-    size=48, clip_length=8, stride=2, batch_videos=8, batch_images=24, epochs=3, settle_epochs=1,
-    learning_rate=1e-3, schedule="linear", final_learning_rate_factor=0.1, utility_weight=1.0, budget_weight=1.0,
-    precision="fp32", recompute_chunk=0, n_workers=0, cache_megabytes=2000, validate_every=1,
-    n_threads=1, augmentation="moderate",
-)  # fmt: skip
+    **SMALL,
+    batch_images=24,
+    epochs=3,
+    learning_rate=1e-3,
+    schedule="linear",
+    final_learning_rate_factor=0.1,
+    utility_weight=1.0,
+    recompute_chunk=0,
+    validate_every=1,
+)
 SPACT = {"utility_loss": "ce", "omega": 0.0}
 PLUS = {"distillation_weight": 1.0, "ce_on_all_clips": True}
 RELEASE = replace(

@@ -17,10 +17,19 @@ from torch.utils.data import DataLoader, Dataset
 from aux_code import config
 from aux_code.datasets.clip_sampling import random_clip, triplet_clips, uniform_clips
 from aux_code.datasets.decode import DecodedCache, UnreadableMedia
-from aux_code.datasets.transforms import BUDGET_VIEWS, MODERATE, STRONG, Policy, augment_batch, augment_images
+from aux_code.datasets.transforms import (
+    BUDGET_VIEWS,
+    MODERATE,
+    MODERATE_VIEWS,
+    STRONG,
+    Policy,
+    augment_batch,
+    augment_images,
+)
 from aux_code.datasets.ucf101 import Ucf101, Ucf101Item
 from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.datasets.vispr import Vispr
+from aux_code.errors import UserError
 from aux_code.models.obfuscation import read_boxes
 from aux_code.runs import seeded_generator
 
@@ -83,6 +92,8 @@ class _Sample(NamedTuple):
 
 AUGMENTATIONS = {"strong": STRONG, "moderate": MODERATE}
 """Name on the command line -> policy for clips."""
+VIEW_AUGMENTATIONS = {"strong": BUDGET_VIEWS, "moderate": MODERATE_VIEWS}
+"""Name on the command line -> policy for the two views of an image."""
 
 
 class ClipSamples(Dataset):
@@ -172,8 +183,8 @@ class _CollateClips:
 
 
 class _CollateImages:
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, policy: Policy):
+        self.size, self.policy = size, policy
 
     def __call__(self, samples: list[_Sample | UnreadableMedia]) -> tuple[ImageBatch | None, list[UnreadableMedia]]:
         good, bad = _split(samples)
@@ -181,7 +192,7 @@ class _CollateImages:
             return None, bad
         arrays = [sample.arrays[k] for k in range(2) for sample in good]
         generators = [seeded_generator(*sample.keys, k) for k in range(2) for sample in good]
-        views = augment_images(arrays, BUDGET_VIEWS, self.size, generators).unflatten(0, (2, len(good)))
+        views = augment_images(arrays, self.policy, self.size, generators).unflatten(0, (2, len(good)))
         return ImageBatch(views, tuple(sample.name for sample in good)), bad
 
 
@@ -213,7 +224,11 @@ class BatchSource:
         return max(1, -(-len(self.samples) // self.batch_size))
 
     def batches(self, first_step: int, n_steps: int) -> Iterator[ClipBatch | ImageBatch]:
-        """Batches first_step, ..., first_step + n_steps - 1. A batch without any readable sample is passed over."""
+        """Batches first_step, ..., first_step + n_steps - 1.
+
+        Raises:
+            UserError: no file of a batch is readable, or too many of the data set are not.
+        """
         keys = [self._keys(step) for step in range(first_step, first_step + n_steps)]
         loader = DataLoader(
             self.samples, batch_sampler=keys, collate_fn=self.collate, num_workers=self.n_workers,
@@ -222,8 +237,10 @@ class BatchSource:
         for batch, errors in loader:
             for error in errors:
                 self.unreadable.record(error.path, error.reason)
-            if batch is not None:
-                yield batch
+            if batch is None:
+                names = ", ".join(str(error.path) for error in errors)
+                raise UserError(f"not one file of a batch is readable: {names}; replace them or enlarge the batches")
+            yield batch
 
     def _keys(self, step: int) -> list[tuple[int, int]]:
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
@@ -251,8 +268,8 @@ def image_source(paths: Sequence[Path], cache: DecodedCache, params, folder: Pat
     """Batches of image views for a stage's parameters (batch_images, n_workers, max_unreadable_share, size, seed)."""
     unreadable = UnreadableLog(folder, len(paths), params.max_unreadable_share)
     samples = ImageSamples(paths, cache, params.seed)
-    return BatchSource(samples, _CollateImages(params.size), params.batch_images, params.n_workers, unreadable,
-                       params.seed)  # fmt: skip
+    collate = _CollateImages(params.size, VIEW_AUGMENTATIONS[params.augmentation])
+    return BatchSource(samples, collate, params.batch_images, params.n_workers, unreadable, params.seed)
 
 
 class TrainingData(NamedTuple):

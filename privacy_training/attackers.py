@@ -4,7 +4,6 @@ import logging
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_budget, load_fb_model
@@ -51,6 +50,9 @@ def build_network(name: str, n_attributes: int, size: int) -> nn.Module:
 
 def _vision_transformer(n_attributes: int, size: int, patch: int, depth: int, width: int) -> nn.Module:
     """torchvision's ViT; `vit` has the width and depth of ViT-S/16, which 10,000 images can still train (ours)."""
+    # imported here because torchvision's networks take a second or two, which only this architecture should cost
+    from torchvision.models import VisionTransformer
+
     size -= size % patch
     net = VisionTransformer(size, patch, depth, max(1, width // 32), width, 4 * width, num_classes=n_attributes)
     # its head starts at zero, which with a fresh backbone only delays learning

@@ -223,11 +223,12 @@ class DecodedCache:
         self.limit_bytes = limit_bytes
         self.n_bytes = 0
         self._arrays: dict[str, np.ndarray] = {}
+        self._too_large: set[str] = set()
         self._lock = threading.Lock()
 
     def count_frames(self, path: Path | str) -> int:
         """As the function `count_frames`."""
-        video = self._arrays.get(str(path))
+        video = self._video(path)
         return count_frames(path) if video is None else len(video)
 
     def read_frames(self, path: Path | str, indices: Iterable[int]) -> np.ndarray:
@@ -245,13 +246,18 @@ class DecodedCache:
         return self._keep(path, read_image(path)) if image is None else image
 
     def _video(self, path: Path | str) -> np.ndarray | None:
+        """The whole video; None if it does not fit. One decoding both counts and keeps the frames."""
         video = self._arrays.get(str(path))
-        if video is not None or self.n_bytes >= self.limit_bytes:
+        if video is not None or self.n_bytes >= self.limit_bytes or str(path) in self._too_large:
             return video
-        height, width = frame_size(path)
-        if self.n_bytes + count_frames(path) * height * width * 3 > self.limit_bytes:
-            return None
-        return self._keep(path, read_video(path))
+        frames, n_bytes = [], self.n_bytes
+        for frame in iterate_frames(path):
+            n_bytes += frame.nbytes
+            if n_bytes > self.limit_bytes:
+                self._too_large.add(str(path))
+                return None
+            frames.append(frame)
+        return self._keep(path, np.stack(frames))
 
     def _keep(self, path: Path | str, array: np.ndarray) -> np.ndarray:
         array.flags.writeable = False

@@ -93,6 +93,11 @@ BUDGET_VIEWS = Policy(
 )
 """The two NT-Xent views. No grey: colour of skin and clothes tells people apart; the budget must see it (ours)."""
 
+MODERATE_VIEWS = Policy(
+    crop_factor=(0.8, 1.0), flip_probability=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02
+)
+"""NT-Xent views of small pictures: with BUDGET_VIEWS too little is left of a person to tell images apart (ours)."""
+
 
 @dataclass(frozen=True)
 class _Draws:

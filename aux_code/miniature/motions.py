@@ -87,11 +87,12 @@ def crouch(t: float, phase: float) -> Pose:
 
 
 def strike(t: float, phase: float) -> Pose:
-    """Swings a club overhead and down again every 14 frames."""
-    a = 2 * pi * t / 14 + phase
-    arm = 1.9 + 1.1 * sin(a)
+    """Swings a club overhead and down again every 10 frames, with the whole body."""
+    a = 2 * pi * t / 10 + phase
+    arm = 1.75 + 1.4 * sin(a)
+    legs = ((-0.35 - 0.15 * sin(a), -0.4), (0.45 + 0.15 * sin(a), 0.1))
     return Pose(
-        ((arm - 0.2, arm + 0.1), (arm, arm + 0.3)), ((-0.35, -0.4), (0.4, 0.1)), lean=0.12 - 0.25 * sin(a), club=True
+        ((arm - 0.2, arm + 0.1), (arm, arm + 0.3)), legs, lean=0.18 - 0.42 * sin(a), shift=0.1 * sin(a), club=True
     )
 
 

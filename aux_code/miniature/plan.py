@@ -145,8 +145,8 @@ def ucf101_groups(scale: float) -> tuple[int, int, int]:
 
 
 def plan_ucf101(seed: int, scale: float = 1.0) -> list[VideoPlan]:
-    """960 training and 240 test clips of 30 to 36 frames at scale 1, in which two clips of 8 frames at stride 2 fit; `split` is that of split 01 (its test groups
-    come first).
+    """960 training and 240 test clips of 30 to 36 frames at scale 1, in which two clips of 8 frames at stride 2 fit;
+    `split` is that of split 01 (its test groups come first).
     """
     n_test, n_groups, n_clips = ucf101_groups(scale)
     rng = np.random.default_rng([seed, 13])

@@ -3,28 +3,9 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from aux_code.errors import UserError
 from aux_code.models.heads import BudgetHead
-
-
-class ResNet50(ResNet):
-    """torchvision's ResNet-50 with access to its 2048-d feature; 8.2 GFLOP per 224 x 224 image."""
-
-    feature_dim = 2048
-
-    def __init__(self, num_outputs: int):
-        super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=num_outputs)
-
-    def extract_features(self, images: Tensor) -> Tensor:
-        """images (N, 3, H, W) -> (N, 2048)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.avgpool(x).flatten(1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.extract_features(images))
 
 
 class SelfSupervised(nn.Sequential):
@@ -84,7 +65,14 @@ class SmallBudget(nn.Module):
         return self.fc(self.extract_features(images))
 
 
-PRIVACY_NETWORKS = {"r50": ResNet50, "small": SmallBudget}
+def _build_resnet50(num_outputs: int) -> nn.Module:
+    # imported here because torchvision's networks take a second or two, which only this architecture should cost
+    from aux_code.models.resnet50 import ResNet50
+
+    return ResNet50(num_outputs)
+
+
+PRIVACY_NETWORKS = {"r50": _build_resnet50, "small": SmallBudget}
 """Architecture name -> backbone constructor, argument `num_outputs` and those of its own."""
 
 _HEADS = {"r50": (2048, 128), "small": (64, 64)}
