@@ -1,10 +1,13 @@
 """Tiny players and batches for the stage's tests."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from anonymization_training.minimax import Networks, Objective, Updater
 from anonymization_training.training_batches import ClipBatch, ImageBatch
+from aux_code import config
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
 
 N_VIEWS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
@@ -78,3 +81,51 @@ def updater():
         return Updater(net, learning_rate, precision, CPU, clip)
 
     return build
+
+
+TINY = ("--preset", "miniature", "--device", "cpu", "--size", "24", "--batch_videos", "16", "--batch_images", "8")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """UCF101 and VISPR of the miniature benchmark at a twentieth of its size."""
+    from aux_code.miniature.render import render_benchmark
+
+    root = tmp_path_factory.mktemp("stage 1") / "data"
+    render_benchmark(root, seed=0, scale=0.05, only=["ucf101", "vispr"], workers=1)
+    return root
+
+
+def point_config_to(monkeypatch: pytest.MonkeyPatch, data: Path, artifacts: Path) -> None:
+    """What the two environment variables do for a new process."""
+    monkeypatch.setattr(config, "DATA_ROOT", data)
+    monkeypatch.setattr(config, "UCF101_ROOT", data / "UCF101")
+    monkeypatch.setattr(config, "VISPR_ROOT", data / "VISPR")
+    monkeypatch.setattr(config, "ARTIFACT_ROOT", artifacts)
+    for name in ("saved_models", "features", "results", "logs"):
+        monkeypatch.setattr(config, f"{name.upper()}_ROOT", artifacts / name)
+
+
+@pytest.fixture(scope="session")
+def inits(tiny_data: Path, tmp_path_factory) -> dict[str, Path]:
+    """The three initialisations after three steps, through the scripts' mains: role -> checkpoint."""
+    from anonymization_training import init_anonymizer, init_privacy, init_utility
+
+    artifacts = tmp_path_factory.mktemp("inits")
+    with pytest.MonkeyPatch.context() as patch:
+        point_config_to(patch, tiny_data, artifacts)
+        for script in (init_anonymizer, init_utility, init_privacy):
+            script.main([*TINY, "--max_steps", "3"])
+    saved = artifacts / "saved_models"
+    return {
+        "init_fa": saved / "init_anonymizer_miniature" / "fa_recon.pth",
+        "init_ft": saved / "init_utility_miniature" / "ft_action.pth",
+        "init_fb": saved / "init_privacy_miniature" / "fb_ssl.pth",
+    }
+
+
+@pytest.fixture
+def artifacts(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """config points to the tiny data and to an empty folder for this test."""
+    point_config_to(monkeypatch, tiny_data, tmp_path)
+    return tmp_path

@@ -172,6 +172,15 @@ def test_too_many_unreadable_files_stop_the_run(videos, tmp_path):
         list(source.batches(0, 1))
 
 
+def test_a_batch_without_a_readable_file_stops_the_run(videos, tmp_path):
+    broken = [Ucf101Item(tmp_path / f"broken{i}.avi", 1, 99) for i in range(2)]
+    for item in broken:
+        item.path.write_bytes(b"no video")
+    source = clips_of([*videos, *broken], tmp_path, "ce", batch_videos=1)
+    with pytest.raises(UserError, match="not one file of a batch is readable: .*broken"):
+        list(source.batches(0, 9))
+
+
 def test_a_file_that_is_not_an_image_is_named_too(pictures, tmp_path):
     broken = tmp_path / "x.jpg"
     broken.write_bytes(b"\xff\xd8 no picture")
