@@ -92,9 +92,9 @@ def take_both_steps(networks: Networks, params, n_views: int, n_frames: int) -> 
 
 
 def test_paper_steps_at_full_architecture_and_full_picture_size(paper_networks):
-    """224 x 224 pixels; clips of 8 instead of 16 frames and two of them, so that it takes seconds on a CPU."""
-    params = replace(TRAIN_ANONYMIZER["paper"], utility_loss="invariance", precision="fp32")
-    losses = take_both_steps(paper_networks, params, n_views=2, n_frames=8)
+    """224 x 224 pixels; clips of 7 instead of 16 frames and two of them, so that it takes seconds on a CPU."""
+    params = replace(TRAIN_ANONYMIZER["paper"], utility_loss="invariance", precision="fp32", recompute_chunk=4)
+    losses = take_both_steps(paper_networks, params, n_views=2, n_frames=7)
     assert losses["step1/utility"] == pytest.approx(losses["step2/utility"], rel=0.2)
 
 
