@@ -4,6 +4,7 @@ What a batch holds depends on (seed, epoch, position of the sample) alone: not o
 interrupted. So a resumed run sees the batches that it would have seen.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,6 +202,12 @@ def _split(samples: list[_Sample | UnreadableMedia]) -> tuple[list[_Sample], lis
     return good, [sample for sample in samples if isinstance(sample, UnreadableMedia)]
 
 
+def _leave_signals_to_the_training(worker: int) -> None:
+    """Ctrl-C and schedulers signal the whole process group; the training saves first, then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class BatchSource:
     """Endless, seekable batches of one kind: batch `step` of the whole training, whatever was read before.
 
@@ -232,6 +239,7 @@ class BatchSource:
         keys = [self._keys(step) for step in range(first_step, first_step + n_steps)]
         loader = DataLoader(
             self.samples, batch_sampler=keys, collate_fn=self.collate, num_workers=self.n_workers,
+            worker_init_fn=_leave_signals_to_the_training,
             pin_memory=torch.cuda.is_available(), persistent_workers=False,
         )  # fmt: skip
         for batch, errors in loader:

@@ -1,5 +1,8 @@
 """Batches depend on (seed, epoch, position) alone, hold every sample once per epoch, and lose no file silently."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,6 +103,22 @@ def test_worker_processes_change_nothing(videos, pictures, tmp_path):
     sources = [image_source(pictures, DecodedCache(0), params(n_workers=n), tmp_path) for n in (0, 2)]
     first, second = (list(source.batches(1, 3)) for source in sources)
     assert all(torch.equal(a.views, b.views) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_process_group_leave_the_workers_at_work(videos, tmp_path, number):
+    """So that the training can finish its step and save; the workers end when the reading does."""
+    before = set(multiprocessing.active_children())
+    batches = clips_of(videos, tmp_path, n_workers=2).batches(0, 12)
+    first = next(batches)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker.pid, number)
+    assert len([first, *batches]) == 12
+    for worker in workers:
+        worker.join(timeout=20)
+        assert not worker.is_alive()
 
 
 def test_epoch_and_seed_change_times_and_augmentation(videos, tmp_path):
