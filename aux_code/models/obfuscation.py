@@ -1,6 +1,7 @@
 """Fixed anonymizers, the paper's baselines (section 4, table 8): frames (N, 3, H, W) in [0, 1] -> the same shape."""
 
 import csv
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Downsample(Obfuscation):
         return F.interpolate(small, size=size, mode="bilinear")
 
 
-class BoxObfuscation(Obfuscation):
+class BoxObfuscation(Obfuscation, ABC):
     """Replaces the inside of person boxes.
 
     `forward` takes one (K, 4) float tensor for each of the N frames, rows x0, y0, x1, y1 in pixels of the frames as
@@ -59,9 +60,9 @@ class BoxObfuscation(Obfuscation):
             raise ValueError(f"{len(frames)} frames but boxes for {len(boxes)}")
         return torch.where(box_mask(boxes, frames), self.replacement(frames), frames)
 
+    @abstractmethod
     def replacement(self, frames: Tensor) -> Tensor:
         """What the boxes show instead: (N, 3, H, W)."""
-        raise NotImplementedError
 
 
 class Blacken(BoxObfuscation):

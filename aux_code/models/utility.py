@@ -1,5 +1,6 @@
 """The utility network f_T: clips (B, 3, T, H, W) in [0, 1] -> action logits and unit embedding."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ class UtilityOutput(NamedTuple):
     """(B, embedding_dim) unit vectors for the temporal losses."""
 
 
-class UtilityNetwork(nn.Module):
+class UtilityNetwork(nn.Module, ABC):
     """Interface of every f_T.
 
     Attributes:
@@ -31,13 +32,13 @@ class UtilityNetwork(nn.Module):
     feature_dim: int
     frozen_bn: bool = False
 
+    @abstractmethod
     def extract_features(self, clips: Tensor) -> Tensor:
         """clips (B, 3, T, H, W) -> pooled features (B, feature_dim)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def classify(self, features: Tensor) -> UtilityOutput:
         """features (B, feature_dim) of `extract_features` -> logits (B, num_classes) and unit embedding."""
-        raise NotImplementedError
 
     def forward(self, clips: Tensor) -> UtilityOutput:
         return self.classify(self.extract_features(clips))
