@@ -131,8 +131,7 @@ class AnonymizerTraining:
     def validate(self) -> dict[str, float]:
         """Accuracy on anonymized clips of the validation part, and what f_B still tells of anonymized images.
 
-        No private label is used: the probe is f_B's NT-Xent accuracy, in batch-norm's training form, on views of
-        images.
+        No private label is used: the probe is f_B's NT-Xent accuracy on two views of training images.
         """
         networks, data, device = self.networks, self.data, self.run.device
         fa_mode = networks.fa.training

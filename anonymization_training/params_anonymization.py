@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from aux_code.errors import UserError
 from aux_code.parameters import CommonParams
 
 
@@ -45,6 +46,15 @@ class StageParams(CommonParams):
     """Memory for decoded videos and images, so that small sets are decoded once; 0 decodes every time (ours)."""
     max_unreadable_share: float = 0.01
     """Share of unreadable files above which the run stops (ours)."""
+
+    def __post_init__(self) -> None:
+        # Batch norm and NT-Xent need company; the rest would fail late and without saying why.
+        least = {"batch_videos": 2, "batch_images": 2, "epochs": 1, "clip_length": 2, "stride": 1, "size": 8}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise UserError(f"--{name} must be at least {value}, not {getattr(self, name)}")
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"--validation_fraction must lie between 0 and 1, not {self.validation_fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +183,7 @@ SMALL = {
     "size": 48, "clip_length": 8, "augmentation": "moderate", "n_workers": 0, "cache_megabytes": 2000, "n_threads": 1,
 }  # fmt: skip
 """The miniature's pictures are small and few: decoded once and kept; one thread, so that runs go side by side."""
-NARROW = {"output_channels": 1, "output_scale": 0.5, "output_noise": 0.05}
+NARROW = {"output_channels": 1, "output_scale": 0.5, "output_noise": 0.02}
 """What f_A of ted_spad_plus lets through."""
 
 PAPER_INIT_ANONYMIZER = InitAnonymizerParams()

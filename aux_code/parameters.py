@@ -1,7 +1,8 @@
 """Command lines: one frozen dataclass of parameters per stage, presets as instances, tyro for the parsing."""
 
+import difflib
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeVar
 
 import tyro
@@ -46,6 +47,7 @@ def parse(presets: dict[str, Params], argv: list[str] | None = None, description
     if name not in presets:
         sys.stderr.write(f"error: unknown preset '{name}'; the presets are: {', '.join(presets)}\n")
         raise SystemExit(2)
+    _refuse_unknown_options(argv, presets[name])
     text = f"{description}\n\nPresets: {', '.join(presets)} (now: {name}).".strip()
     default = replace(presets[name], preset=name)
     return tyro.cli(type(default), args=argv, default=default, description=text, use_underscores=True)
@@ -62,3 +64,17 @@ def _take_preset(argv: list[str], default: str) -> tuple[str, list[str]]:
             rest.append(argv[i])
             i += 1
     return name, rest
+
+
+def _refuse_unknown_options(argv: list[str], params: CommonParams) -> None:
+    """Ends with status 2 and the list of what exists if an option is no field of the dataclass."""
+    names = [field.name for field in fields(params)]
+    known = {"help", *names, *(f"no_{name}" for name in names)}
+    for argument in argv:
+        option = argument[2:].split("=", 1)[0].replace("-", "_")
+        if argument.startswith("--") and option not in known:
+            close = difflib.get_close_matches(option, names, n=1)
+            hint = f" (did you mean --{close[0]}?)" if close else ""
+            listed = ", ".join(f"--{name}" for name in names)
+            sys.stderr.write(f"error: unknown option --{option}{hint}; the options are: {listed}\n")
+            raise SystemExit(2)

@@ -9,7 +9,7 @@ from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
 from aux_code.pipeline.tasks import Task
 
-FIRST_GUESS_SECONDS = {"miniature": 45.0, "init_privacy": 30.0, "train_anonymizer": 120.0, "train_privacy": 60.0}
+FIRST_GUESS_SECONDS = {"miniature": 45.0, "init_privacy": 30.0, "train_anonymizer": 160.0, "train_privacy": 60.0}
 """Miniature preset on two cores, until something is measured."""
 OTHER_GUESS_SECONDS = 25.0
 
