@@ -17,6 +17,7 @@ class SwapChannels(nn.Module):
 
 @pytest.mark.parametrize("chunk", [0, 1, 4, 10, 99])
 def test_every_frame_passes_as_a_picture_and_returns_to_its_place(chunk: int):
+    """The release hands f_A one colour of three consecutive frames: clips must be transposed, not reshaped."""
     clips = torch.rand(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
     output = apply_per_frame(SwapChannels(), clips, chunk=chunk)
     expected = torch.empty_like(clips)

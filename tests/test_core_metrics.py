@@ -65,6 +65,7 @@ def test_attribute_metrics_equal_scikit_learn_and_leave_absent_attributes_out():
 
 
 def test_f1_thresholds_probabilities_not_logits():
+    """The release thresholds logits at 0.5."""
     labels = np.array([[1], [1], [0], [0]])
     logits = np.array([[0.3], [2.0], [-1.0], [-3.0]])  # 0.3 is above one half as a probability only
     assert attribute_metrics(1 / (1 + np.exp(-logits)), labels).f1 == 1.0

@@ -14,6 +14,7 @@ def matched(small_set):
 
 
 def test_labels_and_events_are_those_of_the_annotation(small_set):
+    """The release halves ShanghaiTech's truth in time and takes only multiples of 32 frames; these are others."""
     videos = matched(small_set)
     assert {video.name: video.label for video in videos.train} == {
         name: label for name, label in small_set.labels.items() if name.startswith("train")

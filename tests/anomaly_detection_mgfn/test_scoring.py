@@ -54,6 +54,7 @@ def test_frame_scores(n_clips, n_frames, expected):
 
 @pytest.mark.parametrize("n_clips, n_frames", [(4, 64), (1, 70), (0, 10), (1, 0)])
 def test_more_than_one_clip_apart_names_the_video(n_clips, n_frames):
+    """The release stretches scores over a mismatch of any size, without a word."""
     with pytest.raises(AlignmentError, match="Abuse028"):
         frame_scores(np.zeros(n_clips), n_frames, 32, "Abuse028")
 
@@ -71,6 +72,7 @@ def test_metrics_equal_those_of_scikit_learn_on_frames(seed):
 
 
 def test_a_surplus_clip_of_one_video_moves_no_other_video():
+    """The release stretches the whole test set's scores by one ratio: one surplus clip moves every later video."""
     truths, scores, _ = random_videos(8)
     before = weighted_scores(scores, truths).metrics()
     index = next(i for i, (s, t) in enumerate(zip(scores, truths)) if len(s) == len(t.positives))
@@ -127,6 +129,7 @@ def test_score_of_a_video_is_the_mean_of_its_highest():
 
 
 def test_truth_counts_frames_per_clip():
+    """The release aborts on a ShanghaiTech video whose length is not a multiple of 32."""
     labels = np.zeros(70, np.uint8)
     labels[30:40] = 1
     labels[69] = 1

@@ -144,6 +144,7 @@ def test_shapes_ranges_and_labels(videos, tmp_path, views, n_views):
 
 
 def test_triplets_share_the_anchor_and_negatives_are_disjoint_from_it():
+    """The release lets the negative overlap the anchor in a third of the draws."""
     for index in range(40):
         generator = seeded_generator(0, "clip", 0, index)
         anchor, positive, negative = clip_indices(N_FRAMES, sampling("triplet"), generator)
@@ -158,6 +159,7 @@ def test_triplets_share_the_anchor_and_negatives_are_disjoint_from_it():
 
 
 def test_views_of_one_time_are_augmented_differently(videos, pictures, tmp_path):
+    """The release crops the second view at the first one's corner: every view makes its own draws."""
     batch = next(clips_of(videos, tmp_path).batches(0, 1))
     assert not torch.equal(batch.clips[0], batch.clips[1])
     images = next(image_source(pictures, DecodedCache(0), params(), tmp_path).batches(0, 1))

@@ -65,6 +65,7 @@ def test_seeking_formats_are_indexed_by_packets(tmp_path):
 
 
 def test_colours_are_rgb(tmp_path):
+    """The release decodes BGR in validation and for ShanghaiTech, RGB elsewhere."""
     import av
 
     path = tmp_path / "red.mp4"

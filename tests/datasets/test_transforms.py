@@ -39,6 +39,7 @@ def ramp(height=60, width=80):
 
 @pytest.mark.parametrize(("height", "width", "size"), [(240, 320, 224), (90, 70, 48), (40, 50, 64), (500, 1000, 112)])
 def test_evaluation_is_centre_crop_and_antialiased_resize(height, width, size):
+    """The release evaluates some data sets on a square crop; here one transform, 0.8 h x 0.8 w, serves all."""
     frames = noise(2, height, width, 3)
     result = evaluation_transform(frames, size)
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
@@ -59,6 +60,7 @@ def test_evaluation_of_any_size_stays_inside_and_centred():
 
 @pytest.mark.parametrize("policy", [WEAK, STRONG, BUDGET_VIEWS])
 def test_every_view_is_a_valid_crop_of_its_own(policy):
+    """The release crops second views at the first one's corner: a third leave the picture, in part black."""
     geometry = Policy(crop_factor=policy.crop_factor)
     views = augment_batch([ramp()] * 200, geometry, 32, generators(200))[:, :, 0]
     assert views[:, 2].min() > 0.999, "a crop leaves the picture"

@@ -53,6 +53,7 @@ def test_plots_are_written(run_stage):
 
 
 def test_grey_anonymizer_hides_the_colour(run_stage, tmp_path):
+    """In the release the option that names an anonymizer has no effect on its own."""
     fa = load_fa_model("small", output_channels=1)
     path = checkpoint_of(tmp_path / "fa.pth", "fa", fa)
     with torch.no_grad():
@@ -76,6 +77,7 @@ def test_feature_level_without_utility_is_refused(run_stage):
 
 
 def test_anonymizer_without_weights_is_refused(run_stage, tmp_path):
+    """The release evaluates an untrained anonymizer when it is given none."""
     with pytest.raises(UserError, match="neither a file nor one of"):
         run_stage("--anonymizer", "ted_spad")
     other = checkpoint_of(tmp_path / "ft.pth", "ft", load_ft_model("small", num_classes=10))
