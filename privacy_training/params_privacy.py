@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aux_code.parameters import CommonParams
+from aux_code.parameters import CommonParams, check_ranges
 
 Attacker = Literal["r50", "r50_imagenet", "vit", "small", "small_vit", "linear_probe", "raw_trained", "inversion"]
 
@@ -101,6 +101,15 @@ class PrivacyParams(CommonParams):
     max_unreadable_share: float = 0.01
     """Share of unreadable images above which the run fails (ours)."""
 
+    def __post_init__(self) -> None:
+        counts = ("average_frames", "n_releases", "image_epochs", "feature_epochs", "evaluate_every", "mlp_widths")
+        counts += ("clip_frames", "inversion_epochs", "release_batch", "n_workers", "n_bootstrap")
+        rates = ("image_learning_rate", "feature_learning_rate", "inversion_learning_rate")
+        # one picture has no batch statistics; the networks halve the resolution three times
+        least = {**dict.fromkeys(counts, 1), "batch_size": 2, "size": 8}
+        least |= dict.fromkeys(("epochs", "max_steps", "warmup_epochs", "weight_decay", "zoom", "shift", "jitter"), 0)
+        check_ranges(self, at_least=least, above={**dict.fromkeys(rates, 0), "lr_divisor": 1}, below={"zoom": 1})
+
     @property
     def n_epochs(self) -> int:
         """Epochs of this run."""
@@ -120,7 +129,7 @@ PRESETS = {
         inversion_network="small",
         inversion_learning_rate=3e-3,
         size=48,
-        image_epochs=28,
+        image_epochs=22,
         feature_epochs=40,
         batch_size=32,
         image_learning_rate=4e-3,
