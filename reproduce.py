@@ -22,7 +22,7 @@ import torch
 from anomaly_detection_mgfn import params_mgfn
 from anonymization_training import params_anonymization
 from aux_code.errors import UserError
-from aux_code.parameters import parse
+from aux_code.parameters import check_ranges, parse
 from aux_code.pipeline.executor import run_tasks
 from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_8
 from aux_code.pipeline.plan import PlanSettings, build_plan
@@ -74,6 +74,11 @@ class ReproduceParams:
     """Print the plan as shell commands, what is missing and how long it may take; run nothing."""
     force: tuple[str, ...] = ()
     """Names of steps (as --dry_run lists them) to run again although they are done; `all` for all."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, at_least={"jobs": 0, "seeds": 0})
+        if not self.seeds:
+            raise UserError("--seeds needs at least one number, such as 0")
 
 
 PRESETS = {"paper": ReproduceParams(), "miniature": ReproduceParams(preset="miniature")}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from aux_code.parameters import CommonParams
+from aux_code.parameters import CommonParams, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,16 @@ class MgfnParams(CommonParams):
     """Shortest anomalous interval that is reported (ours), seconds."""
     anonymized_copy: bool = False
     """With --score: also write an anonymized copy of the video."""
+
+    def __post_init__(self) -> None:
+        counts = ("epochs", "batch_size", "n_segments", "top_k", "dims", "depths", "evaluate_every", "clips_per_pass")
+        check_ranges(
+            self,
+            at_least={**dict.fromkeys(counts, 1), "dropout": 0, "candidate_dropout": 0, "memory_limit_gib": 0},
+            above={"lr": 0},
+            at_most={"top_k": self.n_segments},
+            below={"dropout": 1, "candidate_dropout": 1},
+        )
 
 
 PAPER = MgfnParams()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from aux_code.errors import UserError
-from aux_code.parameters import CommonParams
+from aux_code.parameters import CommonParams, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +50,11 @@ class StageParams(CommonParams):
     def __post_init__(self) -> None:
         # Batch norm and NT-Xent need company; the rest would fail late and without saying why.
         least = {"batch_videos": 2, "batch_images": 2, "epochs": 1, "clip_length": 2, "stride": 1, "size": 8}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise UserError(f"--{name} must be at least {value}, not {getattr(self, name)}")
+        least |= dict.fromkeys(("max_steps", "warmup_steps", "n_workers", "cache_megabytes"), 0)
+        # fields of some of the scripts only
+        least |= {"frames_per_video": 1, "adversary_steps": 1, "validate_every": 1, "settle_epochs": 0}
+        least |= {"negative_distance": 0, "recompute_chunk": 0}
+        check_ranges(self, at_least={name: value for name, value in least.items() if hasattr(self, name)})
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"--validation_fraction must lie between 0 and 1, not {self.validation_fraction}")
 

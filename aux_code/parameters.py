@@ -1,11 +1,15 @@
 """Command lines: one frozen dataclass of parameters per stage, presets as instances, tyro for the parsing."""
 
 import difflib
+import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
+
+from aux_code.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ def parse(presets: dict[str, Params], argv: list[str] | None = None, description
     Raises:
         SystemExit: status 2 after a message that lists what exists, for unknown names, presets and wrong types;
             status 0 after --help.
+        UserError: a value that no script can work with, or that the dataclass refuses.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     name, argv = _take_preset(argv, next(iter(presets)))
@@ -50,7 +55,54 @@ def parse(presets: dict[str, Params], argv: list[str] | None = None, description
     _refuse_unknown_options(argv, presets[name])
     text = f"{description}\n\nPresets: {', '.join(presets)} (now: {name}).".strip()
     default = replace(presets[name], preset=name)
-    return tyro.cli(type(default), args=argv, default=default, description=text, use_underscores=True)
+    params = tyro.cli(type(default), args=argv, default=default, description=text, use_underscores=True)
+    _refuse_impossible(params)
+    return params
+
+
+def check_ranges(
+    params: Any,
+    at_least: Mapping[str, float] | None = None,
+    above: Mapping[str, float] | None = None,
+    at_most: Mapping[str, float] | None = None,
+    below: Mapping[str, float] | None = None,
+) -> None:
+    """Refuses what would fail late, or run and mean nothing; for `__post_init__` of a dataclass of parameters.
+
+    Args:
+        params: the dataclass; of a field that is a tuple every element is compared.
+        at_least, above, at_most, below: field -> bound. NaN keeps no bound.
+
+    Raises:
+        UserError: names the option and the bound.
+    """
+    rules = (
+        ("at least", at_least, lambda value, bound: value >= bound),
+        ("above", above, lambda value, bound: value > bound),
+        ("at most", at_most, lambda value, bound: value <= bound),
+        ("below", below, lambda value, bound: value < bound),
+    )
+    for words, bounds, holds in rules:
+        for name, bound in (bounds or {}).items():
+            value = getattr(params, name)
+            parts = value if isinstance(value, tuple) else (value,)
+            if not all(holds(part, bound) for part in parts):
+                shown = " ".join(map(str, parts))
+                raise UserError(f"--{name} must be {words} {bound}, not {shown}")
+
+
+def _refuse_impossible(params: Any) -> None:
+    """What no script of the repository can work with: numbers that are none, run ids that leave their folder."""
+    values = {field.name: getattr(params, field.name) for field in fields(params)}
+    for name, value in values.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+            raise UserError(f"--{name} must be a finite number, not {value}")
+    if values.get("n_threads", 0) < 0:
+        raise UserError(f"--n_threads must be at least 0, not {values['n_threads']}")
+    run_id = values.get("run_id", "")
+    if run_id.startswith(".") or any(character in run_id for character in "/\\\0"):
+        raise UserError(f"--run_id {run_id!r} names a folder and files: it may not hold slashes or begin with a dot")
 
 
 def _take_preset(argv: list[str], default: str) -> tuple[str, list[str]]:

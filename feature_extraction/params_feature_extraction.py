@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aux_code.parameters import CommonParams
+from aux_code.parameters import CommonParams, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,10 @@ class FeatureExtractionParams(CommonParams):
     """Threads that decode, a video each, while the networks compute (ours)."""
     min_decoded_share: float = 0.9
     """A video fails if less than this share of the frames that its file announces decodes (ours)."""
+
+    def __post_init__(self) -> None:
+        least = {"batch_size": 1, "n_decoders": 1, "frames_per_pass": 0, "min_decoded_share": 0, "size": 8}
+        check_ranges(self, at_least=least, at_most={"min_decoded_share": 1})
 
     def boxes_path(self, root: Path) -> Path | None:
         """The CSV of person boxes that applies, or None if a detector has to find them."""

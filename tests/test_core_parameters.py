@@ -4,7 +4,8 @@ from dataclasses import FrozenInstanceError, dataclass
 
 import pytest
 
-from aux_code.parameters import CommonParams, parse
+from aux_code.errors import UserError
+from aux_code.parameters import CommonParams, check_ranges, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +62,50 @@ def test_help_shows_presets_and_the_values_of_the_chosen_one(capsys):
     text = capsys.readouterr().out
     assert not caught.value.code
     assert "Trains something." in text and "paper, miniature" in text and "--learning_rate" in text and "0.5" in text
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--learning_rate", "nan"],
+        ["--learning_rate", "inf"],
+        ["--n_threads", "-1"],
+        ["--run_id", "../elsewhere"],
+        ["--run_id", ".."],
+        ["--run_id", "a/b"],
+    ],
+)
+def test_values_that_no_script_can_work_with_are_refused_by_name(argv: list[str]):
+    with pytest.raises(UserError, match=argv[0]):
+        parse(PRESETS, argv)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundedParams(CommonParams):
+    """Each kind of bound."""
+
+    epochs: int = 1
+    rate: float = 0.1
+    widths: tuple[int, ...] = (4, 4)
+
+    def __post_init__(self) -> None:
+        bounds = {"at_most": {"epochs": 9}, "below": {"rate": 1}}
+        check_ranges(self, at_least={"epochs": 1, "widths": 1}, above={"rate": 0}, **bounds)
+
+
+@pytest.mark.parametrize(
+    "option, values, allowed",
+    [
+        ("--epochs", ["0"], "at least 1"),
+        ("--epochs", ["10"], "at most 9"),
+        ("--rate", ["0"], "above 0"),
+        ("--rate", ["1"], "below 1"),
+        ("--rate", ["nan"], "above 0"),
+        ("--widths", ["4", "0"], "at least 1"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_with_the_bound(option: str, values: list[str], allowed: str):
+    presets = {"paper": BoundedParams()}
+    assert parse(presets, ["--epochs", "9", "--rate", "0.99"]).epochs == 9
+    with pytest.raises(UserError, match=f"{option} must be {allowed}, not {' '.join(values)}"):
+        parse(presets, [option, *values])

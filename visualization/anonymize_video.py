@@ -20,7 +20,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 from aux_code import config
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer
-from aux_code.parameters import CommonParams, parse
+from aux_code.parameters import CommonParams, check_ranges, parse
 from aux_code.runs import choose_device, run_script, seed_everything
 from visualization.frame_anonymizer import FrameAnonymizer, boxes_for
 from visualization.video_files import VideoSource, VideoWriter, anonymized_copy
@@ -48,6 +48,9 @@ class AnonymizeVideoParams(CommonParams):
     """Frames per second of the copy of a folder of frames, which cannot say (ShanghaiTech's rate)."""
     crf: int = 18
     """Quality of H.264, 0 (lossless) to 51 (ours: 18, visually lossless)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, at_least={"frames_per_pass": 1, "fps": 0.01}, at_most={"fps": 1000})
 
 
 PRESETS = {

@@ -7,6 +7,8 @@ VIDEO is a video's name in the results; RESULTS are what anomaly_detection_mgfn/
 """
 
 import sys
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 
 from aux_code.checkpoints import read_json, write_atomically
 from aux_code.errors import UserError
-from aux_code.parameters import CommonParams, parse
+from aux_code.parameters import CommonParams, check_ranges, parse
 from aux_code.runs import run_script
 
 TRUTH_COLOUR = "#9db8e8"
@@ -38,6 +40,9 @@ class PlotScoresParams(CommonParams):
     """Picture to write; .png, .svg or .pdf."""
     fps: float = 30.0
     """Frames per second of the video, for the axis."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, above={"fps": 0})
 
 
 @dataclass(frozen=True)
@@ -70,20 +75,28 @@ def read_curve(results: Path, video: str) -> Curve:
     """The frame scores of one video: each clip's score repeated over its frames, cut to the video's length.
 
     Raises:
-        UserError: no such file, or the video is not in it (names that are near are listed).
+        UserError: no such file, another file than main.py's results or a damaged one, or the video is not in it
+            (names that are near are listed).
     """
     content = read_json(results)
-    entry = next((entry for entry in content.get("videos", []) if entry["name"] == video), None)
+    try:
+        videos = {entry["name"]: entry for entry in content["videos"]}
+        frames_per_feature = content["frames_per_feature"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{results} is no result of main.py (results/anomaly_<dataset>_<run_id>.json)") from error
+    entry = videos.get(video)
     if entry is None:
-        near = [e["name"] for e in content.get("videos", []) if video.lower() in e["name"].lower()]
-        names = near or [e["name"] for e in content.get("videos", [])]
-        raise UserError(f"{results} has no test video '{video}'; it has: {', '.join(names[:10])}")
+        near = [name for name in videos if video.lower() in name.lower()]
+        raise UserError(f"{results} has no test video '{video}'; it has: {', '.join((near or list(videos))[:10])}")
     path = results.with_name(f"{results.stem}_scores.npz")
     if not path.is_file():
         raise UserError(f"{path} does not exist; main.py writes it beside {results.name}")
-    with np.load(path, allow_pickle=False) as archive:
-        clip_scores = archive[video].reshape(-1)
-    scores = np.repeat(clip_scores, content["frames_per_feature"])[: entry["n_frames"]]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            clip_scores = archive[video].reshape(-1)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged or of another run ({error}); run main.py again") from error
+    scores = np.repeat(clip_scores, frames_per_feature)[: entry["n_frames"]]
     return Curve(content.get("run_id", results.stem), scores, [tuple(event) for event in entry["events"]])
 
 

@@ -39,3 +39,21 @@ def test_picture_shades_the_truth(tmp_path, monkeypatch):
 def test_unknown_video_lists_what_there_is(tmp_path):
     with pytest.raises(UserError, match="Fight 1"):
         plot_scores.read_curve(_results(tmp_path, "raw", [0.1]), "fight")
+
+
+@pytest.mark.parametrize("content", [[1], {"videos": [{}]}, {"metrics": 1}, {"videos": []}])
+def test_other_files_than_results_are_refused(tmp_path, content):
+    path = tmp_path / "privacy_raw.json"
+    write_json(path, content)
+    with pytest.raises(UserError, match="privacy_raw.json is no result of main.py"):
+        plot_scores.read_curve(path, "Fight 1")
+
+
+def test_damaged_scores_are_named(tmp_path):
+    path = _results(tmp_path, "raw", [0.1, 0.9, 0.5])
+    scores = path.with_name(f"{path.stem}_scores.npz")
+    whole = scores.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2]):
+        scores.write_bytes(damaged)
+        with pytest.raises(UserError, match="raw_scores.npz is damaged"):
+            plot_scores.read_curve(path, "Fight 1")
