@@ -1,5 +1,6 @@
 """A run: its folder, resolved parameters, seeds, device, logs, and the way its script ends."""
 
+import errno
 import hashlib
 import logging
 import random
@@ -20,6 +21,8 @@ from aux_code.errors import UserError
 from aux_code.parameters import CommonParams
 
 log = logging.getLogger(__name__)
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
@@ -47,6 +50,14 @@ def run_script(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        status = 2
+    except OSError as error:
+        # A folder that cannot be written, a file in place of a folder, a full disk: the user's to mend. Errors of the
+        # operating system without a path are the program's, and their traceback is needed.
+        if error.filename is None and error.errno not in _FULL_DISK:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        sys.stderr.write(f"error: {where}{error.strerror or error}; make it accessible or choose another path\n")
         status = 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command with --resume goes on from the last saved state\n")

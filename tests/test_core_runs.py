@@ -1,5 +1,6 @@
 """Run folders, seeds, exit statuses and interruption."""
 
+import errno
 import json
 import os
 import random
@@ -48,6 +49,8 @@ def raising(error: BaseException):
         (lambda: None, 0, ""),
         (lambda: 3, 3, ""),
         (raising(UserError("--size: too small")), 2, "error: --size: too small\n"),
+        (raising(NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b")), 2, "error: /a/b: Not a directory"),
+        (raising(OSError(errno.ENOSPC, "No space left on device")), 2, "error: No space left on device"),
         (raising(KeyboardInterrupt()), 130, "interrupted"),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "terminated"),
         (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted"),
@@ -65,6 +68,8 @@ def test_exit_statuses(main, status: int, message: str, capsys):
 def test_bugs_are_not_disguised_as_user_errors():
     with pytest.raises(ZeroDivisionError):
         run_script(lambda: 1 // 0)
+    with pytest.raises(BrokenPipeError):
+        run_script(raising(BrokenPipeError(errno.EPIPE, "Broken pipe")))
 
 
 @pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
