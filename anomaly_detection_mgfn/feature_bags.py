@@ -13,6 +13,8 @@ from aux_code.progress import progress
 GEOMETRY = {"frames_per_clip": 16, "stride": 2, "frames_per_feature": 32}
 """What the training assumes of a feature (paper 3.4): 16 frames, every second one, one feature per 32 frames."""
 
+_MANIFEST_TABLES = ("videos", "failed", "anonymizer", "utility")
+
 
 def segment_borders(n_clips: int, n_segments: int) -> np.ndarray:
     """Borders of the segments, (n_segments + 1,): linspace(0, n_clips), truncated to integers (release)."""
@@ -117,6 +119,8 @@ def open_feature_folder(folder: Path | str) -> FeatureSource:
     if not path.is_file():
         raise UserError(f"{path} does not exist; run feature_extraction/dali_extraction.py or give --features DIR")
     manifest = read_json(path)
+    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key, {}), dict) for key in _MANIFEST_TABLES):
+        raise UserError(f"{path} is not a manifest of dali_extraction.py; extract the features again")
     for key, value in GEOMETRY.items():
         if manifest.get(key) != value:
             raise UserError(f"{path}: {key} is {manifest.get(key)}, but must be {value}; extract the features again")
@@ -131,9 +135,9 @@ def open_feature_folder(folder: Path | str) -> FeatureSource:
         entries[name] = entry
     if not entries:
         raise UserError(f"{path} lists no video; extract the features first")
-    dimension, n_crops = int(manifest.get("feature_dim", 0)), int(manifest.get("n_crops", 1))
-    if dimension < 1:
-        raise UserError(f"{path}: feature_dim is {dimension}")
+    dimension, n_crops = manifest.get("feature_dim"), manifest.get("n_crops", 1)
+    if not all(isinstance(number, int) and number >= 1 for number in (dimension, n_crops)):
+        raise UserError(f"{path}: feature_dim is {dimension} and n_crops {n_crops}; both must be at least 1")
     return FeatureSource(path, entries, dimension, n_crops, GEOMETRY["frames_per_feature"], manifest)
 
 

@@ -70,15 +70,15 @@ def load_network(path: Path | str) -> LoadedNetwork:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not the weights of MGFN")
     meta = content.get("meta", {})
-    if "mgfn_model_state_dict" in content:
-        weights, arguments = content["mgfn_model_state_dict"], meta["architectures"]["mgfn"]["arguments"]
-    else:
-        weights = {key.removeprefix("module."): value for key, value in content.items()}
-        arguments = published_arguments(path, weights)
-    net = build_network(arguments)
     try:
+        if "mgfn_model_state_dict" in content:
+            weights, arguments = content["mgfn_model_state_dict"], meta["architectures"]["mgfn"]["arguments"]
+        else:
+            weights = {str(key).removeprefix("module."): value for key, value in content.items()}
+            arguments = published_arguments(path, weights)
+        net = build_network(arguments)
         net.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: the weights do not fit MGFN: {error}") from error
     return LoadedNetwork(net, int(content.get("epoch", 0)) if meta else 0, meta)
 

@@ -101,6 +101,8 @@ class FeatureFolder:
         if not self.path.exists():
             return {**self.header, "videos": {}, "failed": {}}
         manifest = read_json(self.path)
+        if not isinstance(manifest, dict) or not all(isinstance(manifest.get(k), dict) for k in ("videos", "failed")):
+            raise UserError(f"{self.path} is not a manifest of this script; give another --output or remove it")
         different = [key for key, value in self.header.items() if _identity(manifest.get(key)) != _identity(value)]
         if different:
             lines = "; ".join(f"{key}: {manifest.get(key)!r} there, {self.header[key]!r} now" for key in different)
@@ -112,9 +114,9 @@ class FeatureFolder:
     def _is_whole(self, entry: dict[str, Any]) -> bool:
         try:
             array = np.load(self.folder / entry["file"], mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            return array.dtype == np.float32 and len(array) == entry["n_clips"]
+        except (OSError, ValueError, EOFError, KeyError, TypeError):
             return False
-        return array.dtype == np.float32 and len(array) == entry["n_clips"]
 
     def _dead_journals(self) -> list[Path]:
         own = Path(self._journal.name)

@@ -85,7 +85,10 @@ def _from_surveillance(dataset: str, root: Path) -> VideoInputs:
 
 
 def _listed_files(path: Path) -> list[Path]:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--dataset {path}: not a list of paths in UTF-8 text, one per line ({error})") from error
     return [path.parent / line.strip() for line in lines if line.strip()]
 
 

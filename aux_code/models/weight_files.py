@@ -86,7 +86,8 @@ def _clean(state: Any, path: Path) -> dict[str, Tensor]:
 
 def _architecture(content: dict, role: str) -> dict[str, Any] | None:
     meta = content.get("meta")
-    described = meta.get("architectures", {}).get(role) if isinstance(meta, dict) else None
+    architectures = meta.get("architectures") if isinstance(meta, dict) else None
+    described = architectures.get(role) if isinstance(architectures, dict) else None
     return described if isinstance(described, dict) and "arch" in described else None
 
 

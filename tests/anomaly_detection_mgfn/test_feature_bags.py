@@ -139,3 +139,16 @@ def test_features_of_another_anonymizer_are_refused(small_set, tmp_path):
 def test_an_empty_video_has_no_segments():
     with pytest.raises(ValueError, match="without clips"):
         feature_bags.segment_features(np.empty((0, 4), np.float32), 32)
+
+
+@pytest.mark.parametrize("changes", [{"videos": [1]}, {"feature_dim": "x"}, {"n_crops": None}, {"anonymizer": "raw"}])
+def test_a_manifest_with_spoiled_fields_is_refused(small_set, changes):
+    small_set.write(**changes)
+    with pytest.raises(UserError, match="manifest.json"):
+        open_feature_folder(small_set.features)
+
+
+def test_a_manifest_of_another_kind_is_refused(small_set):
+    (small_set.features / "manifest.json").write_text("[1]")
+    with pytest.raises(UserError, match="manifest.json is not a manifest"):
+        open_feature_folder(small_set.features)

@@ -91,3 +91,12 @@ def test_a_success_clears_the_failure_and_a_lost_file_is_done_again(tmp_path):
         assert folder.failures() == {} and folder.finished() == {"a"}
         (tmp_path / "a.npy").write_bytes(b"half")
         assert folder.finished() == set()
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"videos": [1], "failed": {}}', "{}", "", '{"videos": {'])
+def test_a_broken_manifest_is_refused_and_left_alone(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match="manifest.json"), FeatureFolder(tmp_path, HEADER):
+        pass
+    assert (tmp_path / "manifest.json").read_text() == content
+    assert not list(tmp_path.glob(".journal_*"))
