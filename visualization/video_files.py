@@ -53,8 +53,7 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[TimedFrame]:
         if not self._is_video:
-            files = frame_files(self.path) if self.path.is_dir() else [self.path]
-            yield from (TimedFrame(read_image(file), i) for i, file in enumerate(files))
+            yield from self._images()
             return
         convert, step = RgbConverter(), max(1, round(1 / (self.rate * self.time_base)))
         start = last = None
@@ -68,6 +67,15 @@ class VideoSource:
                 yield TimedFrame(convert(frame), last - start)
         if last is None:
             raise UnreadableMedia(self.path, "no frame of its video decodes")
+
+    def _images(self) -> Iterator[TimedFrame]:
+        size = None
+        for i, file in enumerate(frame_files(self.path) if self.path.is_dir() else [self.path]):
+            image = read_image(file)
+            size = size or image.shape
+            if image.shape != size:
+                raise UnreadableMedia(self.path, f"its frames differ in size: {size[:2]} and {image.shape[:2]}")
+            yield TimedFrame(image, i)
 
 
 class VideoWriter:

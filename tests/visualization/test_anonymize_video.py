@@ -104,13 +104,18 @@ def test_people_come_from_the_csv(tmp_path):
 
 def test_mistakes_are_named_and_leave_no_file(tmp_path, monkeypatch):
     video = write_video(tmp_path / "in.mp4", 3)
+    (tmp_path / "photos").mkdir()
+    for name, width in (("a.png", 40), ("b.png", 44)):
+        Image.fromarray(painted(0, 32, width)).save(tmp_path / "photos" / name)
     for options, message in [
         ((video, video, "--anonymizer", "raw"), "replace the original"),
         ((video, tmp_path / "out.gif", "--anonymizer", "raw"), "out.gif"),
         ((write_sound(tmp_path / "sound.mp4"), tmp_path / "out.mp4", "--anonymizer", "raw"), "sound.mp4"),
         ((video, tmp_path / "out.mp4", "--anonymizer", "nobody"), "nobody"),
         ((video, tmp_path / "out.mp4", "--anonymizer", "raw", "--tile", 100), "tile"),
+        ((tmp_path / "photos", tmp_path / "out.mp4", "--anonymizer", "raw"), "differ in size"),
+        ((video, tmp_path / "out.mp4", "--anonymizer", "raw", "--fps", 0), "--fps"),
     ]:
         with pytest.raises(UserError, match=message):
             _run(monkeypatch, *options)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "sound.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "photos", "sound.mp4"]
