@@ -42,6 +42,8 @@ def main() -> None:
     """Releases the pictures, trains the attacker, writes the report."""
     params = parse(PRESETS, description=__doc__.splitlines()[0])
     start = time.monotonic()
+    for path in params.compare:
+        read_json(path)  # a wrong name shows now, not after the training
     run = start_run(params, "train_privacy")
     splits, findings = attack_splits(params, run)
     names = list(attribute_names(params))
