@@ -20,6 +20,7 @@ from anomaly_detection_mgfn.mgfn_losses import (
     sparsity_loss,
     sparsity_loss_release,
 )
+from anomaly_detection_mgfn.params_mgfn import MINIATURE, PAPER, MgfnParams
 from tests.fill import GOLDEN, bags, fill, relative_error
 
 
@@ -78,6 +79,7 @@ def test_candidate_dropout_passes_over_segments():
 
 
 def test_smoothness_and_sparsity_are_per_video():
+    """The release smooths across the borders of videos, and takes one norm over the batch as sparsity."""
     scores = torch.tensor([[0.1, 0.1, 0.4], [0.9, 0.9, 0.9]])
     assert smoothness_loss(scores).item() == pytest.approx(0.3**2 / 4)
     assert sparsity_loss(scores).item() == pytest.approx(3.3 / 6)
@@ -86,6 +88,16 @@ def test_smoothness_and_sparsity_are_per_video():
     assert smoothness_loss(flat).item() == 0
     assert smoothness_loss_release(flat).item() == pytest.approx(0.8**2)
     assert sparsity_loss_release(flat).item() == pytest.approx(math.sqrt(2 * 0.01 + 2 * 0.81))
+
+
+def test_the_default_loss_is_per_video():
+    """The release smooths across the borders of videos, and takes one norm over the batch as sparsity."""
+    one = select_top_segments(torch.rand(2, 2), torch.rand(2, 1, 2, 4), 1)
+    flat = torch.tensor([[0.1, 0.1], [0.9, 0.9]])
+    parts = mgfn_loss(one, one, flat, PAPER_WEIGHTS)
+    assert parts["smoothness"].item() == 0
+    assert parts["sparsity"].item() == pytest.approx(PAPER_WEIGHTS.sparsity * 0.5)
+    assert (MgfnParams().loss, PAPER.loss, MINIATURE.loss) == ("paper", "paper", "paper")
 
 
 def obvious_contrastive(normal, anomalous, margin):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from anonymization_training.minimax import (
     NonFiniteLoss,
     Updater,
+    anonymize,
     budget_loss,
     finite,
     frozen,
@@ -185,6 +186,22 @@ def test_distillation_compares_with_the_teacher_on_raw_clips(networks, batch, ob
 
 
 @torch.no_grad()
+class SwapRedAndBlue(nn.Module):
+    """The identity could not tell frames from colour planes."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        assert frames.shape[1] == 3
+        return frames.flip(1)
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+@pytest.mark.parametrize("recompute_chunk", [0, 4])
+def test_the_anonymizer_gets_whole_frames_of_clips(recompute_chunk, with_gradient):
+    """The release hands f_A one colour of three consecutive frames: clips must be transposed, not reshaped."""
+    clips = torch.rand(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(anonymize(SwapRedAndBlue(), clips, recompute_chunk, with_gradient), clips.flip(1))
+
+
 def test_budget_positives_are_two_views_of_an_image_or_two_times_of_a_video(networks, batch, objective):
     players, (clips, images) = networks(), batch()
     players.fa.eval(), players.fb.eval()

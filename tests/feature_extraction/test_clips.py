@@ -148,6 +148,25 @@ def test_image_is_a_clip_that_repeats_it(tmp_path):
     assert FrameStream(tmp_path / "still.png", 0.9) is not None
 
 
+@pytest.mark.parametrize("reader", ["pyav", "dali"])
+def test_folder_of_frames_is_seen_like_any_video(tmp_path, reader):
+    """The release reads ShanghaiTech, whose videos are folders of frames, as BGR and cut to a square."""
+    from PIL import Image
+
+    if reader == "dali":
+        pytest.importorskip("nvidia.dali")
+    folder = tmp_path / "01_0014"
+    folder.mkdir()
+    frames = np.stack([painted(i) for i in range(33)])
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{i:03d}.png")
+    *clips, end = make_reader(reader, GEOMETRY, 0.9, None, CPU).read(_input(folder))
+    assert end.n_frames == 33 and len(clips) == 2
+    for clip, indices in zip(clips, consecutive_clips(33), strict=True):
+        expected = evaluation_transform(frames[indices], 32)
+        assert (clip.views[0] - expected).abs().mean() < (0.01 if reader == "dali" else 1e-6)
+
+
 def test_geometry_and_reader_refuse_nonsense(monkeypatch):
     with pytest.raises(UserError, match="stride"):
         ClipGeometry(stride=0)

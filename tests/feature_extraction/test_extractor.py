@@ -7,7 +7,8 @@ from torch import nn
 
 from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
 from feature_extraction.clip_views import ClipGeometry
-from feature_extraction.extractor import ClipEncoder, Extraction, read_ahead
+from feature_extraction.extractor import ClipEncoder, Extraction, Item, read_ahead
+from feature_extraction.frame_stream import VideoEnd
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.readers import Clip, PyavReader, make_reader
 from feature_extraction.video_inputs import VideoInput
@@ -49,11 +50,18 @@ def _clip(index, n_crops=1):
 @pytest.mark.parametrize("n_crops", [1, 10])
 @pytest.mark.parametrize("frames_per_pass", [0, 5])
 def test_channels_and_time_arrive_where_they_belong(n_crops, frames_per_pass):
+    """The release reshapes f_A's frames straight to (B, C, T, H, W): few planes end up in the right place."""
     encoder = ClipEncoder(SwapRedAndBlue(), ShowLayout(), CPU, frames_per_pass=frames_per_pass)
     features = encoder(["a", "b"], [_clip(0, n_crops), _clip(1, n_crops)])
     assert features.shape == (2, n_crops, 6) and features.dtype == np.float32
     expected = np.array([0.20, 0.10, 0.0, 0.35, 0.25, 0.15]) + np.arange(n_crops)[:, None] / 1000
     assert np.allclose(features, expected, atol=1e-6)
+
+
+def test_without_anonymization_clips_keep_their_layout():
+    """The release hands f_T (B, T, C, H, W) where anonymisation is off, which crashes."""
+    features = ClipEncoder(load_anonymizer("raw"), ShowLayout(), CPU)(["a", "b"], [_clip(0), _clip(1)])
+    assert np.allclose(features, [0.0, 0.1, 0.2, 0.15, 0.25, 0.35], atol=1e-6)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
@@ -98,6 +106,67 @@ def _extract(folder, videos, batch_size=3, n_threads=1, reader=PyavReader):
         items = read_ahead(videos, lambda: reader(GEOMETRY), n_threads, 4)
         extraction.run(items, len(videos))
     return extraction
+
+
+class Counting:
+    """An encoder that notes how many clips it gets at once."""
+
+    def __init__(self, feature: np.ndarray):
+        self.feature, self.batches = feature, []
+
+    def __call__(self, names, clips):
+        self.batches.append(len(clips))
+        return np.repeat(self.feature[None, None], len(clips), axis=0)
+
+
+def _feed(folder, lengths, feature, batch_size):
+    """Runs an Extraction over videos of so many clips each, without decoding; returns the encoder's batches."""
+    encoder, views = Counting(feature), torch.zeros(1, 1, 3, 1, 1)
+    with FeatureFolder(folder, HEADER) as features:
+        extraction = Extraction(encoder, features, GEOMETRY.n_clips, batch_size, lambda *_: None)
+        videos = [VideoInput(f"v{i}", folder, "") for i in range(len(lengths))]
+        contents = [[*(Clip(k, views) for k in range(n)), VideoEnd(32 * n, 25.0)] for n in lengths]
+        items = (Item(v, content) for v, of_video in zip(videos, contents, strict=True) for content in of_video)
+        extraction.run(items, len(videos))
+    return encoder.batches
+
+
+def test_batches_are_full_across_videos(tmp_path):
+    """The release passes one clip at a time."""
+    assert _feed(tmp_path, [1, 2, 5, 1, 3], np.zeros(4, np.float32), batch_size=4) == [4, 4, 4]
+
+
+def test_features_of_a_batch_pass_the_networks_together():
+    """The release passes one clip at a time."""
+    seen = []
+    fa, ft = SwapRedAndBlue(), ShowLayout()
+    fa.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    plain = ft.extract_features
+    ft.extract_features = lambda clips: seen.append(len(clips)) or plain(clips)
+    ClipEncoder(fa, ft, CPU)(["a", "a", "b"], [_clip(0), _clip(1), _clip(0)])
+    assert seen == [3 * 16, 3]
+
+
+def test_long_videos_cost_no_copies_per_clip(tmp_path, monkeypatch):
+    """The release grows a float64 array by vstack, clip after clip: seconds of copying for a long video."""
+    joined = []
+
+    def counted(join):
+        def call(*arguments, **options):
+            result = join(*arguments, **options)
+            joined.append(result.nbytes)
+            return result
+
+        return call
+
+    for module, names in ((np, ("append", "concatenate", "stack", "vstack")), (torch, ("cat", "stack", "vstack"))):
+        for name in names:
+            monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    feature = np.arange(64, dtype=np.float32)
+    _feed(tmp_path, [200], feature, batch_size=8)
+    saved = np.load(tmp_path / "v0.npy")
+    assert saved.dtype == np.float32 and np.array_equal(saved, np.tile(feature, (200, 1)))
+    assert sum(joined) <= 2 * saved.nbytes
 
 
 def test_videos_share_batches_and_keep_their_features(tmp_path):
