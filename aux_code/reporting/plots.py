@@ -233,9 +233,10 @@ def picture_grid(rows: list[tuple[str, np.ndarray]], columns: Sequence[str]) -> 
     """The same pictures under every method: rows (label, uint8 (n, H, W, 3)), one column per picture."""
     n = len(columns)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(1.9 + 1.02 * n, 0.35 + 1.02 * len(rows)))
+        headline = 0.1 + 0.13 * max(text.count("\n") + 1 for text in columns)
+        figure = Figure(figsize=(1.9 + 1.02 * n, headline + 0.05 + 1.02 * len(rows)))
         left = 1.8 / figure.get_figwidth()
-        top = 1 - 0.3 / figure.get_figheight()
+        top = 1 - headline / figure.get_figheight()
         figure.subplots_adjust(left=left, right=0.995, top=top, bottom=0.005, wspace=0.04, hspace=0.04)
         all_axes = figure.subplots(len(rows), n, squeeze=False)
         for (label, pictures), row in zip(rows, all_axes, strict=True):

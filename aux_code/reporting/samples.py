@@ -121,6 +121,5 @@ class SampleSource:
 
 
 def _attribute_label(names: frozenset[str]) -> str:
-    """Short names, at most two to a line."""
-    short = sorted(name.split("_", 1)[-1].replace("_", " ") for name in names)
-    return "\n".join(", ".join(short[i : i + 2]) for i in range(0, len(short), 2))
+    """Short names, one to a line."""
+    return "\n".join(sorted(name.split("_", 1)[-1].replace("_", " ") for name in names))
