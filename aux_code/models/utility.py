@@ -136,11 +136,18 @@ class SmallUtility(UtilityNetwork):
     clips of the miniature that made the difference between 0.44 and 0.96 accuracy. Features are the largest responses
     in space, averaged over time: people are small in the picture. The first two strides are spatial only, so that
     motion is seen at full rate before frames are merged; for 48 px and 8 frames the last map is 2 x 3 x 3. About
-    64 MFLOP per such clip.
+    64 MFLOP per such clip. With `motion` off it sees the clip itself: a still one would otherwise be empty.
     """
 
-    def __init__(self, num_classes: int = 102, widths: tuple[int, ...] = (16, 32, 64, 64), embedding_dim: int = 32):
+    def __init__(
+        self,
+        num_classes: int = 102,
+        widths: tuple[int, ...] = (16, 32, 64, 64),
+        embedding_dim: int = 32,
+        motion: bool = True,
+    ):
         super().__init__()
+        self.motion = motion
         self.feature_dim = widths[-1]
         strides = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
         layers, in_channels = [], 3
@@ -154,8 +161,9 @@ class SmallUtility(UtilityNetwork):
         self.to(memory_format=torch.channels_last_3d)
 
     def extract_features(self, clips: Tensor) -> Tensor:
-        motion = 2 * (clips - clips.mean(dim=2, keepdim=True))
-        maps = self.layers(motion.contiguous(memory_format=torch.channels_last_3d))
+        if self.motion:
+            clips = 2 * (clips - clips.mean(dim=2, keepdim=True))
+        maps = self.layers(clips.contiguous(memory_format=torch.channels_last_3d))
         return maps.amax(dim=(3, 4)).mean(dim=2)
 
     def classify(self, features: Tensor) -> UtilityOutput:

@@ -64,7 +64,7 @@ def test_grey_anonymizer_hides_the_colour(run_stage, tmp_path):
 
 
 def test_feature_level(run_stage, tmp_path):
-    ft = load_ft_model("small", num_classes=10)
+    ft = load_ft_model("small", num_classes=10, motion=False)
     path = checkpoint_of(tmp_path / "ft.pth", "ft", ft)
     result = run_stage("--level", "feature", "--utility", path, "--epochs", 30, "--feature_learning_rate", 5e-3)
     assert result["level"] == "feature"
