@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from aux_code.datasets.surveillance import SurveillanceVideo, frame_labels, load_surveillance
 
 from anomaly_detection_mgfn.feature_bags import FeatureSource
+from aux_code.datasets.surveillance import SurveillanceVideo, frame_labels, load_surveillance
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
