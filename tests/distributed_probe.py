@@ -1,0 +1,60 @@
+"""Run by test_distributed.py under torchrun: prints what the helpers of aux_code.distributed give on each rank."""
+
+import json
+import sys
+
+import torch
+
+from aux_code import distributed
+from aux_code.losses.nt_xent import nt_xent_loss
+
+
+def main() -> None:
+    """One line of JSON from rank 0: the observations of all ranks."""
+    rank = distributed.rank()
+    rows = torch.arange(6.0).view(3, 2) + 10 * rank
+    rows.requires_grad_(True)
+    gathered = distributed.gather_rows(rows)
+    # rank 0's loss weighs rank r's rows by r + 1, rank 1's by ten times that
+    weights = torch.repeat_interleave(torch.arange(1.0, distributed.world_size() + 1), 3)[:, None]
+    (gathered * weights * 10**rank).sum().backward()
+    total = torch.tensor([1.0 + rank], requires_grad=True)
+    (distributed.all_reduce(total) * (rank + 1)).sum().backward()
+    parameters = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(total)]
+    parameters[0].grad = torch.full((3, 2), float(rank)).T  # not contiguous
+    parameters[1].grad = torch.full((4,), 2.0 * rank)
+    distributed.average_gradients(parameters)
+    seen = {
+        "rank": rank,
+        "gathered": gathered.tolist(),
+        "rows_gradient": rows.grad.tolist(),
+        "total_gradient": total.grad.tolist(),
+        "averaged": [parameters[0].grad.flatten().tolist(), parameters[1].grad.tolist(), parameters[2].grad is None],
+        "sum": distributed.sum_over_ranks(torch.tensor([rank + 1.0])).tolist(),
+        "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
+        "share": distributed.share(list(range(6))),
+        "nt_xent": gathered_nt_xent(rank),
+    }
+    everyone = distributed.gather_objects(seen)
+    distributed.barrier()
+    if distributed.is_main():
+        sys.stdout.write(json.dumps(everyone) + "\n")
+    distributed.leave()
+
+
+def gathered_nt_xent(rank: int) -> list:
+    """[loss, gradient of this rank's first views averaged over ranks' losses] of NT-Xent over all ranks' rows."""
+    first, second = all_views()
+    own = [view.chunk(2)[rank].clone().requires_grad_(True) for view in (first, second)]
+    loss = nt_xent_loss(*map(distributed.gather_rows, own), 0.1)
+    (loss / distributed.world_size()).backward()
+    return [loss.item(), own[0].grad.tolist()]
+
+
+def all_views() -> torch.Tensor:
+    """(2, 6, 4) unit vectors: two views of six images."""
+    return torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(3)), dim=2)
+
+
+if __name__ == "__main__":
+    main()
