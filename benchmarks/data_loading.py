@@ -5,9 +5,6 @@ sides run in turns in the same process; the figures are medians. OpenCV is timed
 """
 
 import argparse
-import json
-import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -28,6 +25,7 @@ from aux_code.datasets.decode import count_frames, read_frames, read_image
 from aux_code.datasets.image_files import frame_files
 from aux_code.datasets.transforms import BUDGET_VIEWS, STRONG, augment_batch, augment_images
 from aux_code.runs import seeded_generator
+from benchmarks.machine import describe_machine, json_line, median_seconds, medians
 
 PAPER_CLIPS = 8 * 3
 PAPER_IMAGES = 12
@@ -127,17 +125,7 @@ def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> dic
             seconds[name].append(time.perf_counter() - start)
         if not np.array_equal(clips["ours"], clips["plain"]):
             raise SystemExit(f"{path.name}: the two readers disagree on frames {indices.tolist()}")
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def median_seconds(function: Callable[[], object], n_rounds: int) -> float:
-    """Median duration of a call."""
-    seconds = []
-    for _ in range(n_rounds):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return medians(seconds)
 
 
 def loading_step(folder: Path, clip_seconds: float, n_rounds: int) -> dict[str, float]:
@@ -168,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--step_seconds", type=float, default=0.5, help="duration of the GPU training step to feed")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    print(f"{platform.processor() or platform.machine()}, one worker, one thread, PyAV {av.__version__}")
+    print(f"{describe_machine()}, PyAV {av.__version__}, one worker")
     opencv = opencv_read()
     readers = {"ours": read_frames, "plain": plain_read} | ({"opencv": opencv} if opencv else {})
     ratios, figures, clip_seconds = {}, {}, {}
@@ -186,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     workers = figures["seconds_per_paper_step_per_worker"] / options.step_seconds
     figures |= {"step_seconds": options.step_seconds, "workers_needed": workers}
     print(f"{PAPER_CLIPS} clips and {PAPER_IMAGES} images x 2 in {options.step_seconds} s need {workers:.1f} workers")
-    print(json.dumps({"benchmark": "data_loading", "ratios": ratios, "figures": figures}))
+    print(json_line("data_loading", ratios, figures))
     return 0
 
 

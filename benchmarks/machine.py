@@ -1,0 +1,144 @@
+"""What the benchmarks share: the machine, its ceiling, rounds in turns, a process of its own, the line of JSON."""
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+
+def describe_machine() -> str:
+    """Processor, cores and threads, number formats and torch version, in one line."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    formats = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags)
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{processor}, {threads}, {formats or 'no vector extensions known'}, torch {torch.__version__}"
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """Duration of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def rounds_in_turns(measures: Mapping[str, Callable[[], float]], n_rounds: int) -> dict[str, list[float]]:
+    """Takes every measure once per round, in alternating order, so that all of them see the same machine.
+
+    Args:
+        measures: name -> a function that does the work once and returns its seconds.
+        n_rounds: rounds that count.
+
+    Returns:
+        Name -> `n_rounds` durations in seconds.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in measures}
+    for i in range(n_rounds):
+        for name in list(measures)[:: -1 if i % 2 else 1]:
+            seconds[name].append(measures[name]())
+    return seconds
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Median of each list of durations."""
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def median_seconds(function: Callable[[], object], n_rounds: int) -> float:
+    """Median duration of a call."""
+    return statistics.median(seconds_of(function) for _ in range(n_rounds))
+
+
+class MatrixProduct:
+    """The machine's ceiling: a square matrix product, which calling takes once and returns the seconds of.
+
+    Args:
+        dtype: torch.float32 or torch.bfloat16.
+        size: rows and columns; 2048 is large enough for the libraries to reach their best.
+    """
+
+    def __init__(self, dtype: torch.dtype, size: int = 2048):
+        generator = torch.Generator().manual_seed(0)
+        self.left, self.right = (torch.rand(size, size, generator=generator).to(dtype) for _ in range(2))
+        self.output = torch.empty_like(self.left)
+        self.gflop = 2 * size**3 / 1e9
+        self()
+
+    def __call__(self) -> float:
+        return seconds_of(lambda: torch.mm(self.left, self.right, out=self.output))
+
+
+class ChildProcess:
+    """Measures in a process of their own: another allocator, other environment variables, memory counted apart.
+
+    Used as a context manager; `call` waits for the answer, so parent and child never compute at the same time.
+
+    Args:
+        build: a function at module level, called in the child; returns name -> function without arguments.
+        arguments: of `build`; they are pickled.
+        environment: variables that the child's libraries shall find when they are loaded.
+    """
+
+    def __init__(
+        self, build: Callable[..., Mapping[str, Callable[[], object]]], *arguments, environment: Mapping[str, str] = {}
+    ):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, torch.get_num_threads(), build, arguments), daemon=True
+        )
+        previous = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
+        try:
+            self._process.start()
+        finally:
+            for name, value in previous.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        theirs.close()
+
+    def __enter__(self) -> "ChildProcess":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pipe.close()  # ends the child's loop
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def call(self, name: str) -> object:
+        """What the child's function of that name returns.
+
+        Raises:
+            RuntimeError: the child ended; its own traceback is on stderr.
+        """
+        try:
+            self._pipe.send(name)
+            return self._pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            raise RuntimeError(f"the child process ended during '{name}'; its message is above") from error
+
+
+def _serve(pipe, n_threads: int, build: Callable, arguments: tuple) -> None:
+    """The child's loop: a name comes, the result of the function goes back."""
+    torch.set_num_threads(n_threads)
+    functions = build(*arguments)
+    while True:
+        try:
+            name = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(functions[name]())
+
+
+def json_line(benchmark: str, ratios: Mapping[str, float], figures: Mapping[str, float]) -> str:
+    """The last line of every benchmark; `ratios` are times faster (or smaller) than the plain version."""
+    return json.dumps({"benchmark": benchmark, "ratios": dict(ratios), "figures": dict(figures)})
