@@ -16,8 +16,29 @@ class MGFNOutput(NamedTuple):
     """(B, n_crops, T, dims[-1]) normalised features whose magnitude selects the segments in training."""
 
 
+class TimeConv(nn.Conv1d):
+    """Convolution over time of (B, T, C_in) -> (B, T, C_out), with the weights and names of nn.Conv1d."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        # In bf16 a CPU takes the gradients of a matrix product twice as fast as those of a convolution.
+        taps = self.kernel_size[0]
+        if taps == 1:
+            return F.linear(x, self.weight.squeeze(-1), self.bias)
+        dtype = torch.get_autocast_dtype(x.device.type)
+        windows = torch.cat(shifted(x.to(dtype), taps), dim=-1)
+        return F.linear(windows, self.weight.to(dtype).transpose(1, 2).flatten(1), self.bias)
+
+
+def shifted(x: Tensor, taps: int) -> list[Tensor]:
+    """Views of (B, T, C), moved by -(taps // 2) to taps // 2 in time; zeros come in from outside."""
+    padded = F.pad(x, (0, 0, taps // 2, taps // 2))
+    return [padded[:, k : k + x.shape[1]] for k in range(taps)]
+
+
 class ChannelNorm(nn.Module):
-    """Normalises (B, C, T) over the channels, each time on its own; divides by std + eps, as the release does."""
+    """Normalises (B, T, C) over the channels, each time on its own; divides by std + eps, as the release does."""
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
@@ -26,9 +47,9 @@ class ChannelNorm(nn.Module):
         self.b = nn.Parameter(torch.zeros(1, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
         # the lower bound keeps the root's gradient finite where all channels are equal
-        return (x - mean) / (variance.clamp_min(1e-12).sqrt() + self.eps) * self.g + self.b
+        return (x - mean) / (variance.clamp_min(1e-12).sqrt() + self.eps) * self.g.flatten() + self.b.flatten()
 
 
 class Glance(nn.Module):
@@ -38,14 +59,15 @@ class Glance(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = ChannelNorm(channels)
-        self.to_qkv = nn.Conv1d(channels, 3 * heads * head_dim, 1, bias=False)
-        self.to_out = nn.Conv1d(heads * head_dim, channels, 1)
+        self.to_qkv = TimeConv(channels, 3 * heads * head_dim, 1, bias=False)
+        self.to_out = TimeConv(heads * head_dim, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.to_qkv(self.norm(x)).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = None if valid is None else valid[:, None, None, :, 0]
         # never holds a T x T matrix where the device has a fused kernel: T is thousands for a long test video
-        mixed = F.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
-        return self.to_out(mixed.transpose(-1, -2).flatten(1, 2))
+        mixed = F.scaled_dot_product_attention(*qkv.contiguous(), attn_mask=seen)
+        return self.to_out(mixed.transpose(1, 2).flatten(2))
 
 
 class Focus(nn.Module):
@@ -55,24 +77,32 @@ class Focus(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.BatchNorm1d(channels)
-        self.to_v = nn.Conv1d(channels, heads * head_dim, 1, bias=False)
+        self.to_v = TimeConv(channels, heads * head_dim, 1, bias=False)
         self.rel_pos = nn.Conv1d(heads, heads, kernel, padding=kernel // 2, groups=heads)
-        self.to_out = nn.Conv1d(heads * head_dim, channels, 1)
+        self.to_out = TimeConv(heads * head_dim, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        values = self.to_v(self.norm(x))
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        values = _zero_outside(self.to_v(self.norm(x.flatten(0, 1)).view(x.shape)), valid)
         # the head is the fastest index of the channels in the published weights
-        mixed = self.rel_pos(values.reshape(-1, self.heads, values.shape[-1]))
-        return self.to_out(mixed.view_as(values))
+        values = values.unflatten(-1, (-1, self.heads))
+        mixed = self.rel_pos.bias
+        for tap, neighbours in enumerate(shifted(values.flatten(2), self.rel_pos.kernel_size[0])):
+            mixed = torch.addcmul(mixed, neighbours.unflatten(-1, (-1, self.heads)), self.rel_pos.weight[:, 0, tap])
+        return self.to_out(mixed.flatten(2))
+
+
+def _zero_outside(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Zeros where a padded bag has ended, as a convolution finds them behind a video's last clip."""
+    return x if valid is None else x * valid
 
 
 def _feed_forward(channels: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         ChannelNorm(channels),
-        nn.Conv1d(channels, 4 * channels, 1),
+        TimeConv(channels, 4 * channels, 1),
         nn.GELU(),
         nn.Dropout(dropout),
-        nn.Conv1d(4 * channels, channels, 1),
+        TimeConv(4 * channels, channels, 1),
     )
 
 
@@ -86,7 +116,7 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 [
-                    nn.Conv1d(channels, channels, 3, padding=1),
+                    TimeConv(channels, channels, 3, padding=1),
                     kind(channels, heads, head_dim),
                     _feed_forward(channels, dropout),
                 ]
@@ -94,10 +124,10 @@ class Backbone(nn.Module):
             for _ in range(depth)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         for shortcut, attention, feed_forward in self.layers:
-            x = shortcut(x) + x
-            x = attention(x) + x
+            x = shortcut(_zero_outside(x, valid)) + x
+            x = attention(x, valid) + x
             x = feed_forward(x) + x
         return x
 
@@ -131,32 +161,43 @@ class MGFN(nn.Module):
         if len(dims) != len(depths):
             raise ValueError(f"dims {dims} and depths {depths} must have one entry for each part")
         self.feature_dim, self.magnitude_ratio = feature_dim, magnitude_ratio
-        self.to_tokens = nn.Conv1d(feature_dim, dims[0], 3, padding=1)
-        self.to_mag = nn.Conv1d(1, dims[0], 3, padding=1)
+        self.to_tokens = TimeConv(feature_dim, dims[0], 3, padding=1)
+        self.to_mag = TimeConv(1, dims[0], 3, padding=1)
         self.stages = nn.ModuleList()
         for i, (channels, depth) in enumerate(zip(dims, depths, strict=True)):
             parts = [Backbone(channels, depth, Glance if i == 0 else Focus, feed_forward_dropout)]
             if i + 1 < len(dims):
-                parts.append(nn.Sequential(ChannelNorm(channels), nn.Conv1d(channels, dims[i + 1], 1)))
+                parts.append(nn.Sequential(ChannelNorm(channels), TimeConv(channels, dims[i + 1], 1)))
             self.stages.append(nn.ModuleList(parts))
         self.to_logits = nn.Sequential(nn.LayerNorm(dims[-1]))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(dims[-1], 1)
 
-    def forward(self, bags: Tensor) -> MGFNOutput:
-        """Scores bags.
+    def forward(self, bags: Tensor, lengths: Tensor | None = None) -> MGFNOutput:
+        """Scores bags; the residual sums and the head stay in float32 under autocast.
+
+        Args:
+            bags: (B, n_crops, T, feature_dim + 1).
+            lengths: (B,) valid times of each bag, the rest being padding that changes no score before it; None: all
+                are. For inference only: batch statistics would count the padding.
 
         Raises:
             ValueError: the bags are not (B, n_crops, T >= 1, feature_dim + 1).
         """
         if bags.dim() != 4 or bags.shape[-1] != self.feature_dim + 1 or bags.shape[2] < 1:
             raise ValueError(f"bags must be (B, n_crops, T, {self.feature_dim + 1}), got {tuple(bags.shape)}")
-        x = bags.flatten(0, 1).transpose(1, 2)
-        features, magnitude = x[:, : self.feature_dim], x[:, self.feature_dim :]
-        x = self.to_tokens(features) + self.magnitude_ratio * self.to_mag(magnitude)
-        for stage in self.stages:
-            for part in stage:
-                x = part(x)
-        features = self.to_logits(x.transpose(1, 2))
-        scores = self.fc(self.dropout(features)).squeeze(-1).sigmoid()
+        valid = None
+        if lengths is not None:
+            inside = torch.arange(bags.shape[2], device=bags.device) < lengths[:, None]
+            valid = inside.repeat_interleave(bags.shape[1], dim=0)[..., None]
+        x = _zero_outside(bags.flatten(0, 1), valid)
+        features, magnitude = x[..., : self.feature_dim], x[..., self.feature_dim :]
+        x = (self.to_tokens(features) + self.magnitude_ratio * self.to_mag(magnitude)).to(bags.dtype)
+        for backbone, *transition in self.stages:
+            x = backbone(x, valid)
+            for part in transition:
+                x = part(x).to(bags.dtype)
+        with torch.autocast(bags.device.type, enabled=False):
+            features = self.to_logits(x)
+            scores = self.fc(self.dropout(features)).squeeze(-1).sigmoid()
         return MGFNOutput(scores.unflatten(0, bags.shape[:2]).mean(1), features.unflatten(0, bags.shape[:2]))

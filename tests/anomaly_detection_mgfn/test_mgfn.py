@@ -62,24 +62,61 @@ def test_scores_are_the_mean_over_crops_and_bags_do_not_mix():
 @torch.no_grad()
 def test_glance_equals_plain_attention():
     torch.manual_seed(0)
-    glance, x = Glance(128, heads=2, head_dim=64), torch.rand(2, 128, 5)
-    q, k, v = glance.to_qkv(glance.norm(x)).chunk(3, dim=1)
+    glance, x = Glance(128, heads=2, head_dim=64), torch.rand(2, 5, 128)
+    q, k, v = glance.to_qkv(glance.norm(x)).chunk(3, dim=-1)
     mixed = torch.empty_like(q)
     for head in range(2):
         part = slice(64 * head, 64 * (head + 1))
-        attention = (q[:, part].transpose(1, 2) @ k[:, part] / 8).softmax(-1)
-        mixed[:, part] = v[:, part] @ attention.transpose(1, 2)
+        attention = (q[..., part] @ k[..., part].transpose(1, 2) / 8).softmax(-1)
+        mixed[..., part] = attention @ v[..., part]
     torch.testing.assert_close(glance(x), glance.to_out(mixed))
+
+
+@torch.no_grad()
+def test_focus_equals_a_grouped_convolution():
+    torch.manual_seed(0)
+    focus, x = Focus(16, heads=2, head_dim=8).eval(), torch.rand(3, 11, 16)
+    values = focus.to_v(focus.norm(x.transpose(1, 2)).transpose(1, 2)).transpose(1, 2)
+    mixed = focus.rel_pos(values.reshape(-1, 2, 11)).view_as(values)
+    torch.testing.assert_close(focus(x), focus.to_out(mixed.transpose(1, 2)))
 
 
 @torch.no_grad()
 def test_focus_sees_two_clips_to_each_side():
     torch.manual_seed(0)
-    focus, x = Focus(16, heads=2, head_dim=8).eval(), torch.rand(1, 16, 11)
+    focus, x = Focus(16, heads=2, head_dim=8).eval(), torch.rand(1, 11, 16)
     changed = x.clone()
-    changed[..., 5] += 1
-    touched = (focus(x) - focus(changed)).abs().sum((0, 1)) > 1e-6
+    changed[:, 5] += 1
+    touched = (focus(x) - focus(changed)).abs().sum((0, 2)) > 1e-6
     assert touched.nonzero().flatten().tolist() == [3, 4, 5, 6, 7]
+
+
+@torch.no_grad()
+def test_padding_changes_no_score(published):
+    """What stands in the padding does not matter either."""
+    lengths = torch.tensor([40, 37, 3])
+    bag = bags("padded", 3, 40)
+    output = published(bag, lengths)
+    for i, length in enumerate(lengths.tolist()):
+        alone = published(bag[i : i + 1, :, :length])
+        torch.testing.assert_close(output.scores[i, :length], alone.scores[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(output.features[i, :, :length], alone.features[0], atol=1e-4, rtol=1e-4)
+
+
+def test_bf16_gives_nearly_the_same_scores_and_gradients():
+    torch.manual_seed(0)
+    net, bag = MGFN(feature_dim=64, dims=(32, 64, 64), depths=(2, 1, 1)), torch.rand(4, 2, 16, 65)
+    found = {}
+    for enabled in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = net(bag)
+        assert output.scores.dtype == output.features.dtype == torch.float32
+        output.scores.square().sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+        found[enabled] = output.scores.detach(), output.features.detach(), gradient
+    for exact, rounded in zip(found[False], found[True]):
+        assert 0 < relative_error(rounded, exact.numpy()) < 0.03
 
 
 def test_magnitude_channel_counts():
@@ -101,7 +138,7 @@ def test_dropout_acts_in_training_only():
 
 
 def test_constant_input_has_a_finite_gradient():
-    norm, x = ChannelNorm(4), torch.ones(1, 4, 3, requires_grad=True)
+    norm, x = ChannelNorm(4), torch.ones(1, 3, 4, requires_grad=True)
     norm(x).sum().backward()
     assert torch.isfinite(x.grad).all()
 
