@@ -18,6 +18,7 @@ from anomaly_detection_mgfn.mgfn_losses import LossWeights, mgfn_loss, select_to
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.scoring import score_videos, video_score, weighted_scores
 from aux_code.errors import UserError
+from aux_code.inference import keep_freed_memory, supports_bf16
 from aux_code.metrics import ranking_metrics
 from aux_code.progress import progress
 from aux_code.runs import Run, derived_seed, seeded_generator
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 FREE_PARAMETERS = ("features", "output", "clips_per_pass", "memory_limit_gib", "minutes_between_saves")
 """Parameters that may differ between a run and its continuation, since no weight depends on them."""
-
 
 LAST_COSINE_FACTOR = 0.02
 """Where the cosine schedule ends, as a share of the learning rate (ours)."""
@@ -172,7 +172,10 @@ class MilTraining:
 
     def __init__(self, params: MgfnParams, net: MGFN, run: Run, folder: Path):
         self.params, self.net, self.run, self.folder = params, net, run, folder
-        self.optimizer = torch.optim.Adam(net.parameters(), lr=params.lr, weight_decay=params.weight_decay)
+        if run.device.type == "cpu":
+            keep_freed_memory()
+        self.bf16 = params.precision == "bf16" or (params.precision == "auto" and supports_bf16(run.device))
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True)
         self.epoch = 0
         self.choices = {"validation": Choice(), "best_on_test": Choice()}
         free = {*FREE_PARAMETERS, *(("epochs",) if params.lr_schedule == "constant" else ())}
@@ -224,20 +227,27 @@ class MilTraining:
 
     def step(self, normal: Tensor, anomalous: Tensor) -> dict[str, float]:
         """One update on bags (B, n_crops, S, F + 1) of each class; returns the parts of the loss."""
-        parts = training_losses(self.net, normal, anomalous, self.params)
+        with self.autocast():
+            parts = training_losses(self.net, normal, anomalous, self.params)
         total = sum(parts.values())
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()
         return {"total": total.item(), **{key: value.item() for key, value in parts.items()}}
 
+    def autocast(self) -> torch.autocast:
+        """The context of this run's number format."""
+        return torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.bf16)
+
     def evaluate_epoch(self, held_out: HeldOut) -> dict[str, float]:
         """Scores validation and test videos and keeps the weights of the epoch that each criterion likes best."""
         device, limit = self.run.device, self.params.clips_per_pass
-        scores = score_videos(self.net, held_out.validation, device, limit)
+        with self.autocast():
+            scores = score_videos(self.net, held_out.validation, device, limit)
+            test_scores = score_videos(self.net, held_out.test, device, limit)
         criterion = validation_criterion(scores, held_out.validation_labels, self.params.top_k)
         self.choices["validation"].offer(criterion, self.epoch, self.net)
-        metrics = weighted_scores(score_videos(self.net, held_out.test, device, limit), held_out.truths).metrics()
+        metrics = weighted_scores(test_scores, held_out.truths).metrics()
         chosen_by = metrics.pr_auc if held_out.by_precision else metrics.roc_auc
         self.choices["best_on_test"].offer((chosen_by,), self.epoch, self.net)
         return {"validation_auc": criterion[0], "test_auc": metrics.roc_auc, "test_ap": metrics.pr_auc}

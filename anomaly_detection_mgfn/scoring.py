@@ -1,6 +1,5 @@
 """From the network to clip scores, frame scores, metrics and anomalous intervals, each video aligned on its own."""
 
-from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -54,11 +53,32 @@ def frame_scores(clip_scores: np.ndarray, n_frames: int, frames_per_feature: int
     return np.repeat(aligned, frames_per_feature)[:n_frames]
 
 
+MAX_PADDING = 0.1
+"""Videos share a pass where padding makes none of them longer than this share of the longest (ours)."""
+
+
+def group_by_length(lengths: np.ndarray, rows_per_pass: int) -> list[list[int]]:
+    """Indices of videos that share a pass, the longest first.
+
+    Args:
+        lengths: (V,) rows of each video.
+        rows_per_pass: most rows of a pass, padding included; a longer video has one of its own.
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        fits = groups and (len(groups[-1]) + 1) * longest <= rows_per_pass
+        if fits and lengths[index] >= (1 - MAX_PADDING) * longest:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            longest = int(lengths[index])
+    return groups
+
+
 @torch.inference_mode()
 def score_videos(net: nn.Module, videos: VideoFeatures, device: torch.device, clips_per_pass: int) -> list[np.ndarray]:
-    """Clip scores of whole videos, several videos of equal length per pass.
-
-    Videos of different length do not share a pass: padding would change their scores at the border.
+    """Clip scores of whole videos, several videos of similar length per pass; the padding changes no score.
 
     Args:
         net: MGFN; put into eval mode, and back into the mode it had.
@@ -69,19 +89,19 @@ def score_videos(net: nn.Module, videos: VideoFeatures, device: torch.device, cl
     Returns:
         V arrays (n_clips,) float32 in [0, 1], in the videos' order.
     """
-    groups = defaultdict(list)
-    for index, length in enumerate(videos.lengths().tolist()):
-        groups[length].append(index)
+    lengths = videos.lengths()
     scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(videos.names)
     mode = net.training
     net.eval()
-    for length, members in groups.items():
-        per_pass = max(1, clips_per_pass // (length * videos.data.shape[1]))
-        for start in range(0, len(members), per_pass):
-            chosen = members[start : start + per_pass]
-            bags = torch.from_numpy(np.stack([videos.bag(i) for i in chosen])).to(device)
-            for index, row in zip(chosen, net(bags).scores.float().cpu().numpy(), strict=True):
-                scores[index] = row.reshape(-1)
+    for group in group_by_length(lengths, clips_per_pass // videos.data.shape[1]):
+        own = torch.from_numpy(lengths[group])
+        bags = torch.zeros(len(group), videos.data.shape[1], int(own.max()), videos.data.shape[2])
+        for bag, index in zip(bags, group, strict=True):
+            bag[:, : lengths[index]] = torch.from_numpy(videos.bag(index))
+        padded = None if bool((own == own[0]).all()) else own.to(device)
+        rows = net(bags.to(device), padded).scores.float().cpu().numpy()
+        for row, index in zip(rows, group, strict=True):
+            scores[index] = row[: lengths[index]].copy()
     net.train(mode)
     return scores
 

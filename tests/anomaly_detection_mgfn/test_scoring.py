@@ -14,6 +14,7 @@ from anomaly_detection_mgfn.scoring import (
     category_metrics,
     false_alarm_rate,
     frame_scores,
+    group_by_length,
     score_videos,
     video_score,
     weighted_scores,
@@ -101,18 +102,29 @@ def test_several_videos_per_pass_score_as_one_by_one():
     torch.manual_seed(0)
     net = MGFN(feature_dim=12, dims=(16, 24, 32), depths=(1, 1, 1), dropout=0.5).train()
     rng = np.random.default_rng(0)
-    lengths = [1, 5, 3, 5, 5, 1, 7]
+    lengths = [1, 29, 3, 30, 28, 1, 7, 30]
     arrays = [append_magnitude(rng.normal(size=(n, 2, 12))) for n in lengths]
     offsets = np.cumsum([0, *lengths])
-    videos = VideoFeatures([f"v{i}" for i in range(7)], np.concatenate(arrays), offsets)
+    videos = VideoFeatures([f"v{i}" for i in range(8)], np.concatenate(arrays), offsets)
     device = torch.device("cpu")
-    together = score_videos(net, videos, device, clips_per_pass=20)
+    together = score_videos(net, videos, device, clips_per_pass=190)
     assert net.training, "the mode of the network must be as before"
     net.eval()
     for array, scores in zip(arrays, together):
         with torch.no_grad():
             alone = net(torch.from_numpy(array.swapaxes(0, 1)[None].copy())).scores[0].numpy()
         np.testing.assert_allclose(scores, alone, atol=1e-5)
+
+
+def test_passes_are_full_and_hardly_padded():
+    lengths = np.random.default_rng(0).lognormal(np.log(70), 1, 300).astype(int).clip(1, 4000)
+    lengths[7] = 4000
+    groups = group_by_length(lengths, 1024)
+    assert sorted(index for group in groups for index in group) == list(range(300))
+    for group in groups:
+        assert len(group) == 1 or lengths[group].max() * len(group) <= 1024
+        assert lengths[group].min() >= 0.9 * lengths[group].max()
+    assert len(groups) < 100 and [7] in groups
 
 
 def test_intervals():
