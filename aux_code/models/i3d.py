@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from aux_code.models.short_clips import TwoFrameConv3d
+
 
 class Bottleneck(nn.Module):
     """1 x 1 (x 3 frames where `temporal`), 3 x 3, 1 x 1 convolutions with a residual; expands to 4 * width."""
@@ -9,7 +11,7 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int, temporal: bool):
         super().__init__()
         frames = 3 if temporal else 1
-        self.conv1 = nn.Conv3d(in_channels, width, (frames, 1, 1), padding=(frames // 2, 0, 0), bias=False)
+        self.conv1 = TwoFrameConv3d(in_channels, width, (frames, 1, 1), padding=(frames // 2, 0, 0), bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.conv2 = nn.Conv3d(width, width, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False)
         self.bn2 = nn.BatchNorm3d(width)

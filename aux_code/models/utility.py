@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from aux_code.errors import UserError
 from aux_code.models.heads import UtilityHead
 from aux_code.models.i3d import I3DResNet50
+from aux_code.models.short_clips import TwoFrameConv3d, mend_short_clips
 
 
 class UtilityOutput(NamedTuple):
@@ -112,7 +113,7 @@ def _build_r3d_18(num_classes: int = 102) -> TorchvisionUtility:
     """R3D-18 (paper table 10), 512-d feature; any T, H, W."""
     from torchvision.models.video import r3d_18
 
-    backbone = r3d_18()
+    backbone = mend_short_clips(r3d_18())
     backbone.fc = nn.Identity()
     mean, std = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
     return TorchvisionUtility(backbone, 512, num_classes, mean, std)
@@ -152,7 +153,7 @@ class SmallUtility(UtilityNetwork):
         strides = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
         layers, in_channels = [], 3
         for width, stride in zip(widths, strides, strict=True):
-            layers.append(nn.Conv3d(in_channels, width, 3, stride=stride, padding=1, bias=False))
+            layers.append(TwoFrameConv3d(in_channels, width, 3, stride=stride, padding=1, bias=False))
             layers += [nn.BatchNorm3d(width), nn.ReLU(inplace=True)]
             in_channels = width
         self.layers = nn.Sequential(*layers)
