@@ -4,8 +4,16 @@ import signal
 
 import pytest
 
+from aux_code import config
+
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> None:
     """A job in the background of a shell starts with Ctrl-C ignored; the tests of interruption need it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frame_index_folder(tmp_path_factory) -> None:
+    """Frame indices of the tests' videos do not go to the user's artefacts."""
+    config.FRAME_INDEX_ROOT = tmp_path_factory.mktemp("frame_index")

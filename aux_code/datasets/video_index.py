@@ -3,10 +3,11 @@
 Containers that store a time for every picture (MP4, MOV, Matroska, WebM) can be indexed by reading their packets,
 which costs some milliseconds, and then be read at any place by seeking. Others (AVI above all) store none, or wrong
 ones; their frames are counted by decoding and read from the start. A container's own claim of its length is never
-used.
+used. An index is kept on disk, so that neither the next process nor the next epoch scans the file again.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from aux_code.datasets.index_cache import FileKey, load_index, store_index
 from aux_code.datasets.unreadable import UnreadableMedia
 
 log = logging.getLogger(__name__)
 
 _SEEKABLE_FORMATS = {"mp4", "mov", "matroska", "webm"}
 _MAX_CACHED = 50_000
+_TIMES = ("pts", "key_pts", "key_dts")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,21 @@ class VideoIndex:
     key_pts: np.ndarray | None = None
     key_dts: np.ndarray | None = None
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """For the disk. Times go as differences, of which an hour of video compresses to some kilobytes."""
+        arrays = {"size": np.array([self.n_frames, self.height, self.width]), "fps": np.array(self.fps)}
+        times = {name: getattr(self, name) for name in _TIMES}
+        return arrays | {name: np.diff(values, prepend=0) for name, values in times.items() if values is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "VideoIndex":
+        """Inverse of `to_arrays`. Raises KeyError or ValueError for arrays that are no index."""
+        n_frames, height, width = map(int, arrays["size"])
+        times = {name: np.cumsum(arrays[name]) for name in _TIMES if name in arrays}
+        if n_frames < 1 or times and (len(times) < len(_TIMES) or len(times["pts"]) != n_frames):
+            raise ValueError("times and number of frames do not agree")
+        return cls(n_frames, height, width, float(arrays["fps"]), **times)
+
 
 class _PacketTimes(NamedTuple):
     """What the index needs of a packet; the packets of an hour of video would not be small."""
@@ -65,22 +83,28 @@ class _PacketTimes(NamedTuple):
         return self.pts is not None and self.dts is not None and not self.is_corrupt
 
 
-_cache: dict[tuple[str, int, int], VideoIndex] = {}
+_cache: dict[FileKey, VideoIndex] = {}
 _cache_lock = threading.Lock()
 
 
 def video_index(path: Path | str) -> VideoIndex:
-    """Index of a video file, made once per process and file (until the file changes)."""
+    """Index of a video file, made once until the file changes: kept in memory, and on disk for other processes."""
     key = _file_key(path)
     with _cache_lock:
         if key in _cache:
             return _cache[key]
-    return _remember(key, _index_by_packets(path) or _index_by_decoding(path))
+    arrays = load_index(key)
+    if arrays is not None:
+        try:
+            return _remember(key, VideoIndex.from_arrays(arrays))
+        except (KeyError, ValueError) as error:
+            log.warning("%s: its stored frame index is broken (%s) and made again", path, error)
+    return _store(key, _index_by_packets(path) or _index_by_decoding(path))
 
 
 def reindex_by_decoding(path: Path | str) -> VideoIndex:
     """Replaces an index that did not hold: packets that do not decode, times that the decoder changes."""
-    return _remember(_file_key(path), _index_by_decoding(path))
+    return _store(_file_key(path), _index_by_decoding(path))
 
 
 def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContainer:
@@ -195,15 +219,20 @@ def _mean_rate(stream: av.video.stream.VideoStream) -> float:
     return float(rate) if rate else 0.0
 
 
-def _file_key(path: Path | str) -> tuple[str, int, int]:
+def _file_key(path: Path | str) -> FileKey:
     try:
         status = Path(path).stat()
     except OSError as error:
         raise UnreadableMedia(path, f"cannot be read ({error.strerror})") from error
-    return str(path), status.st_mtime_ns, status.st_size
+    return FileKey(os.path.abspath(path), status.st_mtime_ns, status.st_size)
 
 
-def _remember(key: tuple[str, int, int], index: VideoIndex) -> VideoIndex:
+def _store(key: FileKey, index: VideoIndex) -> VideoIndex:
+    store_index(key, index.to_arrays())
+    return _remember(key, index)
+
+
+def _remember(key: FileKey, index: VideoIndex) -> VideoIndex:
     with _cache_lock:
         if len(_cache) >= _MAX_CACHED:
             _cache.clear()
