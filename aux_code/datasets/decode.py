@@ -48,7 +48,7 @@ class _IndexDoesNotHold(Exception):
 
 
 def count_frames(path: Path | str) -> int:
-    """Number of frames that decode; from packets checked against the decoder, or by decoding. Cached per process."""
+    """Number of frames that decode; from packets checked against the decoder, or by decoding; kept on disk."""
     if Path(path).is_dir():
         return len(frame_files(path))
     return video_index(path).n_frames

@@ -92,8 +92,12 @@ class Vispr(Sequence):
     def _check_attributes(self, counts: Counter[str]) -> None:
         unknown = [name for name in self.attributes if name not in counts and name not in VISPR1]
         if unknown:
-            known = ", ".join(sorted(counts))
-            raise UserError(f"unknown VISPR attributes {', '.join(unknown)}; this split has {known}")
+            # One that only images of other splits have is known, and reported below as absent from this one.
+            known = counts.keys() | _annotated_attributes(self.root)
+            unknown = [name for name in unknown if name not in known]
+        if unknown:
+            names = ", ".join(sorted(known))
+            raise UserError(f"unknown VISPR attributes {', '.join(unknown)}; the annotations have {names}")
         without_positive = [name for name in self.attributes if not counts[name]]
         self._note("%d attributes have no positive image, so no average precision: %s", without_positive)
 
@@ -101,6 +105,18 @@ class Vispr(Sequence):
         if names:
             self.report.append(message % (len(names), ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")))
             log.warning("VISPR: %s", self.report[-1])
+
+
+def _annotated_attributes(root: Path) -> set[str]:
+    """Every attribute that some image of some split has."""
+    names: set[str] = set()
+    for split in SPLITS:
+        try:
+            files = _annotation_files(root, split)
+        except UserError:  # a split that is not there names nothing
+            continue
+        names |= {name for path in files for name in _read_annotation(path)}
+    return names
 
 
 def _annotation_files(root: Path, split: str) -> list[Path]:

@@ -45,6 +45,18 @@ def test_attributes_by_name(tmp_path):
         Vispr(root, attributes=["a4_gender", "a99_wings"])
 
 
+def test_an_attribute_of_another_split_is_reported_as_absent(tmp_path):
+    root = make_vispr(tmp_path)
+    (root / "val2017").mkdir()
+    (root / "val2017" / "2017_5.jpg").touch()
+    (root / "val2017" / "2017_5.json").write_text(json.dumps({"labels": ["a4_gender"]}))
+    data = Vispr(root, "val", attributes=["a4_gender", "a6_hair_color"])
+    np.testing.assert_array_equal(data.labels, [[1, 0]])
+    assert data.report == ["1 attributes have no positive image, so no average precision: a6_hair_color"]
+    with pytest.raises(UserError, match=r"unknown VISPR attributes a99_wings; .*a6_hair_color"):
+        Vispr(root, "val", attributes=["a99_wings"])
+
+
 def test_images_without_labels_need_no_annotation(tmp_path):
     root = make_vispr(tmp_path)
     for path in (root / "train2017").glob("*.json"):
