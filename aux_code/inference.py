@@ -1,7 +1,8 @@
-"""Networks prepared for inference: batch norms folded, channels-last, bf16, optionally compiled."""
+"""Networks prepared for inference: batch norms folded, channels-last, oneDNN, bf16, optionally compiled."""
 
 import ctypes
 import logging
+import math
 from copy import deepcopy
 
 import torch
@@ -101,11 +102,71 @@ def prepare_for_inference(
     # without the wrapper, whose noise would hide whether folding changed the output
     fold_batch_norms(copy.network if isinstance(copy, NarrowOutput) else copy, example)
     copy = copy.to(dtype).to(memory_format=memory_format)
+    if device.type == "cpu" and not compile_network:
+        use_onednn_conv3d(copy)
     if compile_network:
         copy.compile()
         if hasattr(copy, "extract_features"):
             copy.extract_features = torch.compile(copy.extract_features)
     return InferenceNetwork(copy, dtype, memory_format).eval()
+
+
+def prepare_anonymizer(network: nn.Module, device: torch.device, precision: str = "fp32") -> nn.Module:
+    """f_A as `load_anonymizer` gives it, ready for inference on a device.
+
+    Args:
+        network: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W); it is not changed where it is prepared.
+        device: where it shall run.
+        precision: of `prepare_for_inference`.
+
+    Returns:
+        A network with weights prepared; one without (raw, blur, blacken, ...) itself, in eval mode on the device.
+    """
+    return _prepare(network, (1, 3, 64, 64), device, precision)
+
+
+def prepare_utility(network: nn.Module, device: torch.device, precision: str = "fp32") -> nn.Module:
+    """f_T, for `extract_features(clips)` and `forward`, ready for inference on a device; as `prepare_anonymizer`."""
+    return _prepare(network, (1, 3, *(getattr(network, "clip_shape", None) or (16, 64, 64))), device, precision)
+
+
+def _prepare(network: nn.Module, shape: tuple[int, ...], device: torch.device, precision: str) -> nn.Module:
+    if next(network.parameters(), None) is None:
+        return network.to(device).eval()
+    # values that differ everywhere: on a constant picture a wrong folding could go unseen
+    example = torch.linspace(0, 1, math.prod(shape), device=device).view(shape)
+    return prepare_for_inference(network, example, precision)
+
+
+class OneDnnConv3d(nn.Module):
+    """nn.Conv3d by oneDNN whatever the batch: PyTorch itself takes a several times slower loop for single fp32 clips.
+
+    Args:
+        conv: a convolution with zero padding, given in numbers; its parameters are shared.
+    """
+
+    def __init__(self, conv: nn.Conv3d):
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mkldnn_convolution(x, self.weight, self.bias, *self.geometry)
+
+
+def use_onednn_conv3d(network: nn.Module) -> int:
+    """Replaces the 3-D convolutions of a network on the CPU by `OneDnnConv3d`, in place; returns how many."""
+    if not torch.backends.mkldnn.is_available():
+        return 0
+    found = [
+        (name, module)
+        for name, module in network.named_modules()
+        if type(module) is nn.Conv3d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    ]
+    for name, module in found:
+        if name:
+            network.set_submodule(name, OneDnnConv3d(module))
+    return len([name for name, _ in found if name])
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aux_code.checkpoints import write_npy
 from aux_code.errors import UserError
+from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.layout import apply_per_frame
 from aux_code.model_loaders import apply_anonymizer
 from aux_code.progress import progress
@@ -43,13 +44,13 @@ class Item:
 
 
 class ClipEncoder:
-    """f_A on every frame, then f_T on the clip; without gradients, in eval mode and channels-last memory.
+    """f_A on every frame, then f_T on the clip, both in their form for inference (`prepare_for_inference`).
 
     Args:
         anonymizer: f_A as `load_anonymizer` gives it.
         utility: f_T as `load_utility` gives it.
         device: where both run.
-        precision: fp32 or bf16 (autocast).
+        precision: fp32 or bf16.
         frames_per_pass: frames of one pass of f_A; 0: all of the batch.
         seed: of the noise of an f_A that releases some.
     """
@@ -63,10 +64,10 @@ class ClipEncoder:
         frames_per_pass: int = 0,
         seed: int = 0,
     ):
-        self.anonymizer = anonymizer.to(device, memory_format=torch.channels_last).eval()
-        self.utility = utility.to(device).eval()
-        self.device, self.precision, self.frames_per_pass, self.seed = device, precision, frames_per_pass, seed
-        modules = anonymizer.modules()
+        self.anonymizer = prepare_anonymizer(anonymizer, device, precision)
+        self.utility = prepare_utility(utility, device, precision)
+        self.device, self.frames_per_pass, self.seed = device, frames_per_pass, seed
+        modules = self.anonymizer.modules()
         self._noisy = [m for m in modules if hasattr(m, "set_noise_generator") and m.output_noise > 0]
 
     @torch.inference_mode()
@@ -82,11 +83,10 @@ class ClipEncoder:
             float32 (len(clips), n_crops, feature_dim).
         """
         views = self._to_device(torch.stack([clip.views for clip in clips]))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            frames = views.flatten(0, 1).transpose(1, 2)
-            one_by_one = bool(self._noisy) or clips[0].boxes is not None
-            anonymized = self._anonymize_each(names, clips, views) if one_by_one else self._anonymize(frames)
-            features = self.utility.extract_features(anonymized)
+        frames = views.flatten(0, 1).transpose(1, 2)
+        one_by_one = bool(self._noisy) or clips[0].boxes is not None
+        anonymized = self._anonymize_each(names, clips, views) if one_by_one else self._anonymize(frames)
+        features = self.utility.extract_features(anonymized)
         return features.float().unflatten(0, views.shape[:2]).cpu().numpy()
 
     def _to_device(self, views: Tensor) -> Tensor:

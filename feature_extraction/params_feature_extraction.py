@@ -25,7 +25,7 @@ class FeatureExtractionParams(CommonParams):
     reader: Literal["auto", "dali", "pyav"] = "auto"
     """Who decodes and resizes; auto takes DALI where it is installed (paper: DALI on GPU)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks; bf16 is autocast (ours: the release has fp16)."""
+    """Arithmetic of the networks; bf16 is twice as fast where the device has it (ours: the release has fp16)."""
     shard: str = "0/1"
     """I/N: this process takes part I of N of the videos, I from 0 to N - 1; torchrun's RANK and WORLD_SIZE go first."""
     frames_per_clip: int = 16

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aux_code.datasets.decode import read_image
 from aux_code.datasets.transforms import evaluation_images, transform_boxes
 from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia
-from aux_code.inference import prepare_for_inference
+from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.model_loaders import apply_anonymizer
 from aux_code.progress import progress
 from aux_code.runs import derived_seed
@@ -50,12 +50,13 @@ class Releaser:
     """Frozen f_A, and f_T at feature level, on a device.
 
     Args:
-        anonymizer: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), with `requires_boxes`; put into inference form.
+        anonymizer: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), with `requires_boxes`; gets its inference form.
         device: where it runs.
         average_frames: independent releases of a picture that are averaged.
-        utility: network with `extract_features`, or None at image level.
+        utility: network with `extract_features`, gets that form too; None at image level.
         clip_frames: frames of the still clip at feature level.
         storage: number format of released pictures; features are float32.
+        precision: fp32 or bf16, in which f_A and f_T compute.
     """
 
     anonymizer: nn.Module
@@ -64,13 +65,12 @@ class Releaser:
     utility: nn.Module | None = None
     clip_frames: int = 16
     storage: torch.dtype = torch.float32
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        for net in filter(None, (self.anonymizer, self.utility)):
-            net.requires_grad_(False).eval().to(self.device)
-        if any(True for _ in self.anonymizer.parameters()):
-            example = torch.linspace(0, 1, 3 * 64 * 64, device=self.device).view(1, 3, 64, 64)
-            self.anonymizer = prepare_for_inference(self.anonymizer, example)
+        self.anonymizer = prepare_anonymizer(self.anonymizer, self.device, self.precision)
+        if self.utility is not None:
+            self.utility = prepare_utility(self.utility, self.device, self.precision)
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor, boxes: Boxes) -> Tensor:

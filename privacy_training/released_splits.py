@@ -41,7 +41,10 @@ def build_releaser(params: PrivacyParams, run: Run, anonymizer: str | None = Non
         raise UserError("--level feature attacks f_T's features: give its checkpoint by --utility")
     utility = load_utility(params.utility) if params.level == "feature" else None
     net = load_anonymizer(anonymizer or params.anonymizer)
-    return Releaser(net, run.device, params.average_frames, utility, params.clip_frames, getattr(torch, params.storage))
+    storage = getattr(torch, params.storage)
+    # "auto" is for the attacker's training; what is released and measured is exact unless bf16 is asked for by name
+    precision = "bf16" if params.precision == "bf16" else "fp32"
+    return Releaser(net, run.device, params.average_frames, utility, params.clip_frames, storage, precision)
 
 
 def build_splits(params: PrivacyParams, run: Run, anonymizer: str | None = None) -> Splits:

@@ -7,8 +7,16 @@ import torch
 from torch import nn
 
 from aux_code import inference
-from aux_code.inference import fold_batch_norms, prepare_for_inference, supports_bf16
-from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from aux_code.inference import (
+    OneDnnConv3d,
+    fold_batch_norms,
+    prepare_anonymizer,
+    prepare_for_inference,
+    prepare_utility,
+    supports_bf16,
+    use_onednn_conv3d,
+)
+from aux_code.model_loaders import load_anonymizer, load_fa_model, load_fb_model, load_ft_model
 from aux_code.models.anonymizers import set_noise_generator
 
 
@@ -83,6 +91,41 @@ def test_noise_of_a_narrow_output_stays_and_can_be_seeded():
         outputs.append(net(frames))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
     assert torch.equal(outputs[1], outputs[2])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onednn_convolution_of_clips(groups, batch):
+    conv = nn.Conv3d(4, 8, (3, 5, 1), stride=(1, 2, 1), padding=(1, 2, 0), dilation=(2, 1, 1), groups=groups)
+    x = torch.rand(batch, 4, 7, 9, 6)
+    torch.testing.assert_close(OneDnnConv3d(conv)(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_only_convolutions_that_onednn_can_do_alike_are_replaced():
+    plain, same, circular = nn.Conv3d(3, 3, 1), nn.Conv3d(3, 3, 3, padding="same"), nn.Conv3d(3, 3, 3, padding=1)
+    circular.padding_mode = "circular"
+    network = nn.Sequential(plain, same, nn.Sequential(nn.Conv2d(3, 3, 1)), circular)
+    assert use_onednn_conv3d(network) == 1
+    assert isinstance(network[0], OneDnnConv3d) and network[1] is same and network[3] is circular
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["small", "largei3d", "r3d_18"])
+def test_utility_networks_take_clips_of_other_lengths_and_sizes_than_the_example(arch):
+    network = settled(load_ft_model(arch))
+    prepared = prepare_utility(network, torch.device("cpu"))
+    clips = torch.rand(2, 3, 9, 40, 48)
+    features = prepared.extract_features(clips)
+    assert prepared.feature_dim == features.shape[1] and n_norms(prepared.network.mlp) == 0
+    torch.testing.assert_close(features, network.extract_features(clips), rtol=1e-4, atol=1e-5)
+
+
+def test_an_anonymizer_without_weights_stays_itself():
+    for name in ("raw", "blacken"):
+        network = load_anonymizer(name)
+        assert prepare_anonymizer(network, torch.device("cpu"), "bf16") is network
 
 
 def test_unknown_precision():

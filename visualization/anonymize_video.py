@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -44,6 +45,8 @@ class AnonymizeVideoParams(CommonParams):
     """Larger pictures pass f_A in overlapping tiles of this size, in pixels, which bounds the memory; 0: whole."""
     frames_per_pass: int = 4
     """Frames per pass of f_A (ours)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of f_A; bf16 is twice as fast where the device has it and exact to about 1 % (ours)."""
     fps: float = 24.0
     """Frames per second of the copy of a folder of frames, which cannot say (ShanghaiTech's rate)."""
     crf: int = 18
@@ -71,7 +74,7 @@ def main() -> None:
     network = load_anonymizer(name)
     source = VideoSource(params.source, Fraction(params.fps).limit_denominator(1001))
     boxes = boxes_for(network, Path(params.boxes) if params.boxes else None, params.source, device)
-    anonymizer = FrameAnonymizer(network, device, params.tile, boxes)
+    anonymizer = FrameAnonymizer(network, device, params.tile, boxes, params.precision)
     with VideoWriter(params.target, source, params.crf) as writer:
         n_frames = anonymized_copy(source, anonymizer, writer, params.frames_per_pass, params.side_by_side)
     sys.stderr.write(f"{params.target}: {n_frames} frames, anonymizer {name}\n")

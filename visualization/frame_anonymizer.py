@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aux_code.errors import UserError
+from aux_code.inference import prepare_anonymizer
 from aux_code.model_loaders import apply_anonymizer
 from aux_code.models.obfuscation import read_boxes
 from aux_code.models.person_boxes import detect_person_boxes, load_person_detector
@@ -26,12 +27,20 @@ class FrameAnonymizer:
         device: where it runs.
         tile: height and width of the tiles for larger pictures, in pixels; 0: always whole.
         boxes: finds the people for anonymizers that need them, else None.
+        precision: fp32 or bf16, in which f_A computes.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, tile: int = 0, boxes: BoxFinder | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        tile: int = 0,
+        boxes: BoxFinder | None = None,
+        precision: str = "fp32",
+    ):
         if tile and tile <= 2 * OVERLAP:
             raise UserError(f"--tile must be 0 or more than {2 * OVERLAP} pixels, not {tile}")
-        self.network = network.to(device).eval()
+        self.network = prepare_anonymizer(network, device, precision)
         self.device, self.tile, self.boxes = device, tile, boxes
 
     @torch.inference_mode()

@@ -204,7 +204,7 @@ def test_features_of_both_readers_agree(tmp_path, name, codec):
 def _contrast():
     """f_T whose features are centred, so that the cosine sees differences between clips."""
     torch.manual_seed(0)
-    ft = load_ft_model("small", num_classes=3)
+    ft = load_ft_model("small", num_classes=3).eval()
     plain = ft.extract_features
     ft.extract_features = lambda clips: plain(clips) - plain(torch.full_like(clips, 0.5))
     return ft
