@@ -24,6 +24,7 @@ from anonymization_training.training_batches import (
     TrainingData,
 )
 from aux_code.datasets.transforms import augment_images, evaluation_images
+from aux_code.distributed import is_main
 from aux_code.runs import Run, seeded_generator
 from aux_code.training_state import TrainingState
 
@@ -117,7 +118,8 @@ class AnonymizerTraining:
 
     def _end_of_epoch(self, position: dict, means: dict[str, float]) -> None:
         epoch = position["epoch"] = position.get("epoch", 0) + 1
-        self._show(epoch)
+        if is_main():
+            self._show(epoch)
         if epoch % self.params.validate_every:
             return
         metrics = self.validate()

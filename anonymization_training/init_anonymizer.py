@@ -12,7 +12,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalle
 from anonymization_training.initialisation import reconstruction_psnr, reconstruction_step
 from anonymization_training.minimax import Updater
 from anonymization_training.params_anonymization import INIT_ANONYMIZER, InitAnonymizerParams
-from anonymization_training.step_loop import StepLoop, planned_steps
+from anonymization_training.step_loop import StepLoop, finish, planned_steps
 from anonymization_training.training_batches import (
     Sampling,
     TrainingData,
@@ -20,10 +20,11 @@ from anonymization_training.training_batches import (
     image_source,
     load_training_data,
 )
-from aux_code.checkpoints import build_meta, save_checkpoint
+from aux_code.checkpoints import build_meta
 from aux_code.model_loaders import load_fa_model
 from aux_code.parameters import parse
 from aux_code.runs import Run, run_script, start_run
+from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
 
 N_JUDGED_IMAGES = 64
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     run = start_run(params, "init_anonymizer")
     data = load_training_data(params)
     narrow = {name: getattr(params, name) for name in ("output_channels", "output_scale", "output_noise")}
-    fa = load_fa_model(params.fa_arch, **narrow).to(run.device)
+    fa = prepare_for_training(load_fa_model(params.fa_arch, **narrow), run.device)
     updater = Updater(fa, params.learning_rate, params.precision, run.device, gradient_clip=0.0)
     output = run.folder / "fa_recon.pth"
     state = TrainingState(run.folder / "fa_recon_state.pth", vars(params), {"fa": fa, "updater": updater},
@@ -48,9 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     psnr = reconstruction_psnr(fa, images, params.size, run.device)
     meta = build_meta("init_anonymizer", {"fa": fa.architecture}, params, {}, {"psnr": psnr})
     checkpoint = {"fa_model_state_dict": detached_copy(fa), "epoch": params.epochs, "meta": meta}
-    save_checkpoint(output, checkpoint)
-    state.finish()
-    sys.stdout.write(f"{run.folder / 'fa_recon.pth'}: PSNR {psnr:.1f} dB\n")
+    finish(state, output, checkpoint, f"PSNR {psnr:.1f} dB")
 
 
 def train(

@@ -12,15 +12,16 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalle
 from anonymization_training.initialisation import contrastive_step
 from anonymization_training.minimax import Updater
 from anonymization_training.params_anonymization import INIT_PRIVACY
-from anonymization_training.step_loop import StepLoop, planned_steps
+from anonymization_training.step_loop import StepLoop, finish, planned_steps
 from anonymization_training.training_batches import image_source
 from aux_code import config
-from aux_code.checkpoints import build_meta, save_checkpoint
+from aux_code.checkpoints import build_meta
 from aux_code.datasets.decode import DecodedCache
 from aux_code.datasets.vispr import Vispr
 from aux_code.model_loaders import load_fb_model
 from aux_code.parameters import parse
 from aux_code.runs import run_script, start_run
+from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
 
 
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     """Builds, trains, saves; the quality is the NT-Xent accuracy of the last epoch."""
     params = parse(INIT_PRIVACY, argv, __doc__)
     run = start_run(params, "init_privacy")
-    fb = load_fb_model(params.fb_arch, ssl=True).to(run.device)
+    fb = prepare_for_training(load_fb_model(params.fb_arch, ssl=True), run.device)
     updater = Updater(fb, params.learning_rate, params.precision, run.device, gradient_clip=0.0)
     output = run.folder / "fb_ssl.pth"
     state = TrainingState(run.folder / "fb_ssl_state.pth", vars(params), {"fb": fb, "updater": updater},
@@ -52,9 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     metrics = {"nt_xent_accuracy": position["nt_xent_accuracy"]}
     meta = build_meta("init_privacy", {"fb": fb.architecture}, params, {}, metrics)
     checkpoint = {"fb_model_state_dict": detached_copy(fb), "epoch": params.epochs, "meta": meta}
-    save_checkpoint(output, checkpoint)
-    state.finish()
-    sys.stdout.write(f"{run.folder / 'fb_ssl.pth'}: NT-Xent accuracy {metrics['nt_xent_accuracy']:.3f}\n")
+    finish(state, output, checkpoint, f"NT-Xent accuracy {metrics['nt_xent_accuracy']:.3f}")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalle
 from anonymization_training.initialisation import Obfuscator, recognition_accuracy, recognition_step
 from anonymization_training.minimax import Updater
 from anonymization_training.params_anonymization import INIT_UTILITY, InitUtilityParams
-from anonymization_training.step_loop import StepLoop, planned_steps
+from anonymization_training.step_loop import StepLoop, finish, planned_steps
 from anonymization_training.training_batches import PersonMasks, Sampling, clip_source, load_training_data
 from aux_code import config
-from aux_code.checkpoints import build_meta, save_checkpoint
+from aux_code.checkpoints import build_meta
 from aux_code.model_loaders import load_anonymizer, load_ft_model
 from aux_code.parameters import parse
 from aux_code.runs import run_script, start_run
+from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
 
 
@@ -31,7 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     anonymizer = load_anonymizer(params.anonymizer)
     masks = person_masks(params) if anonymizer.requires_boxes else None
     obfuscate = Obfuscator(anonymizer, run.device)
-    ft = load_ft_model(params.ft_arch, params.init_weights or None, num_classes=data.train.num_classes).to(run.device)
+    ft = load_ft_model(params.ft_arch, params.init_weights or None, num_classes=data.train.num_classes)
+    ft = prepare_for_training(ft, run.device)
     updater = Updater(ft, params.learning_rate, params.precision, run.device, gradient_clip=0.0)
     output = run.folder / "ft_action.pth"
     state = TrainingState(run.folder / "ft_action_state.pth", vars(params), {"ft": ft, "updater": updater},
@@ -53,9 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs = {"anonymizer": params.anonymizer, "init_weights": params.init_weights}
     meta = build_meta("init_utility", {"ft": ft.architecture}, params, inputs, {"validation_top1": accuracy})
     checkpoint = {"ft_model_state_dict": detached_copy(ft), "epoch": params.epochs, "meta": meta}
-    save_checkpoint(output, checkpoint)
-    state.finish()
-    sys.stdout.write(f"{run.folder / 'ft_action.pth'}: top-1 by video on the validation part {accuracy:.3f}\n")
+    finish(state, output, checkpoint, f"top-1 by video on the validation part {accuracy:.3f}")
 
 
 def person_masks(params: InitUtilityParams) -> PersonMasks:

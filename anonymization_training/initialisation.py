@@ -16,6 +16,7 @@ from aux_code.datasets.clip_sampling import uniform_clips
 from aux_code.datasets.decode import DecodedCache
 from aux_code.datasets.transforms import EVALUATION, augment_batch, evaluation_images
 from aux_code.datasets.ucf101 import Ucf101Item
+from aux_code.distributed import gather_rows, rank, sum_over_ranks, world_size
 from aux_code.layout import apply_per_frame
 from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.losses.temporal import temporally_distinct_loss
@@ -94,10 +95,13 @@ def recognition_accuracy(
     ft: nn.Module, obfuscate: Obfuscator, videos: Sequence[Ucf101Item], cache: DecodedCache, params,
     masks: PersonMasks | None = None, n_modes: int = 5, device: torch.device | str = "cpu",
 ) -> float:  # fmt: skip
-    """Top-1 accuracy by video: probabilities averaged over `n_modes` clips spread over the video, evaluation crop."""
+    """Top-1 accuracy by video: probabilities averaged over `n_modes` clips spread over the video, evaluation crop.
+
+    Under torchrun every rank judges its share of the videos, and all get the accuracy on all of them.
+    """
     ft.eval()
     hits = 0
-    for video in videos:
+    for video in list(videos)[rank() :: world_size()]:
         indices = uniform_clips(cache.count_frames(video.path), params.clip_length, params.stride, n_modes)
         frames = [cache.read_frames(video.path, clip) for clip in indices]
         clips = augment_batch(frames, EVALUATION, params.size, [None] * n_modes).to(device)
@@ -107,14 +111,14 @@ def recognition_accuracy(
             painted = augment_batch(arrays, EVALUATION, params.size, [None] * n_modes)[:, :1].to(device)
         logits, _ = ft(obfuscate(clips, painted))
         hits += int(logits.softmax(1).mean(0).argmax() == video.label)
-    return hits / len(videos)
+    return sum_over_ranks(torch.tensor(hits)).item() / len(videos)
 
 
 def contrastive_step(fb: nn.Module, images: ImageBatch, temperature: float, updater: Updater) -> dict[str, float]:
     """One update of f_B: NT-Xent between two views of each image."""
     fb.train()
     with updater.autocast():
-        first, second = fb(images.views.flatten(0, 1)).chunk(2)
+        first, second = map(gather_rows, fb(images.views.flatten(0, 1)).float().chunk(2))
         loss = nt_xent_loss(first, second, temperature)
         losses = finite({"contrast/nt_xent": loss, "contrast/accuracy": nt_xent_accuracy(first, second)}, "", {})
     updater.update(loss)

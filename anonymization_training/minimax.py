@@ -2,18 +2,24 @@
 
 Step 1 updates the anonymizer f_A to minimise  w_T * L_T - w_B * L_B.
 Step 2, with f_A frozen, lets the utility network f_T minimise L_T and the privacy (budget) network f_B minimise L_B.
+
+Under torchrun every rank takes its share of each batch, and R ranks do what one process does with the whole batch:
+NT-Xent sees the rows of all ranks, with gradient, batch norms see the batches of all ranks, and gradients are averaged
+before they are clipped. (LLTC contrasts the clips of one video, and the other losses are means over videos.)
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from anonymization_training.training_batches import ClipBatch, ImageBatch
+from aux_code.batch_norm import keep_running_statistics
+from aux_code.distributed import average_gradients, gather_rows, mean_over_ranks
 from aux_code.inference import supports_bf16
 from aux_code.layout import apply_per_frame
 from aux_code.losses.nt_xent import nt_xent_loss
@@ -25,7 +31,7 @@ from aux_code.losses.temporal import (
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss became NaN or infinite; the message names the loss."""
+    """A loss or its gradient became NaN or infinite; the message names it."""
 
 
 @dataclass
@@ -56,7 +62,12 @@ class Objective:
 
 
 class Updater:
-    """One network's optimizer with autocast, gradient scaling and clipping."""
+    """One network's optimizer with autocast, gradient scaling and clipping.
+
+    Under torchrun `update` averages the gradients over the ranks in one message. DistributedDataParallel would expect
+    one forward call of one wrapped module before each backward pass; here f_A runs several times before one, its
+    chunks again during it, f_T is entered by two methods, and the three networks freeze in turns.
+    """
 
     def __init__(
         self, net: nn.Module, learning_rate: float, precision: str, device: torch.device, gradient_clip: float
@@ -74,12 +85,19 @@ class Updater:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def update(self, loss: Tensor) -> None:
-        """Backward pass and one step of the optimizer."""
+        """Backward pass and one step of the optimizer.
+
+        Raises:
+            NonFiniteLoss: a gradient is NaN or infinite; nothing was updated.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        if self.gradient_clip > 0:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.gradient_clip)
+        average_gradients(self.net.parameters())
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.gradient_clip or math.inf)
+        # the scaler itself leaves out a step whose gradients overflowed fp16, and tries a smaller scale
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            raise NonFiniteLoss(f"the gradient of {type(self.net).__name__} is {norm.item()}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.n_updates += 1
@@ -121,20 +139,12 @@ def normalising_by(statistics: str, *nets: nn.Module) -> Iterator[None]:
         nets: networks whose modes are restored afterwards.
     """
     modes = [(module, module.training) for net in nets for module in net.modules()]
-    norms = [m for m, _ in modes if isinstance(m, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked.clone() if norm.num_batches_tracked is not None else None for norm in norms]
     for net in nets:
         net.train(statistics == "batch")
-    for norm in norms:
-        norm.momentum = 0.0
     try:
-        yield
+        with keep_running_statistics(*nets):
+            yield
     finally:
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
-            norm.momentum = momentum
-            if count is not None:
-                norm.num_batches_tracked.copy_(count)
         for module, mode in modes:
             module.training = mode
 
@@ -234,7 +244,7 @@ def temporal_term(embedding: Tensor, objective: Objective) -> Tensor:
         anchor, positive, negative = embedding
         return temporally_distinct_loss(anchor, positive, negative, objective.margin)
     if objective.utility_loss == "invariance":
-        return temporal_invariance_loss(embedding[0], embedding[1], objective.temperature)
+        return temporal_invariance_loss(*map(gather_rows, embedding), objective.temperature)
     first, second = embedding.transpose(0, 1).chunk(2, dim=1)
     return local_local_temporal_contrastive_loss(first, second, objective.temperature)
 
@@ -250,8 +260,8 @@ def budget_loss(
         pair = images.views
     with contextlib.nullcontext() if through_fa else torch.no_grad():
         anonymized = networks.fa(pair.flatten(0, 1))
-    first, second = networks.fb(anonymized).chunk(2)
-    return nt_xent_loss(first, second, objective.temperature)
+    first, second = networks.fb(anonymized).float().chunk(2)
+    return nt_xent_loss(gather_rows(first), gather_rows(second), objective.temperature)
 
 
 def anonymize(fa: nn.Module, clips: Tensor, recompute_chunk: int, with_gradient: bool) -> Tensor:
@@ -261,13 +271,14 @@ def anonymize(fa: nn.Module, clips: Tensor, recompute_chunk: int, with_gradient:
 
 
 def finite(totals: dict[str, Tensor], prefix: str, parts: dict[str, Tensor]) -> dict[str, float]:
-    """The losses as numbers.
+    """The losses as numbers, under torchrun the means over the ranks.
 
     Raises:
-        NonFiniteLoss: one of them is NaN or infinite.
+        NonFiniteLoss: one of them is NaN or infinite, on any rank; all ranks raise it.
     """
-    values = {name: loss.item() for name, loss in totals.items()}
-    values |= {prefix + name: loss.item() for name, loss in parts.items()}
+    losses = totals | {prefix + name: loss for name, loss in parts.items()}
+    means = mean_over_ranks(torch.stack([loss.detach().double() for loss in losses.values()]))
+    values = dict(zip(losses, means.tolist(), strict=True))
     for name, value in values.items():
         if value != value or abs(value) == float("inf"):
             raise NonFiniteLoss(f"{name} is {value}")

@@ -14,9 +14,9 @@ class StageParams(CommonParams):
     size: int = 224
     """Height and width in pixels of the frames that the networks see (paper: 224)."""
     batch_videos: int = 8
-    """Videos per batch (paper and release: 8)."""
+    """Videos per batch, of all processes together under torchrun (paper and release: 8)."""
     batch_images: int = 12
-    """Images per batch, each with two views where views are used (release: 12)."""
+    """Images per batch, of all processes together, each with two views where views are used (release: 12)."""
     clip_length: int = 16
     """Frames per clip (paper: 16)."""
     stride: int = 2
@@ -238,4 +238,17 @@ TRAIN_ANONYMIZER = {
     "miniature_spact": replace(MINIATURE, **SPACT),
     "miniature_spact_equal_compute": replace(MINIATURE, **SPACT, epochs=2 * MINIATURE.epochs),
     "miniature_ted_spad_plus": replace(MINIATURE, **PLUS),
+}
+ABLATIONS = {
+    "lltc": {"utility_loss": "lltc"},  # Table 3
+    **{f"invariance_{w}": {"utility_loss": "invariance", "omega": float(w)} for w in ("0.1", "0.5", "1", "2")},  # 2, 9
+    **{f"omega_{omega}": {"omega": float(omega)} for omega in ("0.01", "1", "10")},  # Table 4
+    **{f"margin_{margin}": {"margin": float(margin)} for margin in ("0.5", "2")},  # Table 5
+    **{f"distance_{frames}": {"negative_distance": int(frames)} for frames in ("8", "32")},  # Table 6
+}
+"""Rows of the paper's Tables 2-6 and 9 beside TeD-SPAD and SPAct -> what they change of TeD-SPAD."""
+TRAIN_ANONYMIZER |= {
+    f"{scale}_{row}": replace(TRAIN_ANONYMIZER[scale], **changed)
+    for scale in ("paper", "miniature")
+    for row, changed in ABLATIONS.items()
 }

@@ -1,12 +1,16 @@
 """The loop that all trainings of the stage share: steps, schedule, progress, logs, saves, interruption."""
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from anonymization_training.minimax import NonFiniteLoss, Updater
+from aux_code.checkpoints import save_checkpoint
+from aux_code.distributed import any_rank, barrier, gather_objects, is_main, rank, world_size
 from aux_code.errors import UserError
 from aux_code.progress import progress
 from aux_code.runs import InterruptRequest, Run, derived_seed
@@ -46,15 +50,17 @@ class StepLoop:
             step: the batches of a tuple, on the run's device -> named losses; the first drives the plateau schedule.
         """
         total, done = self.last_step - self.first_step, position["step"] - self.first_step
-        with InterruptRequest() as interrupt, progress(description=self.description, total=total, initial=done) as bar:
+        bar = progress(description=self.description, total=total, initial=done, disable=not is_main())
+        with InterruptRequest() as interrupt, bar:
             for batch in batches:
                 self._set_rates(position)
                 losses = self._step(batch, step, position["step"])
                 self._note(losses, position, bar)
                 if (position["step"] - self.first_step) % self.steps_per_epoch == 0 or self._complete(position):
                     self.end_of_epoch(position, self._end_epoch(position))
-                if interrupt.requested is not None:
+                if any_rank(interrupt.requested is not None):
                     self.state.save(position)
+                    barrier()  # torchrun ends all ranks as soon as one has ended
                     interrupt.honour()
                 self.state.save_if_due(position)
         if not self._complete(position):
@@ -66,12 +72,14 @@ class StepLoop:
         return position["step"] >= self.last_step
 
     def _step(self, batch: tuple, step: Callable, number: int) -> dict[str, float]:
-        # Noise and dropout depend on the step alone, so that a resumed run draws what it would have drawn.
-        torch.manual_seed(derived_seed(self.params.seed, self.description, number))
+        # Noise and dropout depend on the step and the rank alone: a resumed run draws what it would have drawn.
+        own = (rank(),) if world_size() > 1 else ()
+        torch.manual_seed(derived_seed(self.params.seed, self.description, number, *own))
         try:
             return step(*(member.to(self.run.device) for member in batch))
         except NonFiniteLoss as error:
-            names = ", ".join(name for member in batch for name in member.names)
+            shares = gather_objects([name for member in batch for name in member.names])
+            names = ", ".join(name for share in shares for name in share)
             raise UserError(
                 f"step {number}: {error}; the last good state stands in {self.state.path.parent}. "
                 f"Lower the learning rate or look at these files: {names}"
@@ -108,6 +116,14 @@ class StepLoop:
         )
         for updater in self.updaters:
             set_learning_rate(updater.optimizer, updater.learning_rate, factor * position.get("plateau_factor", 1.0))
+
+
+def finish(state: TrainingState, output: Path, checkpoint: dict[str, Any], quality: str) -> None:
+    """Rank 0 writes the result, removes the state of the interrupted run and says how good the result is."""
+    if is_main():
+        save_checkpoint(output, checkpoint)
+        state.finish()
+        sys.stdout.write(f"{output}: {quality}\n")
 
 
 def planned_steps(params: Any, steps_per_epoch: int, epochs: int | None = None) -> int:

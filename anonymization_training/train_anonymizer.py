@@ -2,6 +2,9 @@
 
 Starts from the three initialisations and writes <run>/last.pth and <run>/best.pth with all three networks. The presets
 are TeD-SPAD at the paper's and at the miniature's scale, and the rows it is compared with.
+
+Several GPUs: torchrun --standalone --nproc_per_node N train_anonymizer.py ... ; with --resume and --max_restarts 3 a
+worker that died is replaced and the training goes on from the last saved state.
 """
 
 import sys
@@ -18,10 +21,12 @@ from anonymization_training.params_anonymization import TRAIN_ANONYMIZER, TrainA
 from anonymization_training.training_batches import Sampling, clip_source, image_source, load_training_data
 from aux_code import config
 from aux_code.checkpoints import build_meta, save_checkpoint
+from aux_code.distributed import is_main
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_budget, load_utility
 from aux_code.parameters import parse
 from aux_code.runs import run_script, start_run
+from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import detached_copy
 
 
@@ -45,6 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     images = image_source(data.images, data.cache, params, run.folder)
 
     def save(name: str, metrics: dict[str, float], epoch: int) -> None:
+        if not is_main():
+            return
         roles = {"fa": networks.fa, "ft": networks.ft, "fb": networks.fb}
         architectures = {role: net.architecture for role, net in roles.items()}
         meta = build_meta("train_anonymizer", architectures, params, inits, metrics)
@@ -56,7 +63,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     metrics = training.run_all(clips, images)
     described = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-    sys.stdout.write(f"{run.folder / 'last.pth'}: {described}\n")
+    if is_main():
+        sys.stdout.write(f"{run.folder / 'last.pth'}: {described}\n")
 
 
 def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
@@ -82,10 +90,12 @@ def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
 
 def load_networks(files: dict[str, str], params: TrainAnonymizerParams, device: torch.device) -> Networks:
     """The players from their checkpoints; with distillation the untouched f_T as teacher."""
-    teacher = load_utility(files["init_ft"]).to(device).requires_grad_(False) if params.distillation_weight else None
-    fa = load_anonymizer(files["init_fa"])
-    return Networks(fa.to(device), load_utility(files["init_ft"]).to(device), load_budget(files["init_fb"]).to(device),
-                    teacher)  # fmt: skip
+    players = (load_anonymizer(files["init_fa"]), load_utility(files["init_ft"]), load_budget(files["init_fb"]))
+    teacher = load_utility(files["init_ft"]).requires_grad_(False) if params.distillation_weight else None
+    return Networks(
+        *(prepare_for_training(network, device) for network in players),
+        prepare_for_training(teacher, device) if teacher is not None else None,
+    )
 
 
 if __name__ == "__main__":

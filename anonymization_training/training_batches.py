@@ -1,7 +1,8 @@
 """Batches of stage 1: clips of videos and views of images, decoded, sampled and augmented.
 
 What a batch holds depends on (seed, epoch, position of the sample) alone: not on workers, not on where a run was
-interrupted. So a resumed run sees the batches that it would have seen.
+interrupted. So a resumed run sees the batches that it would have seen. Under torchrun each rank reads a contiguous
+share of every batch; batch sizes are those of all ranks together.
 """
 
 import signal
@@ -30,6 +31,7 @@ from aux_code.datasets.transforms import (
 from aux_code.datasets.ucf101 import Ucf101, Ucf101Item
 from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.datasets.vispr import Vispr
+from aux_code.distributed import is_main, rank, share, world_size
 from aux_code.errors import UserError
 from aux_code.models.obfuscation import read_boxes
 from aux_code.runs import seeded_generator
@@ -199,7 +201,10 @@ class _CollateImages:
 
 def _split(samples: list[_Sample | UnreadableMedia]) -> tuple[list[_Sample], list[UnreadableMedia]]:
     good = [sample for sample in samples if isinstance(sample, _Sample)]
-    return good, [sample for sample in samples if isinstance(sample, UnreadableMedia)]
+    bad = [sample for sample in samples if isinstance(sample, UnreadableMedia)]
+    if world_size() > 1 and good:  # losses over all ranks need shares of one size
+        good += [good[i % len(good)] for i in range(len(bad))]
+    return good, bad
 
 
 def _leave_signals_to_the_training(worker: int) -> None:
@@ -214,16 +219,25 @@ class BatchSource:
     Args:
         samples: ClipSamples or ImageSamples.
         collate: list of samples -> (batch, errors).
-        batch_size: samples per batch; the last, incomplete batch of an epoch is filled from the next epoch's order.
+        batch_size: samples per batch, of all ranks together; the last, incomplete batch of an epoch is filled from the
+            next epoch's order.
         n_workers: decoding processes.
         unreadable: counts and names what does not decode.
         seed: of the order.
+
+    Raises:
+        UserError: the ranks cannot share a batch equally.
     """
 
     def __init__(self, samples: Dataset, collate: Callable, batch_size: int, n_workers: int, unreadable: UnreadableLog,
                  seed: int):  # fmt: skip
         self.samples, self.collate, self.batch_size = samples, collate, batch_size
         self.n_workers, self.unreadable, self.seed = n_workers, unreadable, seed
+        if batch_size % world_size():
+            raise UserError(
+                f"{world_size()} processes cannot share batches of {batch_size} equally; change --batch_videos and "
+                "--batch_images, which are those of all processes together, or --nproc_per_node"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -231,7 +245,7 @@ class BatchSource:
         return max(1, -(-len(self.samples) // self.batch_size))
 
     def batches(self, first_step: int, n_steps: int) -> Iterator[ClipBatch | ImageBatch]:
-        """Batches first_step, ..., first_step + n_steps - 1.
+        """Batches first_step, ..., first_step + n_steps - 1; of each, this rank's share.
 
         Raises:
             UserError: no file of a batch is readable, or too many of the data set are not.
@@ -253,7 +267,7 @@ class BatchSource:
     def _keys(self, step: int) -> list[tuple[int, int]]:
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         n = len(self.samples)
-        return [(place // n, int(self._order(place // n)[place % n])) for place in places]
+        return share([(place // n, int(self._order(place // n)[place % n])) for place in places])
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_ordered", None) is None or self._ordered[0] != epoch:
@@ -266,7 +280,7 @@ def clip_source(
     videos: Sequence[Ucf101Item], sampling: Sampling, cache: DecodedCache, params, folder: Path, boxes=None
 ) -> BatchSource:
     """Batches of clips for a stage's parameters (batch_videos, n_workers, max_unreadable_share, seed)."""
-    unreadable = UnreadableLog(folder, len(videos), params.max_unreadable_share)
+    unreadable = _unreadable_log(folder, len(videos), params)
     samples = ClipSamples(videos, sampling, cache, boxes)
     collate = _CollateClips(sampling.size, AUGMENTATIONS[sampling.augmentation])
     return BatchSource(samples, collate, params.batch_videos, params.n_workers, unreadable, params.seed)
@@ -274,10 +288,18 @@ def clip_source(
 
 def image_source(paths: Sequence[Path], cache: DecodedCache, params, folder: Path) -> BatchSource:
     """Batches of image views for a stage's parameters (batch_images, n_workers, max_unreadable_share, size, seed)."""
-    unreadable = UnreadableLog(folder, len(paths), params.max_unreadable_share)
+    unreadable = _unreadable_log(folder, len(paths), params)
     samples = ImageSamples(paths, cache, params.seed)
     collate = _CollateImages(params.size, VIEW_AUGMENTATIONS[params.augmentation])
     return BatchSource(samples, collate, params.batch_images, params.n_workers, unreadable, params.seed)
+
+
+def _unreadable_log(folder: Path, n_files: int, params) -> UnreadableLog:
+    """Under torchrun one file for each rank, which names what this rank met."""
+    log = UnreadableLog(folder, n_files, params.max_unreadable_share)
+    if not is_main():
+        log.path = log.path.with_stem(f"{log.path.stem}_rank{rank()}")
+    return log
 
 
 class TrainingData(NamedTuple):

@@ -1,8 +1,12 @@
 """The one place where clips (B, C, T, H, W) meet frames (B*T, C, H, W)."""
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from aux_code.batch_norm import keep_running_statistics
 
 
 def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int = 0, recompute: bool = False) -> Tensor:
@@ -13,7 +17,8 @@ def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int = 0, recompute: bo
         clips: (B, C, T, H, W).
         chunk: frames per pass; 0 takes all B*T at once. Small chunks bound the memory of a pass without gradient.
         recompute: with gradients, keep only each chunk's input and compute its activations again in the backward
-            pass, so that memory does not grow with the length of the clip. Batch-norm statistics are per chunk.
+            pass, so that memory does not grow with the length of the clip. Batch-norm statistics are per chunk, and the
+            running ones follow the first computation alone.
 
     Returns:
         (B, C', T, H', W'), frame t of clip b at [b, :, t].
@@ -22,7 +27,11 @@ def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int = 0, recompute: bo
     frames = clips.transpose(1, 2).flatten(0, 1)
     pieces = frames.split(chunk) if chunk > 0 else (frames,)
     if recompute and torch.is_grad_enabled():
-        outputs = [checkpoint(net, piece, use_reentrant=False) for piece in pieces]
+
+        def contexts() -> tuple:
+            return contextlib.nullcontext(), keep_running_statistics(net)
+
+        outputs = [checkpoint(net, piece, use_reentrant=False, context_fn=contexts) for piece in pieces]
     else:
         outputs = [net(piece) for piece in pieces]
     output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]

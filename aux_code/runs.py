@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aux_code import config
+from aux_code import config, distributed
 from aux_code.checkpoints import write_json
 from aux_code.errors import UserError
 from aux_code.parameters import CommonParams
@@ -36,10 +36,20 @@ class Run:
 
     @cached_property
     def writer(self):
-        """TensorBoard writer at LOGS_ROOT/<run_id>, made when first used."""
+        """TensorBoard writer at LOGS_ROOT/<run_id>, made when first used; under torchrun only rank 0 writes."""
+        if not distributed.is_main():
+            return _NoWriter()
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(config.LOGS_ROOT / self.run_id))
+
+
+class _NoWriter:
+    def add_scalar(self, *_, **__) -> None:
+        """Nothing."""
+
+    def add_image(self, *_, **__) -> None:
+        """Nothing."""
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -48,6 +58,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         status = main() or 0
+        distributed.leave()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         status = 2
@@ -115,11 +126,12 @@ def start_run(params: CommonParams, stage: str) -> Run:
     """
     run_id = params.run_id or f"{stage}_{params.preset}"
     folder = config.SAVED_MODELS_ROOT / run_id
-    write_json(folder / f"params_{stage}.json", {"stage": stage, **asdict(params), "run_id": run_id})
+    if distributed.is_main():
+        write_json(folder / f"params_{stage}.json", {"stage": stage, **asdict(params), "run_id": run_id})
     seed_everything(params.seed)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
-    return Run(run_id, stage, folder, choose_device(params.device))
+    return Run(run_id, stage, folder, distributed.own_device(choose_device(params.device)))
 
 
 def choose_device(name: str) -> torch.device:

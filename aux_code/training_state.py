@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from aux_code.checkpoints import load_checkpoint, save_checkpoint
+from aux_code.distributed import is_main
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,12 @@ class TrainingState:
         self.last_save = time.monotonic()
 
     def save(self, position: dict[str, Any]) -> None:
-        """Saves now. `position` holds plain values: epoch, step, best score, history."""
+        """Saves now. `position` holds plain values: epoch, step, best score, history.
+
+        Under torchrun rank 0 does: weights, optimizers and position are the same on all ranks.
+        """
+        if not is_main():
+            return
         states = {name: item.state_dict() for name, item in self.stateful.items()}
         save_checkpoint(self.path, {"fingerprint": self.fingerprint, "position": position, "states": states})
         self.last_save = time.monotonic()
@@ -52,26 +58,40 @@ class TrainingState:
         if not resume or not self.path.is_file():
             return None
         saved = load_checkpoint(self.path)
-        changed = [k for k, v in self.fingerprint.items() if saved["fingerprint"].get(k) != v]
-        if changed:
-            raise UserError(
-                f"{self.path} was saved with other values of {', '.join(changed)}; "
-                "resume with the same parameters, or start anew with another --run_id"
-            )
+        self._refuse([k for k, v in self.fingerprint.items() if saved["fingerprint"].get(k) != v], self.path)
         for name, item in self.stateful.items():
             item.load_state_dict(saved["states"][name])
         return saved["position"]
 
     def is_complete(self, output: Path, resume: bool) -> bool:
-        """Whether --resume finds nothing to do: the result stands and no state of an interrupted run does."""
-        complete = resume and output.is_file() and not self.path.is_file()
-        if complete:
-            log.info("%s is complete; nothing to resume", output)
-        return complete
+        """Whether --resume finds nothing to do: the result stands and no state of an interrupted run does.
+
+        Args:
+            output: a checkpoint whose `meta` holds the parameters of its run.
+            resume: whether that was asked for.
+
+        Raises:
+            UserError: the result belongs to other parameters. Those that it knows nothing of may have any value.
+        """
+        if not resume or not output.is_file() or self.path.is_file():
+            return False
+        saved = load_checkpoint(output).get("meta", {}).get("parameters", {})
+        texts = {key: str(tuple(value) if isinstance(value, list) else value) for key, value in saved.items()}
+        self._refuse([k for k, v in self.fingerprint.items() if texts.get(k, v) != v], output)
+        log.info("%s is complete; nothing to resume", output)
+        return True
+
+    def _refuse(self, changed: list[str], path: Path) -> None:
+        if changed:
+            raise UserError(
+                f"{path} was saved with other values of {', '.join(changed)}; "
+                "resume with the same parameters, or start anew with another --run_id"
+            )
 
     def finish(self) -> None:
         """Removes the file: the training is complete and its result stands elsewhere."""
-        self.path.unlink(missing_ok=True)
+        if is_main():
+            self.path.unlink(missing_ok=True)
 
 
 _FREE_TO_CHANGE = ("resume", "device", "n_threads", "n_workers", "run_id", "minutes_between_saves")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from aux_code import training_state
+from aux_code.checkpoints import build_meta, save_checkpoint
 from aux_code.errors import UserError
 from aux_code.training_state import TrainingState, detached_copy
 
@@ -86,13 +87,25 @@ def test_complete_means_a_result_and_no_state(tmp_path: Path):
     output = tmp_path / "last.pth"
     state = training(tmp_path / "state.pth")[0]
     assert not state.is_complete(output, resume=True)
-    output.write_bytes(b"")
+    save_checkpoint(output, {"meta": {"parameters": PARAMS | {"epochs": 3, "resume": True}}})
     assert state.is_complete(output, resume=True) and not state.is_complete(output, resume=False)
     state.save({"step": 1})
     assert not state.is_complete(output, resume=True)
     state.finish()
     assert state.is_complete(output, resume=True) and not state.path.exists()
     state.finish()
+
+
+@pytest.mark.parametrize("changed", [{"epochs": 4}, {"init_fa": "b.pth"}, {"sizes": (1, 3)}])
+def test_a_complete_run_of_other_parameters_is_refused_by_name(tmp_path: Path, changed: dict):
+    output = tmp_path / "last.pth"
+    save_checkpoint(output, {"meta": build_meta("stage", {}, PARAMS | {"sizes": (1, 2)}, {}, {})})
+    same = {"sizes": (1, 2), "resume": True, "n_workers": 0, "new_parameter": 1}
+    assert training(tmp_path / "state.pth", **same)[0].is_complete(output, resume=True)
+    state = training(tmp_path / "state.pth", **same | changed)[0]
+    with pytest.raises(UserError, match=f"last.pth was saved with other values of {next(iter(changed))};"):
+        state.is_complete(output, resume=True)
+    assert not state.is_complete(output, resume=False)
 
 
 def test_a_detached_copy_shares_no_memory():
