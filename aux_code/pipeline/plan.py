@@ -15,6 +15,7 @@ ParametersOf = Callable[[str, str], dict[str, Any]]
 """(script, preset) -> the preset's resolved parameters; raises UserError for a preset that the script does not have."""
 
 STAGE_1 = "anonymization_training/"
+STAGE_2 = "privacy_training/train_privacy.py"
 RENDER = "-m aux_code.miniature"
 
 
@@ -181,9 +182,23 @@ class _SeedPlan:
     def _privacy(self, method: Method, anonymizer: tuple[str, str], attacker: Attacker) -> None:
         result = privacy_result(self.settings.preset, self.seed, method.name, attacker)
         arguments = ("--anonymizer", anonymizer[0], *attacker.options)
+        reads, suffix = (anonymizer,), ""
+        if self.settings.preset == "miniature":
+            start = self._attacker_start()
+            arguments += ("--attacker_weights", str(start[0]))
+            reads, suffix = (*reads, start), "_from_raw"
         run = method.name + attacker.suffix
-        script = "privacy_training/train_privacy.py"
-        self._add(_Step(script, run, method.name, (result,), arguments, (anonymizer,), task_prefix="privacy_"))
+        self._add(
+            _Step(
+                STAGE_2, run, method.name, (result,), arguments, reads, preset_suffix=suffix, task_prefix="privacy_"
+            )
+        )  # fmt: skip
+
+    def _attacker_start(self) -> tuple[Path, str]:
+        """An attacker that knows raw pictures; the miniature's attackers of all methods start from it."""
+        run = "attacker_start"
+        output = self._folder(run) / "attacker.pth"
+        return output, self._add(_Step(STAGE_2, run, "shared", (output,), ("--anonymizer", "raw")))
 
     def _anomaly(
         self, method: Method, dataset: str, anonymizer: tuple[str, str], utility: tuple[Path | str, str]

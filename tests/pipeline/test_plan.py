@@ -57,9 +57,21 @@ def test_the_trained_methods_differ_in_preset_and_start_alike(artifacts):
 
 
 def test_the_noisy_anonymizer_meets_an_attacker_that_averages(artifacts):
-    attacks = [t for t in plan(["ted_spad_plus"]) if t.stage == "train_privacy"]
+    attacks = [t for t in plan(["ted_spad_plus"]) if t.stage == "train_privacy" and t.method == "ted_spad_plus"]
     assert [("--average_frames" in t.arguments) for t in attacks] == [False, True]
     assert len({t.outputs for t in attacks}) == len({option(t, "--run_id") for t in attacks}) == 2
+
+
+def test_all_attackers_of_the_miniature_start_from_one_that_knows_raw_pictures(artifacts):
+    tasks = [t for t in plan(["raw", "blur", "ted_spad_plus"]) if t.stage == "train_privacy"]
+    start, *others = sorted(tasks, key=lambda t: t.method != "shared")
+    assert option(start, "--anonymizer") == "raw" and "--attacker_weights" not in start.arguments
+    assert len(others) == 4
+    for task in others:
+        assert option(task, "--attacker_weights") == str(start.outputs[0]) and start.name in task.needs
+        assert option(task, "--preset") == "miniature_from_raw"
+    assert len({json.dumps(task.parameters, default=str) for task in others}) == 1, "equal for all methods"
+    assert all("--attacker_weights" not in t.arguments for t in plan(["raw", "spact"], preset="paper"))
 
 
 def test_each_run_has_a_folder_of_its_own_within_a_stage(artifacts):
