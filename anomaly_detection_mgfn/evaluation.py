@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from anomaly_detection_mgfn.ground_truth import VideoTruth, match_videos
+from anomaly_detection_mgfn.ground_truth import VideoTruth
 from anomaly_detection_mgfn.mgfn_files import describe_test, frame_metrics, load_network, save_network, write_scores
 from anomaly_detection_mgfn.mil_training import MilTraining
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.scoring import score_videos
-from anomaly_detection_mgfn.stage_data import TrainingData, dataset_label, load_test_videos, open_features
+from anomaly_detection_mgfn.stage_data import TrainingData, dataset_label, label_videos, load_test_videos, open_features
 from aux_code import config
 from aux_code.checkpoints import describe_inputs, write_json
 from aux_code.errors import UserError
@@ -77,7 +77,7 @@ def evaluate_checkpoint(params: MgfnParams, run: Run, started: float) -> int:
             f"{path} takes features of dimension {loaded.net.feature_dim}, but those of {source.location} have "
             f"{source.feature_dim}; give the --features it was trained on"
         )
-    videos = match_videos(params.dataset, source)
+    videos = label_videos(params, source)
     test = load_test_videos(params, source, videos)
     scores = score_videos(loaded.net.to(run.device), test, run.device, params.clips_per_pass)
     results = {

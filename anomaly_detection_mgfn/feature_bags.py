@@ -58,6 +58,8 @@ class FeatureEntry:
     path: Path
     n_clips: int
     n_frames: int
+    more_crops: tuple[Path, ...] = ()
+    """Files of the further crops, where each has its own."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class FeatureSource:
         array = read_array(entry.path)
         if array.ndim == 2:
             array = array[:, None]
+        if entry.more_crops:
+            array = np.stack([array[:, 0], *map(read_array, entry.more_crops)], axis=1)
         expected = (entry.n_clips, self.n_crops, self.feature_dim)
         if array.shape != expected:
             raise UserError(
@@ -109,6 +113,18 @@ def read_array(path: Path) -> np.ndarray:
     return array
 
 
+def map_array(path: Path) -> np.ndarray:
+    """A .npy of numbers, mapped: only its header is read until values are asked for.
+
+    Raises:
+        UserError: missing or damaged, with the file's name.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} is missing or not a .npy array ({error})") from error
+
+
 def open_feature_folder(folder: Path | str) -> FeatureSource:
     """Reads the manifest of a feature folder; the files are read later.
 
@@ -132,6 +148,12 @@ def open_feature_folder(folder: Path | str) -> FeatureSource:
             raise UserError(f"{path}: the entry of video '{name}' lacks or spoils {error}; extract it again") from error
         if entry.n_clips < 1 or entry.n_frames < 1:
             raise UserError(f"{path}: video '{name}' has {entry.n_clips} clips and {entry.n_frames} frames")
+        expected = -(-entry.n_frames // GEOMETRY["frames_per_feature"])
+        if abs(entry.n_clips - expected) > 1:
+            raise UserError(
+                f"{path}: video '{name}' has {entry.n_clips} clips, but its {entry.n_frames} frames make {expected}; "
+                "extract it again"
+            )
         entries[name] = entry
     if not entries:
         raise UserError(f"{path} lists no video; extract the features first")

@@ -14,6 +14,13 @@ class MgfnParams(CommonParams):
     """ucf_crime, xd_violence, shanghaitech, or the path of a folder of own videos with train.csv and test.csv."""
     features: str = ""
     """Feature folder of stage 3 (with manifest.json); empty: FEATURES_ROOT/<dataset>/<extraction's run_id>."""
+    features_list: tuple[str, ...] = ()
+    """Instead of a feature folder, TRAIN.list TEST.list as published with RTFM and MGFN: one .npy path per line, below
+    --features where it is not where the line says; needs --ground_truth."""
+    ground_truth: str = ""
+    """With --features_list: .npy of the test videos' frame labels, one after the other in the order of TEST.list."""
+    frames_per_feature: int = 16
+    """With --features_list: frames that one feature stands for (RTFM and MGFN: 16)."""
     anonymizer: str = ""
     """Anonymizer that the features must come from, name or path (empty: not checked); with --score the one to apply."""
 
@@ -97,6 +104,7 @@ class MgfnParams(CommonParams):
 
     def __post_init__(self) -> None:
         counts = ("epochs", "batch_size", "n_segments", "top_k", "dims", "depths", "evaluate_every", "clips_per_pass")
+        counts += ("frames_per_feature",)
         check_ranges(
             self,
             at_least={**dict.fromkeys(counts, 1), "dropout": 0, "candidate_dropout": 0, "memory_limit_gib": 0},

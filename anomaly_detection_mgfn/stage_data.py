@@ -18,6 +18,7 @@ from anomaly_detection_mgfn.feature_bags import (
 from anomaly_detection_mgfn.ground_truth import LabelledVideos, match_videos
 from anomaly_detection_mgfn.mil_training import HeldOut, TrainingBags, split_validation
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
+from anomaly_detection_mgfn.published_features import match_lists, open_feature_lists
 from aux_code import config
 from aux_code.runs import Run
 
@@ -33,10 +34,15 @@ def open_features(params: MgfnParams) -> FeatureSource:
     """The feature folder that the parameters name, by default that of the same preset's extraction."""
     label = dataset_label(params.dataset)
     default = config.FEATURES_ROOT / label / f"dali_extraction_{params.preset}"
-    source = open_feature_folder(params.features or default)
+    source = open_feature_lists(params) if params.features_list else open_feature_folder(params.features or default)
     if params.anonymizer:
         check_anonymizer(source, params.anonymizer)
     return source
+
+
+def label_videos(params: MgfnParams, source: FeatureSource) -> LabelledVideos:
+    """Labels and frames of the videos: from the data set's annotations, or as published with lists of features."""
+    return match_lists(params, source) if params.features_list else match_videos(params.dataset, source)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class TrainingData:
 
 def load_training_data(params: MgfnParams, source: FeatureSource, run: Run) -> TrainingData:
     """Reads every feature file once: training videos as segments, validation and test videos whole."""
-    videos = match_videos(params.dataset, source)
+    videos = label_videos(params, source)
     labels = [int(video.label) for video in videos.train]
     categories = [video.category for video in videos.train]
     split = split_validation(labels, categories, params.validation_fraction, params.seed)

@@ -1,0 +1,261 @@
+"""Features as circulated with RTFM and MGFN: .list files of .npy paths, and a ground truth of concatenated frames.
+
+    train.list, test.list     one .npy path per line; optionally blanks or a comma and 0 (normal) or 1 (anomalous), and
+                              for test videos, after that, the number of frames
+    <name>.npy                (n, D) or (n, n_crops, D), float32 or float64
+    <name>_0.npy ... _9.npy   or <name>__0.npy ... __4.npy: one file (n, D) per crop; the list holds all of them, or
+                              <name>.npy for all
+    gt.npy                    one 0 or 1 per frame, the test videos one after the other in the order of their list
+
+Labels come from the column, else from the name (`_label_A`, `Normal`, a UCF-Crime category), else from the data set's
+own annotations; never from the place in the list.
+"""
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_detection_mgfn.feature_bags import FeatureEntry, FeatureSource, map_array
+from anomaly_detection_mgfn.ground_truth import LabelledVideos, VideoTruth, truth_from_labels
+from anomaly_detection_mgfn.params_mgfn import MgfnParams
+from aux_code.datasets.lists import broken_line, numbered_lines
+from aux_code.datasets.surveillance import load_surveillance
+from aux_code.datasets.surveillance_types import ANOMALY, NORMAL, SurveillanceVideo
+from aux_code.datasets.xd_violence import CATEGORIES
+from aux_code.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_LINE = re.compile(r"(.+?\.npy)(?:[\s,]+([01])(?:[\s,]+(\d+))?)?", re.IGNORECASE)
+_CROP = re.compile(r"(.+?)_{1,2}(\d)")
+_UCF_CATEGORY = re.compile(
+    r"(Abuse|Arrest|Arson|Assault|Burglary|Explosion|Fighting|RoadAccidents|Robbery|Shooting|Shoplifting|Stealing"
+    r"|Vandalism)\d{3}"
+)
+_N_NAMED = 10
+
+
+@dataclass(frozen=True)
+class ListedVideo:
+    """A video of a .list file."""
+
+    name: str
+    files: tuple[Path, ...]
+    """One file, or one per crop."""
+    label: int | None
+    """Of the list's column."""
+    n_frames: int | None
+    """Of the list's column."""
+
+
+def read_list(path: Path, folder: Path | None) -> list[ListedVideo]:
+    """Videos of a .list file, in its order; the files of a video's crops make one video.
+
+    Args:
+        path: the list.
+        folder: where to look for files that are not where the list says (lists often hold the author's own paths).
+
+    Raises:
+        UserError: a line that names no .npy, a file that is nowhere, a crop that is missing, an empty list.
+    """
+    rows = []
+    for number, line in numbered_lines(path):
+        match = _LINE.fullmatch(line)
+        if not match:
+            raise broken_line(path, number, line, "'<path>.npy [0 or 1 [number of frames]]'")
+        label, n_frames = (None if text is None else int(text) for text in match.groups()[1:])
+        rows.append(ListedVideo(Path(match[1]).stem, _find(Path(match[1]), path, number, folder), label, n_frames))
+    if not rows:
+        raise UserError(f"{path} lists no features")
+    crops: dict[str, dict[int, ListedVideo]] = {}
+    for row in rows:
+        if match := _CROP.fullmatch(row.name):
+            crops.setdefault(match[1], {})[int(match[2])] = row
+    # a lone number belongs to the name: it may count videos
+    crops = {stem: own for stem, own in crops.items() if len(own) > 1 and 0 in own}
+    videos: dict[str, ListedVideo] = {}
+    for row in rows:
+        match = _CROP.fullmatch(row.name)
+        stem = match[1] if match and match[1] in crops else row.name
+        if stem in videos and stem not in crops:
+            raise UserError(f"{path}: '{stem}' is listed more than once")
+        videos.setdefault(stem, _join_crops(path, stem, crops[stem]) if stem in crops else row)
+    return list(videos.values())
+
+
+def _join_crops(path: Path, stem: str, crops: dict[int, ListedVideo]) -> ListedVideo:
+    if sorted(crops) != list(range(len(crops))):
+        raise UserError(f"{path}: '{stem}' has the crops {sorted(crops)}; list all of them, from 0")
+    files = tuple(crops[i].files[0] for i in range(len(crops)))
+    return replace(crops[0], name=stem, files=files)
+
+
+def _find(listed: Path, path: Path, number: int, folder: Path | None) -> tuple[Path, ...]:
+    places = [path.parent / listed]
+    if folder is not None:
+        places += [folder / listed.parent.name / listed.name, folder / listed.name]
+    for place in places:
+        if place.is_file():
+            return (place,)
+        for mark in ("_", "__"):
+            crops = sorted(place.parent.glob(f"{_escaped(place.stem)}{mark}[0-9].npy"))
+            if crops:
+                return tuple(crops)
+    raise UserError(f"{path}, line {number}: {places[-1]} does not exist; name the folder of the features: --features")
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", text)
+
+
+def read_lists(params: MgfnParams) -> tuple[list[ListedVideo], list[ListedVideo]]:
+    """(training videos, test videos) of --features_list; with --eval_only one list, that of the test, will do.
+
+    Raises:
+        UserError: another number of lists, or a video in both.
+    """
+    lists = [Path(item) for item in params.features_list]
+    if len(lists) != 2 and not (params.eval_only and len(lists) == 1):
+        raise UserError("--features_list takes two files, TRAIN.list TEST.list (with --eval_only TEST.list will do)")
+    folder = Path(params.features) if params.features else None
+    *train, test = (read_list(path, folder) for path in lists)
+    train = train[0] if train and not params.eval_only else []
+    both = {video.name for video in train} & {video.name for video in test}
+    if both:
+        raise UserError(f"{lists[-1]}: '{min(both)}' is in the training list too; keep test videos out of the training")
+    return train, test
+
+
+def open_feature_lists(params: MgfnParams) -> FeatureSource:
+    """The source of all listed features; reads the files' headers only.
+
+    Raises:
+        UserError: a file with another dimension or number of crops than the first one.
+    """
+    train, test = read_lists(params)
+    entries, widths = {}, {}
+    for video in (*train, *test):
+        shapes = [map_array(file).shape for file in video.files]
+        if any(len(shape) not in (2, 3) or shape[0] < 1 or shape != shapes[0] for shape in shapes):
+            raise UserError(f"{video.files[0]}: expected (n, D) or (n, crops, D), alike for all crops, found {shapes}")
+        n_clips, dimension = shapes[0][0], shapes[0][-1]
+        n_crops = len(shapes) * (shapes[0][1] if len(shapes[0]) == 3 else 1)
+        widths.setdefault((n_crops, dimension), video.files[0])
+        n_frames = video.n_frames or n_clips * params.frames_per_feature
+        entries[video.name] = FeatureEntry(video.name, video.files[0], n_clips, n_frames, video.files[1:])
+    if len(widths) > 1:
+        found = "; ".join(f"{file}: {crops} crops of {width}" for (crops, width), file in widths.items())
+        raise UserError(f"the listed features differ in crops or dimension: {found}; list features of one kind")
+    n_crops, dimension = next(iter(widths))
+    manifest = {"frames_per_feature": params.frames_per_feature, "feature_dim": dimension, "n_crops": n_crops}
+    return FeatureSource(
+        Path(params.features_list[-1]), entries, dimension, n_crops, params.frames_per_feature, manifest
+    )
+
+
+def match_lists(params: MgfnParams, source: FeatureSource) -> LabelledVideos:
+    """Labels of the listed videos, and the test videos' frames from --ground_truth.
+
+    Raises:
+        UserError: a label that nothing tells, lengths that do not fit, no video of one of the classes.
+    """
+    train, test = read_lists(params)
+    annotated = _Annotations(params.dataset)
+    labelled = [annotated.label(video, "train") for video in train]
+    if train and {video.label for video in labelled} != {0, 1}:
+        raise UserError(f"{params.features_list[0]}: training needs normal and anomalous videos, by name or column")
+    truths = read_ground_truth(params, source, [annotated.label(video, "test") for video in test])
+    return LabelledVideos(labelled, truths, {})
+
+
+class _Annotations:
+    """Labels of listed videos; the data set's annotations are read when a name does not tell."""
+
+    def __init__(self, dataset: str):
+        self.dataset = dataset
+        self._known: dict[str, SurveillanceVideo] | None = None
+
+    def label(self, video: ListedVideo, split: str) -> SurveillanceVideo:
+        """Label and category by column, name or annotation."""
+        category = self._category(video)
+        label = video.label if video.label is not None else int(category != NORMAL)
+        if label != int(category != NORMAL):
+            category = ANOMALY if label else NORMAL
+        return SurveillanceVideo(video.name, video.files[0], split, label, category)
+
+    def _category(self, video: ListedVideo) -> str:
+        if match := re.search(r"_label_([A-Z0-9]+)", video.name):
+            return NORMAL if match[1] == "A" else CATEGORIES.get(match[1], ANOMALY)
+        if "normal" in video.name.lower() and "abnormal" not in video.name.lower():
+            return NORMAL
+        if match := _UCF_CATEGORY.match(video.name):
+            return match[1]
+        if video.label is not None:
+            return ANOMALY if video.label else NORMAL
+        known = self._annotated()
+        for name in (video.name, re.sub(r"_(i3d|c3d|rgb)$", "", video.name)):
+            if name in known:
+                return known[name].category
+        raise UserError(
+            f"{video.files[0]}: neither its name nor {self.dataset} tells whether '{video.name}' is normal; add 0 or 1 "
+            "to its line in the list"
+        )
+
+    def _annotated(self) -> dict[str, SurveillanceVideo]:
+        if self._known is None:
+            try:
+                self._known = {video.name: video for video in load_surveillance(self.dataset).videos}
+            except UserError as error:
+                log.warning("no annotations: %s", error)
+                self._known = {}
+        return self._known
+
+
+def read_ground_truth(params: MgfnParams, source: FeatureSource, videos: list[SurveillanceVideo]) -> list[VideoTruth]:
+    """Cuts the concatenated frame labels into those of each test video.
+
+    Raises:
+        UserError: no file, labels other than 0 and 1, or lengths that do not fit, with what each video needs.
+    """
+    if not params.ground_truth:
+        raise UserError("--features_list needs --ground_truth GT.npy, the test videos' frame labels in list order")
+    path = Path(params.ground_truth)
+    labels = np.asarray(map_array(path)).reshape(-1)
+    if not np.isin(labels, (0, 1)).all():
+        raise UserError(f"{path}: expected 0 and 1 for each frame")
+    lengths = np.array([source.entries[video.name].n_frames for video in videos])
+    borders = np.cumsum([0, *lengths])
+    parts = [labels[start:end].astype(np.uint8) for start, end in zip(borders[:-1], borders[1:], strict=True)]
+    wrong = [
+        f"{video.name}: {source.entries[video.name].n_clips} features, {n_frames} frames"
+        for video, n_frames in zip(videos, lengths, strict=True)
+        if abs(-(-n_frames // source.frames_per_feature) - source.entries[video.name].n_clips) > 1
+    ]
+    if wrong:
+        raise UserError(f"{source.location}: lengths do not fit: {_named(wrong)}; see --frames_per_feature")
+    against = [v.name for v, part in zip(videos, parts, strict=True) if not v.label and part.any()]
+    if borders[-1] != len(labels):
+        for video, length in zip(videos, lengths, strict=True):
+            log.error("%s: %d features, %d frames", video.name, source.entries[video.name].n_clips, length)
+        raise UserError(
+            f"{path} has {len(labels)} frames, the videos of {source.location} have {borders[-1]} (each named above); "
+            f"normal videos that would hold anomalous frames: {_named(against) or 'none'}. Give --frames_per_feature, "
+            "or each test video's label and number of frames after its path in the list"
+        )
+    if against:
+        raise UserError(f"{path}: anomalous frames in normal videos: {_named(against)}; is the list in another order?")
+    if not labels.any() or labels.all():
+        raise UserError(f"{path}: the test videos need anomalous and normal frames")
+    return [
+        truth_from_labels(video.name, video.category, video.label, part, source.frames_per_feature)
+        for video, part in zip(videos, parts, strict=True)
+    ]
+
+
+def _named(items: Iterable[str]) -> str:
+    items = list(items)
+    return "; ".join(items[:_N_NAMED]) + ("; ..." if len(items) > _N_NAMED else "")
