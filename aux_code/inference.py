@@ -161,7 +161,7 @@ def use_onednn_conv3d(network: nn.Module) -> int:
     found = [
         (name, module)
         for name, module in network.named_modules()
-        if type(module) is nn.Conv3d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        if isinstance(module, nn.Conv3d) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     ]
     for name, module in found:
         if name:
