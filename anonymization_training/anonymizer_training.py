@@ -15,6 +15,7 @@ from anonymization_training.minimax import (
     step_utility,
 )
 from anonymization_training.params_anonymization import TrainAnonymizerParams
+from anonymization_training.privacy_probe import PrivacyProbe
 from anonymization_training.step_loop import StepLoop, planned_steps
 from anonymization_training.training_batches import (
     VIEW_AUGMENTATIONS,
@@ -61,6 +62,7 @@ class AnonymizerTraining:
         self.networks, self.params, self.run, self.data, self.save = networks, params, run, data, save
         self.objective = Objective(**{name: getattr(params, name) for name in Objective.__dataclass_fields__})
         self.updaters = build_updaters(networks, params, run.device)
+        self.probe = PrivacyProbe(data.cache, params.size, run.device)
         trained = {"fa": networks.fa, "ft": networks.ft, "fb": networks.fb}
         stateful = trained | {f"updater_{name}": updater for name, updater in self.updaters._asdict().items()}
         path = run.folder / "train_anonymizer_state.pth"
@@ -120,6 +122,8 @@ class AnonymizerTraining:
         epoch = position["epoch"] = position.get("epoch", 0) + 1
         if is_main():
             self._show(epoch)
+            if self.params.probe_every and epoch % self.params.probe_every == 0:
+                self._probe_privacy(epoch)
         if epoch % self.params.validate_every:
             return
         metrics = self.validate()
@@ -147,6 +151,11 @@ class AnonymizerTraining:
         embedding = torch.cat([networks.fb.eval()(networks.fa(part)) for part in pair.split(64)])
         networks.fa.train(fa_mode)
         return {"top1": accuracy, "nt_xent_accuracy": nt_xent_accuracy(*embedding.chunk(2)).item()}
+
+    def _probe_privacy(self, epoch: int) -> None:
+        cmap = self.probe.cmap(self.networks.fa, self.networks.fb)
+        if cmap is not None:
+            self.run.writer.add_scalar("privacy/probe_cmap", cmap, epoch)
 
     @torch.no_grad()
     def _show(self, epoch: int) -> None:
@@ -183,5 +192,9 @@ def batch_pairs(
 
 
 def trade_off(metrics: dict[str, float]) -> float:
-    """What `best` maximises: accuracy of the utility network minus accuracy of the privacy network."""
+    """What `best` maximises: accuracy of the utility network minus accuracy of the privacy network.
+
+    top1 in [0, 1] is that of actions on anonymized clips of the validation part, nt_xent_accuracy in [0, 1] the share
+    of anonymized training images whose other view f_B recognises. No private label enters.
+    """
     return metrics["top1"] - metrics["nt_xent_accuracy"]

@@ -53,7 +53,7 @@ class StageParams(CommonParams):
         least |= dict.fromkeys(("max_steps", "warmup_steps", "n_workers", "cache_megabytes"), 0)
         # fields of some of the scripts only
         least |= {"frames_per_video": 1, "adversary_steps": 1, "validate_every": 1, "settle_epochs": 0}
-        least |= {"negative_distance": 0, "recompute_chunk": 0}
+        least |= {"negative_distance": 0, "recompute_chunk": 0, "probe_every": 0}
         check_ranges(self, at_least={name: value for name, value in least.items() if hasattr(self, name)})
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"--validation_fraction must lie between 0 and 1, not {self.validation_fraction}")
@@ -179,6 +179,8 @@ class TrainAnonymizerParams(StageParams):
     """Passes after the minimax in which f_A is frozen and f_T goes on learning (ours: its statistics lag behind)."""
     validate_every: int = 5
     """Epochs from one validation to the next (ours)."""
+    probe_every: int = 5
+    """Epochs from one privacy probe to the next, 0 for none (ours). The probe reads labels, for TensorBoard alone."""
 
 
 SMALL = {
@@ -214,8 +216,9 @@ INIT_PRIVACY = {
 PAPER = TrainAnonymizerParams()
 MINIATURE = TrainAnonymizerParams(
     **SMALL,
+    batch_videos=4,
     batch_images=24,
-    epochs=3,
+    epochs=5,
     learning_rate=1e-3,
     schedule="linear",
     final_learning_rate_factor=0.1,
@@ -236,7 +239,8 @@ TRAIN_ANONYMIZER = {
     "release": RELEASE,
     "miniature": MINIATURE,
     "miniature_spact": replace(MINIATURE, **SPACT),
-    "miniature_spact_equal_compute": replace(MINIATURE, **SPACT, epochs=2 * MINIATURE.epochs),
+    # a step without positive and negative clips passes 80 instead of 144 pictures through f_A
+    "miniature_spact_equal_compute": replace(MINIATURE, **SPACT, epochs=9),
     "miniature_ted_spad_plus": replace(MINIATURE, **PLUS),
 }
 ABLATIONS = {

@@ -94,7 +94,8 @@ class TrainingState:
             self.path.unlink(missing_ok=True)
 
 
-_FREE_TO_CHANGE = ("resume", "device", "n_threads", "n_workers", "run_id", "minutes_between_saves")
+_FREE_TO_CHANGE = ("resume", "device", "n_threads", "n_workers", "run_id", "minutes_between_saves", "probe_every")
+"""They change nothing about the result."""
 
 
 def detached_copy(net: nn.Module) -> dict[str, torch.Tensor]:
