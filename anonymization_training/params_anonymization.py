@@ -187,7 +187,7 @@ SMALL = {
     "size": 48, "clip_length": 8, "augmentation": "moderate", "n_workers": 0, "cache_megabytes": 2000, "n_threads": 1,
 }  # fmt: skip
 """The miniature's pictures are small and few: decoded once and kept; one thread, so that runs go side by side."""
-NARROW = {"output_channels": 1, "output_scale": 0.5, "output_noise": 0.02}
+NARROW = {"output_channels": 1, "output_scale": 1 / 3, "output_noise": 0.05}
 """What f_A of ted_spad_plus lets through."""
 
 PAPER_INIT_ANONYMIZER = InitAnonymizerParams()
