@@ -1,5 +1,6 @@
 """MGFN, the magnitude-contrastive glance-and-focus network (AAAI 2023): feature bags -> anomaly scores."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ class TimeConv(nn.Conv1d):
     """Convolution over time of (B, T, C_in) -> (B, T, C_out), with the weights and names of nn.Conv1d."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):
+        if not _autocasts(x):
             return super().forward(x.transpose(1, 2)).transpose(1, 2)
         # In bf16 a CPU takes the gradients of a matrix product twice as fast as those of a convolution.
         taps = self.kernel_size[0]
@@ -29,6 +30,11 @@ class TimeConv(nn.Conv1d):
         dtype = torch.get_autocast_dtype(x.device.type)
         windows = torch.cat(shifted(x.to(dtype), taps), dim=-1)
         return F.linear(windows, self.weight.to(dtype).transpose(1, 2).flatten(1), self.bias)
+
+
+def _autocasts(x: Tensor) -> bool:
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def shifted(x: Tensor, taps: int) -> list[Tensor]:
@@ -197,7 +203,8 @@ class MGFN(nn.Module):
             x = backbone(x, valid)
             for part in transition:
                 x = part(x).to(bags.dtype)
-        with torch.autocast(bags.device.type, enabled=False):
+        # the meta device, on which costs are counted, knows no autocast
+        with torch.autocast(bags.device.type, enabled=False) if _autocasts(bags) else nullcontext():
             features = self.to_logits(x)
             scores = self.fc(self.dropout(features)).squeeze(-1).sigmoid()
         return MGFNOutput(scores.unflatten(0, bags.shape[:2]).mean(1), features.unflatten(0, bags.shape[:2]))

@@ -1,7 +1,8 @@
 """Loading clips and images: frame-exact reading against a plain loop that decodes all of a file and then indexes.
 
 For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker and one thread. Both
-sides run in turns in the same process; the figures are medians. OpenCV is timed too where it is installed.
+sides run in turns in the same process; the figures are medians. OpenCV is timed too where it is installed. The cost of
+a clip in ten minutes of H.264 is compared with decoding 16 frames and one group of pictures from the file's start.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +27,19 @@ from aux_code.datasets.decode import count_frames, read_frames, read_image
 from aux_code.datasets.image_files import frame_files
 from aux_code.datasets.transforms import BUDGET_VIEWS, STRONG, augment_batch, augment_images
 from aux_code.runs import seeded_generator
-from benchmarks.machine import describe_machine, json_line, median_seconds, medians
+from benchmarks.machine import describe_machine, json_line, median_seconds, medians, rounds_in_turns, seconds_of
 
 PAPER_CLIPS = 8 * 3
 PAPER_IMAGES = 12
 """One step of anonymizer training: 8 videos with 3 clips each, 12 images (paper and release)."""
+
+STEP_TFLOP = 44.0
+"""Its operations: f_A on 384 frames of 24.6 GFLOP, three times in step 1 (forward and backward) and once in step 2; I3D
+on 24 clips of 32.8 GFLOP, forward and backward, twice; f_B is small."""
+STEP_RATE = 88.0
+"""TFLOP/s that a data-centre GPU may sustain on it in bf16: an assumption, not a measurement."""
+GROUP_OF_PICTURES = 250
+"""Frames from one key frame to the next in the rendered H.264, as the encoder has it by default."""
 
 
 class Format(NamedTuple):
@@ -44,7 +54,9 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "h264_mp4": Format(".mp4", "libx264", {"g": "250", "bf": "2", "preset": "veryfast"}, 1800, 240, 320),
+    "h264_mp4": Format(
+        ".mp4", "libx264", {"g": str(GROUP_OF_PICTURES), "bf": "2", "preset": "veryfast"}, 1500, 240, 320
+    ),
     "mpeg4_avi": Format(".avi", "mpeg4", {}, 186, 240, 320),
     "mjpeg_avi": Format(".avi", "mjpeg", {}, 186, 240, 320),
     "vp9_webm": Format(".webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "128"}, 600, 240, 320),
@@ -128,6 +140,43 @@ def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> dic
     return medians(seconds)
 
 
+def repeat_stream(path: Path, times: int) -> Path:
+    """The same video several times in a row, without encoding again."""
+    longer = path.with_name(f"{path.stem}_{times}_times{path.suffix}")
+    with av.open(str(longer), "w") as output:
+        target = None
+        for k in range(times):
+            with av.open(str(path)) as source:
+                stream = source.streams.video[0]
+                target = target or output.add_stream_from_template(stream)
+                for packet in source.demux(stream):
+                    if packet.dts is not None:
+                        packet.pts, packet.dts = packet.pts + k * stream.duration, packet.dts + k * stream.duration
+                        packet.stream = target
+                        output.mux(packet)
+    return longer
+
+
+def random_access_cost(path: Path, n_rounds: int) -> float:
+    """Seconds for 16 frames at a random place over seconds for the file's first 16 frames + one group of pictures."""
+    n_frames = count_frames(path)
+
+    def from_the_start() -> None:
+        with av.open(str(path)) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            for i, frame in enumerate(islice(container.decode(video=0), 16 + GROUP_OF_PICTURES)):
+                if i < 16:
+                    frame.to_ndarray(format="rgb24")
+
+    clips = iter(random_clip(n_frames, 16, 1, seeded_generator("place", i)) for i in range(n_rounds))
+    measures = {
+        "random": lambda: seconds_of(lambda: read_frames(path, next(clips))),
+        "start": lambda: seconds_of(from_the_start),
+    }
+    seconds = medians(rounds_in_turns(measures, n_rounds))
+    return seconds["random"] / seconds["start"]
+
+
 def loading_step(folder: Path, clip_seconds: float, n_rounds: int) -> dict[str, float]:
     """Cost of one training step's data for one worker: reading and augmenting 24 clips and 2 views of 12 images."""
     rng = np.random.default_rng(0)
@@ -153,11 +202,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9, help="clips read per format")
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS), metavar="FORMAT")
-    parser.add_argument("--step_seconds", type=float, default=0.5, help="duration of the GPU training step to feed")
+    parser.add_argument(
+        "--step_seconds", type=float, default=STEP_TFLOP / STEP_RATE,
+        help=f"duration of the GPU training step to feed; by default {STEP_TFLOP:.0f} TFLOP at {STEP_RATE:.0f} TFLOP/s",
+    )  # fmt: skip
+    parser.add_argument("--minutes", type=int, default=10, help="length of the H.264 video of the random access")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(f"{describe_machine()}, PyAV {av.__version__}, one worker")
     opencv = opencv_read()
+    if opencv is None:
+        print("OpenCV is not installed: left out")
     readers = {"ours": read_frames, "plain": plain_read} | ({"opencv": opencv} if opencv else {})
     ratios, figures, clip_seconds = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -168,6 +223,10 @@ def main(argv: list[str] | None = None) -> int:
             figures |= {f"{name}_{reader}_clips_per_second": 1 / value for reader, value in seconds.items()}
             print(f"{name:12}" + "".join(f"  {reader} {1 / value:7.1f} clips/s" for reader, value in seconds.items()))
             clip_seconds[name] = seconds["ours"]
+            if name == "h264_mp4":
+                cost = random_access_cost(repeat_stream(path, options.minutes), options.rounds)
+                figures["h264_random_access_over_16_frames_and_a_group"] = cost
+                print(f"{'':12}  in {options.minutes} minutes: {cost:.2f} of 16 frames and a group from the start")
         # UCF101, on which the anonymizer is trained, is MPEG-4 in AVI.
         step_clip_seconds = clip_seconds.get("mpeg4_avi", max(clip_seconds.values()))
         figures |= loading_step(Path(folder), step_clip_seconds, options.rounds)

@@ -130,6 +130,15 @@ def test_folder_of_frames_sorts_by_number(tmp_path):
     assert frame_rate(folder) == 24.0
 
 
+def test_folder_of_frames_with_gaps(tmp_path):
+    """A frame's index is its place among the files that are there, whatever their numbers."""
+    numbers = [0, 1, 4, 9, 10, 999, 1000]
+    for number in numbers:
+        Image.fromarray(painted_frame(number)).save(tmp_path / f"{number:03d}.jpg", quality=95)
+    assert count_frames(tmp_path) == 7
+    assert [painted_number(frame) for frame in read_frames(tmp_path, [6, 5, 2])] == [1000, 999, 4]
+
+
 def test_unreadable_media_name_the_file(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty.avi").write_bytes(b"")
