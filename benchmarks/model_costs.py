@@ -1,0 +1,111 @@
+"""Costs of the networks at the paper's sizes: parameters, GFLOP and peak memory, in inference and in training.
+
+GFLOP are counted by torch.utils.flop_counter on tensors without storage: one multiplication and one addition are two;
+convolutions and matrix products count (attention is made of these), element-wise work, norms and pooling do not. A
+training pass is forward and backward, with respect to the weights and the input. Memory is the highest sum of the
+tensors that the profiler saw allocated and not yet freed on the CPU, in fp32, beyond weights and input; in training
+that includes the gradients. A unit is a frame (f_A), a clip (f_T), an image (f_B) or a batch of 32 bags of 32 segments
+(MGFN).
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomaly_detection_mgfn.mgfn import MGFN
+from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from benchmarks.machine import describe_machine, json_line
+
+
+class Case(NamedTuple):
+    """A network and the shape of one unit of its input."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+
+
+CASES = {
+    "fa_unet++": Case(load_fa_model, (1, 3, 224, 224)),
+    "fa_unet": Case(lambda: load_fa_model("unet"), (1, 3, 224, 224)),
+    "ft_i3d": Case(load_ft_model, (1, 3, 16, 224, 224)),
+    "ft_r3d_18": Case(lambda: load_ft_model("r3d_18"), (1, 3, 16, 224, 224)),
+    "ft_mvitv2": Case(lambda: load_ft_model("mvitv2"), (1, 3, 16, 224, 224)),
+    "fb_r50": Case(load_fb_model, (1, 3, 224, 224)),
+    "mgfn": Case(MGFN, (32, 1, 32, 2049)),
+}
+
+
+def n_parameters(case: Case) -> int:
+    """Number of trained values."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in case.build().parameters())
+
+
+def gflop(case: Case, training: bool) -> float:
+    """Counted on fake tensors, with which nothing is computed."""
+    with FakeTensorMode():
+        network, example = case.build().eval(), torch.zeros(case.shape, requires_grad=training)
+        with FlopCounterMode(display=False) as counter:
+            run(network, example, training)
+    return counter.get_total_flops() / 1e9
+
+
+def peak_memory(case: Case, training: bool) -> int:
+    """Highest number of bytes that a pass holds beyond weights and input, from the profiler's record of allocations."""
+    network, example = case.build().train(training), torch.rand(case.shape)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run(network, example.requires_grad_(training), training)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        highest = max(highest, held)
+    return highest
+
+
+def run(network: nn.Module, example: Tensor, training: bool) -> None:
+    """A forward pass without gradient, or one with and its backward pass from all outputs."""
+    with torch.set_grad_enabled(training):
+        output = network(example)
+        if training:
+            outputs = (output,) if isinstance(output, Tensor) else output
+            sum(tensor.sum() for tensor in outputs).backward()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints a line per network and ends with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES), metavar="NETWORK")
+    options = parser.parse_args(argv)
+    print(describe_machine())
+    print(f"{'network':12}{'parameters':>13}{'GFLOP':>10}{'training':>10}{'peak MiB':>10}{'training':>10}")
+    figures = {}
+    for name in options.networks:
+        case = CASES[name]
+        costs = {
+            "parameters_million": n_parameters(case) / 1e6,
+            "gflop": gflop(case, training=False),
+            "training_gflop": gflop(case, training=True),
+            "peak_mib": peak_memory(case, training=False) / 2**20,
+            "training_peak_mib": peak_memory(case, training=True) / 2**20,
+        }
+        first, *others = costs.values()
+        print(f"{name:12}{first:11.2f} M" + "".join(f"{value:10.1f}" for value in others), flush=True)
+        figures |= {f"{name}_{key}": value for key, value in costs.items()}
+    print(json_line("model_costs", {}, figures))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

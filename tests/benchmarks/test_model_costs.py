@@ -1,0 +1,44 @@
+"""The costs that the paper's networks are known to have, and the benchmark's line of JSON."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import model_costs
+from benchmarks.model_costs import CASES, Case, gflop, n_parameters, peak_memory
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected", "training"),
+    [
+        ("fa_unet++", 13.90e6, 24.6, False),
+        ("ft_i3d", None, 32.8, False),
+        ("fb_r50", None, 8.2, False),
+        ("mgfn", 28.65e6, 175.5, True),
+    ],
+)
+def test_known_costs(name, parameters, expected, training):
+    assert gflop(CASES[name], training) == pytest.approx(expected, rel=0.01)
+    assert parameters is None or n_parameters(CASES[name]) == pytest.approx(parameters, rel=0.01)
+
+
+def test_peak_memory_is_what_a_pass_holds_at_once():
+    """Three ReLUs that free what they read: two maps at a time without gradient, all of them and gradients with."""
+    n_bytes = 4 * 1000 * 1000
+    case = Case(lambda: nn.Sequential(*[nn.ReLU() for _ in range(4)]), (1000, 1000))
+    assert peak_memory(case, training=False) == pytest.approx(2 * n_bytes, rel=0.01)
+    assert peak_memory(case, training=True) >= 4 * n_bytes
+
+
+def test_runs_and_reports(capsys, monkeypatch):
+    monkeypatch.setitem(model_costs.CASES, "mgfn", Case(lambda: nn.Linear(8, 4), (5, 8)))
+    assert model_costs.main(["--networks", "mgfn"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    figures = report["figures"]
+    assert report["benchmark"] == "model_costs" and figures["mgfn_parameters_million"] == 36e-6
+    assert figures["mgfn_gflop"] == 2 * 5 * 8 * 4 / 1e9
+    assert figures["mgfn_training_gflop"] == pytest.approx(3 * figures["mgfn_gflop"])
+    assert 0 < figures["mgfn_peak_mib"] < figures["mgfn_training_peak_mib"]
+    assert torch.is_grad_enabled()
