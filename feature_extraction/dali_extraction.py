@@ -2,12 +2,18 @@
 
 Writes OUTPUT/<video>.npy, one per video, and OUTPUT/manifest.json. The same command again extracts only what is missing
 or failed, with or without --resume. Exit status 3: some videos failed; they are named in the manifest and at the end.
+
+Several processes share the videos, balanced by frames, and one output folder, on one machine or a common file system:
+
+    torchrun --standalone --nproc_per_node 4 dali_extraction.py ...   a GPU each; rank 0 names what failed or is missing
+    python dali_extraction.py --shard 2/8 ...                         the third of eight processes of any scheduler
 """
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works in an uninstalled clone, from any folder
@@ -15,7 +21,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 import torch
 from torch import nn
 
-from aux_code import config
+from aux_code import config, distributed
 from aux_code.checkpoints import sha256_of
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
@@ -32,8 +38,27 @@ from feature_extraction.video_inputs import list_inputs, parse_shard, shard_of
 
 def main() -> int:
     params = parse(PRESETS, description=__doc__)
-    run = start_run(params, "dali_extraction")
-    device = local_device(run.device, os.environ)
+    outcome = extract(params, start_run(params, "dali_extraction"))
+    return report_end(outcome) if distributed.is_main() else 0
+
+
+class Outcome(NamedTuple):
+    """How an extraction ended.
+
+    Attributes:
+        extraction: what this process did.
+        failed: video -> why, of all processes of this run.
+        missing: videos of the data set that have no features yet.
+    """
+
+    extraction: Extraction
+    failed: dict[str, str]
+    missing: set[str]
+
+
+def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
+    """The whole stage: this process's share of the videos, from files to files."""
+    device = current_device(run.device)
     reader_name = resolve_reader(params.reader)
     shard_index, n_shards = parse_shard(params.shard, os.environ)
     geometry = ClipGeometry(
@@ -67,8 +92,11 @@ def main() -> int:
         sys.stderr.write(f"{run_summary} ({reader_name}, {params.precision}, {device})\n")
         extraction.run(items, len(todo))
         folder.merge()
+        # everybody waits here: torchrun ends the other ranks when one leaves with a status for failed videos
+        of_ranks = distributed.gather_objects(extraction.failed)
         missing = {video.name for video in inputs.videos} - folder.finished()
-    return report_end(extraction.failed, missing, n_shards)
+    failed = {name: reason for of_rank in of_ranks for name, reason in of_rank.items()}
+    return Outcome(extraction, failed, missing)
 
 
 def weights_of(params: FeatureExtractionParams) -> tuple[str, Path]:
@@ -93,10 +121,9 @@ def weights_of(params: FeatureExtractionParams) -> tuple[str, Path]:
     return anonymizer, Path(anonymizer)
 
 
-def local_device(device: torch.device, environment: Mapping[str, str]) -> torch.device:
-    """Under torchrun, the GPU of this process."""
-    if device.type == "cuda" and "LOCAL_RANK" in environment:
-        device = torch.device("cuda", int(environment["LOCAL_RANK"]))
+def current_device(device: torch.device) -> torch.device:
+    """The same device; a numbered GPU, as torchrun's processes have, becomes the one that libraries use."""
+    if device.index is not None:
         torch.cuda.set_device(device)
     return device
 
@@ -141,14 +168,15 @@ def scalars_to(run: Run) -> Callable[[int, float], None]:
     return lambda n_clips, rate: run.writer.add_scalar("extraction/clips_per_second", rate, n_clips)
 
 
-def report_end(failed: dict[str, str], missing: set[str], n_shards: int) -> int:
-    """Names what failed and, for shards, how many videos of the whole data set are still missing; the exit status."""
-    for name, reason in failed.items():
+def report_end(outcome: Outcome) -> int:
+    """Names what failed and what is still missing of the whole data set (videos of other shards); the exit status."""
+    for name, reason in outcome.failed.items():
         sys.stderr.write(f"failed: {name}: {reason}\n")
-    if missing - set(failed) and n_shards > 1:
-        others = sorted(missing - set(failed))
-        sys.stderr.write(f"{len(others)} videos of other shards are not there yet: {', '.join(others[:10])}\n")
-    return 3 if failed else 0
+    others = sorted(outcome.missing - set(outcome.failed))
+    if others:
+        named = ", ".join(others[:10]) + (", ..." if len(others) > 10 else "")
+        sys.stderr.write(f"{len(others)} videos of other shards are not there yet: {named}\n")
+    return 3 if outcome.failed else 0
 
 
 if __name__ == "__main__":

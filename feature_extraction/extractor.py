@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,10 +23,16 @@ from aux_code.progress import progress
 from aux_code.runs import seeded_generator
 from feature_extraction.frame_stream import VideoEnd
 from feature_extraction.manifest import FeatureFolder
+from feature_extraction.pass_timer import PassTimer
 from feature_extraction.readers import Clip, Reader
 from feature_extraction.video_inputs import VideoInput
 
 log = logging.getLogger(__name__)
+
+PIXELS_PER_CPU_PASS = 4 * 224 * 224
+"""Pixels of a pass of f_A on a CPU: four frames of the paper's size; more gain nothing and take memory (measured)."""
+
+PARTS = ("decode", "wait", "copy", "f_A", "f_T", "write")
 
 
 @dataclass(frozen=True)
@@ -37,21 +44,25 @@ class Failure:
 
 @dataclass(frozen=True)
 class Item:
-    """What a decoding thread hands over: a clip, the end or the failure of one video."""
+    """What a decoding thread hands over: a clip, the end or the failure of one video; in how many seconds it came."""
 
     video: VideoInput
     content: Clip | VideoEnd | Failure
+    seconds: float = 0.0
 
 
 class ClipEncoder:
     """f_A on every frame, then f_T on the clip, both in their form for inference (`prepare_for_inference`).
+
+    A batch passes f_T at once; f_A takes it whole on a GPU, and in pieces on a CPU, where larger ones gain nothing. In
+    fp32 a feature depends on the rest of its batch by rounding alone: relative differences stay below 1e-5.
 
     Args:
         anonymizer: f_A as `load_anonymizer` gives it.
         utility: f_T as `load_utility` gives it.
         device: where both run.
         precision: fp32 or bf16.
-        frames_per_pass: frames of one pass of f_A; 0: all of the batch.
+        frames_per_pass: frames of one pass of f_A; 0: as many as the device does best with.
         seed: of the noise of an f_A that releases some.
     """
 
@@ -69,8 +80,8 @@ class ClipEncoder:
         self.device, self.frames_per_pass, self.seed = device, frames_per_pass, seed
         modules = self.anonymizer.modules()
         self._noisy = [m for m in modules if hasattr(m, "set_noise_generator") and m.output_noise > 0]
+        self._transfers = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    @torch.inference_mode()
     def __call__(self, names: Sequence[str], clips: Sequence[Clip]) -> np.ndarray:
         """Features of clips, all with the same number of crops.
 
@@ -82,32 +93,69 @@ class ClipEncoder:
         Returns:
             float32 (len(clips), n_crops, feature_dim).
         """
+        return self.launch(names, clips).wait().features
+
+    @torch.inference_mode()
+    def launch(self, names: Sequence[str], clips: Sequence[Clip]) -> "LaunchedPass":
+        """As a call, but a GPU goes on computing while the caller prepares the next batch."""
+        timer = PassTimer(self.device)
         views = self._to_device(torch.stack([clip.views for clip in clips]))
-        frames = views.flatten(0, 1).transpose(1, 2)
-        one_by_one = bool(self._noisy) or clips[0].boxes is not None
-        anonymized = self._anonymize_each(names, clips, views) if one_by_one else self._anonymize(frames)
-        features = self.utility.extract_features(anonymized)
-        return features.float().unflatten(0, views.shape[:2]).cpu().numpy()
+        timer.mark("copy")
+        flat = views.flatten(0, 1).transpose(1, 2)
+        sources = [(name, clip, v) for name, clip in zip(names, clips, strict=True) for v in range(views.shape[1])]
+        anonymized = self._anonymize(sources, flat)
+        timer.mark("f_A")
+        features = self.utility.extract_features(anonymized).float()
+        timer.mark("f_T")
+        return LaunchedPass(features.unflatten(0, views.shape[:2]), timer)
 
     def _to_device(self, views: Tensor) -> Tensor:
-        if self.device.type == "cuda" and views.device.type == "cpu":
-            return views.pin_memory().to(self.device, non_blocking=True)
-        return views.to(self.device)
+        """By a stream of its own, so that a GPU receives one batch while it computes another."""
+        if self._transfers is None or views.device.type == "cuda":
+            return views.to(self.device)
+        computing = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._transfers):
+            moved = views.pin_memory().to(self.device, non_blocking=True)
+        computing.wait_stream(self._transfers)
+        moved.record_stream(computing)
+        return moved
 
-    def _anonymize(self, clips: Tensor) -> Tensor:
-        return apply_per_frame(self.anonymizer, clips, chunk=self.frames_per_pass)
-
-    def _anonymize_each(self, names: Sequence[str], clips: Sequence[Clip], views: Tensor) -> Tensor:
-        """A view at a time: its own boxes, its own noise."""
+    def _anonymize(self, sources: Sequence[tuple[str, Clip, int]], clips: Tensor) -> Tensor:
+        """(video, clip, view) of each, (B,3,T,H,W) -> (B,3,T,H,W); one by one where each has its boxes or its noise."""
+        if not self._noisy and sources[0][1].boxes is None:
+            return apply_per_frame(self.anonymizer, clips, chunk=self.frames_per_pass or self._frames_that_fit(clips))
         outputs = []
-        for name, clip, clip_views in zip(names, clips, views, strict=True):
-            for v, view in enumerate(clip_views):
-                for module in self._noisy:
-                    module.set_noise_generator(seeded_generator(self.seed, "noise", name, clip.index, v))
-                boxes = clip.boxes[v] if clip.boxes is not None else None
-                net = partial(apply_anonymizer, self.anonymizer, boxes=boxes)
-                outputs.append(apply_per_frame(net, view.transpose(0, 1).unsqueeze(0)))
+        for (name, clip, v), view in zip(sources, clips, strict=True):
+            for module in self._noisy:
+                module.set_noise_generator(seeded_generator(self.seed, "noise", name, clip.index, v))
+            boxes = clip.boxes[v] if clip.boxes is not None else None
+            outputs.append(apply_per_frame(partial(apply_anonymizer, self.anonymizer, boxes=boxes), view.unsqueeze(0)))
         return torch.cat(outputs)
+
+    def _frames_that_fit(self, clips: Tensor) -> int:
+        if self.device.type != "cpu":
+            return 0
+        return max(1, PIXELS_PER_CPU_PASS // (clips.shape[-2] * clips.shape[-1]))
+
+
+class Encoded(NamedTuple):
+    """Features, float32 (len(clips), n_crops, feature_dim), and the seconds of each part of the pass."""
+
+    features: np.ndarray
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LaunchedPass:
+    """A pass that a GPU may still be computing. `features`: on the device; `timer`: of its parts."""
+
+    features: Tensor
+    timer: PassTimer
+
+    def wait(self) -> Encoded:
+        """The finished features."""
+        features = self.features.cpu().numpy()
+        return Encoded(features, self.timer.seconds())
 
 
 def read_ahead(
@@ -153,8 +201,10 @@ def _read_videos(
                 video = waiting.get_nowait()
             except queue.Empty:
                 break
+            started = time.perf_counter()
             for content in _contents(reader, video):
-                _put(items, Item(video, content), stop)
+                _put(items, Item(video, content, time.perf_counter() - started), stop)
+                started = time.perf_counter()
         _put(items, None, stop)
     except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
         _put(items, error, stop)
@@ -194,8 +244,12 @@ class Extraction:
         encoder: the networks.
         folder: where features go.
         n_clips_of: number of features of a video of so many frames.
-        batch_size: clips per pass.
+        batch_size: clips per batch.
         report: called with (clips so far, clips per second) every few seconds.
+        failed: video -> why.
+        n_clips: clips done.
+        seconds: part -> its seconds so far: decode (in all decoding threads, cropping included), wait (of the networks
+            for clips), copy (batching and transfer), f_A, f_T, write.
     """
 
     encoder: ClipEncoder
@@ -205,14 +259,17 @@ class Extraction:
     report: Callable[[int, float], None]
     failed: dict[str, str] = field(default_factory=dict)
     n_clips: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     _in_work: dict[str, _VideoInWork] = field(default_factory=dict)
     _batch: list[tuple[VideoInput, Clip]] = field(default_factory=list)
+    _launched: tuple[list[tuple[VideoInput, Clip]], LaunchedPass] | None = None
 
     def run(self, items: Iterator[Item], n_videos: int) -> None:
         """Takes everything that `read_ahead` yields; a video's file is written as soon as its last feature is there."""
-        started = reported = time.monotonic()
+        started = reported = waiting = time.monotonic()
         with progress(description="features", total=n_videos, unit="video") as bar:
             for item in items:
+                self.seconds["wait"] += time.monotonic() - waiting
                 self._take(item)
                 if isinstance(item.content, VideoEnd | Failure):
                     bar.update()
@@ -221,12 +278,16 @@ class Extraction:
                     rate = self.n_clips / (reported - started)
                     bar.set_postfix_str(f"{rate:.1f} clips/s")
                     self.report(self.n_clips, rate)
+                waiting = time.monotonic()
             self._encode()
+            self._collect()
         seconds = max(time.monotonic() - started, 1e-9)
-        log.info("%d clips in %.1f s: %.1f clips/s", self.n_clips, seconds, self.n_clips / seconds)
+        parts = ", ".join(f"{part} {value:.1f} s" for part, value in self.seconds.items())
+        log.info("%d clips in %.1f s: %.1f clips/s (%s)", self.n_clips, seconds, self.n_clips / seconds, parts)
 
     def _take(self, item: Item) -> None:
         name, content = item.video.name, item.content
+        self.seconds["decode"] += item.seconds
         work = self._in_work.setdefault(name, _VideoInWork())
         if isinstance(content, Failure):
             self._fail(name, content.reason)
@@ -239,12 +300,22 @@ class Extraction:
                 self._encode()
 
     def _encode(self) -> None:
+        """Starts the waiting clips' pass, then takes the features of the pass before."""
         batch, self._batch = self._batch, []
-        if not batch:
+        if batch:
+            launched = self.encoder.launch([video.name for video, _ in batch], [clip for _, clip in batch])
+            self._collect()
+            self._launched = batch, launched
+
+    def _collect(self) -> None:
+        if self._launched is None:
             return
-        features = self.encoder([video.name for video, _ in batch], [clip for _, clip in batch])
+        (batch, launched), self._launched = self._launched, None
+        encoded = launched.wait()
+        for part, seconds in encoded.seconds.items():
+            self.seconds[part] += seconds
         self.n_clips += len(batch)
-        for (video, clip), feature in zip(batch, features, strict=True):
+        for (video, clip), feature in zip(batch, encoded.features, strict=True):
             if video.name in self._in_work:
                 self._in_work[video.name].rows[clip.index] = feature
         for name in {video.name for video, _ in batch}:
@@ -262,11 +333,11 @@ class Extraction:
         if not np.isfinite(features).all():
             self._fail(name, "its features are not finite numbers; the networks' weights are at fault")
             return
-        file = f"{name}.npy"
+        file, end, started = f"{name}.npy", work.end, time.monotonic()
         write_npy(self.folder.folder / file, features)
-        end = work.end
         entry = {"file": file, "n_frames": end.n_frames, "n_clips": len(rows), "fps": end.fps, "status": end.status}
         self.folder.add_video(name, entry)
+        self.seconds["write"] += time.monotonic() - started
 
     def _fail(self, name: str, reason: str) -> None:
         self._in_work.pop(name, None)

@@ -41,9 +41,9 @@ class FeatureExtractionParams(CommonParams):
     size: int = 224
     """Height and width of the frames that the networks see, in pixels (paper)."""
     batch_size: int = 8
-    """Clips per pass of the networks, of whatever videos (ours; the release passes one)."""
+    """Clips per batch, of whatever videos; a GPU computes it in one pass (ours; the release passes one)."""
     frames_per_pass: int = 0
-    """Frames per pass of f_A, to bound memory; 0 takes all of a batch (ours)."""
+    """Frames per pass of f_A; 0: on a GPU a whole batch, on a CPU of a clip what fits 4 x 224 x 224 pixels (ours)."""
     n_decoders: int = 2
     """Threads that decode, a video each, while the networks compute (ours)."""
     min_decoded_share: float = 0.9

@@ -101,6 +101,40 @@ def test_restart_after_kill_repeats_nothing_complete(tmp_path, weights, monkeypa
     assert len(repeated) <= 1  # the file in flight: written, not yet recorded
 
 
+def test_torchrun_shares_the_videos_and_rank_0_names_what_failed(tmp_path, weights):
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    for i, n_frames in enumerate([90, 10, 20, 30, 33]):
+        write_video(videos / f"v{i}.avi", n_frames, "mpeg4")
+    (videos / "bad.mp4").write_bytes(b"")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
+    command += ["--preset", "miniature", "--reader", "pyav", "--device", "cpu", "--dataset", str(videos)]
+    environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(tmp_path / "artifacts"), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [*command, "--anonymizer", str(weights), "--output", str(out)],
+        env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path,
+    )  # fmt: skip
+    assert ended.returncode != 0 and ended.stderr.count("failed: bad: ") == 1
+    assert "2 of 2 videos to extract" in ended.stderr and "4 of 4 videos to extract" in ended.stderr
+    assert "not there yet" not in ended.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert {name: entry["n_frames"] for name, entry in manifest["videos"].items()} == {
+        "v0": 90, "v1": 10, "v2": 20, "v3": 30, "v4": 33
+    }  # fmt: skip
+    assert set(manifest["failed"]) == {"bad"} and not list(out.glob(".journal_*"))
+
+
+def test_a_shard_names_what_others_have_not_done(tmp_path, weights, monkeypatch, capsys):
+    for i, n_frames in enumerate([64, 33]):
+        write_video(tmp_path / f"v{i}.avi", n_frames, "mpeg4")
+    options = ("--dataset", str(tmp_path), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
+    assert _run_here(tmp_path, monkeypatch, *options, "--shard", "0/2") == 0
+    assert "1 videos of other shards are not there yet: v1" in capsys.readouterr().err
+    assert _run_here(tmp_path, monkeypatch, *options, "--shard", "1/2") == 0
+    assert "not there yet" not in capsys.readouterr().err
+    assert set(json.loads((tmp_path / "out" / "manifest.json").read_text())["videos"]) == {"v0", "v1"}
+
+
 def test_mistakes_are_named(tmp_path, weights, monkeypatch):
     for options, message in [
         (("--dataset", str(tmp_path / "none"), "--anonymizer", str(weights)), "none"),

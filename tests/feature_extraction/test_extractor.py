@@ -7,9 +7,10 @@ from torch import nn
 
 from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
 from feature_extraction.clip_views import ClipGeometry
-from feature_extraction.extractor import ClipEncoder, Extraction, Item, read_ahead
+from feature_extraction.extractor import ClipEncoder, Extraction, Item, LaunchedPass, read_ahead
 from feature_extraction.frame_stream import VideoEnd
 from feature_extraction.manifest import FeatureFolder
+from feature_extraction.pass_timer import PassTimer
 from feature_extraction.readers import Clip, PyavReader, make_reader
 from feature_extraction.video_inputs import VideoInput
 from tests.feature_extraction.videos import write_video
@@ -82,6 +83,24 @@ def test_feature_does_not_depend_on_its_batch(noise):
         assert np.abs(together - other_video).max() > 1e-5
 
 
+def test_full_size_networks_give_a_feature_whatever_else_is_in_the_batch(monkeypatch):
+    monkeypatch.setattr("feature_extraction.extractor.PIXELS_PER_CPU_PASS", 6 * 32 * 32)  # pieces that straddle clips
+    torch.manual_seed(0)
+    encoder = ClipEncoder(load_fa_model(), load_ft_model(), CPU)
+    clips = [Clip(i, torch.rand(1, 16, 3, 32, 32)) for i in range(3)]
+    together = encoder(["v"] * 3, clips)
+    alone = np.concatenate([encoder(["v"], [clip]) for clip in clips])
+    difference = np.linalg.norm(together - alone, axis=-1) / np.linalg.norm(alone, axis=-1)
+    assert alone.shape == (3, 1, 2048) and difference.max() < 1e-5
+    assert np.linalg.norm(alone[0] - alone[1]) > 1e-4 * np.linalg.norm(alone[0])  # the clips do differ
+
+
+def test_profile_names_every_part(tmp_path):
+    extraction = _extract(tmp_path / "out", _videos(tmp_path, [40]))
+    assert list(extraction.seconds) == ["decode", "wait", "copy", "f_A", "f_T", "write"]
+    assert min(extraction.seconds.values()) > 0 and extraction.n_clips == 2
+
+
 def test_blackened_boxes_reach_their_frames():
     encoder = ClipEncoder(load_anonymizer("blacken"), ShowLayout(), CPU)
     whole = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
@@ -114,9 +133,10 @@ class Counting:
     def __init__(self, feature: np.ndarray):
         self.feature, self.batches = feature, []
 
-    def __call__(self, names, clips):
+    def launch(self, names, clips):
         self.batches.append(len(clips))
-        return np.repeat(self.feature[None, None], len(clips), axis=0)
+        features = torch.from_numpy(self.feature).expand(len(clips), 1, -1)
+        return LaunchedPass(features, PassTimer(CPU))
 
 
 def _feed(folder, lengths, feature, batch_size):
