@@ -155,7 +155,8 @@ def augment_released(pictures: Tensor, params: PrivacyParams, generator: torch.G
         generator: on the CPU.
 
     Returns:
-        float32 (N, 3, H, W); pixels beyond the border repeat it by reflection.
+        float32 (N, 3, H, W), channels-last as the attackers' convolutions like it; pixels beyond the border repeat it
+        by reflection.
     """
     n = len(pictures)
     u = 2 * torch.rand(n, 6, generator=generator) - 1
@@ -171,7 +172,8 @@ def augment_released(pictures: Tensor, params: PrivacyParams, generator: torch.G
     views = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
     mean = views.mean(dim=(1, 2, 3), keepdim=True)
     contrast, brightness = (1 + params.jitter * u[:, 4:6, None, None, None]).unbind(1)
-    return ((views - mean) * contrast + mean) * brightness
+    views = ((views - mean) * contrast + mean) * brightness
+    return views.contiguous(memory_format=torch.channels_last)
 
 
 def _log_scores(run: Run, entry: dict[str, Any], splits: Splits) -> None:

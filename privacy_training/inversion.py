@@ -9,6 +9,7 @@ from aux_code.model_loaders import load_fa_model
 from aux_code.progress import progress
 from aux_code.runs import Run, seeded_generator
 from aux_code.schedules import learning_rate_factor, set_learning_rate
+from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import detached_copy
 from privacy_training.attribute_prediction import Splits, autocast
 from privacy_training.params_privacy import PrivacyParams
@@ -24,7 +25,8 @@ def invert_splits(
         the recovered pictures, and {"released": ..., "recovered": ...}, each with `psnr` (dB) and `ssim` of the test
         pictures against the raw ones.
     """
-    net = load_fa_model(params.inversion_network, **_sigmoid(params.inversion_network)).to(run.device)
+    net = load_fa_model(params.inversion_network, **_sigmoid(params.inversion_network))
+    net = prepare_for_training(net, run.device)
     path = run.folder / "inverter.pth"
     if params.resume and path.is_file():
         net.load_state_dict(load_checkpoint(path)["fa_model_state_dict"])

@@ -28,6 +28,7 @@ from aux_code.checkpoints import (
 )
 from aux_code.parameters import parse
 from aux_code.runs import run_script, start_run
+from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
 from privacy_training.attackers import build_attacker
 from privacy_training.attribute_prediction import Attack, Splits, build_optimizer, run_attack
@@ -48,7 +49,7 @@ def main() -> None:
     splits, findings = attack_splits(params, run)
     names = list(attribute_names(params))
 
-    net = build_attacker(params, len(names), splits.train.releases[0]).to(run.device)
+    net = prepare_for_training(build_attacker(params, len(names), splits.train.releases[0]), run.device)
     attack = Attack(net, build_optimizer(net, params), params, run, history=[])
     stateful = {"net": attack.net, "optimizer": attack.optimizer}
     path = run.folder / "privacy_state.pth"
