@@ -11,6 +11,7 @@ This module imports DALI, which takes a second, and is imported by nothing but `
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -100,6 +101,7 @@ class DaliReader:
 
     def _decoded_by_dali(self, video: VideoInput, facts: VideoFacts) -> Iterator[Clip]:
         pipeline = self._decoding_graph(video.path, facts)
+        pipeline.build()
         for index in range(pipeline.epoch_size("video")):
             views, frame_indices = pipeline.run()
             boxes = None
@@ -112,6 +114,7 @@ class DaliReader:
         stream = FrameStream(video.path, self.min_decoded_share)
         if self._fed_graph is None:
             self._fed_graph = self._feeding_graph()
+            self._fed_graph.build()
         clips = clips_of(iter(stream), self.geometry)
         while group := list(islice(clips, CLIPS_PER_RUN)):
             cuts = [_arrays(cut) for cut in self.geometry.cuts(*group[0].frames.shape[1:3])]
@@ -122,7 +125,7 @@ class DaliReader:
         yield stream.end()
 
     def _decoding_graph(self, path: Path, facts: VideoFacts) -> Pipeline:
-        """A graph for one file: DALI decodes clip after clip."""
+        """A graph for one file: DALI decodes clip after clip. Only `build` needs the GPU."""
         geometry = self.geometry
         pipeline = self._pipeline(batch_size=1)
         with pipeline:
@@ -139,7 +142,6 @@ class DaliReader:
             )
             cuts = [_arrays(cut) for cut in geometry.cuts(facts.height, facts.width)]
             pipeline.set_outputs(self._views(frames, cuts), frame_indices)
-        pipeline.build()
         return pipeline
 
     def _feeding_graph(self) -> Pipeline:
@@ -153,7 +155,6 @@ class DaliReader:
             ]
             frames = frames.gpu() if self.device.type == "cuda" else frames
             pipeline.set_outputs(self._views(frames, cuts))
-        pipeline.build()
         return pipeline
 
     def _views(self, frames, cuts: list[dict]):
@@ -182,9 +183,17 @@ class DaliReader:
 
     def _tensors(self, outputs) -> Tensor:
         """A copy of a batch as (B,n_crops,F,C,size,size): DALI uses its buffers again."""
-        if self.device.type == "cuda":
-            return torch.from_dlpack(outputs.as_tensor()).clone()
-        return torch.from_numpy(np.array(outputs.as_array()))
+        if self.device.type != "cuda":
+            return torch.from_numpy(np.array(outputs.as_array()))
+        with torch.cuda.stream(self._copying):
+            copy = torch.from_dlpack(outputs.as_tensor()).clone()
+        self._copying.synchronize()  # from here on DALI may write to its buffers; networks at work do not delay it
+        copy.record_stream(torch.cuda.default_stream(self.device))  # where the networks will read it
+        return copy
+
+    @cached_property
+    def _copying(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)
 
 
 def video_facts(path: Path) -> VideoFacts | None:

@@ -105,6 +105,20 @@ def test_dali_ten_crops_agree(tmp_path):
         assert (a.views - b.views).abs().mean() < 0.01
 
 
+def test_gpu_graphs_decode_crop_and_resize_on_the_gpu(tmp_path):
+    """Defined, not built: DALI checks operators, arguments and devices without a GPU; running them needs one."""
+    pytest.importorskip("nvidia.dali")
+    from feature_extraction.dali_reader import DaliReader, VideoFacts
+
+    reader = DaliReader(ClipGeometry(n_crops=10), 0.9, None, torch.device("cuda", 0))
+    decoding = reader._decoding_graph(tmp_path / "h.mp4", VideoFacts("h264", 64, 64, 25.0, 48, 64, False))
+    feeding = reader._feeding_graph()
+    assert decoding.device_id == feeding.device_id == 0
+    views, frame_numbers = decoding._graph_out
+    assert views.device == frame_numbers.device == "gpu" and frame_numbers.name.startswith("video[")
+    assert [output.device for output in feeding._graph_out] == ["gpu"]
+
+
 def test_frames_have_their_numbers_in_every_container(tmp_path):
     for name, codec in [("h.mp4", "libx264"), ("m.avi", "mpeg4")]:
         video = _input(write_video(tmp_path / name, 40, codec))

@@ -1,0 +1,188 @@
+"""Endurance of feature extraction: memory by the length of a video, memory and time by the number of videos.
+
+Miniature networks on small H.264 pictures (64 x 48), so that hours of video pass in minutes: what is measured is
+everything around the networks. Each case is the whole of `dali_extraction.py` (reader pyav) in a process of its own.
+
+- A video of two hours (216,000 frames at 30 per second) against one of two minutes: peak resident memory.
+- Ten thousand videos of 33 frames: seconds per video and resident memory at the start and at the end of the run, and
+  the seconds of one merge of the full manifest, of which there is one every ten seconds.
+
+The long video repeats one encoded second, and the many videos are links to one file: quick to make, no quicker to read.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import av
+import numpy as np
+import torch
+
+from aux_code import config
+from aux_code.checkpoints import build_meta, save_checkpoint
+from aux_code.model_loaders import load_fa_model, load_ft_model
+from aux_code.parameters import CommonParams
+from aux_code.runs import start_run
+from benchmarks.machine import ChildProcess, describe_machine, json_line
+from feature_extraction.dali_extraction import extract
+from feature_extraction.manifest import FeatureFolder
+from feature_extraction.params_feature_extraction import FeatureExtractionParams
+
+HEIGHT, WIDTH, FPS = 48, 64, 30
+SHORT_FRAMES, SMALL_FRAMES = 2 * 60 * FPS, 33
+
+
+def write_video(path: Path, n_frames: int) -> Path:
+    """An H.264 file of `n_frames` frames: one encoded second, again and again."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "bf": "0", "g": str(FPS)})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        stream.time_base = Fraction(1, FPS)
+        second = [bytes(packet) for packet in encoded_second(stream)]
+        for t in range(n_frames):
+            packet = av.Packet(second[t % FPS])
+            packet.stream, packet.time_base = stream, stream.time_base
+            packet.pts = packet.dts = t
+            packet.duration, packet.is_keyframe = 1, t % FPS == 0
+            container.mux(packet)
+    return path
+
+
+def encoded_second(stream: av.VideoStream) -> list[av.Packet]:
+    """FPS packets, the first of them a key frame: noise on which a square moves."""
+    background = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    packets = []
+    for t in range(FPS):
+        picture = background.copy()
+        picture[16:32, t : t + 16] = 255
+        packets += stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+    return packets + stream.encode(None)
+
+
+def write_checkpoint(path: Path) -> Path:
+    """The small networks with random weights."""
+    torch.manual_seed(0)
+    fa, ft = load_fa_model("small"), load_ft_model("small")
+    architectures = {"fa": fa.architecture, "ft": ft.architecture}
+    states = {"fa_model_state_dict": fa.state_dict(), "ft_model_state_dict": ft.state_dict()}
+    save_checkpoint(path, states | {"meta": build_meta("benchmark", architectures, CommonParams(), {}, {})})
+    return path
+
+
+def one_run(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, Callable[[], object]]:
+    """A process: `run` extracts the data set and returns what it cost."""
+    for name in ("SAVED_MODELS_ROOT", "LOGS_ROOT"):
+        setattr(config, name, folder / "runs")
+    params = FeatureExtractionParams(
+        dataset=str(dataset), anonymizer=str(checkpoint), output=str(folder / f"features_{dataset.stem}"),
+        reader="pyav", device="cpu", size=48, batch_size=16, run_id="endurance",
+    )  # fmt: skip
+    written: list[tuple[float, float]] = []
+
+    def run() -> dict[str, float]:
+        start = time.monotonic()
+        outcome = extract(params, start_run(params, "benchmark"))
+        if outcome.failed or outcome.missing:
+            raise RuntimeError(f"not extracted: {len(outcome.failed)} failed, {len(outcome.missing)} missing")
+        return {
+            "seconds": time.monotonic() - start,
+            "n_clips": outcome.extraction.n_clips,
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            **by_tenths(written),
+        }
+
+    note_videos(written)
+    return {"run": run}
+
+
+def note_videos(written: list[tuple[float, float]]) -> None:
+    """Makes every finished video leave (time, resident MiB) behind."""
+    add_video = FeatureFolder.add_video
+
+    def noting(folder: FeatureFolder, name: str, entry: dict) -> None:
+        add_video(folder, name, entry)
+        written.append((time.monotonic(), resident_mib()))
+
+    FeatureFolder.add_video = noting
+
+
+def resident_mib() -> float:
+    """Memory of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def by_tenths(written: list[tuple[float, float]]) -> dict[str, float]:
+    """Median seconds per video and memory in the second and in the last tenth of a run of many videos."""
+    tenth = len(written) // 10
+    if tenth < 2:
+        return {}
+    times = [b[0] - a[0] for a, b in zip(written, written[1:])]
+    return {
+        "mean_seconds_early": statistics.fmean(times[tenth : 2 * tenth]),
+        "mean_seconds_late": statistics.fmean(times[-tenth:]),
+        "mib_early": written[2 * tenth - 1][1],
+        "mib_late": written[-1][1],
+    }
+
+
+def merge_seconds(folder: Path) -> float:
+    """One more merge of a finished folder's manifest."""
+    header = {}
+    with FeatureFolder(folder, header) as features:
+        start = time.monotonic()
+        features.merge()
+        return time.monotonic() - start
+
+
+def long_video(folder: Path, checkpoint: Path, n_frames: int) -> dict[str, float]:
+    """Figures of a short and of a long video."""
+    figures = {}
+    for name, length in (("short", SHORT_FRAMES), ("long", n_frames)):
+        with ChildProcess(one_run, folder, write_video(folder / f"{name}.mp4", length), checkpoint) as child:
+            cost = child.call("run")
+        print(f"{name}: {length} frames in {cost['seconds']:.1f} s, peak {cost['peak_mib']:.0f} MiB", flush=True)
+        figures |= {f"{name}_frames": length, f"{name}_seconds": cost["seconds"], f"{name}_mib": cost["peak_mib"]}
+    return figures | {"long_extra_mib": figures["long_mib"] - figures["short_mib"]}
+
+
+def many_videos(folder: Path, checkpoint: Path, n_videos: int) -> dict[str, float]:
+    """Figures of many small videos."""
+    many, first = folder / "many", write_video(folder / "small.mp4", SMALL_FRAMES)
+    many.mkdir()
+    for i in range(n_videos):
+        os.link(first, many / f"v{i:05d}.mp4")
+    with ChildProcess(one_run, folder, many, checkpoint) as child:
+        cost = child.call("run")
+    cost["merge_seconds"] = merge_seconds(folder / "features_many")
+    print(f"{n_videos} videos in {cost['seconds']:.1f} s: " + ", ".join(f"{k} {v:.4g}" for k, v in cost.items()))
+    return {f"many_{key}": value for key, value in cost.items()} | {"many_videos": n_videos}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs both and ends with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=2 * 60 * 60 * FPS, help="frames of the long video")
+    parser.add_argument("--videos", type=int, default=10_000, help="number of small videos")
+    options = parser.parse_args(argv)
+    print(describe_machine(), flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        checkpoint = write_checkpoint(Path(name) / "networks.pth")
+        figures = long_video(Path(name), checkpoint, options.frames)
+        figures |= many_videos(Path(name), checkpoint, options.videos)
+    print(json_line("endurance", {}, figures))
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    raise SystemExit(main())
