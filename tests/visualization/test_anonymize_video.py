@@ -1,6 +1,7 @@
 """Anonymized copies: size, rate and number of frames are the original's; tiles do not show; nothing else is copied."""
 
 import sys
+import weakref
 from fractions import Fraction
 
 import av
@@ -119,3 +120,22 @@ def test_mistakes_are_named_and_leave_no_file(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=message):
             _run(monkeypatch, *options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "photos", "sound.mp4"]
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path):
+    """Frames are let go as soon as they are written: at most this pass's and the one before are there."""
+
+    class Watched(VideoSource):
+        alive: list[int] = []
+
+        def __iter__(self):
+            pictures = []
+            for frame in super().__iter__():
+                pictures.append(weakref.ref(frame.rgb))
+                self.alive.append(sum(picture() is not None for picture in pictures))
+                yield frame
+
+    source = Watched(write_video(tmp_path / "in.mp4", 60), Fraction(24))
+    with VideoWriter(tmp_path / "out.mp4", source, 30) as writer:
+        assert anonymized_copy(source, FrameAnonymizer(nn.Identity(), CPU), writer, 4, True) == 60
+    assert len(source.alive) == 60 and max(source.alive) <= 2 * 4 + 1
