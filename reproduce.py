@@ -4,6 +4,7 @@ python reproduce.py --preset miniature                 Table 8 on the embedded b
 python reproduce.py --preset paper                     Table 8 on the real data sets named in aux_code/config.py
 python reproduce.py --methods raw ted_spad --seeds 0 1 2
 python reproduce.py --dry_run                          prints the commands instead of running them
+python reproduce.py --slurm                            prints a script that submits the rows as a Slurm array
 
 What is finished is not done again; what was interrupted goes on.
 """
@@ -21,20 +22,23 @@ import torch
 
 from anomaly_detection_mgfn import params_mgfn
 from anonymization_training import params_anonymization
+from aux_code import config
 from aux_code.errors import UserError
 from aux_code.parameters import check_ranges, parse
-from aux_code.pipeline.executor import run_tasks
-from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_8
+from aux_code.pipeline.executor import Outcome, run_tasks
+from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, DATASETS, METHODS, TABLE_1, TABLE_8
 from aux_code.pipeline.plan import PlanSettings, build_plan
-from aux_code.pipeline.preparation import describe_plan, missing_inputs, worked_seconds
+from aux_code.pipeline.preparation import describe_plan, missing_inputs, sustained_gflops, worked_seconds
+from aux_code.pipeline.slurm import part_of, plan_parts, sbatch_script, without_foreign_needs
 from aux_code.pipeline.status import StatusDisplay
+from aux_code.pipeline.tasks import Task
 from aux_code.reporting.report import ReportOptions, write_all
 from aux_code.reporting.results import collect_results
 from aux_code.runs import choose_device, run_script
 from feature_extraction import params_feature_extraction
 from privacy_training import params_privacy
 
-TABLES = ("8", *ABLATION_TABLES)
+TABLES = ("8", "1", *ABLATION_TABLES)
 
 PRESETS_OF_SCRIPT = {
     "anonymization_training/init_anonymizer.py": params_anonymization.INIT_ANONYMIZER,
@@ -55,7 +59,7 @@ class ReproduceParams:
     preset: str = "paper"
     """paper: real data and networks; miniature: the embedded benchmark, minutes on a laptop."""
     table: str = "8"
-    """Which of the paper's tables to fill: 8 (the main result), 2, 3, 4, 5, 6, 9 or all."""
+    """Which of the paper's tables to fill: 8 (the main result), 1, 2, 3, 4, 5, 6, 9, 10 or all."""
     methods: tuple[str, ...] = ()
     """Rows to run, by name; empty: all of the table, and the controls if --controls."""
     seeds: tuple[int, ...] = (0,)
@@ -73,6 +77,11 @@ class ReproduceParams:
     """Steps that run at once; 0: one with a GPU or in the paper preset, else one for each of at most two cores."""
     dry_run: bool = False
     """Print the plan as shell commands, what is missing and how long it may take; run nothing."""
+    slurm: bool = False
+    """Print a bash script that submits the plan to Slurm, one array element per row and seed; run nothing."""
+    part: str = ""
+    """Run the steps of one part alone, `shared:SEED` or METHOD:SEED, without a report: what --slurm submits. Parts may
+    run at the same time on machines that share a file system."""
     force: tuple[str, ...] = ()
     """Names of steps (as --dry_run lists them) to run again although they are done; `all` for all."""
 
@@ -91,30 +100,51 @@ def main() -> int:
     tables = chosen_tables(params.table)
     methods = chosen_methods(params, tables)
     n_jobs = params.jobs or default_jobs(params)
-    settings = plan_settings(params, n_jobs)
+    settings = plan_settings(params, n_jobs, tables)
     tasks = build_plan(methods, params.seeds, settings, preset_parameters)
     names = {task.name for task in tasks}
     unknown = [name for name in params.force if name not in names and name != "all"]
     if unknown:
         raise UserError(f"--force {' '.join(unknown)}: no such step; --dry_run lists them")
     missing = missing_inputs(params.preset, settings)
-    if params.dry_run:
-        sys.stdout.write(describe_plan(tasks, n_jobs, missing))
+    if params.dry_run or params.slurm:
+        sys.stdout.write(printed_plan(params, tasks, n_jobs, missing))
         return 0
     if missing:
         raise UserError("before anything can start:\n  " + "\n  ".join(missing))
 
     forced = frozenset(names if "all" in params.force else params.force)
+    if params.part:
+        steps = without_foreign_needs(part_of(tasks, params.part))
+        return status_of(run_tasks(steps, n_jobs, StatusDisplay(), forced, params.part))
     outcome = run_tasks(tasks, n_jobs, StatusDisplay(), forced)
-    results = collect_results(params.preset, params.seeds, methods, params.protocol, worked_seconds(tasks))
+    shown = dict.fromkeys([*methods, *settings.feature_level])
+    results = collect_results(params.preset, params.seeds, shown, params.protocol, worked_seconds(tasks))
     size = PRESETS_OF_SCRIPT["feature_extraction/dali_extraction.py"][params.preset].size
     options = ReportOptions(tuple(tasks), size, tuple(table for table in tables if table != "8"))
     for path in write_all(results, options):
         sys.stdout.write(f"{path}\n")
+    return status_of(outcome)
+
+
+def status_of(outcome: Outcome) -> int:
+    """Exit status; names what failed."""
     if outcome.failed:
         left_out = f"; not run: {', '.join(outcome.not_run)}" if outcome.not_run else ""
         sys.stderr.write(f"failed: {', '.join(outcome.failed)}{left_out}\n")
     return 3 if outcome.failed else 0
+
+
+def printed_plan(params: ReproduceParams, tasks: list[Task], n_jobs: int, missing: list[str]) -> str:
+    """The plan as shell commands, or as a script for Slurm."""
+    if params.slurm:
+        words = [word for word in sys.argv[1:] if word not in ("--slurm", "--dry_run")]
+        command = [sys.executable, str(config.REPOSITORY_ROOT / "reproduce.py"), *words]
+        roots = ("TED_SPAD_DATA_ROOT", "TED_SPAD_ARTIFACT_ROOT")
+        environment = {name: str(Path(os.environ[name]).resolve()) for name in roots if os.environ.get(name)}
+        return sbatch_script(plan_parts(tasks), command, environment, str(config.LOGS_ROOT / "slurm"))
+    paper = params.preset == "paper"
+    return describe_plan(tasks, n_jobs, missing, sustained_gflops(choose_device(params.device)) if paper else 0.0)
 
 
 def chosen_tables(table: str) -> tuple[str, ...]:
@@ -132,7 +162,7 @@ def chosen_methods(params: ReproduceParams, tables: tuple[str, ...]) -> list[str
         return list(dict.fromkeys(["raw", *params.methods]))
     names = ["raw"]
     for table in tables:
-        names += TABLE_8 if table == "8" else ABLATION_TABLES[table]
+        names += TABLE_8 if table == "8" else ABLATION_TABLES.get(table, ())  # Table 1 has attacks of its own only
     if params.controls and "8" in tables:
         names += CONTROLS
     return [name for name in dict.fromkeys(names) if not METHODS[name].control or _has_preset(name, params.preset)]
@@ -162,8 +192,8 @@ def default_jobs(params: ReproduceParams) -> int:
     return min(2, os.cpu_count() or 1)
 
 
-def plan_settings(params: ReproduceParams, n_jobs: int) -> PlanSettings:
-    """Where and with how many threads the steps run."""
+def plan_settings(params: ReproduceParams, n_jobs: int, tables: tuple[str, ...]) -> PlanSettings:
+    """What the tables need beside their rows, and where and with how many threads the steps run."""
     machine = ("--device", params.device)
     environment = {}
     if n_jobs > 1 and choose_device(params.device).type == "cpu":
@@ -173,8 +203,16 @@ def plan_settings(params: ReproduceParams, n_jobs: int) -> PlanSettings:
     for variable in ("TED_SPAD_DATA_ROOT", "TED_SPAD_ARTIFACT_ROOT"):
         if os.environ.get(variable):
             environment[variable] = str(Path(os.environ[variable]).resolve())
+    ablations = {name for table in tables for name in ABLATION_TABLES.get(table, ())}
+    main_rows = {*TABLE_8, *CONTROLS, *params.methods} if "8" in tables else set()
     return PlanSettings(
-        params.preset, machine_arguments=machine, environment=environment, utility_weights=params.init_weights
+        params.preset,
+        DATASETS if main_rows else ("ucf_crime",),
+        ucf_crime_only=frozenset({"raw", *ablations} - main_rows),
+        feature_level=TABLE_1 if "1" in tables else (),
+        machine_arguments=machine,
+        environment=environment,
+        utility_weights=params.init_weights,
     )
 
 

@@ -180,7 +180,7 @@ def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> 
     """(state under the network's names, prefixes that may stay random) for Kinetics and ImageNet weights, else None."""
     arch, ssl = architecture["arch"], architecture["arguments"].get("ssl", False)
     classes = len(state.get("fc.bias", state.get("head.1.bias", ())))
-    if role == "ft" and classes == 400 and arch != "small":
+    if role == "ft" and classes == 400 and not arch.startswith("small"):
         prefix, fresh = ("i3d.", ("i3d.fc.", "mlp.")) if arch == "largei3d" else ("backbone.", ("fc.", "mlp."))
         head = prefix if arch == "largei3d" else ""
         names = {name: name.replace("head.1.", "fc.") for name in state}

@@ -1,6 +1,7 @@
 """The utility network f_T: clips (B, 3, T, H, W) in [0, 1] -> action logits and unit embedding."""
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -171,7 +172,15 @@ class SmallUtility(UtilityNetwork):
         return UtilityOutput(self.fc(features), self.mlp(features))
 
 
-UTILITY_NETWORKS = {"largei3d": LargeI3D, "r3d_18": _build_r3d_18, "mvitv2": _build_mvitv2, "small": SmallUtility}
+UTILITY_NETWORKS = {
+    "largei3d": LargeI3D,
+    "r3d_18": _build_r3d_18,
+    "mvitv2": _build_mvitv2,
+    "small": SmallUtility,
+    "small_wide": partial(SmallUtility, widths=(16, 32, 64, 128)),  # Table 10 in miniature: features of 128 values,
+    "small_narrow": partial(SmallUtility, widths=(16, 32, 32, 32)),  # and of 32
+    "small_still": partial(SmallUtility, motion=False),  # Table 1 in miniature: attacks features of still clips
+}
 """Architecture name -> constructor, keyword argument `num_classes` and those of its own."""
 
 

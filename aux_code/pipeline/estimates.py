@@ -1,4 +1,4 @@
-"""How long the rest will take: durations of the same stage, measured in this run and in earlier ones."""
+"""How long the rest will take: rates of the same stage, measured in this run and in earlier ones, else from FLOP."""
 
 import statistics
 from collections import defaultdict
@@ -7,20 +7,35 @@ from functools import cache
 from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
+from aux_code.pipeline.costs import gflop
 from aux_code.pipeline.tasks import Task
 
-FIRST_GUESS_SECONDS = {"miniature": 45.0, "init_privacy": 30.0, "train_anonymizer": 160.0, "train_privacy": 60.0}
-"""Miniature preset on two cores, until something is measured."""
+FIRST_GUESS_SECONDS = {
+    "miniature": 45.0, "init_anonymizer": 20.0, "init_privacy": 30.0, "train_anonymizer": 200.0, "train_privacy": 45.0,
+    "dali_extraction": 10.0, "main": 6.0,
+}  # fmt: skip
+"""A usual step of the miniature preset on one core of an AMD EPYC with AVX-512 BF16, until something is measured."""
 OTHER_GUESS_SECONDS = 25.0
 
 
 class Estimates:
-    """Expected seconds per task."""
+    """Expected seconds per task.
 
-    def __init__(self, tasks: list[Task]):
+    Args:
+        tasks: of the plan.
+        gflops: GFLOP per second for steps of the paper's size of which nothing is measured; 0: these are unknown.
+    """
+
+    def __init__(self, tasks: list[Task], gflops: float = 0.0):
+        self.gflops = gflops
         self.of_task: dict[str, float] = {}
         self.of_stage: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.per_gflop: dict[tuple[str, str], list[float]] = defaultdict(list)
         known = {task.name: task for task in tasks}
+        work = defaultdict(list)
+        for task in tasks:
+            work[task.stage].append(gflop(task) or 0.0)
+        self.usual_gflop = {stage: statistics.median(values) for stage, values in work.items()}
         for path in sorted((config.LOGS_ROOT / "reproduce").glob("*.done.json")):
             try:
                 stamp = read_json(path)
@@ -28,24 +43,35 @@ class Estimates:
             except (UserError, KeyError, TypeError):
                 continue
             if stamp["task"] in known:
-                self.of_task[stamp["task"]] = seconds
-            self.of_stage[stamp["stage"], _scale(stamp["task"])].append(seconds)
+                self.learn(known[stamp["task"]], seconds)
+            else:
+                self.of_stage[stamp["stage"], _scale(stamp["task"])].append(seconds)
 
     def learn(self, task: Task, seconds: float) -> None:
         """Takes in a measured duration."""
+        key, work = (task.stage, _scale(task.name)), gflop(task)
         self.of_task[task.name] = seconds
-        self.of_stage[task.stage, _scale(task.name)].append(seconds)
+        self.of_stage[key].append(seconds)
+        if work:
+            self.per_gflop[key].append(seconds / work)
 
     def seconds(self, task: Task) -> float | None:
-        """Expected duration: this task's last one, else the median of its stage, else a guess (miniature only)."""
+        """Expected duration: this task's last one, else from the rate or the median of its stage, else a guess."""
         if task.name in self.of_task:
             return self.of_task[task.name]
-        measured = self.of_stage.get((task.stage, _scale(task.name)))
-        if measured:
-            return statistics.median(measured)
+        key, work = (task.stage, _scale(task.name)), gflop(task)
+        if work and self.per_gflop.get(key):
+            return work * statistics.median(self.per_gflop[key])
+        if self.of_stage.get(key):
+            return statistics.median(self.of_stage[key])
         if _scale(task.name) == "miniature":
-            return FIRST_GUESS_SECONDS.get(task.stage, OTHER_GUESS_SECONDS)
-        return None
+            usual = self.usual_gflop.get(task.stage)
+            return FIRST_GUESS_SECONDS.get(task.stage, OTHER_GUESS_SECONDS) * (work / usual if work and usual else 1)
+        return work / self.gflops if work and self.gflops else None
+
+    def is_measured(self, task: Task) -> bool:
+        """Whether this step or another one of its stage and size has run here."""
+        return bool(self.of_stage.get((task.stage, _scale(task.name))))
 
     def longest_chain(self, tasks: list[Task]) -> dict[str, float]:
         """Task -> expected seconds of the longest chain of tasks that begins with it: what is started first."""

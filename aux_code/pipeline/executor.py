@@ -44,7 +44,9 @@ class _Running:
     started: float
 
 
-def run_tasks(tasks: list[Task], jobs: int, display: StatusDisplay, forced: frozenset[str] = frozenset()) -> Outcome:
+def run_tasks(
+    tasks: list[Task], jobs: int, display: StatusDisplay, forced: frozenset[str] = frozenset(), part: str = ""
+) -> Outcome:
     """Runs what is not done, at most `jobs` processes at once; a failure stops only what depends on it.
 
     Args:
@@ -52,11 +54,12 @@ def run_tasks(tasks: list[Task], jobs: int, display: StatusDisplay, forced: froz
         jobs: at least 1.
         display: shows what happens.
         forced: names of tasks that run although they are done.
+        part: name of a part of a plan whose other parts may run at the same time, in other processes.
 
     Raises:
         KeyboardInterrupt, Terminated: after every process was told to save its state and has left.
     """
-    with _only_one_here() as lock:
+    with _only_one_here(part) as lock:
         return _Executor(tasks, jobs, display, forced, lock).run()
 
 
@@ -179,16 +182,20 @@ def _reason(status: int, missing: list) -> str:
 
 
 @contextmanager
-def _only_one_here() -> Iterator[int]:
-    """A lock on the artefacts that this process and its children hold, so that two runs do not write the same files."""
-    path = config.LOGS_ROOT / "reproduce" / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
+def _only_one_here(part: str) -> Iterator[int]:
+    """A lock on the artefacts that this process and its children hold, so that two runs do not write the same files.
+
+    A whole plan excludes everybody; parts of a plan exclude a whole one and themselves, not each other.
+    """
+    folder = config.LOGS_ROOT / "reproduce"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+") as everything, open(folder / f"lock_{part or 'all'}", "a+") as own:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(everything, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"another reproduce.py (or a script it started) still works in {config.ARTIFACT_ROOT}; wait for it, "
                 "end it, or set TED_SPAD_ARTIFACT_ROOT to another folder"
             ) from error
-        yield file.fileno()
+        yield everything.fileno()

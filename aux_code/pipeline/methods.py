@@ -17,6 +17,8 @@ class Attacker:
 
 
 PLAIN_ATTACKER = Attacker("", "released frames as they are")
+FEATURE_ATTACKER = Attacker("_features", "f_T's features", ("--level", "feature"))
+"""Table 1's: it sees what feature extraction stores, of a still clip of each picture."""
 AVERAGING_ATTACKER = Attacker("_averaged", "mean of 16 releases of the same picture", ("--average_frames", "16"))
 
 
@@ -34,12 +36,30 @@ class Method:
     """Of train_anonymizer's preset, after `paper` or `miniature`."""
     own_initialisation: bool = False
     """Whether init_anonymizer too is run with the preset of this suffix."""
-    options: tuple[str, ...] = ()
-    """Further options of train_anonymizer.py."""
+    miniature_options: tuple[str, ...] = ()
+    """Further options of train_anonymizer.py in the miniature, where the paper's value does not fit its short clips."""
+    utility_arch: str = ""
+    """Architecture of f_T (Table 10); empty: that of init_utility's preset."""
+    miniature_utility_arch: str = ""
+    """The same in the miniature, whose pictures are too small for the paper's networks."""
+    miniature_label: str = ""
+    """As in the miniature's tables where `label` would not be true there."""
     control: bool = False
     """Shown to explain the other rows; not a row of the paper."""
     attackers: tuple[Attacker, ...] = (PLAIN_ATTACKER,)
     """The strongest one's result counts."""
+
+    def label_in(self, preset: str) -> str:
+        """The label in the tables of a preset."""
+        return self.miniature_label if preset == "miniature" and self.miniature_label else self.label
+
+    def utility_arch_in(self, preset: str) -> str:
+        """Architecture of f_T in a preset; empty: the preset's own."""
+        return self.miniature_utility_arch if preset == "miniature" else self.utility_arch
+
+    def options_in(self, preset: str) -> tuple[str, ...]:
+        """Options of train_anonymizer.py beside those of the row's preset."""
+        return self.miniature_options if preset == "miniature" else ()
 
 
 _ROWS = (
@@ -58,30 +78,42 @@ _ROWS = (
         own_initialisation=True,
         attackers=(PLAIN_ATTACKER, AVERAGING_ATTACKER),
     ),
-    Method(
-        "spact_equal_compute", "SPAct, equal compute", "trained", "_spact_equal_compute", control=True
-    ),
+    Method("spact_equal_compute", "SPAct, equal compute", "trained", "_spact_equal_compute", control=True),
     Method("reconstruction", "Reconstruction only", "reconstruction", control=True),
 )
 
 
-def _variant(name: str, label: str, *options: str) -> Method:
-    """TeD-SPAD with some of train_anonymizer's options changed."""
-    return Method(name, label, "trained", options=options)
+def _variant(name: str, label: str, **changes) -> Method:
+    """TeD-SPAD with the preset of its own that train_anonymizer.py has for this row."""
+    return Method(name, label, "trained", f"_{name}", **changes)
+
+
+def _distance(paper: str, here: str, label_here: str) -> Method:
+    """A row of Table 6. Clips of the miniature last 30 to 36 frames, and two of the networks' clips take 30 of them."""
+    return _variant(
+        f"distance_{paper}",
+        f"clip distance {paper}",
+        miniature_options=("--negative_distance", here),
+        miniature_label=f"{label_here} (paper: {paper})",
+    )
 
 
 _ABLATIONS = (
-    *(
-        _variant(
-            f"invariance_{weight}", f"CE + L_I, weight {weight}", "--utility_loss", "invariance", "--omega", weight
-        )
-        for weight in ("0.1", "0.5", "1", "2")
+    *(_variant(f"invariance_{weight}", f"CE + L_I, weight {weight}") for weight in ("0.1", "0.5", "1", "2")),
+    _variant("lltc", "CE + LLTC"),
+    *(_variant(f"omega_{omega}", f"ω = {omega}") for omega in ("0.01", "1", "10")),
+    *(_variant(f"margin_{margin}", f"μ = {margin}") for margin in ("0.5", "2")),
+    _distance("8", "1", "clip distance 1"),
+    _distance("32", "4", "clip distance 4, less in clips below 33 frames"),
+    Method(
+        "mvitv2", "f_T: MViTv2, 768-d", "trained", utility_arch="mvitv2", miniature_utility_arch="small_wide",
+        miniature_label="f_T: small_wide, 128-d (paper: MViTv2, 768-d)",
     ),
-    _variant("lltc", "CE + LLTC", "--utility_loss", "lltc"),
-    *(_variant(f"omega_{omega}", f"ω = {omega}", "--omega", omega) for omega in ("0.01", "1", "10")),
-    *(_variant(f"margin_{margin}", f"μ = {margin}", "--margin", margin) for margin in ("0.5", "2")),
-    *(_variant(f"distance_{d}", f"clip distance {d}", "--negative_distance", d) for d in ("8", "32")),
-)
+    Method(
+        "r3d_18", "f_T: R3D-18, 512-d", "trained", utility_arch="r3d_18", miniature_utility_arch="small_narrow",
+        miniature_label="f_T: small_narrow, 32-d (paper: R3D-18, 512-d)",
+    ),
+)  # fmt: skip
 
 METHODS = {method.name: method for method in (*_ROWS, *_ABLATIONS)}
 TABLE_8 = tuple(m.name for m in _ROWS if not m.control)
@@ -96,5 +128,12 @@ ABLATION_TABLES = {
     "5": ("margin_0.5", "ted_spad", "margin_2"),
     "6": ("ted_spad", "distance_8", "distance_32"),
     "9": ("spact", "invariance_0.1", "invariance_0.5", "invariance_1", "invariance_2"),
+    "10": ("ted_spad", "mvitv2", "r3d_18"),
 }
 """Table number -> its rows, by method name. All of them report VISPR cMAP and UCF-Crime AUC."""
+
+TABLE_1 = ("raw", "spact", "ted_spad")
+"""Rows of the feature-level leakage, by method name."""
+
+FEATURE_UTILITY_IN_MINIATURE = "small_still"
+"""Architecture of Table 1's f_T in the miniature: the usual one looks at motion, and a still clip has none."""

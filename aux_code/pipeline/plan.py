@@ -8,7 +8,14 @@ from typing import Any
 from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
-from aux_code.pipeline.methods import DATASETS, METHODS, Attacker, Method
+from aux_code.pipeline.methods import (
+    DATASETS,
+    FEATURE_ATTACKER,
+    FEATURE_UTILITY_IN_MINIATURE,
+    METHODS,
+    Attacker,
+    Method,
+)
 from aux_code.pipeline.tasks import Task
 
 ParametersOf = Callable[[str, str], dict[str, Any]]
@@ -27,6 +34,10 @@ class PlanSettings:
     """paper or miniature."""
     datasets: tuple[str, ...] = DATASETS
     """Surveillance sets of the table."""
+    ucf_crime_only: frozenset[str] = frozenset()
+    """Methods that only ablation tables show: these report UCF-Crime alone."""
+    feature_level: tuple[str, ...] = ()
+    """Methods whose f_T features are attacked too (Table 1)."""
     machine_arguments: tuple[str, ...] = ()
     """Passed to every script: device and threads."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -52,6 +63,8 @@ def build_plan(
         builder = _SeedPlan(settings, seed, parameters_of)
         for name in names:
             builder.add_method(METHODS[name])
+        for name in settings.feature_level:
+            builder.add_feature_attack(METHODS[name])
         tasks += builder.tasks.values()
     return tasks
 
@@ -83,6 +96,16 @@ def anonymizer_argument(preset: str, seed: int, method: Method) -> str:
     if method.kind == "reconstruction":
         return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, "init_anonymizer") / "fa_recon.pth")
     return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, f"anonymizer_{method.name}") / "last.pth")
+
+
+def _training_run(method: Method, arch: str) -> str:
+    """Name of the minimax training of a row; `arch` if its f_T is not the one that the row is defined with."""
+    return f"anonymizer_{method.name}" + (f"_{arch}" if arch else "")
+
+
+def training_log(preset: str, seed: int, method: Method) -> Path:
+    """Where the minimax training of a row writes for TensorBoard."""
+    return config.LOGS_ROOT / run_id(preset, seed, f"anonymizer_{method.name}")
 
 
 def miniature_root(seed: int) -> Path:
@@ -128,15 +151,32 @@ class _SeedPlan:
         """All stages of one row."""
         anonymizer = anonymizer_argument(self.settings.preset, self.seed, method)
         if method.kind == "trained":
-            maker = self._train(method)
+            maker = self._train(method, method.utility_arch_in(self.settings.preset))
             utility = (anonymizer, maker)
         else:
             maker = self._init_anonymizer("") if method.kind == "reconstruction" else ""
             utility = self._init_utility(method.name, (anonymizer, maker))
         for attacker in method.attackers:
             self._privacy(method, (anonymizer, maker), attacker)
+        only = method.name in self.settings.ucf_crime_only
         for dataset in self.settings.datasets:
-            self._anomaly(method, dataset, (anonymizer, maker), utility)
+            if dataset == "ucf_crime" or not only:
+                self._anomaly(method, dataset, (anonymizer, maker), utility)
+
+    def add_feature_attack(self, method: Method) -> None:
+        """A row of Table 1: what f_T's features of the released pictures tell of them."""
+        preset = self.settings.preset
+        arch = FEATURE_UTILITY_IN_MINIATURE if preset == "miniature" else ""
+        if method.kind == "trained":
+            maker = self._train(method, arch)
+            anonymizer = utility = (str(self._folder(_training_run(method, arch)) / "last.pth"), maker)
+        else:
+            anonymizer = (method.name, "")
+            utility = self._init_utility(method.name, anonymizer, arch)
+        result = privacy_result(preset, self.seed, method.name, FEATURE_ATTACKER)
+        arguments = ("--anonymizer", anonymizer[0], "--utility", str(utility[0]), *FEATURE_ATTACKER.options)
+        run = method.name + FEATURE_ATTACKER.suffix
+        self._add(_Step(STAGE_2, run, method.name, (result,), arguments, (anonymizer, utility), task_prefix="privacy_"))
 
     def _add_rendering(self) -> None:
         root = miniature_root(self.seed)
@@ -153,11 +193,13 @@ class _SeedPlan:
         output = self._folder(run) / "fa_recon.pth"
         return self._add(_Step(STAGE_1 + "init_anonymizer.py", run, "shared", (output,), preset_suffix=suffix))
 
-    def _init_utility(self, method_name: str, anonymizer: tuple[str, str]) -> tuple[Path, str]:
-        run = f"init_utility_{method_name}"
+    def _init_utility(self, method_name: str, anonymizer: tuple[str, str], arch: str = "") -> tuple[Path, str]:
+        run = f"init_utility_{method_name}" + (f"_{arch}" if arch else "")
         output = self._folder(run) / "ft_action.pth"
         weights = self.settings.utility_weights
-        arguments = ("--anonymizer", anonymizer[0], *(("--init_weights", weights) if weights else ()))
+        arguments = ("--anonymizer", anonymizer[0], *(("--ft_arch", arch) if arch else ()))
+        if weights:  # the file is I3D's; torchvision has the weights of the others
+            arguments += ("--init_weights", "kinetics400" if arch else weights)
         step = _Step(STAGE_1 + "init_utility.py", run, method_name, (output,), arguments, (anonymizer,))
         return output, self._add(step)
 
@@ -165,17 +207,18 @@ class _SeedPlan:
         output = self._folder("init_privacy") / "fb_ssl.pth"
         return output, self._add(_Step(STAGE_1 + "init_privacy.py", "init_privacy", "shared", (output,)))
 
-    def _train(self, method: Method) -> str:
+    def _train(self, method: Method, arch: str = "") -> str:
+        """The minimax training, with an f_T of another architecture than init_utility's preset has if one is named."""
         suffix = method.preset_suffix if method.own_initialisation else ""
         fa = (self._folder(f"init_anonymizer{suffix}") / "fa_recon.pth", self._init_anonymizer(suffix))
-        ft, fb = self._init_utility("raw", ("raw", "")), self._init_privacy()
+        ft, fb = self._init_utility("raw", ("raw", ""), arch), self._init_privacy()
         parts = {"--init_fa": fa, "--init_ft": ft, "--init_fb": fb}
         files = tuple(word for option, (path, _) in parts.items() for word in (option, str(path)))
-        run = f"anonymizer_{method.name}"
+        run = _training_run(method, "" if arch == method.utility_arch_in(self.settings.preset) else arch)
         output = self._folder(run) / "last.pth"
         step = _Step(
-            STAGE_1 + "train_anonymizer.py", run, method.name, (output,), files + method.options,
-            tuple(parts.values()), method.preset_suffix,
+            STAGE_1 + "train_anonymizer.py", run, method.name, (output,),
+            files + method.options_in(self.settings.preset), tuple(parts.values()), method.preset_suffix,
         )  # fmt: skip
         return self._add(step)
 

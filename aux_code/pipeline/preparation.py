@@ -1,20 +1,29 @@
 """Before and after the run: what is missing, the plan as text, and how long the work took."""
 
+import time
 from pathlib import Path
+
+import torch
 
 from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
 from aux_code.pipeline.estimates import Estimates
 from aux_code.pipeline.plan import PlanSettings
-from aux_code.pipeline.status import clock
+from aux_code.pipeline.status import STAGE_NAMES, clock
 from aux_code.pipeline.tasks import Task
+
+SUSTAINED_SHARE = 0.3
+"""Share of a large matrix product's speed that the stages are expected to reach (ours, an assumption)."""
 
 _ROOTS = {"ucf_crime": "UCF_CRIME_ROOT", "xd_violence": "XD_VIOLENCE_ROOT", "shanghaitech": "SHANGHAITECH_ROOT"}
 
 
 def missing_inputs(preset: str, settings: PlanSettings) -> list[str]:
-    """What the user has to provide and has not: one line each, with what to do. The miniature needs nothing."""
+    """What the user has to provide and has not: one line each, with what to do. The miniature needs nothing.
+
+    The weights of torchvision's networks (Table 10) are downloaded when they are needed, if they are not there.
+    """
     if preset == "miniature":
         return []
     missing = []
@@ -30,18 +39,78 @@ def missing_inputs(preset: str, settings: PlanSettings) -> list[str]:
     return missing
 
 
-def describe_plan(tasks: list[Task], n_jobs: int, missing: list[str]) -> str:
-    """The plan as a shell script that can be pasted, with what is done, what is missing and the expected time."""
+def describe_plan(tasks: list[Task], n_jobs: int, missing: list[str], gflops: float = 0.0) -> str:
+    """The plan as a shell script that can be pasted, with what is done, what is missing and the expected time.
+
+    Args:
+        tasks: each after those it needs.
+        n_jobs: steps at once.
+        missing: lines of `missing_inputs`.
+        gflops: GFLOP per second that are assumed where nothing is measured; 0: such a plan's time is unknown.
+    """
     done = _done(tasks)
     rest = [task for task in tasks if task.name not in done]
-    seconds = Estimates(tasks).seconds_left(rest, [], n_jobs)
-    time = "unknown (nothing of this size was measured yet)" if seconds is None else f"about {clock(seconds)}"
-    lines = [f"# {len(tasks)} steps, {len(done)} of them done; the rest takes {time} with {n_jobs} at once"]
+    estimates = Estimates(tasks, gflops)
+    seconds = estimates.seconds_left(rest, [], n_jobs)
+    duration = "unknown (nothing of this size was measured yet)" if seconds is None else f"about {hours(seconds)}"
+    lines = [f"# {len(tasks)} steps, {len(done)} of them done; the rest takes {duration} with {n_jobs} at once"]
+    lines += _stage_lines(rest, estimates)
     lines += [f"# MISSING: {line}" for line in missing]
+    lines += [f"# NOTE: {line}" for line in _weight_notes(rest)]
     lines.append(f"cd {config.REPOSITORY_ROOT}")
     for task in tasks:
         lines += [f"\n# {task.name}" + (" (done)" if task.name in done else ""), task.shell_line()]
     return "\n".join(lines) + "\n"
+
+
+def _weight_notes(tasks: list[Task]) -> list[str]:
+    """Weights that the paper starts from and the plan does not, or that come from outside."""
+    starts = [task for task in tasks if task.stage == "init_utility" and task.arguments[:2] == ("--preset", "paper")]
+    notes = []
+    if any("--init_weights" not in task.arguments for task in starts):
+        notes.append("f_T starts from random weights; the paper's starts from Kinetics-400: give --init_weights FILE")
+    if any("kinetics400" in task.arguments for task in starts):
+        notes.append("R3D-18 and MViTv2 start from torchvision's Kinetics-400 weights: its cache, else a download")
+    return notes
+
+
+def _stage_lines(rest: list[Task], estimates: Estimates) -> list[str]:
+    """Comment lines: steps and expected time of each stage, and where the time comes from."""
+    stages: dict[str, list[Task]] = {}
+    for task in rest:
+        stages.setdefault(task.stage, []).append(task)
+    lines, assumed = [], False
+    for stage, members in stages.items():
+        seconds = [estimates.seconds(task) for task in members]
+        if None in seconds:
+            continue
+        measured = all(map(estimates.is_measured, members))
+        assumed = assumed or not measured
+        source = "at the rate measured here" if measured else "not measured here"
+        lines.append(f"#   {STAGE_NAMES.get(stage, stage)}: {len(members)} steps, {hours(sum(seconds))}, {source}")
+    if assumed and estimates.gflops:
+        rate = f"{estimates.gflops / 1000:.2f} TFLOP/s, {SUSTAINED_SHARE:.0%} of a matrix product timed just now"
+        lines.append(f"#   not measured: FLOP of the paper's networks and data at {rate}; decoding may take longer")
+    elif assumed:
+        lines.append("#   not measured: what such steps took on one core of an AMD EPYC with AVX-512 BF16")
+    return lines
+
+
+def sustained_gflops(device: torch.device) -> float:
+    """GFLOP per second expected of the stages on a device, from one short matrix product in bf16 (GPU) or fp32."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    matrix = torch.ones(size, size, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(4):  # the first one warms up; .item() waits for the device
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()
+        seconds.append(time.perf_counter() - start)
+    return SUSTAINED_SHARE * 2 * size**3 / min(seconds[1:]) / 1e9
+
+
+def hours(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss, from two days on as hours."""
+    return clock(seconds) if seconds < 48 * 3600 else f"{seconds / 3600:,.0f} hours"
 
 
 def worked_seconds(tasks: list[Task]) -> float:

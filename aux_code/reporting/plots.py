@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aux_code.checkpoints import write_atomically
-from aux_code.pipeline.methods import Method
+from aux_code.pipeline.methods import METHODS, Method
 from aux_code.reporting.published import HEADLINE_METRIC
 from aux_code.reporting.results import Results
-from aux_code.reporting.tables import DATASET_LABELS
+from aux_code.reporting.tables import DATASET_LABELS, category_auc
 
 INK, MUTED, GRID, BEST = "#1c1f24", "#6b7280", "#e5e7eb", "#eaf5ee"
 TRUTH = "#9ec5f4"
@@ -182,6 +182,32 @@ def attribute_bars(results: Results) -> Figure:
         all_axes[0].set_yticks(range(len(methods)), [method.label for method in methods], color=INK)
         all_axes[0].invert_yaxis()
         figure.text(0.17, 0.015, "average precision, %; dashed: chance", color=MUTED, fontsize=8.5)
+    return figure
+
+
+def category_bars(results: Results, names: Sequence[str], categories: Sequence[str]) -> Figure:
+    """Frame AUC per category of anomaly in UCF-Crime, raw beside anonymized (the paper's Figs. 6 and 7).
+
+    Args:
+        results: what was measured.
+        names: methods, one bar of each per category.
+        categories: in the order of the axis.
+    """
+    methods = [METHODS[name] for name in names if name in results.by_method]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10.5, 3.4))
+        axes = figure.add_axes((0.06, 0.3, 0.93, 0.58))
+        width = 0.8 / max(1, len(methods))
+        for number, method in enumerate(methods):
+            values = [category_auc(results, method, "ucf_crime", category) for category in categories]
+            at = np.arange(len(categories)) + (number - (len(methods) - 1) / 2) * width
+            heights = [np.nan if value is None else 100 * value for value in values]
+            axes.bar(at, heights, width=0.92 * width, color=look(method)[0], label=method.label)
+        axes.axhline(50, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xticks(range(len(categories)), categories, rotation=30, ha="right", color=INK)
+        axes.set(ylim=(0, 100), ylabel="frame AUC, %")
+        axes.tick_params(length=0)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, fontsize=8.5)
     return figure
 
 

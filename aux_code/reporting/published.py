@@ -77,7 +77,7 @@ ABLATION_TITLES = {
 }
 
 TABLE_1 = {"raw": 63.15, "spact": 55.60, "ted_spad": 52.30}
-"""Feature-level leakage: VISPR cMAP in percent of an attacker on Kinetics I3D features."""
+"""Feature-level leakage: VISPR cMAP in percent of an attacker on I3D features of still clips."""
 
 
 def relative_change(value: float, raw: float) -> float:

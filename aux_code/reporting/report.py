@@ -12,6 +12,7 @@ from aux_code.checkpoints import write_atomically, write_json
 from aux_code.datasets.surveillance import SurveillanceVideo
 from aux_code.errors import UserError
 from aux_code.pipeline.methods import METHODS
+from aux_code.pipeline.plan import training_log
 from aux_code.pipeline.tasks import Task
 from aux_code.reporting import plots
 from aux_code.reporting.html import figure_block, page, paragraph, table_block
@@ -19,7 +20,7 @@ from aux_code.reporting.results import Results, load_scores
 from aux_code.reporting.samples import Picture, SampleSource
 from aux_code.reporting.summary import build_summary
 from aux_code.reporting.tables import (
-    ablation_table,
+    any_table,
     attacker_table,
     attribute_table,
     category_table,
@@ -30,6 +31,7 @@ from aux_code.reporting.tables import (
     timing_table,
     write_markdown,
 )
+from aux_code.reporting.training_pictures import spread_over, training_pictures
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class ReportOptions:
     picture_size: int
     """Height and width in pixels of the frames that the networks see."""
     ablations: tuple[str, ...] = ()
-    """Numbers of the ablation tables."""
+    """Numbers of the tables other than 8."""
 
 
 def write_all(results: Results, options: ReportOptions) -> list[Path]:
@@ -70,6 +72,7 @@ def build_report(results: Results, options: ReportOptions, figures: Path) -> str
     except UserError as error:
         log.warning("the report has no pictures: %s", error)
         blocks.append(paragraph(f"No pictures: {error}"))
+    blocks += _training_blocks(results, figures)
     blocks += [
         "<h2>Leakage in detail</h2>",
         table_block(attribute_table(results)),
@@ -77,10 +80,11 @@ def build_report(results: Results, options: ReportOptions, figures: Path) -> str
     ]
     categories = category_table(results)
     if categories:
-        blocks += ["<h2>Detection by kind of anomaly</h2>", table_block(categories)]
+        blocks += ["<h2>Detection by kind of anomaly</h2>", _category_figure(results, categories.header[1:], figures)]
+        blocks.append(table_block(categories))
     if options.ablations:
         blocks.append("<h2>Ablations</h2>")
-        blocks += [table_block(ablation_table(results, number)) for number in options.ablations]
+        blocks += [table_block(any_table(results, number)) for number in options.ablations]
     blocks += ["<h2>Settings and timings</h2>", table_block(settings_table(results, options.tasks))]
     blocks.append(table_block(timing_table(options.tasks)))
     return page(f"TeD-SPAD, {results.preset} preset", blocks)
@@ -135,6 +139,29 @@ def _picture_blocks(results: Results, source: SampleSource, figures: Path) -> li
             path = figures / f"scores_{number}.png"
             blocks.append(figure_block(_figure(figure, path), f"{video.name} ({video.category})."))
     return blocks
+
+
+def _training_blocks(results: Results, figures: Path) -> list[str]:
+    """Raw and anonymized pictures over the epochs of each trained row of the curves, where its log is there."""
+    blocks = []
+    for method in (METHODS[name] for name in CURVES_OF if METHODS[name].kind == "trained"):
+        pictures = spread_over(training_pictures(training_log(results.preset, results.seeds[0], method)))
+        if not pictures:
+            continue
+        rows = [("raw", pictures[0].raw), *((f"epoch {shown.epoch}", shown.anonymized) for shown in pictures)]
+        grid = plots.picture_grid(rows, [""] * len(pictures[0].raw))
+        caption = f"{method.label}: training images, and what the anonymizer made of them after each epoch shown."
+        path = figures / f"training_{method.name}.png"
+        blocks.append(figure_block(_figure(grid, path), caption, "pictures"))
+    return ["<h2>Pictures over the training</h2>", *blocks] if blocks else []
+
+
+def _category_figure(results: Results, categories: tuple[str, ...], figures: Path) -> str:
+    figure = plots.category_bars(results, CURVES_OF, categories)
+    caption = (
+        "UCF-Crime: frame AUC of each kind of anomaly, its videos together with all normal test videos. Dashed: chance."
+    )
+    return figure_block(_figure(figure, figures / "categories.png"), caption)
 
 
 def _grid(results: Results, source: SampleSource, pictures: list[Picture]) -> Figure | None:

@@ -9,7 +9,7 @@ import numpy as np
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
 from aux_code.metrics import leakage_removed
-from aux_code.pipeline.methods import DATASETS, METHODS, Attacker, Method
+from aux_code.pipeline.methods import DATASETS, FEATURE_ATTACKER, METHODS, Attacker, Method
 from aux_code.pipeline.plan import anomaly_result, anomaly_scores, privacy_result
 
 
@@ -47,6 +47,8 @@ class MethodResult:
     method: Method
     seed: int
     attackers: list[Leakage] = field(default_factory=list)
+    feature_leakage: Leakage | None = None
+    """That of an attacker on f_T's features (Table 1); it does not count as an attacker on pictures."""
     detection: dict[str, Detection] = field(default_factory=dict)
     """By data set."""
 
@@ -79,7 +81,7 @@ class Results:
 
         Args:
             method: its name.
-            metric: cmap, f1, leakage_removed, `attribute:NAME`, or `DATASET:auc` and `DATASET:ap`.
+            metric: cmap, f1, leakage_removed, feature_cmap, `attribute:NAME`, or `DATASET:auc` and `DATASET:ap`.
         """
         values = [self._value(result, metric) for result in self.by_method.get(method, ())]
         return [value for value in values if value is not None]
@@ -121,6 +123,8 @@ class Results:
             dataset, name = metric.split(":")
             detection = result.detection.get(dataset)
             return getattr(detection, name) if detection else None
+        if metric == "feature_cmap":
+            return result.feature_leakage.cmap if result.feature_leakage else None
         leakage = result.leakage
         if leakage is None:
             return None
@@ -146,7 +150,7 @@ def collect_results(
     by_method: dict[str, list[MethodResult]] = {}
     for name in methods:
         entries = [_read(preset, seed, METHODS[name], protocol) for seed in seeds]
-        entries = [entry for entry in entries if entry.attackers or entry.detection]
+        entries = [entry for entry in entries if entry.attackers or entry.detection or entry.feature_leakage]
         if entries:
             by_method[name] = entries
     return Results(preset, seeds, protocol, seconds, by_method)
@@ -167,6 +171,9 @@ def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult
         path = privacy_result(preset, seed, method.name, attacker)
         if path.is_file():
             result.attackers.append(_leakage(attacker, _with_protocol(path, protocol), protocol))
+    path = privacy_result(preset, seed, method.name, FEATURE_ATTACKER)
+    if path.is_file():
+        result.feature_leakage = _leakage(FEATURE_ATTACKER, _with_protocol(path, protocol), protocol)
     for dataset in DATASETS:
         path = anomaly_result(preset, seed, method.name, dataset)
         if path.is_file():

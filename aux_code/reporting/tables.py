@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from aux_code.checkpoints import git_commit
-from aux_code.pipeline.methods import ABLATION_TABLES, METHODS, Method
+from aux_code.pipeline.methods import ABLATION_TABLES, METHODS, TABLE_1, Method
 from aux_code.pipeline.preparation import stage_seconds, worked_seconds
 from aux_code.pipeline.status import STAGE_NAMES, clock
 from aux_code.pipeline.tasks import Task
@@ -124,15 +124,42 @@ def category_auc(results: Results, method: Method, dataset: str, category: str) 
 
 
 def ablation_table(results: Results, number: str) -> Table:
-    """One of Tables 2 to 6 and 9: ours and the paper's, and whether the order agrees."""
+    """One of Tables 2 to 6, 9 and 10: ours and the paper's, and whether the order agrees."""
     rows = []
     for name in ABLATION_TABLES[number]:
         paper = published.ABLATIONS[number][name]
-        ours = (_percent(results, name, "cmap"), _percent(results, name, "ucf_crime:auc"))
-        rows.append((METHODS[name].label, *ours, f"{paper.vispr_cmap:.2f}", f"{paper.ucf_crime_auc:.2f}"))
+        ours = (_compared(results, name, "cmap"), _compared(results, name, "ucf_crime:auc"))
+        label = METHODS[name].label_in(results.preset)
+        rows.append((label, *ours, f"{paper.vispr_cmap:.2f}", f"{paper.ucf_crime_auc:.2f}"))
     header = ("Variant", "VISPR cMAP ↓, ours", "UCF-Crime AUC ↑, ours", "VISPR cMAP ↓, paper", "UCF-Crime AUC ↑, paper")
     title = f"Table {number}: {published.ABLATION_TITLES[number]}"
     return Table(title, header, tuple(rows), _order_notes(results, number))
+
+
+def feature_table(results: Results) -> Table:
+    """Table 1: what an attacker reads from f_T's features of still clips; ours and the paper's."""
+    rows = []
+    for name in TABLE_1:
+        value, paper = results.mean(name, "feature_cmap"), published.TABLE_1[name]
+        ours = _percent(results, name, "feature_cmap")
+        raw = results.mean("raw", "feature_cmap")
+        if value is not None and raw is not None and name != "raw":
+            ours += f" ({relative_change(value, raw):+.2f} %)"
+        rows.append((METHODS[name].label, ours, _with_change(paper, published.TABLE_1["raw"])))
+    chance = results.chance_cmap()
+    rows.append(("Chance", _cell(chance), f"{published.CHANCE_CMAP:.2f}"))
+    measured = {name: results.mean(name, "feature_cmap") for name in TABLE_1}
+    notes = _order_note("cMAP", measured, published.TABLE_1, results)
+    if results.preset == "miniature":
+        notes += (
+            " Here f_T sees the frames themselves; the miniature's usual one sees motion, and a still clip has none."
+        )
+    return Table("Table 1: Feature-level leakage, VISPR cMAP", ("Method", "ours ↓", "paper ↓"), tuple(rows), (notes,))
+
+
+def any_table(results: Results, number: str) -> Table:
+    """The table of a number other than 8."""
+    return feature_table(results) if number == "1" else ablation_table(results, number)
 
 
 def headline(results: Results) -> str:
@@ -194,7 +221,7 @@ def write_markdown(results: Results, ablations: tuple[str, ...] = ()) -> str:
     ]
     tables = [main_table(results), published_table(results), attribute_table(results), attacker_table(results)]
     tables += [table for table in [category_table(results)] if table]
-    tables += [ablation_table(results, number) for number in ablations]
+    tables += [any_table(results, number) for number in ablations]
     return "\n".join([*lines, *(table.markdown() for table in tables)])
 
 
@@ -219,17 +246,25 @@ def _main_notes(results: Results) -> tuple[str, ...]:
 
 
 def _order_notes(results: Results, number: str) -> tuple[str, ...]:
+    if number == "10" and results.preset == "miniature":
+        return ("Other networks than the paper's, made for small pictures: there is no order to compare.",)
     notes = []
     for field_name, metric, label in (("vispr_cmap", "cmap", "cMAP"), ("ucf_crime_auc", "ucf_crime:auc", "AUC")):
         paper = {name: getattr(row, field_name) for name, row in published.ABLATIONS[number].items()}
         ours = {name: results.mean(name, metric) for name in ABLATION_TABLES[number]}
-        if any(value is None for value in ours.values()):
-            notes.append(f"{label}: not every row was measured.")
-            continue
-        same = sorted(ours, key=ours.__getitem__) == sorted(ours, key=paper.__getitem__)
-        order = "the paper's order" if same else "another order than in the paper"
-        notes.append(f"{label}: the rows come out in {order}.")
+        notes.append(_order_note(label, ours, paper, results))
     return (" ".join(notes),)
+
+
+def _order_note(label: str, ours: dict[str, float | None], paper: dict[str, float], results: Results) -> str:
+    """Whether our values rise from row to row in the paper's order, and if not, which both orders are."""
+    if any(value is None for value in ours.values()):
+        return f"{label}: not every row was measured."
+    orders = [sorted(ours, key=values.__getitem__) for values in (ours, paper)]
+    if orders[0] == orders[1]:
+        return f"{label}: the rows come out in the paper's order."
+    here, there = (" < ".join(METHODS[name].label_in(results.preset) for name in order) for order in orders)
+    return f"{label}: the rows come out in another order than in the paper; here {here}, there {there}."
 
 
 def _compared(results: Results, name: str, metric: str) -> str:

@@ -9,9 +9,13 @@ import pytest
 import reproduce
 from aux_code import config
 from aux_code.errors import UserError
-from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_8
+from aux_code.parameters import parse
+from aux_code.pipeline.costs import gflop
+from aux_code.pipeline.estimates import Estimates
+from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_1, TABLE_8
 from aux_code.pipeline.plan import PlanSettings, build_plan
 from aux_code.pipeline.preparation import describe_plan, missing_inputs, worked_seconds
+from aux_code.pipeline.status import clock
 from aux_code.reporting import published
 
 
@@ -86,9 +90,7 @@ def test_each_run_has_a_folder_of_its_own_within_a_stage(artifacts):
 
 def test_every_option_and_preset_exists(artifacts):
     """The command lines are parsed with the scripts' own parameter classes."""
-    from aux_code.parameters import parse
-
-    for task in plan(METHODS, machine_arguments=("--device", "cpu", "--n_threads", "1")):
+    for task in plan(METHODS, feature_level=TABLE_1, machine_arguments=("--device", "cpu", "--n_threads", "1")):
         if task.script in reproduce.PRESETS_OF_SCRIPT:
             parse(reproduce.PRESETS_OF_SCRIPT[task.script], [*task.arguments, *task.machine_arguments, "--resume"])
 
@@ -161,8 +163,84 @@ def test_the_published_percentages_follow_from_the_published_values():
 
 
 def test_wrong_table_and_step_names_are_user_errors(monkeypatch, capsys, tmp_path: Path):
-    with pytest.raises(UserError, match="the tables are: 8, 2, 3"):
+    with pytest.raises(UserError, match="the tables are: 8, 1, 2, 3"):
         reproduce.chosen_tables("7")
     monkeypatch.setattr("sys.argv", ["reproduce.py", "--preset", "miniature", "--force", "nonsense", "--dry_run"])
     with pytest.raises(UserError, match="--force nonsense"):
         reproduce.main()
+
+
+def plan_of(*options: str):
+    """The tasks of a command line of reproduce.py."""
+    params = parse(reproduce.PRESETS, list(options))
+    tables = reproduce.chosen_tables(params.table)
+    settings = reproduce.plan_settings(params, 2, tables)
+    return build_plan(reproduce.chosen_methods(params, tables), params.seeds, settings, reproduce.preset_parameters)
+
+
+@pytest.mark.parametrize("preset", ["paper", "miniature"])
+def test_ablation_rows_are_trained_with_the_preset_of_their_name(artifacts, preset):
+    rows = ("omega_10", "margin_0.5", "invariance_2", "lltc", "distance_32")
+    tasks = by_name(plan(rows, preset=preset))
+    for row in rows:
+        assert option(tasks[f"{preset}_s0_anonymizer_{row}"], "--preset") == f"{preset}_{row}"
+    assert tasks[f"{preset}_s0_anonymizer_omega_10"].parameters["omega"] == 10
+    far, label = tasks[f"{preset}_s0_anonymizer_distance_32"], METHODS["distance_32"].label_in(preset)
+    assert far.parameters["negative_distance"] == 32
+    if preset == "miniature":
+        assert option(far, "--negative_distance") == "4" and "distance 4" in label and "paper: 32" in label
+    else:
+        assert "--negative_distance" not in far.arguments and label == "clip distance 32"
+
+
+def test_other_utility_networks_are_trained_from_their_own_start(artifacts):
+    for preset, arch in (("paper", "mvitv2"), ("miniature", "small_wide")):
+        tasks = by_name(plan(["mvitv2", "ted_spad"], preset=preset, utility_weights="k400.pth"))
+        start = tasks[f"{preset}_s0_init_utility_raw_{arch}"]
+        assert option(start, "--ft_arch") == arch and option(start, "--init_weights") == "kinetics400"
+        training = tasks[f"{preset}_s0_anonymizer_mvitv2"]
+        assert option(training, "--init_ft") == str(start.outputs[0]) and start.name in training.needs
+        usual = tasks[f"{preset}_s0_init_utility_raw"]
+        assert option(usual, "--init_weights") == "k400.pth" and "--ft_arch" not in usual.arguments
+
+
+def test_table_1_attacks_the_features_of_its_rows(artifacts):
+    for preset, arch in (("paper", ""), ("miniature", "_small_still")):
+        tasks = by_name(plan(["raw"], preset=preset, feature_level=TABLE_1))
+        for row in TABLE_1:
+            attack = tasks[f"privacy_{preset}_s0_{row}_features"]
+            assert option(attack, "--level") == "feature" and "--attacker_weights" not in attack.arguments
+            source = f"{preset}_s0_" + (f"init_utility_raw{arch}" if row == "raw" else f"anonymizer_{row}{arch}")
+            assert Path(option(attack, "--utility")).parent.name == source and source in attack.needs
+
+
+def test_ablations_alone_need_ucf_crime_only(artifacts):
+    tasks = plan_of("--preset", "miniature", "--table", "4")
+    assert {option(t, "--dataset") for t in tasks if "--dataset" in t.arguments} == {"ucf_crime"}
+    both = plan_of("--preset", "miniature", "--table", "all")
+    sets = {m: {option(t, "--dataset") for t in both if t.method == m and "--dataset" in t.arguments} for m in METHODS}
+    assert len(sets["ted_spad"]) == len(sets["raw"]) == 3 and sets["omega_1"] == sets["mvitv2"] == {"ucf_crime"}
+
+
+def test_all_tables_of_the_miniature_fit_into_two_hours_on_two_cores(artifacts):
+    tasks = plan_of("--preset", "miniature", "--table", "all")
+    seconds = Estimates(tasks).seconds_left(tasks, [], jobs=2)
+    assert 1800 < seconds < 7200
+    assert f"the rest takes about {clock(seconds)} with 2 at once" in describe_plan(tasks, 2, [])
+
+
+def test_hours_of_the_papers_plan_come_from_flop_until_something_is_measured(artifacts):
+    tasks = plan(["raw", "spact", "ted_spad"], preset="paper")
+    named = by_name(tasks)
+    spact, ted = (named[f"paper_s0_anonymizer_{row}"] for row in ("spact", "ted_spad"))
+    assert 2 < gflop(ted) / gflop(spact) < 3, "three clips instead of one, and the same images"
+    raw = named["extraction_ucf_crime_paper_s0_raw"]
+    assert gflop(raw) == pytest.approx(1900 * 7247 / 32 * 32.8)
+    assert gflop(named["extraction_ucf_crime_paper_s0_spact"]) == pytest.approx(gflop(raw) * (1 + 16 * 24.6 / 32.8))
+    text = describe_plan(tasks, 1, [], gflops=100_000.0)
+    assert "not measured: FLOP" in text and "100.00 TFLOP/s" in text and "--init_weights" in text
+    estimates = Estimates(tasks, gflops=100_000.0)
+    assert estimates.seconds(ted) == pytest.approx(gflop(ted) / 100_000)
+    estimates.learn(spact, 3600.0)
+    assert estimates.seconds(ted) == pytest.approx(3600 * gflop(ted) / gflop(spact)) and estimates.is_measured(ted)
+    assert Estimates(tasks).seconds_left(tasks, [], 1) is None

@@ -142,3 +142,69 @@ def test_scores_are_repeated_per_frame_and_cut_to_the_video():
     frames = report._per_frame(scores, entry)
     assert len(frames) == synthetic_results.N_FRAMES["Abuse001_x264"] == 150
     assert frames[31] == 0 and frames[32] == 1 and frames[149] == 4
+
+
+def test_bars_show_raw_beside_anonymized_per_category(results_root: Path):
+    from aux_code.reporting.plots import category_bars
+
+    write_all(VALUES, 0)
+    figure = category_bars(collected(), ("raw", "ted_spad", "blur"), ("Abuse", "Arson"))
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in figure.axes[0].containers}
+    assert set(heights) == {"Raw", "TeD-SPAD"}, "what was not measured has no bar"
+    assert heights["Raw"][0] == pytest.approx(95) and heights["TeD-SPAD"][0] == pytest.approx(93)
+    assert np.isnan(heights["Raw"][1])
+    report.write_all(collected(), report.ReportOptions((), 48))
+    assert (results_root / "figures" / "categories.png").stat().st_size > 5_000
+
+
+def test_training_pictures_are_those_of_the_log(results_root: Path):
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+    from torchvision.utils import make_grid
+
+    from aux_code.pipeline.methods import METHODS
+    from aux_code.pipeline.plan import training_log
+    from aux_code.reporting.training_pictures import spread_over, training_pictures
+
+    folder = training_log("miniature", 0, METHODS["ted_spad"])
+    assert training_pictures(folder) == []
+    raw = torch.linspace(0.1, 0.9, 5).view(5, 1, 1, 1).expand(5, 3, 12, 12)
+    with SummaryWriter(str(folder)) as writer:
+        for epoch in range(1, 9):
+            grid = make_grid(torch.cat([raw, torch.full_like(raw, epoch / 10)]), nrow=5)
+            writer.add_image("raw above anonymized", grid, epoch)
+    pictures = training_pictures(folder)
+    assert [shown.epoch for shown in pictures] == list(range(1, 9))
+    for shown in pictures:
+        assert shown.raw.shape == shown.anonymized.shape == (5, 12, 12, 3)
+        assert np.abs(shown.raw[:, 0, 0, 0] / 255 - np.linspace(0.1, 0.9, 5)).max() < 0.005
+        assert np.abs(shown.anonymized / 255 - shown.epoch / 10).max() < 0.005
+    assert [shown.epoch for shown in spread_over(pictures, 3)] == [1, 5, 8]
+
+    write_all(VALUES, 0)
+    html = report.write_all(collected(), report.ReportOptions((), 48))[-1].read_text()
+    assert "Pictures over the training" in html and (results_root / "figures" / "training_ted_spad.png").is_file()
+
+
+def test_table_1_compares_features_and_says_when_the_order_differs():
+    from aux_code.pipeline.methods import FEATURE_ATTACKER
+    from aux_code.pipeline.plan import privacy_result
+
+    write_all({"raw": (0.8, 0.9)}, 0)
+    for method, cmap in (("raw", 0.7), ("spact", 0.5), ("ted_spad", 0.6)):
+        source = write_privacy(method, 9, cmap)
+        source.replace(privacy_result("miniature", 0, method, FEATURE_ATTACKER))
+    results = collected(methods=("raw", "spact", "ted_spad"))
+    assert results.mean("raw", "cmap") == 0.8, "an attack on features is not one on pictures"
+    table = tables.any_table(results, "1")
+    assert [row[1] for row in table.rows[:3]] == ["70.00", "50.00 (-28.57 %)", "60.00 (-14.29 %)"]
+    assert table.rows[2][2] == "52.30 (-17.18 %)" and "another order" in table.notes[0]
+    assert "here SPAct (ω = 0) < TeD-SPAD < Raw" in table.notes[0]
+    assert "70.00" in tables.write_markdown(results, ("1",)).split("Table 1:")[1]
+
+
+def test_the_miniatures_other_networks_are_not_compared_with_the_papers():
+    write_all({"raw": (0.8, 0.9), "ted_spad": (0.5, 0.91), "mvitv2": (0.55, 0.8), "r3d_18": (0.6, 0.8)}, 0)
+    table = tables.ablation_table(collected(methods=("raw", "ted_spad", "mvitv2", "r3d_18")), "10")
+    assert "small_wide" in table.rows[1][0] and "no order to compare" in table.notes[0]
+    assert table.rows[1][1].startswith("55.00 (-31.25 %)") and table.rows[1][3] == "24.21"
