@@ -1,7 +1,7 @@
 # make setup      the environment, in .venv (or give another one: make test PYTHON=/path/to/python)
 # make reproduce  the main table on the embedded miniature benchmark -> results/report.html
 #                 more options in ARGS, e.g. make reproduce ARGS="--seeds 0 1 2"
-# make test       all tests        make check  lint        make benchmarks  speed figures        make clean
+# make test       all tests        make check  lint        make benchmarks  speed figures -> benchmarks/README.md        make clean
 
 SHELL := /bin/bash
 VENV ?= .venv
@@ -43,10 +43,7 @@ format: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check --fix .
 
 benchmarks: $(ENVIRONMENT)
-	@for file in benchmarks/*.py; do \
-		case $$file in */__init__.py|*/machine.py) continue ;; esac; \
-		echo "== $$file"; $(PYTHON) $$file $(ARGS) || exit 1; \
-	done
+	$(PYTHON) benchmarks/report.py $(ARGS)
 
 # Results and trained networks stay; remove saved_models, features, results, logs and miniature_data by hand.
 clean:
