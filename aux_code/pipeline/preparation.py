@@ -89,7 +89,7 @@ def _stage_lines(rest: list[Task], estimates: Estimates) -> list[str]:
         source = "at the rate measured here" if measured else "not measured here"
         lines.append(f"#   {STAGE_NAMES.get(stage, stage)}: {len(members)} steps, {hours(sum(seconds))}, {source}")
     if assumed and estimates.gflops:
-        rate = f"{estimates.gflops / 1000:.2f} TFLOP/s, {SUSTAINED_SHARE:.0%} of a matrix product timed just now"
+        rate = f"{estimates.gflops / 1000:.3g} TFLOP/s (--tflops, else 30 % of a matrix product timed here)"
         lines.append(f"#   not measured: FLOP of the paper's networks and data at {rate}; decoding may take longer")
     elif assumed:
         lines.append("#   not measured: what such steps took on one core of an AMD EPYC with AVX-512 BF16")
@@ -101,7 +101,7 @@ def sustained_gflops(device: torch.device) -> float:
     size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     matrix = torch.ones(size, size, device=device, dtype=dtype)
     seconds = []
-    for _ in range(4):  # the first one warms up; .item() waits for the device
+    for _ in range(10):  # the first one warms up; .item() waits for the device
         start = time.perf_counter()
         (matrix @ matrix)[0, 0].item()
         seconds.append(time.perf_counter() - start)

@@ -33,6 +33,9 @@ def test_published_layout_and_golden_values():
         ("small", (8, 48, 48), 64, 32),
         ("small", (1, 20, 33), 64, 32),
         ("small", (5, 64, 48), 64, 32),
+        ("small_wide", (8, 48, 48), 128, 32),
+        ("small_narrow", (8, 48, 48), 32, 32),
+        ("small_still", (8, 48, 48), 64, 32),
     ],
 )
 def test_one_interface(arch, shape, feature_dim, embedding_dim):
@@ -111,3 +114,13 @@ def test_small_network_sees_the_order_of_frames():
 def test_unknown_architecture_lists_the_known():
     with pytest.raises(UserError, match="'i3d'.*largei3d, r3d_18, mvitv2, small"):
         load_ft_model("i3d")
+
+
+def test_only_the_still_small_network_tells_still_clips_apart():
+    """Table 1 in miniature attacks features of still clips, which the one that looks at motion cannot see."""
+    torch.manual_seed(0)
+    clips = torch.rand(2, 3, 1, 32, 32).expand(-1, -1, 8, -1, -1)
+    with torch.no_grad():
+        still, moving = (build_utility(arch).eval().extract_features(clips) for arch in ("small_still", "small"))
+    assert (still[0] - still[1]).abs().max() > 1e-3
+    torch.testing.assert_close(moving[0], moving[1])

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 import reproduce
 from aux_code import config
@@ -14,7 +15,7 @@ from aux_code.pipeline.costs import gflop
 from aux_code.pipeline.estimates import Estimates
 from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_1, TABLE_8
 from aux_code.pipeline.plan import PlanSettings, build_plan
-from aux_code.pipeline.preparation import describe_plan, missing_inputs, worked_seconds
+from aux_code.pipeline.preparation import describe_plan, missing_inputs, sustained_gflops, worked_seconds
 from aux_code.pipeline.status import clock
 from aux_code.reporting import published
 
@@ -238,9 +239,17 @@ def test_hours_of_the_papers_plan_come_from_flop_until_something_is_measured(art
     assert gflop(raw) == pytest.approx(1900 * 7247 / 32 * 32.8)
     assert gflop(named["extraction_ucf_crime_paper_s0_spact"]) == pytest.approx(gflop(raw) * (1 + 16 * 24.6 / 32.8))
     text = describe_plan(tasks, 1, [], gflops=100_000.0)
-    assert "not measured: FLOP" in text and "100.00 TFLOP/s" in text and "--init_weights" in text
+    assert "not measured: FLOP" in text and "100 TFLOP/s" in text and "--init_weights" in text
     estimates = Estimates(tasks, gflops=100_000.0)
     assert estimates.seconds(ted) == pytest.approx(gflop(ted) / 100_000)
     estimates.learn(spact, 3600.0)
     assert estimates.seconds(ted) == pytest.approx(3600 * gflop(ted) / gflop(spact)) and estimates.is_measured(ted)
     assert Estimates(tasks).seconds_left(tasks, [], 1) is None
+
+
+def test_a_stated_rate_takes_the_place_of_the_timed_one(artifacts, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["reproduce.py", "--methods", "raw", "--dry_run", "--tflops", "150"])
+    assert reproduce.main() == 0
+    text = capsys.readouterr().out
+    assert "at 150 TFLOP/s" in text and "MISSING: " in text and ", not measured here" in text
+    assert sustained_gflops(torch.device("cpu")) > 0
