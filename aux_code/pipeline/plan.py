@@ -129,7 +129,8 @@ class _Step:
     outputs: tuple[Path, ...]
     arguments: tuple[str, ...] = ()
     reads: tuple[tuple[Path | str, str], ...] = ()
-    """(file, task that makes it) pairs; names such as raw, which no task makes, are passed with an empty task."""
+    """(file, task that makes it) pairs. What no task makes has an empty one: a user's file as a path, whose content
+    counts, or a name such as raw as text."""
     preset_suffix: str = ""
     task_prefix: str = ""
     """Tells tasks of the same run apart."""
@@ -200,7 +201,8 @@ class _SeedPlan:
         arguments = ("--anonymizer", anonymizer[0], *(("--ft_arch", arch) if arch else ()))
         if weights:  # the file is I3D's; torchvision has the weights of the others
             arguments += ("--init_weights", "kinetics400" if arch else weights)
-        step = _Step(STAGE_1 + "init_utility.py", run, method_name, (output,), arguments, (anonymizer,))
+        given = ((Path(weights), ""),) if weights and not arch else ()
+        step = _Step(STAGE_1 + "init_utility.py", run, method_name, (output,), arguments, (anonymizer, *given))
         return output, self._add(step)
 
     def _init_privacy(self) -> tuple[Path, str]:
@@ -272,7 +274,7 @@ class _SeedPlan:
         if name in self.tasks:
             return name
         preset = self.settings.preset + step.preset_suffix
-        reads = [(Path(path), maker) for path, maker in step.reads if maker]
+        reads = [(Path(path), maker) for path, maker in step.reads if maker or isinstance(path, Path)]
         environment = dict(self.settings.environment)
         if self.data:
             reads.insert(0, self.data)

@@ -253,3 +253,15 @@ def test_a_stated_rate_takes_the_place_of_the_timed_one(artifacts, monkeypatch, 
     text = capsys.readouterr().out
     assert "at 150 TFLOP/s" in text and "MISSING: " in text and ", not measured here" in text
     assert sustained_gflops(torch.device("cpu")) > 0
+
+
+def test_other_weights_in_the_same_file_are_work_again(artifacts):
+    weights = artifacts / "k400.pth"
+    weights.write_bytes(b"one")
+    task = by_name(plan(["raw"], preset="paper", utility_weights=str(weights)))["paper_s0_init_utility_raw"]
+    task.outputs[0].parent.mkdir(parents=True)
+    task.outputs[0].write_bytes(b"")
+    task.mark_done(0.0, 1.0, 0)
+    assert task.is_done()
+    weights.write_bytes(b"other")
+    assert not task.is_done()
