@@ -1,0 +1,48 @@
+"""Feature extraction as a plain loop: a clip at a time, decode then compute, eager fp32. The benchmark's other side."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aux_code.model_loaders import load_anonymizer, load_utility
+
+
+def extract_plainly(videos: list[Path], checkpoint: Path, output: Path, size: int) -> int:
+    """Writes OUTPUT/<video>.npy, float32 (n_clips, feature_dim) each; returns the number of clips.
+
+    Args:
+        videos: files to read.
+        checkpoint: holds f_A and f_T.
+        output: an existing folder.
+        size: height and width of the frames that the networks see, in pixels.
+    """
+    fa, ft = load_anonymizer(str(checkpoint)).eval(), load_utility(checkpoint).eval()
+    n_clips = 0
+    for video in videos:
+        rows = []
+        with torch.no_grad():
+            for clip in plain_clips(video, size):
+                anonymized = fa(clip)
+                rows.append(ft.extract_features(anonymized.transpose(0, 1)[None])[0].numpy())
+        np.save(output / f"{video.stem}.npy", np.stack(rows))
+        n_clips += len(rows)
+    return n_clips
+
+
+def plain_clips(video: Path, size: int) -> list[Tensor]:
+    """All clips of a video, (16, 3, size, size) in [0, 1]: frames 0, 2, ... 30 of each 32, the centre 0.8."""
+    with av.open(str(video)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    clips = []
+    for start in range(0, len(frames), 32):
+        chosen = [frames[min(start + 2 * i, len(frames) - 1)] for i in range(16)]
+        pixels = torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).float() / 255
+        height, width = pixels.shape[2:]
+        top, left = round(0.1 * height), round(0.1 * width)
+        part = pixels[:, :, top : height - top, left : width - left]
+        clips.append(functional.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False))
+    return clips
