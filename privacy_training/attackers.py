@@ -1,6 +1,7 @@
 """The attackers by name: networks that read attributes from pictures or features."""
 
 import logging
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ def build_attacker(params: PrivacyParams, n_attributes: int, features: Tensor | 
     """The network of an attack: pictures (N, 3, H, W) or features (N, feature_dim) -> logits (N, n_attributes).
 
     Args:
-        params: `attacker`, `network`, `attacker_weights`, `level`, `size` and `mlp_widths` are read.
+        params: `attacker`, `network`, `attacker_weights`, `probe_weights`, `level`, `size` and `mlp_widths` are read.
         n_attributes: outputs.
         features: (N, feature_dim) training features at feature level.
     """
@@ -29,12 +30,17 @@ def build_attacker(params: PrivacyParams, n_attributes: int, features: Tensor | 
         return FeatureMlp(features, params.mlp_widths, n_attributes)
     name = params.network if params.attacker in STRATEGIES else params.attacker
     net = build_network(name, n_attributes, params.size)
-    if params.attacker_weights is not None:
-        _start_from(net, params.attacker_weights)
+    weights = starting_weights(params)
+    if weights is not None:
+        _start_from(net, weights)
     if params.attacker == "linear_probe":
-        pretrained = name.endswith("_imagenet") or params.attacker_weights is not None
-        return LinearProbe(net, n_attributes, pretrained)
+        return LinearProbe(net, n_attributes, pretrained=name.endswith("_imagenet") or weights is not None)
     return net
+
+
+def starting_weights(params: PrivacyParams) -> Path | None:
+    """Checkpoint of which the attacker takes the backbone; None: it starts as the network is built."""
+    return (params.attacker == "linear_probe" and params.probe_weights) or params.attacker_weights
 
 
 def build_network(name: str, n_attributes: int, size: int) -> nn.Module:
@@ -103,8 +109,8 @@ class LinearProbe(nn.Module):
             raise UserError("--attacker linear_probe needs --network r50, r50_imagenet or small")
         if not pretrained:
             raise UserError(
-                "--attacker linear_probe reads frozen features: give a pretrained network by --attacker_weights FILE "
-                "(such as fb_ssl.pth of init_privacy.py), or --network r50_imagenet"
+                "--attacker linear_probe reads frozen features: give a pretrained network by --probe_weights FILE or "
+                "--attacker_weights FILE (such as fb_ssl.pth of init_privacy.py), or --network r50_imagenet"
             )
         self.backbone = net.requires_grad_(False)
         self.norm = nn.BatchNorm1d(net.feature_dim)
@@ -135,7 +141,7 @@ def _start_from(net: nn.Module, path) -> None:
     wrong = [name for name, tensor in weights.items() if name not in own or own[name].shape != tensor.shape]
     if missing or wrong:
         raise UserError(
-            f"--attacker_weights {path}: its f_B does not fit this attacker (first difference: "
+            f"starting weights {path}: its f_B does not fit this attacker (first difference: "
             f"{(missing + wrong)[0]}); choose the attacker of its architecture"
         )
     net.load_state_dict(weights, strict=False)

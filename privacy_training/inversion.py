@@ -1,5 +1,7 @@
 """The attacker `inversion`: a U-Net learns to undo f_A; what it recovers is measured and attacked (ours)."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,7 +74,7 @@ def _invert(net: nn.Module, images: ReleasedImages, params: PrivacyParams, run: 
         with autocast(run.device, params):
             parts = [net(part.to(run.device).float()).to(release) for part in release.split(params.release_batch)]
         releases.append(torch.cat(parts))
-    return ReleasedImages(releases, images.labels, images.names)
+    return replace(images, releases=releases)
 
 
 def picture_quality(pictures: Tensor, truth: Tensor) -> dict[str, float]:

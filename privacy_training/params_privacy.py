@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from aux_code.errors import UserError
 from aux_code.parameters import CommonParams, check_ranges
 
 Attacker = Literal["r50", "r50_imagenet", "vit", "small", "small_vit", "linear_probe", "raw_trained", "inversion"]
@@ -23,15 +24,21 @@ class PrivacyParams(CommonParams):
     """A network that learns from released pictures (r50: the paper's; r50_imagenet: from ImageNet weights), or a
     way to attack with `network`: linear_probe (its features frozen), raw_trained (learns from raw pictures, no
     adaptation), inversion (a U-Net undoes f_A first)."""
+    attackers: tuple[Attacker, ...] = ()
+    """Several attackers in one command, each a run RUN_ID_ATTACKER_sSEED; the strongest counts. None: `attacker`."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds in one command, reported as mean and deviation. None: `seed`."""
     network: Literal["r50", "r50_imagenet", "vit", "small", "small_vit"] = "r50"
     """Network of the attackers linear_probe, raw_trained and inversion (ours)."""
     attacker_weights: Path | None = None
     """Checkpoint with an f_B whose backbone the attacker starts from, e.g. fb_ssl.pth of init_privacy (ours)."""
+    probe_weights: Path | None = None
+    """The same for linear_probe alone, so that the others of `attackers` start afresh; none: attacker_weights."""
     boxes: Path | None = None
     """Person boxes of blur and blacken, CSV `file,frame,x0,y0,x1,y1`; none: person_boxes.csv of the data set if it is
     there, else a detector."""
     attributes: tuple[str, ...] = ()
-    """Names of VISPR attributes; none: the seven of VISPR1 (paper)."""
+    """Names of VISPR attributes, or vispr1 (paper) or vispr2 (SPAct) for a set of seven; none: vispr1."""
     size: int = 224
     """Height and width of the pictures in pixels (paper)."""
     average_frames: int = 1
@@ -109,6 +116,21 @@ class PrivacyParams(CommonParams):
         least = {**dict.fromkeys(counts, 1), "batch_size": 2, "size": 8}
         least |= dict.fromkeys(("epochs", "max_steps", "warmup_epochs", "weight_decay", "zoom", "shift", "jitter"), 0)
         check_ranges(self, at_least=least, above={**dict.fromkeys(rates, 0), "lr_divisor": 1}, below={"zoom": 1})
+        if self.level == "feature" and self.attacker in (
+            "r50_imagenet",
+            "vit",
+            "small_vit",
+            "linear_probe",
+            "inversion",
+        ):
+            raise UserError(
+                f"--attacker {self.attacker} works on pictures; the attacker of --level feature is an MLP on f_T's "
+                "features: leave out --attacker, or take raw_trained"
+            )
+        for name in ("attackers", "seeds", "attributes"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise UserError(f"--{name} {' '.join(map(str, values))}: name each one once")
 
     @property
     def n_epochs(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class ReleasedImages:
     """(N, n_attributes) in {0, 1}, float32."""
     names: list[str] = field(default_factory=list)
     """(N) file names."""
+    unreadable: list[str] = field(default_factory=list)
+    """Files of the split that did not decode and are missing above."""
 
     def release(self, epoch: int) -> Tensor:
         """The release that an epoch works on: with several, each epoch gets the next one."""
@@ -41,7 +43,7 @@ class ReleasedImages:
         """Moves everything to a GPU if that takes less than half of its free memory, else leaves it in main memory."""
         n_bytes = sum(release.nbytes for release in self.releases)
         if device.type == "cuda" and n_bytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            return ReleasedImages([r.to(device) for r in self.releases], self.labels.to(device), self.names)
+            return replace(self, releases=[r.to(device) for r in self.releases], labels=self.labels.to(device))
         return self
 
 
@@ -168,7 +170,8 @@ def release_images(source: PictureSource, releaser: Releaser, split: str, n_rele
         bar.update(len(indices))
     bar.close()
     releases = [torch.cat(part) for part in parts]
-    return ReleasedImages(releases, source.labels[kept].float(), [source.paths[i].name for i in kept])
+    names = [source.paths[i].name for i in kept]
+    return ReleasedImages(releases, source.labels[kept].float(), names, source.log.names)
 
 
 def _read_or_error(path: Path) -> np.ndarray | UnreadableMedia:

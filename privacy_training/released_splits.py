@@ -26,9 +26,25 @@ BoxesOf = Callable[[Path, np.ndarray], np.ndarray]
 """Image file, decoded picture uint8 (H, W, 3) -> person boxes (K, 4) x0, y0, x1, y1 in its pixels."""
 
 
+VISPR2 = (
+    "a6_hair_color",
+    "a16_race",
+    "a59_sports",
+    "a1_age_approx",
+    "a2_weight_approx",
+    "a73_landmark",
+    "a11_tattoo",
+)
+"""SPAct's second set, which its anonymizer does not meet in training (Dave et al., CVPR 2022)."""
+
+ATTRIBUTE_SETS = {"vispr1": VISPR1, "vispr2": VISPR2}
+"""Name for `--attributes` -> attributes."""
+
+
 def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
-    """The attributes to predict."""
-    return params.attributes or VISPR1
+    """The attributes to predict: those of the sets and those named one by one, each once."""
+    listed = (ATTRIBUTE_SETS.get(name, (name,)) for name in params.attributes or ("vispr1",))
+    return tuple(dict.fromkeys(name for names in listed for name in names))
 
 
 def build_releaser(params: PrivacyParams, run: Run, anonymizer: str | None = None) -> Releaser:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-from aux_code.errors import UserError
 from aux_code.runs import Run
 from privacy_training.attribute_prediction import Splits
 from privacy_training.inversion import invert_splits
@@ -18,8 +17,6 @@ def attack_splits(params: PrivacyParams, run: Run) -> tuple[Splits, dict[str, An
     does not adapt. inversion sees what a network recovered from the released pictures; it learned that from pairs of
     raw and released training pictures.
     """
-    if params.attacker == "inversion" and params.level == "feature":
-        raise UserError("--attacker inversion works on pictures; leave out --level feature")
     released = build_splits(params, run)
     if params.attacker not in ("raw_trained", "inversion"):
         return released, {}

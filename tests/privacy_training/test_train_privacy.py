@@ -1,16 +1,19 @@
 """The stage as a whole on tiny sets: what it learns, what it writes, how it fails and how it resumes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from aux_code import config
-from aux_code.checkpoints import load_checkpoint, save_checkpoint
+from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint
+from aux_code.datasets import lists
 from aux_code.errors import UserError
-from aux_code.model_loaders import load_anonymizer, load_budget, load_fa_model, load_ft_model
+from aux_code.model_loaders import load_anonymizer, load_budget, load_fa_model, load_fb_model, load_ft_model
 from aux_code.training_state import TrainingState
-from privacy_training import attribute_prediction
+from privacy_training import attribute_prediction, train_privacy
 
 
 def checkpoint_of(path, role: str, net) -> str:
@@ -135,6 +138,10 @@ def test_one_unreadable_image_is_counted_and_named(run_stage, vispr_root):
     run_stage("--epochs", 1)
     report = (config.SAVED_MODELS_ROOT / "tiny" / "privacy_train" / "unreadable.txt").read_text()
     assert "2017_00000003.jpg" in report
+    result = read_json(config.RESULTS_ROOT / "privacy_tiny.json")
+    assert result["unreadable"]["train"] == [str(vispr_root / "train2017" / "2017_00000003.jpg")]
+    assert result["n_pictures"] == {"train": 47, "validation": 24, "test": 32}
+    assert "1 pictures do not decode" in (config.RESULTS_ROOT / "privacy_tiny.md").read_text()
     with pytest.raises(UserError, match="unreadable"):
         run_stage("--epochs", 1, "--max_unreadable_share", 0.0)
 
@@ -169,3 +176,51 @@ def test_cmyk_and_grey_pictures_are_taken(run_stage, vispr_root):
 def test_raw_is_the_identity():
     frames = torch.rand(2, 3, 8, 8)
     assert torch.equal(load_anonymizer("raw")(frames), frames)
+
+
+def test_pictures_without_annotation_and_annotations_without_picture_are_named(
+    run_stage, vispr_root, caplog, monkeypatch
+):
+    (vispr_root / "test2017" / "2017_00000005.json").unlink()
+    (vispr_root / "val2017" / "2017_00000002.jpg").unlink()
+    with pytest.raises(UserError, match="1 of 32 VISPR annotations are missing.*2017_00000005"):
+        run_stage("--epochs", 1)
+    monkeypatch.setattr(lists, "MAX_MISSING_SHARE", 0.1)  # one of 10,000 is below the real bound
+    result = run_stage("--epochs", 1)
+    assert result["n_pictures"] == {"train": 48, "validation": 23, "test": 31}
+    assert "1 images have no annotation and are left out: 2017_00000005" in caplog.text
+    assert "1 annotations have no image: 2017_00000002" in caplog.text
+
+
+def test_unknown_attribute_lists_what_exists(run_stage):
+    with pytest.raises(UserError, match="a99_shoe_size.*a17_color"):
+        run_stage("--attributes", "a4_gender", "a99_shoe_size")
+
+
+def test_attribute_without_positive_in_the_test_split_is_reported_and_not_averaged(run_stage, vispr_root):
+    for path in (vispr_root / "test2017").glob("*.json"):
+        labels = [name for name in read_json(path)["labels"] if name != "a4_gender"]
+        path.write_text(json.dumps({"labels": labels}))
+    result = run_stage("--epochs", 1)
+    scores = result["protocols"]["last"]["per_attribute"]
+    assert result["absent_attributes"]["test"] == ["a4_gender"] and scores["a4_gender"] is None
+    known = [value for value in scores.values() if value is not None]
+    assert len(known) == 6 and result["protocols"]["last"]["cmap"] == pytest.approx(np.mean(known))
+
+
+def test_checkpoints_of_other_stages_are_refused(run_stage, tmp_path):
+    fa = checkpoint_of(tmp_path / "fa.pth", "fa", load_fa_model("small"))
+    with pytest.raises(UserError, match="fa.pth.*ft_model_state_dict"):
+        run_stage("--level", "feature", "--utility", fa)
+    with pytest.raises(UserError, match="fa.pth.*fb_model_state_dict"):
+        run_stage("--attacker_weights", fa)
+    run_stage("--epochs", 1)
+    with pytest.raises(UserError, match="attacker.pth.*fa_model_state_dict"):
+        run_stage("--anonymizer", config.SAVED_MODELS_ROOT / "tiny" / "attacker.pth", run_id="other")
+
+
+def test_weights_that_do_not_fit_are_refused_before_any_picture_is_released(run_stage, tmp_path, monkeypatch):
+    path = checkpoint_of(tmp_path / "fb.pth", "fb", load_fb_model("small", ssl=True))
+    monkeypatch.setattr(train_privacy, "attack_splits", lambda *_: pytest.fail("pictures were released first"))
+    with pytest.raises(UserError, match="does not fit"):
+        run_stage("--attacker", "small_vit", "--attacker_weights", path)
