@@ -38,7 +38,7 @@ class PrivacyParams(CommonParams):
     """Person boxes of blur and blacken, CSV `file,frame,x0,y0,x1,y1`; none: person_boxes.csv of the data set if it is
     there, else a detector."""
     attributes: tuple[str, ...] = ()
-    """Names of VISPR attributes, or vispr1 (paper) or vispr2 (SPAct) for a set of seven; none: vispr1."""
+    """Names of VISPR attributes, or of a set: vispr1 (the paper's seven) or all that are annotated; none: vispr1."""
     size: int = 224
     """Height and width of the pictures in pixels (paper)."""
     average_frames: int = 1

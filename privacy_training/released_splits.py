@@ -10,7 +10,7 @@ from torch import nn
 
 from aux_code import config
 from aux_code.datasets.unreadable import UnreadableLog
-from aux_code.datasets.vispr import VISPR1, Vispr
+from aux_code.datasets.vispr import VISPR1, Vispr, annotated_attributes
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
 from aux_code.models.obfuscation import read_boxes
@@ -26,25 +26,23 @@ BoxesOf = Callable[[Path, np.ndarray], np.ndarray]
 """Image file, decoded picture uint8 (H, W, 3) -> person boxes (K, 4) x0, y0, x1, y1 in its pixels."""
 
 
-VISPR2 = (
-    "a6_hair_color",
-    "a16_race",
-    "a59_sports",
-    "a1_age_approx",
-    "a2_weight_approx",
-    "a73_landmark",
-    "a11_tattoo",
-)
-"""SPAct's second set, which its anonymizer does not meet in training (Dave et al., CVPR 2022)."""
-
-ATTRIBUTE_SETS = {"vispr1": VISPR1, "vispr2": VISPR2}
-"""Name for `--attributes` -> attributes."""
-
-
 def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
-    """The attributes to predict: those of the sets and those named one by one, each once."""
-    listed = (ATTRIBUTE_SETS.get(name, (name,)) for name in params.attributes or ("vispr1",))
-    return tuple(dict.fromkeys(name for names in listed for name in names))
+    """The attributes to predict: those of the sets (vispr1, all) and those named one by one, each once."""
+    names: list[str] = []
+    for name in params.attributes or ("vispr1",):
+        if name == "vispr1":
+            names += VISPR1
+        elif name == "all":
+            names += sorted(annotated_attributes(config.VISPR_ROOT), key=_attribute_number)
+        else:
+            names.append(name)
+    return tuple(dict.fromkeys(names))
+
+
+def _attribute_number(name: str) -> tuple[int, str]:
+    """a9_face_complete before a10_face_partial."""
+    digits = name[1:].split("_")[0]
+    return (int(digits) if digits.isdigit() else 0), name
 
 
 def build_releaser(params: PrivacyParams, run: Run, anonymizer: str | None = None) -> Releaser:

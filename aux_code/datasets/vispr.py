@@ -93,7 +93,7 @@ class Vispr(Sequence):
         unknown = [name for name in self.attributes if name not in counts and name not in VISPR1]
         if unknown:
             # One that only images of other splits have is known, and reported below as absent from this one.
-            known = counts.keys() | _annotated_attributes(self.root)
+            known = counts.keys() | annotated_attributes(self.root)
             unknown = [name for name in unknown if name not in known]
         if unknown:
             names = ", ".join(sorted(known))
@@ -107,7 +107,7 @@ class Vispr(Sequence):
             log.warning("VISPR: %s", self.report[-1])
 
 
-def _annotated_attributes(root: Path) -> set[str]:
+def annotated_attributes(root: Path) -> set[str]:
     """Every attribute that some image of some split has."""
     names: set[str] = set()
     for split in SPLITS:

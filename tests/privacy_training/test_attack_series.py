@@ -12,7 +12,7 @@ from privacy_training import train_privacy
 from privacy_training.attack_series import attacks_of_series, summarise
 from privacy_training.leakage_tables import attacker_table, paper_table
 from privacy_training.params_privacy import PRESETS
-from privacy_training.released_splits import VISPR2, attribute_names
+from privacy_training.released_splits import attribute_names
 
 CHANCE = {"cmap": 0.25, "per_attribute": dict.fromkeys(VISPR1, 0.25)}
 
@@ -166,13 +166,15 @@ def test_names_and_seeds_of_a_series():
     assert [(p.attacker, p.seed, p.run_id) for p in params] == [("r50", 0, "x_r50_s0")]
 
 
-def test_attribute_sets_by_name():
+def test_attribute_sets_by_name(monkeypatch):
     def names(*attributes):
         return attribute_names(PRESETS["paper"].__class__(attributes=attributes))
 
     assert names() == names("vispr1") == VISPR1
-    assert names("vispr2") == VISPR2 and not set(VISPR1) & set(VISPR2)
-    assert names("a73_landmark", "vispr2")[0] == "a73_landmark" and len(names("a73_landmark", "vispr2")) == 7
+    assert names("a73_landmark", "vispr1") == ("a73_landmark", *VISPR1)
+    found = {"a10_face_partial", "a9_face_complete", "a73_landmark"}
+    monkeypatch.setattr("privacy_training.released_splits.annotated_attributes", lambda root: found)
+    assert names("all") == ("a9_face_complete", "a10_face_partial", "a73_landmark")
 
 
 @pytest.mark.parametrize("options", [("--seeds", 1, 1), ("--attackers", "small", "small"), ("--attributes", "a", "a")])
