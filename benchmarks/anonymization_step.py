@@ -1,0 +1,237 @@
+"""Both steps of the anonymizer training against a plain version of them, at 112 and 224 pixels; and their memory.
+
+Full-size networks (UNet++, I3D-ResNet50, ResNet-50), 2 videos x 3 clips x 16 frames and 4 images x 2 views; at further
+sizes less of each, so that a batch has about as many pixels and fits into memory as the first does. The plain
+version is eager fp32 in contiguous layout (NCHW) with the C library's default allocator, and computes the gradients of
+every network in both steps. Ours is `anonymization_training.minimax` as train_anonymizer.py calls it. Both work in
+processes of their own and take turns; seconds are medians.
+
+Speed is that without re-computation in the backward pass (--recompute_chunk 0), peak memory that with it (chunks of 16
+frames, as in the preset `paper`), each from a fresh process. `pair_*_against_no_grad` compares with a plain version
+that at least runs f_A without gradient in step 2, as the release does. The batch that fits a GPU is computed: what
+another video of the paper's size (224 pixels) adds to the peak, from two measured peaks here.
+"""
+
+import argparse
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anonymization_training.anonymizer_training import build_updaters
+from anonymization_training.minimax import Networks, Objective, step_adversaries, step_anonymizer
+from anonymization_training.params_anonymization import PAPER
+from anonymization_training.training_batches import ClipBatch, ImageBatch
+from aux_code.inference import supports_bf16
+from aux_code.losses.nt_xent import nt_xent_loss
+from aux_code.losses.temporal import temporally_distinct_loss
+from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from aux_code.training_networks import prepare_for_training
+from benchmarks.machine import ChildProcess, describe_machine, json_line, medians, rounds_in_turns, seconds_of
+
+CPU = torch.device("cpu")
+RECOMPUTE_CHUNK = PAPER.recompute_chunk
+"""Frames per chunk where memory is measured with re-computation."""
+
+
+def build_networks() -> Networks:
+    """The paper's architectures with random weights, the same in every process."""
+    torch.manual_seed(0)
+    return Networks(load_fa_model("unet++"), load_ft_model("largei3d"), load_fb_model("r50", ssl=True))
+
+
+def build_batches(size: int, n_videos: int, n_frames: int, n_images: int) -> tuple[ClipBatch, ImageBatch]:
+    """Random pixels: anchor, positive and negative of each video, two views of each image."""
+    generator = torch.Generator().manual_seed(1)
+    clips = torch.rand(3, n_videos, 3, n_frames, size, size, generator=generator)
+    images = torch.rand(2, n_images, 3, size, size, generator=generator)
+    names = tuple(f"video {i}" for i in range(n_videos)), tuple(f"image {i}" for i in range(n_images))
+    return ClipBatch(clips, torch.arange(n_videos), None, names[0]), ImageBatch(images, names[1])
+
+
+class PlainSteps:
+    """The textbook form: one loss, one backward pass through everything, one optimizer per network."""
+
+    def __init__(self, clips: ClipBatch, images: ImageBatch):
+        self.networks, self.clips, self.images = build_networks(), clips, images
+        players = (self.networks.fa, self.networks.ft, self.networks.fb)
+        self.optimizers = [torch.optim.Adam(net.train().parameters(), lr=PAPER.learning_rate) for net in players]
+
+    def step_1(self) -> None:
+        """f_A learns."""
+        utility, budget = self.losses()
+        (PAPER.utility_weight * utility - PAPER.budget_weight * budget).backward()
+        nn.utils.clip_grad_norm_(self.networks.fa.parameters(), PAPER.gradient_clip)
+        self.optimizers[0].step()
+        self.forget_gradients()
+
+    def step_2(self, gradient_of_fa: bool = True) -> None:
+        """f_T and f_B learn; the gradient of f_A is computed, or not, and used by nobody."""
+        utility, budget = self.losses(gradient_of_fa)
+        (utility + budget).backward()
+        self.optimizers[1].step()
+        self.optimizers[2].step()
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        """Before the next step."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def losses(self, gradient_of_fa: bool = True) -> tuple[Tensor, Tensor]:
+        """L_T and L_B."""
+        n_clips, _, n_frames = self.clips.clips.flatten(0, 1).shape[:3]
+        frames = self.clips.clips.flatten(0, 1).transpose(1, 2).flatten(0, 1)
+        with torch.set_grad_enabled(gradient_of_fa):
+            released = self.networks.fa(frames).unflatten(0, (n_clips, n_frames)).transpose(1, 2)
+            pictures = self.networks.fa(self.images.views.flatten(0, 1))
+        logits, embedding = self.networks.ft(released)
+        n_videos = len(self.clips.labels)
+        triplet = temporally_distinct_loss(*embedding.unflatten(0, (3, n_videos)), PAPER.margin)
+        utility = F.cross_entropy(logits[:n_videos], self.clips.labels) + PAPER.omega * triplet
+        return utility, nt_xent_loss(*self.networks.fb(pictures).chunk(2), PAPER.temperature)
+
+
+class OurSteps:
+    """Those of the training."""
+
+    def __init__(self, clips: ClipBatch, images: ImageBatch, precision: str, recompute_chunk: int):
+        networks = build_networks()
+        self.networks = Networks(*(prepare_for_training(n, CPU) for n in (networks.fa, networks.ft, networks.fb)))
+        self.networks.fa.train()
+        params = replace(PAPER, precision=precision, recompute_chunk=recompute_chunk)
+        self.objective = Objective(**{name: getattr(params, name) for name in Objective.__dataclass_fields__})
+        self.updaters, self.clips, self.images = build_updaters(self.networks, params, CPU), clips, images
+
+    def step_1(self) -> None:
+        """f_A learns."""
+        step_anonymizer(self.networks, self.clips, self.images, self.objective, self.updaters.fa)
+
+    def step_2(self) -> None:
+        """f_T and f_B learn."""
+        step_adversaries(self.networks, self.clips, self.images, self.objective, self.updaters.ft, self.updaters.fb)
+
+
+def serve(kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]) -> dict[str, Callable[[], object]]:
+    """Built in a child process: name -> seconds of one call, or the process's peak memory in bytes."""
+    batches = build_batches(*sizes)
+    steps = PlainSteps(*batches) if kind == "plain" else OurSteps(*batches, kind, recompute_chunk)
+    functions = {"step_1": lambda: seconds_of(steps.step_1), "step_2": lambda: seconds_of(steps.step_2)}
+    if kind == "plain":
+        functions["step_2_no_grad"] = lambda: seconds_of(lambda: steps.step_2(gradient_of_fa=False))
+    return functions | {"peak": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def time_steps(sizes: tuple[int, int, int, int], kinds: list[str], n_rounds: int) -> dict[str, float]:
+    """ "KIND STEP" -> median seconds, after one call of each that does not count."""
+    children = {kind: ChildProcess(serve, kind, 0, sizes) for kind in kinds}
+    steps = {kind: ["step_1", "step_2"] + ["step_2_no_grad"] * (kind == "plain") for kind in kinds}
+    measures = {
+        f"{kind} {step}": lambda kind=kind, step=step: children[kind].call(step)
+        for kind in kinds
+        for step in steps[kind]
+    }
+    try:
+        for measure in measures.values():
+            measure()
+        return medians(rounds_in_turns(measures, n_rounds))
+    finally:
+        for child in children.values():
+            child.__exit__()
+
+
+def peak_bytes(kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]) -> float:
+    """Peak memory of a process that takes both steps twice."""
+    with ChildProcess(serve, kind, recompute_chunk, sizes) as child:
+        for step in ("step_1", "step_2") * 2:
+            child.call(step)
+        return child.call("peak")
+
+
+def batch_sizes(size: int, options: argparse.Namespace) -> tuple[int, int, int, int]:
+    """(size, n_videos, n_frames, n_images) with about as many pixels as a batch of the first size has."""
+    share = min(1.0, (options.sizes[0] / size) ** 2)
+    n_videos = max(1, round(options.videos * share))
+    n_frames = max(min(8, options.frames), round(options.frames * share * options.videos / n_videos))
+    return size, n_videos, min(n_frames, options.frames), max(2, round(options.images * share))
+
+
+def compare_speed(
+    size: int, options: argparse.Namespace, kinds: list[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Ratios and figures of one picture size; prints a line for each step."""
+    seconds = time_steps(batch_sizes(size, options), kinds, options.rounds)
+    ratios, figures = {}, {}
+    plain = {step: seconds[f"plain {step}"] for step in ("step_1", "step_2", "step_2_no_grad")}
+    for kind in kinds[1:]:
+        ours = [seconds[f"{kind} step_1"], seconds[f"{kind} step_2"]]
+        ratios[f"pair_{kind}_{size}"] = (plain["step_1"] + plain["step_2"]) / sum(ours)
+        figures[f"pair_{kind}_{size}_against_no_grad"] = (plain["step_1"] + plain["step_2_no_grad"]) / sum(ours)
+        for step, own in zip(("step_1", "step_2"), ours, strict=True):
+            print(f"{size} px, {step}: plain {plain[step]:.2f} s, {kind} {own:.2f} s, {plain[step] / own:.2f} x faster")
+    return ratios, figures
+
+
+def compare_memory(size: int, options: argparse.Namespace, kinds: list[str]) -> dict[str, float]:
+    """Peak of each kind as a share of the plain one's; prints gigabytes."""
+    sizes = (size, options.videos, options.frames, options.images)
+    plain, figures = peak_bytes("plain", 0, sizes), {}
+    print(f"{size} px, peak memory of the plain version: {plain / 1e9:.2f} GB")
+    for kind in kinds[1:]:
+        for chunk, suffix in ((RECOMPUTE_CHUNK, ""), (0, "_kept")):
+            peak = peak_bytes(kind, chunk, sizes)
+            figures[f"memory_share_{kind}_{size}{suffix}"] = peak / plain
+            print(f"{size} px, peak memory, {kind}, re-computed chunk {chunk}: {peak / 1e9:.2f} GB, {peak / plain:.0%}")
+    return figures
+
+
+def fitting_batches(size: int, options: argparse.Namespace, kind: str) -> dict[str, float]:
+    """Videos of 224 pixels in a batch that fits 24 and 141 GB with re-computation; 90 % of the memory is used."""
+    peaks = [
+        peak_bytes(kind, RECOMPUTE_CHUNK, (size, n_videos, options.frames, options.images))
+        for n_videos in (options.videos, 2 * options.videos)
+    ]
+    to_paper = (PAPER.size / size) ** 2 * PAPER.clip_length / options.frames
+    per_video = max(1.0, (peaks[1] - peaks[0]) / options.videos * to_paper)
+    rest = max(0.0, peaks[0] * to_paper - options.videos * per_video)
+    fits = {f"videos_in_{gb}_gb": float(max(0, int((0.9 * gb * 1e9 - rest) / per_video))) for gb in (24, 141)}
+    print(f"{kind}: a video of {PAPER.size} px adds {per_video / 1e9:.2f} GB; computed from that: {fits}")
+    return fits | {"gb_per_video": per_video / 1e9}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints a line for each step and size, then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224], help="pixels; the first gives the ratios")
+    parser.add_argument("--videos", type=int, default=2, help="per batch, three clips each")
+    parser.add_argument("--frames", type=int, default=16, help="per clip")
+    parser.add_argument("--images", type=int, default=4, help="per batch, two views each")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory")
+    options = parser.parse_args(argv)
+    print(describe_machine())
+    kinds = ["plain", "fp32"] + ["bf16"] * supports_bf16(CPU)
+    ratios, figures = {}, {}
+    for size in options.sizes:
+        more_ratios, more_figures = compare_speed(size, options, kinds)
+        ratios, figures = ratios | more_ratios, figures | more_figures
+    if options.memory:
+        figures |= compare_memory(options.sizes[0], options, kinds)
+        figures |= fitting_batches(options.sizes[0], options, kinds[-1])
+    first = {f"pair_{kind}": ratios[f"pair_{kind}_{options.sizes[0]}"] for kind in kinds[1:]}
+    if options.memory:
+        figures["memory_share"] = max(figures[f"memory_share_{kind}_{options.sizes[0]}"] for kind in kinds[1:])
+    print(json_line("anonymization_step", first | ratios, figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
