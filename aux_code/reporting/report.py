@@ -106,7 +106,7 @@ def _result_blocks(results: Results, figures: Path) -> list[str]:
         "<h2>What an attacker still sees</h2>",
         figure_block(
             bars,
-            "Average precision of a fresh attacker per private attribute. A bar that ends at the dashed line is no "
+            "Average precision of the strongest attacker per private attribute. A bar that ends at the dashed line is no "
             "better than guessing.",
         ),
     ]
