@@ -34,16 +34,16 @@ class PlanSettings:
     """paper or miniature."""
     datasets: tuple[str, ...] = DATASETS
     """Surveillance sets of the table."""
-    ucf_crime_only: frozenset[str] = frozenset()
-    """Methods that only ablation tables show: these report UCF-Crime alone."""
-    feature_level: tuple[str, ...] = ()
-    """Methods whose f_T features are attacked too (Table 1)."""
     machine_arguments: tuple[str, ...] = ()
     """Passed to every script: device and threads."""
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables of every task."""
     utility_weights: str = ""
     """File of weights from which init_utility starts (the paper: Kinetics-400); empty: random."""
+    ucf_crime_only: frozenset[str] = frozenset()
+    """Methods that only ablation tables show: these report UCF-Crime alone."""
+    feature_level: tuple[str, ...] = ()
+    """Methods whose f_T features are attacked too (Table 1)."""
 
 
 def build_plan(
