@@ -106,8 +106,8 @@ def _result_blocks(results: Results, figures: Path) -> list[str]:
         "<h2>What an attacker still sees</h2>",
         figure_block(
             bars,
-            "Average precision of the strongest attacker per private attribute. A bar that ends at the dashed line is no "
-            "better than guessing.",
+            "Average precision of the strongest attacker per private attribute. A bar that ends at the dashed line is "
+            "no better than guessing.",
         ),
     ]
 
