@@ -21,6 +21,8 @@ _N_DRAWS = 16
 _LUMA = (0.299, 0.587, 0.114)
 _LARGE_PICTURE = 128 * 128
 """Pixels above which, on a CPU, the clips of a batch are cut to their crops and resampled one by one."""
+_SIDE_STEP = 64
+"""Small single pictures are extended to multiples of it, so that those of nearly the same size share one batch."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def augment(
     if clips.ndim == 4:
         return augment(clips[None], policy, size, generator)[0]
     generators = [generator] * len(clips) if isinstance(generator, torch.Generator) else list(generator)
-    return _transform(_checked(clips), policy, size, _draw(policy, generators, len(clips)))
+    sides = torch.tensor([clips.shape[2:4]]).expand(len(clips), 2)
+    return _transform(_checked(clips), policy, size, _draw(policy, generators, len(clips)), sides)
 
 
 def augment_batch(
@@ -142,12 +145,13 @@ def augment_batch(
     draws = _draw(policy, generators, len(clips))
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, clip in enumerate(clips):
-        groups.setdefault(tuple(clip.shape), []).append(i)
+        groups.setdefault(_canvas(clip.shape), []).append(i)
     parts = {}
-    for members in groups.values():
-        batch = _stack([clips[i] for i in members])
-        for i, part in zip(members, _transform(_checked(batch), policy, size, _select(draws, members)), strict=True):
-            parts[i] = part
+    for canvas, members in groups.items():
+        batch = _stack([clips[i] for i in members], canvas)
+        sides = torch.tensor([clips[i].shape[1:3] for i in members])
+        transformed = _transform(_checked(batch), policy, size, _select(draws, members), sides)
+        parts |= dict(zip(members, transformed, strict=True))
     return torch.stack([parts[i] for i in range(len(clips))])
 
 
@@ -234,11 +238,11 @@ def _erase_boxes(policy: Policy, u: Tensor) -> Tensor:
     return torch.where(u[:, :1] < policy.erase_probability, boxes, 0.0)
 
 
-def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws) -> Tensor:
-    """uint8 (B,T,H,W,3) -> float32 (B,3,T,size,size) in [0,1]."""
+def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws, sides: Tensor) -> Tensor:
+    """uint8 (B,T,H,W,3), of which `sides` (B,2) are pictures -> float32 (B,3,T,size,size) in [0,1]."""
     # Under autocast the products would run in bf16 and lose half the grey levels.
     with torch.autocast(clips.device.type, enabled=False):
-        clips = _resample(clips, size, draws)
+        clips = _resample(clips, size, draws, sides)
         if policy.brightness or policy.contrast or policy.saturation or policy.hue or policy.grey_probability:
             clips = _recolour(clips, draws)
         if policy.erase_probability:
@@ -246,13 +250,13 @@ def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws) -> Tenso
     return clips
 
 
-def _resample(clips: Tensor, size: int, draws: _Draws) -> Tensor:
-    """Crop, resize, flip: uint8 (B,T,H,W,3) -> float32 (B,3,T,size,size)."""
+def _resample(clips: Tensor, size: int, draws: _Draws, sides: Tensor) -> Tensor:
+    """Crop, resize, flip: uint8 (B,T,H,W,3), of which `sides` (B,2) are pictures -> float32 (B,3,T,size,size)."""
     n_clips, n_frames, height, width, _ = clips.shape
     if n_clips > 1 and height * width > _LARGE_PICTURE and clips.device.type == "cpu":
-        return torch.cat([_resample(clips[i : i + 1], size, _select(draws, [i])) for i in range(n_clips)])
-    rows = _resize_weights(height, size, draws.top, draws.crop)
-    columns = _resize_weights(width, size, draws.left, draws.crop)
+        return torch.cat([_resample(clips[i : i + 1], size, _select(draws, [i]), sides[[i]]) for i in range(n_clips)])
+    rows = _resize_weights(height, sides[:, 0], size, draws.top, draws.crop)
+    columns = _resize_weights(width, sides[:, 1], size, draws.left, draws.crop)
     columns[draws.flip] = columns[draws.flip].flip(1)
     # In a batch the crops differ, and one product over all of small pictures is faster than one for each.
     if n_clips == 1:
@@ -266,19 +270,20 @@ def _resample(clips: Tensor, size: int, draws: _Draws) -> Tensor:
     return planes.view(n_clips, 3, n_frames, size, size).clamp_(0, 1)
 
 
-def _resize_weights(n_source: int, size: int, start: Tensor, share: Tensor) -> Tensor:
-    """Weights (B,size,n_source) that resample the stretch [start, start + share] of an axis to `size` pixels.
+def _resize_weights(n_canvas: int, sides: Tensor, size: int, start: Tensor, share: Tensor) -> Tensor:
+    """Weights (B,size,n_canvas) that resample the stretch [start, start + share] of an axis to `size` pixels.
 
     Triangle filter, as wide as one output pixel where the picture shrinks and one source pixel where it grows; rows
-    sum to 1. Only pixels inside the stretch count, as if it had been cut out first.
+    sum to 1. Only pixels inside the stretch count, as if it had been cut out first. `start` and `share` are shares of
+    the picture, which is the first `sides` (B,) pixels of the axis.
     """
-    first, length = (start * n_source)[:, None, None], (share * n_source)[:, None, None]
+    first, length = (start * sides)[:, None, None], (share * sides)[:, None, None]
     scale = length / size
     centres = first + (torch.arange(size)[None, :, None] + 0.5) * scale
-    pixels = torch.arange(n_source)[None, None, :] + 0.5
+    pixels = torch.arange(n_canvas)[None, None, :] + 0.5
     weights = (pixels - centres).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
     outside = (pixels <= first) | (pixels >= first + length)
-    weights.masked_fill_(outside & (length >= 1), 0)
+    weights.masked_fill_((outside & (length >= 1)) | (pixels >= sides[:, None, None]), 0)
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
@@ -313,10 +318,24 @@ def _select(draws: _Draws, members: list[int]) -> _Draws:
     return _Draws(**{name: value[members] for name, value in vars(draws).items()})
 
 
-def _stack(clips: list[np.ndarray | Tensor]) -> Tensor:
-    if isinstance(clips[0], Tensor):
-        return torch.stack(clips)
-    return torch.from_numpy(np.stack(clips))
+def _canvas(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape in which a clip (T,H,W,3) is transformed. It follows from the clip's own shape, so that no result depends
+    on the batch."""
+    n_frames, height, width, channels = shape
+    if n_frames > 1 or height * width > _LARGE_PICTURE:
+        return tuple(shape)
+    return (1, -(-height // _SIDE_STEP) * _SIDE_STEP, -(-width // _SIDE_STEP) * _SIDE_STEP, channels)
+
+
+def _stack(clips: list[np.ndarray | Tensor], canvas: tuple[int, ...]) -> Tensor:
+    """Clips in the first rows and columns of a batch (B,*canvas) of zeros."""
+    tensors = [torch.as_tensor(clip) for clip in clips]
+    if all(clip.shape == canvas for clip in tensors):
+        return torch.stack(tensors)
+    batch = tensors[0].new_zeros((len(tensors), *canvas))
+    for place, clip in zip(batch, tensors, strict=True):
+        place[:, : clip.shape[1], : clip.shape[2]] = clip
+    return batch
 
 
 def _checked(clips: Tensor) -> Tensor:

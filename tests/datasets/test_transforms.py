@@ -8,6 +8,7 @@ from torchvision.transforms.v2 import functional as reference
 from aux_code.datasets.transforms import (
     BUDGET_VIEWS,
     EVALUATION,
+    MODERATE_VIEWS,
     STRONG,
     WEAK,
     Policy,
@@ -100,6 +101,19 @@ def test_single_clip_batch_and_tensor_agree():
     torch.testing.assert_close(augment(clips[2], BUDGET_VIEWS, 32, generators(3)[2]), batch[2], atol=1e-5, rtol=0)
     one = seeded_generator("one")
     assert not torch.equal(augment(clips[[0, 0]], WEAK, 32, one)[0], augment(clips[[0, 0]], WEAK, 32, one)[1])
+
+
+@pytest.mark.parametrize("policy", [MODERATE_VIEWS, BUDGET_VIEWS, EVALUATION])
+def test_images_of_many_sizes_come_out_as_alone(policy):
+    """Small pictures share a batch in a larger canvas, whose zeros must not show; large ones do not."""
+    sizes = [(88, 101), (128, 128), (90, 127), (64, 65), (200, 170), (7, 30), (128, 88)]
+    images = [noise(1, height, width, 3)[0] // 2 + 128 for height, width in sizes]
+    together = augment_images(images, policy, 48, generators(len(sizes)))
+    for image, view, generator in zip(images, together, generators(len(sizes)), strict=True):
+        torch.testing.assert_close(augment(image[None], policy, 48, generator)[:, 0], view, atol=1e-6, rtol=0)
+        assert view.min() > 0.1  # no black border from outside the picture
+    alone = [augment_images([image], policy, 48, [own])[0] for image, own in zip(images, generators(7), strict=True)]
+    assert torch.equal(torch.stack(alone), together)
 
 
 def test_flip_mirrors_half_of_the_views():
