@@ -81,6 +81,13 @@ def chance_cmap(labels: np.ndarray) -> float:
     return float(prevalence[prevalence > 0].mean())
 
 
+def chance_f1(labels: np.ndarray) -> float:
+    """Macro F1 of a guess without any information: always yes, which no guess by chance exceeds; 2p / (1 + p)."""
+    prevalence = labels.mean(0)
+    present = prevalence[prevalence > 0]
+    return float((2 * present / (1 + present)).mean())
+
+
 def leakage_removed(raw: float, anonymized: float, chance: float) -> float:
     """Share of the removable leakage that is gone: (raw - anonymized) / (raw - chance); 1 is chance level, 0 is raw."""
     return (raw - anonymized) / (raw - chance)

@@ -15,6 +15,8 @@ from aux_code.checkpoints import write_atomically
 def plot_attributes(path: Path, results: dict[str, dict[str, Any]], protocol: str = "validation") -> None:
     """Bars of average precision per attribute, one colour per result, with the chance level as lines; a PNG.
 
+    An attribute without a positive test picture has no bar, which is written there; one that a result lacks neither.
+
     Args:
         path: the file.
         results: label -> content of a results file of this stage; the first one's attributes and chance are drawn.
@@ -26,10 +28,13 @@ def plot_attributes(path: Path, results: dict[str, dict[str, Any]], protocol: st
     axes = figure.subplots()
     for i, (label, result) in enumerate(results.items()):
         scores = result["protocols"][protocol]
-        values = [scores["per_attribute"].get(name) or 0.0 for name in chance]
+        values = [np.nan if (ap := scores["per_attribute"].get(name)) is None else ap for name in chance]
         offset = (i - (len(results) - 1) / 2) * width
         axes.bar(places + offset, values, width, label=f"{label} (cMAP {scores['cmap']:.3f})")
     axes.hlines(list(chance.values()), places - 0.45, places + 0.45, colors="black", linestyles="--", label="chance")
+    for place, level in zip(places, chance.values(), strict=True):
+        if level == 0:
+            axes.text(place, 0.02, "no positive\ntest picture", ha="center", fontsize=7)
     axes.set_xticks(places, list(chance), rotation=20, ha="right")
     axes.set_ylim(0, 1)
     axes.set_ylabel("average precision")

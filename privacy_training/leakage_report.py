@@ -4,10 +4,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aux_code.metrics import attribute_metrics, chance_cmap
+from aux_code.metrics import attribute_metrics, chance_cmap, chance_f1
 
 SMOOTHING = 3
 """Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not (ours)."""
+
+
+PLATEAU_TOLERANCE = 0.01
+"""Validation cMAP that the last quarter of a training may add to what was reached before, at its plateau (ours)."""
 
 
 class Curve(NamedTuple):
@@ -36,18 +40,25 @@ def leakage_report(
 
     Returns:
         protocols `last`, `validation` (the epoch with the best smoothed validation cMAP) and `best_on_test` (the
-        paper's); chance; 95 % interval of the validation protocol's cMAP; plateau; absent attributes; curve.
+        paper's), each with the 95 % interval of its cMAP; chance; the validation protocol's interval; plateau; absent
+        attributes; curve.
     """
     evaluated = [entry for entry in history if "test" in entry]
     curve = _curve(evaluated, validation_labels, test_labels)
     selected = int(np.argmax(smooth(curve.validation_cmap)))
     chosen = {"last": len(evaluated) - 1, "validation": selected, "best_on_test": int(np.argmax(curve.test_cmap))}
-    predictions = evaluated[selected]["test"].numpy()
+    intervals = {
+        i: bootstrap_interval(evaluated[i]["test"].numpy(), test_labels, n_bootstrap, seed) for i in chosen.values()
+    }
+    chance = {"cmap": chance_cmap(test_labels), "f1": chance_f1(test_labels)}
     return {
-        "protocols": {k: _scores(evaluated[i], test_labels, names) for k, i in chosen.items()},
-        "chance": {"cmap": chance_cmap(test_labels), "per_attribute": _named(names, test_labels.mean(0))},
-        "confidence_interval": bootstrap_interval(predictions, test_labels, n_bootstrap, seed),
-        "plateau": _plateau(curve, selected),
+        "protocols": {
+            name: {**_scores(evaluated[i], test_labels, names), "confidence_interval": intervals[i]}
+            for name, i in chosen.items()
+        },
+        "chance": {**chance, "per_attribute": _named(names, test_labels.mean(0))},
+        "confidence_interval": intervals[selected],
+        "plateau": plateau(curve, selected),
         "absent_attributes": {
             "validation": [n for n, y in zip(names, validation_labels.T, strict=True) if not y.any()],
             "test": [n for n, y in zip(names, test_labels.T, strict=True) if not y.any()],
@@ -91,17 +102,28 @@ def _scores(entry: dict, labels: np.ndarray, names: list[str]) -> dict[str, Any]
     }
 
 
-def _plateau(curve: Curve, selected: int) -> dict[str, Any]:
-    """Whether the attacker has learned all it can: its best epoch lies before the end, or its end gains little."""
-    n = len(curve.epochs)
-    quarter = max(1, n // 4)
-    late = curve.validation_cmap[-quarter:].mean()
-    before = curve.validation_cmap[-2 * quarter : -quarter].mean() if n > quarter else float(curve.validation_cmap[0])
+def plateau(curve: Curve, selected: int) -> dict[str, Any]:
+    """Whether the attacker has learned all it can, judged on the validation pictures alone.
+
+    Args:
+        curve: of the whole training.
+        selected: index of the epoch that validation chose.
+
+    Returns:
+        `gain_last_quarter`: best smoothed validation cMAP of all epochs less the best of the first three quarters of
+        them, None if none of those was evaluated; `reached`: it is at most `tolerance`. A rate that falls to zero
+        flattens any curve, so with the cosine schedule this is necessary, not sufficient: compare a longer run.
+    """
+    scores = smooth(curve.validation_cmap)
+    early = scores[curve.epochs <= 0.75 * curve.epochs[-1]]
+    gain = float(scores.max() - early.max()) if len(early) else None
     return {
         "best_epoch": int(curve.epochs[selected]),
         "last_epoch": int(curve.epochs[-1]),
-        "best_epoch_before_end": bool(selected < n - 1),
-        "validation_gain_of_last_quarter": float(late - before),
+        "best_epoch_before_end": bool(selected < len(curve.epochs) - 1),
+        "gain_last_quarter": gain,
+        "tolerance": PLATEAU_TOLERANCE,
+        "reached": gain is not None and gain <= PLATEAU_TOLERANCE,
     }
 
 

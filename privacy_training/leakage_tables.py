@@ -25,13 +25,19 @@ def attacker_table(summary: dict[str, Any]) -> Table:
     order = sorted(attackers, key=lambda name: -attackers[name]["protocols"][first]["cmap"]["mean"])
     rows = [_attacker_row(name, attackers[name]) for name in order]
     chance = _percent(summary["chance"]["cmap"])
-    rows.append(("chance", *[chance] * len(PROTOCOLS), MISSING, MISSING, MISSING))
+    rows.append(("chance", *[chance] * len(PROTOCOLS), MISSING, _percent(summary["chance"]["f1"]), MISSING))
     columns = (*(f"cMAP, {_LABELS[protocol]}" for protocol in PROTOCOLS), "95 % interval", "F1", "recovered pictures")
     notes = [
         f"The strongest attacker on {summary['anonymizer']} is **{summary['strongest'][first]}** ({_LABELS[first]}): "
         "an anonymizer is as good as its worst case. The interval is over the test pictures, with the first seed.",
         *(f"{run_id} failed and is missing here: {error}" for run_id, error in summary["failed"].items()),
     ]
+    learning = [name for name in order if not all(run["reached"] for run in attackers[name]["plateau"])]
+    if learning:
+        notes.append(
+            f"Still learning at the end, so that more epochs may read more: {', '.join(learning)} (the last quarter "
+            "of the epochs added more than a point of validation cMAP; `plateau` in the results)."
+        )
     n_seeds = max(len(entry["seeds"]) for entry in attackers.values())
     if n_seeds > 1:
         notes.append(f"Mean ± standard deviation over {n_seeds} seeds.")
