@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aux_code.metrics import attribute_metrics, chance_cmap, chance_f1
+from aux_code.metrics import attribute_metrics, chance_cmap, chance_f1, weighted_average_precision
 
 SMOOTHING = 3
 """Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not (ours)."""
@@ -12,6 +12,10 @@ SMOOTHING = 3
 
 PLATEAU_TOLERANCE = 0.01
 """Validation cMAP that the last quarter of a training may add to what was reached before, at its plateau (ours)."""
+
+
+_DRAWS_AT_ONCE = 100
+"""Bootstrap draws per pass; bounds the memory."""
 
 
 class Curve(NamedTuple):
@@ -76,12 +80,16 @@ def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
 def bootstrap_interval(probabilities: np.ndarray, labels: np.ndarray, n_bootstrap: int, seed: int) -> list[float]:
     """95 % interval of the cMAP under resampling of the pictures with replacement; [low, high]."""
     n, generator = len(labels), np.random.default_rng(seed)
-    draws = []
-    for _ in range(n_bootstrap):
-        drawn = generator.integers(0, n, n)
-        if labels[drawn].any():
-            draws.append(attribute_metrics(probabilities[drawn], labels[drawn]).cmap)
-    return [float(q) for q in np.quantile(draws, [0.025, 0.975])] if draws else []
+    cmaps = []
+    for start in range(0, n_bootstrap, _DRAWS_AT_ONCE):
+        drawn = generator.integers(0, n, (min(_DRAWS_AT_ONCE, n_bootstrap - start), n))
+        counts = np.stack([np.bincount(draw, minlength=n) for draw in drawn])
+        columns = zip(probabilities.T, labels.T, strict=True)
+        precisions = np.stack([weighted_average_precision(p, y, counts) for p, y in columns])
+        precisions = precisions[:, ~np.isnan(precisions).all(axis=0)]
+        cmaps.append(np.nanmean(precisions, axis=0))
+    values = np.concatenate(cmaps)
+    return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) else []
 
 
 def _curve(evaluated: list[dict], validation_labels: np.ndarray, test_labels: np.ndarray) -> Curve:

@@ -103,5 +103,17 @@ def test_plateau_is_what_the_last_quarter_adds_on_validation(scores, gain, reach
     assert found["reached"] == reached and found["last_epoch"] == n
 
 
+def test_interval_is_that_of_scores_computed_draw_by_draw():
+    """Against the plain way, with ties and with an attribute that some draws lack."""
+    generator = np.random.default_rng(3)
+    labels = (generator.random((40, 3)) < (0.4, 0.04, 1.0)).astype(np.float32)
+    probabilities = np.round(0.3 * labels + 0.7 * generator.random((40, 3)), 1)
+    draws, again = [], np.random.default_rng(5)
+    for _ in range(230):
+        drawn = again.integers(0, 40, 40)
+        draws.append(attribute_metrics(probabilities[drawn], labels[drawn]).cmap)
+    assert bootstrap_interval(probabilities, labels, 230, seed=5) == pytest.approx(np.quantile(draws, [0.025, 0.975]))
+
+
 def test_smoothing():
     assert smooth(np.array([0.0, 3.0, 0.0, 0.0])) == pytest.approx([1.5, 1.0, 1.0, 0.0])
