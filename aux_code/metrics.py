@@ -102,8 +102,8 @@ def chance_cmap(labels: np.ndarray) -> float:
     return float(prevalence[prevalence > 0].mean())
 
 
-def chance_f1(labels: np.ndarray) -> float:
-    """Macro F1 of a guess without any information: always yes, which no guess by chance exceeds; 2p / (1 + p)."""
+def f1_always_yes(labels: np.ndarray) -> float:
+    """Macro F1 of saying yes to everything, 2p / (1 + p): the most that a guess without any information gets."""
     prevalence = labels.mean(0)
     present = prevalence[prevalence > 0]
     return float((2 * present / (1 + present)).mean())

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aux_code.metrics import attribute_metrics, chance_cmap, chance_f1, weighted_average_precision
+from aux_code.metrics import attribute_metrics, chance_cmap, f1_always_yes, weighted_average_precision
 
 SMOOTHING = 3
 """Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not (ours)."""
@@ -54,7 +54,8 @@ def leakage_report(
     intervals = {
         i: bootstrap_interval(evaluated[i]["test"].numpy(), test_labels, n_bootstrap, seed) for i in chosen.values()
     }
-    chance = {"cmap": chance_cmap(test_labels), "f1": chance_f1(test_labels)}
+    prevalence = chance_cmap(test_labels)  # a guess that says yes as often as it is true has this F1, too
+    chance = {"cmap": prevalence, "f1": prevalence, "f1_always_yes": f1_always_yes(test_labels)}
     return {
         "protocols": {
             name: {**_scores(evaluated[i], test_labels, names), "confidence_interval": intervals[i]}
@@ -118,13 +119,13 @@ def plateau(curve: Curve, selected: int) -> dict[str, Any]:
         selected: index of the epoch that validation chose.
 
     Returns:
-        `gain_last_quarter`: best smoothed validation cMAP of all epochs less the best of the first three quarters of
-        them, None if none of those was evaluated; `reached`: it is at most `tolerance`. A rate that falls to zero
-        flattens any curve, so with the cosine schedule this is necessary, not sufficient: compare a longer run.
+        `gain_last_quarter`: best validation cMAP of the last quarter of the epochs less the best before, None if none
+        of those was evaluated; `reached`: it is at most `tolerance`. A rate that falls to zero flattens any curve, so
+        with the cosine schedule this is necessary, not sufficient: compare a longer run.
     """
-    scores = smooth(curve.validation_cmap)
-    early = scores[curve.epochs <= 0.75 * curve.epochs[-1]]
-    gain = float(scores.max() - early.max()) if len(early) else None
+    is_early = curve.epochs <= 0.75 * curve.epochs[-1]
+    early, late = curve.validation_cmap[is_early], curve.validation_cmap[~is_early]
+    gain = float(late.max() - early.max()) if len(early) else None
     return {
         "best_epoch": int(curve.epochs[selected]),
         "last_epoch": int(curve.epochs[-1]),

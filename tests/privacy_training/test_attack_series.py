@@ -14,7 +14,7 @@ from privacy_training.leakage_tables import attacker_table, paper_table
 from privacy_training.params_privacy import PRESETS
 from privacy_training.released_splits import attribute_names
 
-CHANCE = {"cmap": 0.25, "f1": 0.4, "per_attribute": dict.fromkeys(VISPR1, 0.25)}
+CHANCE = {"cmap": 0.25, "f1": 0.25, "f1_always_yes": 0.4, "per_attribute": dict.fromkeys(VISPR1, 0.25)}
 
 
 def report_of(attacker: str, seed: int, cmap: float, **changes) -> dict:
@@ -53,7 +53,7 @@ def test_mean_deviation_and_strongest():
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| vit", "| r50", "| chance"]
     assert "50.00 ± 10.00" in text and "is **vit**" in text and "over 3 seeds" in text
-    assert lines[-1].split(" | ")[1] == "25.00" and "| 40.00 |" in lines[-1], "chance beside every number"
+    assert lines[-1].split(" | ")[1] == "25.00" and "| 25.00 (always yes: 40.00) |" in lines[-1], "beside every number"
     assert "Still learning" not in text
 
 
@@ -72,7 +72,9 @@ def test_one_seed_has_no_deviation():
 
 
 def test_table_beside_the_papers_numbers():
-    text = paper_table([report_of("r50", 0, 0.6), report_of("r50", 0, 0.7, anonymizer="fa.pth")]).markdown()
+    results = [report_of("r50", 0, 0.6), report_of("r50", 0, 0.7, anonymizer="fa.pth")]
+    text = paper_table(results).markdown()
+    assert "| blur | r50, seed 1 | 50.00 |" in paper_table([*results, report_of("r50", 1, 0.5)]).markdown()
     blur = next(line for line in text.splitlines() if line.startswith("| blur"))
     assert blur == "| blur | r50 | 60.00 | 50.00 | 70.00 | 25.00 | 58.68 (-5.8 %) |"
     assert next(line for line in text.splitlines() if line.startswith("| fa.pth")).endswith("| – |")

@@ -78,20 +78,22 @@ def test_interval_covers_the_score_and_narrows_with_more_pictures():
     assert widths[1] < 0.5 * widths[0]
 
 
-def test_chance_beside_f1_is_that_of_always_yes():
+def test_chance_beside_f1():
     labels = LABELS.copy()
     labels[:, 1] = 0
     chance = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, n_bootstrap=10)["chance"]
     always = attribute_metrics(np.ones_like(labels), labels)
-    assert chance["f1"] == pytest.approx(always.f1) == pytest.approx(2 / 3) and chance["cmap"] == 0.5
+    assert chance["f1_always_yes"] == pytest.approx(always.f1) == pytest.approx(2 / 3)
+    assert chance["cmap"] == chance["f1"] == 0.5
 
 
 @pytest.mark.parametrize(
     ("scores", "gain", "reached"),
     [
         ([0.3, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], 0.0, True),
-        ([0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.7, 0.7], 0.0666, False),
-        ([0.3, 0.6, 0.6, 0.6, 0.6, 0.6, 0.5, 0.4], 0.0, True),
+        ([0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.7, 0.7], 0.1, False),
+        ([0.3, 0.6], 0.3, False),
+        ([0.3, 0.6, 0.6, 0.6, 0.6, 0.6, 0.5, 0.4], -0.1, True),
         ([0.6], None, False),
     ],
 )

@@ -1,10 +1,12 @@
 """The stage as a whole on tiny sets: what it learns, what it writes, how it fails and how it resumes."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from aux_code import config
@@ -14,7 +16,8 @@ from aux_code.datasets.vispr import VISPR2
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_budget, load_fa_model, load_fb_model, load_ft_model
 from aux_code.training_state import TrainingState
-from privacy_training import attribute_prediction, train_privacy
+from privacy_training import attribute_prediction, leakage_plots, train_privacy
+from privacy_training.leakage_plots import plot_samples
 
 
 def checkpoint_of(path, role: str, net) -> str:
@@ -54,6 +57,28 @@ def test_plots_are_written(run_stage):
     for name in ("attributes", "samples"):
         with Image.open(config.RESULTS_ROOT / f"privacy_tiny_{name}.png") as picture:
             assert min(picture.size) > 200
+
+
+@pytest.mark.parametrize("n_attributes", [7, 40])
+def test_samples_show_their_attributes_below_each_other(n_attributes, monkeypatch):
+    """No line may lie under another picture or outside; of many attributes the present ones are shown."""
+    figures = []
+    monkeypatch.setattr(leakage_plots, "_save", lambda figure, path: figures.append(figure))
+    names = [f"a{i}" for i in range(n_attributes)]
+    truth = torch.zeros(5, n_attributes)
+    truth[:, -1] = 1
+    plot_samples(None, torch.rand(5, 3, 8, 8), torch.rand(5, n_attributes), truth, names)
+    (figure,) = figures
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    shown = [axes for axes in figure.axes if axes.images]
+    pictures = [axes.images[0].get_window_extent(renderer) for axes in shown]
+    assert len(shown) == 5
+    for axes in shown:
+        lines = [text.get_window_extent(renderer) for text in axes.texts]
+        assert len(lines) == min(n_attributes, leakage_plots.MAX_LINES) and axes.texts[-1].get_weight() == "bold"
+        assert all(upper.y0 >= lower.y0 + 8 for upper, lower in itertools.pairwise(lines))
+        assert not any(line.overlaps(picture) for line in lines for picture in pictures)
 
 
 def test_grey_anonymizer_hides_the_colour(run_stage, tmp_path):
