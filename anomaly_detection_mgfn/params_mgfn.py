@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from aux_code.parameters import CommonParams, check_ranges
+from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
-class MgfnParams(CommonParams):
+class MgfnParams(PersonBoxParams, CommonParams):
     """What main.py takes."""
 
     dataset: str = "ucf_crime"
@@ -91,8 +91,6 @@ class MgfnParams(CommonParams):
     """A video, a folder of frames or a folder of videos to score with --checkpoint instead of training."""
     utility: str = ""
     """With --score: checkpoint of f_T; empty: the one that the training features came from."""
-    boxes: str = ""
-    """With --score: person boxes CSV for the anonymizers blur and blacken."""
     output: str = ""
     """With --score: folder of the results; empty: RESULTS_ROOT/scores_<run_id>."""
     threshold: float = 0.5

@@ -140,8 +140,9 @@ def extract(params: MgfnParams, recipe: Recipe, folder: Path) -> bool:
 
 def common_options(params: MgfnParams) -> list[str]:
     """Options that the other stages' scripts take as this one does."""
-    boxes = ["--boxes", params.boxes] if params.boxes else []
-    return ["--device", params.device, "--n_threads", str(params.n_threads), *boxes]
+    people = {"--boxes": params.boxes, "--detector_weights": params.detector_weights}
+    given = [word for option, path in people.items() if path is not None for word in (option, str(path))]
+    return ["--device", params.device, "--n_threads", str(params.n_threads), *given]
 
 
 def run_repository_script(script: str, arguments: list[str]) -> int:

@@ -13,13 +13,21 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalle
 from anonymization_training.initialisation import Obfuscator, recognition_accuracy, recognition_step
 from anonymization_training.minimax import Updater
 from anonymization_training.params_anonymization import INIT_UTILITY, InitUtilityParams
+from anonymization_training.person_detection import detect_in_videos
 from anonymization_training.step_loop import StepLoop, finish, planned_steps
-from anonymization_training.training_batches import PersonMasks, Sampling, clip_source, load_training_data
+from anonymization_training.training_batches import (
+    PersonMasks,
+    Sampling,
+    TrainingData,
+    clip_source,
+    load_training_data,
+)
 from aux_code import config
 from aux_code.checkpoints import build_meta
 from aux_code.model_loaders import load_anonymizer, load_ft_model
+from aux_code.models.person_boxes import open_person_boxes
 from aux_code.parameters import parse
-from aux_code.runs import run_script, start_run
+from aux_code.runs import Run, run_script, start_run
 from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
 
@@ -30,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     run = start_run(params, "init_utility")
     data = load_training_data(params, with_images=False)
     anonymizer = load_anonymizer(params.anonymizer)
-    masks = person_masks(params) if anonymizer.requires_boxes else None
+    masks = person_masks(params, data, run) if anonymizer.requires_boxes else None
     obfuscate = Obfuscator(anonymizer, run.device)
     ft = load_ft_model(params.ft_arch, params.init_weights or None, num_classes=data.train.num_classes)
     ft = prepare_for_training(ft, run.device)
@@ -53,14 +61,21 @@ def main(argv: list[str] | None = None) -> None:
     )
     accuracy = recognition_accuracy(ft, obfuscate, data.validation, data.cache, params, masks, device=run.device)
     inputs = {"anonymizer": params.anonymizer, "init_weights": params.init_weights}
+    inputs |= {"person_boxes": masks.people.origin["source"]} if masks else {}
     meta = build_meta("init_utility", {"ft": ft.architecture}, params, inputs, {"validation_top1": accuracy})
     checkpoint = {"ft_model_state_dict": detached_copy(ft), "epoch": params.epochs, "meta": meta}
     finish(state, output, checkpoint, f"top-1 by video on the validation part {accuracy:.3f}")
 
 
-def person_masks(params: InitUtilityParams) -> PersonMasks:
-    """The masks for blur and blacken, from --boxes or person_boxes.csv in the data set's folder."""
-    return PersonMasks(params.boxes or config.UCF101_ROOT / "person_boxes.csv", config.UCF101_ROOT)
+def person_masks(params: InitUtilityParams, data: TrainingData, run: Run) -> PersonMasks:
+    """The masks for blur and blacken; a detector looks at all frames of all videos once, before the training."""
+    people = open_person_boxes(params.boxes, params.detector_weights, config.UCF101_ROOT, run.device)
+    videos = [video.path for video in (*data.train, *data.validation)]
+    if people.needs_frames:
+        people = detect_in_videos(people, videos, config.UCF101_ROOT)
+    else:
+        people.require(videos)
+    return PersonMasks(people)
 
 
 if __name__ == "__main__":

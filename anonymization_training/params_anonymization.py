@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from aux_code.errors import UserError
-from aux_code.parameters import CommonParams, check_ranges
+from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +84,13 @@ class InitAnonymizerParams(StageParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InitUtilityParams(StageParams):
+class InitUtilityParams(PersonBoxParams, StageParams):
     """Action recognition on UCF101, on raw or anonymized frames: f_T's start, and the f_T of the comparison methods."""
 
     ft_arch: str = "largei3d"
     """Architecture of the utility network f_T (paper: I3D with ResNet-50)."""
     anonymizer: str = "raw"
     """raw, downsample2x, downsample4x, blur, blacken or a checkpoint: what f_T's input passes through."""
-    boxes: str = ""
-    """CSV of person boxes for blur and blacken; empty: person_boxes.csv in the data set's folder."""
     init_weights: str = ""
     """Local file of Kinetics-400 or other weights to start from; empty: random initialisation."""
     learning_rate: float = 1e-4

@@ -33,7 +33,7 @@ from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.datasets.vispr import Vispr
 from aux_code.distributed import is_main, rank, share, world_size
 from aux_code.errors import UserError
-from aux_code.models.obfuscation import read_boxes
+from aux_code.models.person_boxes import PersonBoxes
 from aux_code.runs import seeded_generator
 
 
@@ -326,21 +326,20 @@ def load_training_data(params, with_images: bool = True) -> TrainingData:
 
 
 class PersonMasks:
-    """Paints the boxes of a CSV file as masks of the source frames.
+    """Paints boxes of people as masks of the source frames.
 
     Args:
-        boxes_file: see `aux_code.models.obfuscation.read_boxes`.
-        root: folder that the file's names are relative to.
+        people: boxes that need no frames: of a file, or detected beforehand.
     """
 
-    def __init__(self, boxes_file: Path | str, root: Path):
-        self.boxes, self.root = read_boxes(boxes_file), root
+    def __init__(self, people: PersonBoxes):
+        self.people = people
 
     def masks(self, path: Path, indices: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:
         """uint8 (T, H, W, 3), 255 inside a box, for these frames of the video at `path`."""
-        frames = self.boxes.get(path.relative_to(self.root).as_posix(), {})
+        boxes = self.people.of_frames(path, indices)
         masks = np.zeros((len(indices), *height_width, 3), dtype=np.uint8)
-        for mask, index in zip(masks, indices, strict=True):
-            for x0, y0, x1, y1 in frames.get(int(index), ()):
+        for mask, of_frame in zip(masks, boxes, strict=True):
+            for x0, y0, x1, y1 in of_frame:
                 mask[max(0, int(y0)) : int(np.ceil(y1)), max(0, int(x0)) : int(np.ceil(x1))] = 255
         return masks

@@ -54,6 +54,27 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     return ranking_metrics(scores, positives, 1.0 - positives).average_precision
 
 
+def weighted_average_precision(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`average_precision` under many weightings at once, such as the counts of bootstrap draws.
+
+    Args:
+        scores: (n,).
+        labels: (n,) in {0, 1}.
+        weights: (m, n), each at least 0: how often each item counts.
+
+    Returns:
+        (m,) in [0, 1]; NaN where no positive counts.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    ordered = weights[:, order].astype(np.float64)
+    true = np.cumsum(ordered * labels[order], axis=1)[:, last]
+    precision = true / np.maximum(np.cumsum(ordered, axis=1)[:, last], 1e-12)
+    gains = np.diff(true, axis=1, prepend=0.0)
+    positives = true[:, -1]
+    return np.where(positives > 0, (gains * precision).sum(1) / np.maximum(positives, 1e-12), np.nan)
+
+
 class AttributeMetrics(NamedTuple):
     """Leakage of private attributes."""
 
@@ -79,6 +100,13 @@ def chance_cmap(labels: np.ndarray) -> float:
     """cMAP of a guess without any information: the mean prevalence of the classes that occur."""
     prevalence = labels.mean(0)
     return float(prevalence[prevalence > 0].mean())
+
+
+def f1_always_yes(labels: np.ndarray) -> float:
+    """Macro F1 of saying yes to everything, 2p / (1 + p): the most that a guess without any information gets."""
+    prevalence = labels.mean(0)
+    present = prevalence[prevalence > 0]
+    return float((2 * present / (1 + present)).mean())
 
 
 def leakage_removed(raw: float, anonymized: float, chance: float) -> float:

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tyro
@@ -28,6 +29,18 @@ class CommonParams:
     """Continue an interrupted run of the same run_id exactly where its last saved state stood."""
     n_threads: int = 0
     """CPU threads of one operation; 0 leaves the library's choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonBoxParams:
+    """Where the boxes of blur and blacken come from; every script that takes an anonymizer by name has these."""
+
+    boxes: Path | None = None
+    """CSV of person boxes for blur and blacken (file,frame,x0,y0,x1,y1); None: person_boxes.csv of the data set's
+    folder if it is there, else a detector (paper: a COCO detector)."""
+    detector_weights: Path | None = None
+    """Local weights of torchvision's fasterrcnn_resnet50_fpn: it looks for the people, whatever person_boxes.csv says;
+    None: where there is no boxes file the detector takes torchvision's (cache or download)."""
 
 
 Params = TypeVar("Params", bound=CommonParams)

@@ -26,13 +26,14 @@ from aux_code.checkpoints import sha256_of
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
 from aux_code.models.obfuscation import OBFUSCATIONS
+from aux_code.models.person_boxes import open_person_boxes
 from aux_code.parameters import parse
 from aux_code.runs import Run, run_script, start_run
 from feature_extraction.clip_views import ClipGeometry
 from feature_extraction.extractor import ClipEncoder, Extraction, read_ahead, remove_partial_files
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.params_feature_extraction import PRESETS, FeatureExtractionParams
-from feature_extraction.readers import BoxSource, make_reader, resolve_reader
+from feature_extraction.readers import make_reader, resolve_reader
 from feature_extraction.video_inputs import list_inputs, parse_shard, shard_of
 
 
@@ -69,10 +70,14 @@ def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
 
     inputs = list_inputs(params.dataset)
     videos = shard_of(inputs.videos, shard_index, n_shards)
-    boxes = BoxSource(params.boxes_path(inputs.root), videos, device) if anonymizer.requires_boxes else None
+    boxes = None
+    if anonymizer.requires_boxes:
+        boxes = open_person_boxes(params.boxes, params.detector_weights, inputs.root, device)
+        boxes.require(video.path for video in inputs.videos)
     output = Path(params.output) if params.output else config.FEATURES_ROOT / inputs.dataset / run.run_id
     header = manifest_header(inputs.dataset, params, reader_name)
     header |= describe_networks(anonymizer_name, utility_path, utility)
+    header |= {"person_boxes": boxes.origin} if boxes else {}
 
     with FeatureFolder(output, header) as folder:
         remove_partial_files(output)

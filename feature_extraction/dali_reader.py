@@ -23,9 +23,10 @@ from torch import Tensor
 
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.datasets.video_index import open_video, picture_size
+from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import ClipGeometry, Cut
 from feature_extraction.frame_stream import FrameStream, VideoEnd, announced_frames, clips_of
-from feature_extraction.readers import BoxSource, Clip, view_boxes
+from feature_extraction.readers import Clip, view_boxes
 from feature_extraction.video_inputs import VideoInput
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class DaliReader:
     name = "dali"
 
     def __init__(
-        self, geometry: ClipGeometry, min_decoded_share: float, box_source: BoxSource | None, device: torch.device
+        self, geometry: ClipGeometry, min_decoded_share: float, box_source: PersonBoxes | None, device: torch.device
     ):
         self.geometry, self.min_decoded_share = geometry, min_decoded_share
         self.box_source, self.device = box_source, device
@@ -107,7 +108,7 @@ class DaliReader:
             boxes = None
             if self.box_source is not None:
                 wanted = np.array(frame_indices.as_cpu()[0]).ravel()
-                boxes = self.geometry.boxes(self.box_source.of_frames(video, wanted, None), (facts.height, facts.width))
+                boxes = self.geometry.boxes(self.box_source.of_frames(video.path, wanted), (facts.height, facts.width))
             yield Clip(index, self._tensors(views)[0], boxes)
 
     def _fed_by_pyav(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:

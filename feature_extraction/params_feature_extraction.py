@@ -1,14 +1,13 @@
 """Parameters of stage 3, feature extraction."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from aux_code.parameters import CommonParams, check_ranges
+from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureExtractionParams(CommonParams):
+class FeatureExtractionParams(PersonBoxParams, CommonParams):
     """Surveillance videos -> anonymizer f_A -> utility network f_T -> one feature per `frames_per_feature` frames."""
 
     dataset: str = "ucf_crime"
@@ -19,9 +18,6 @@ class FeatureExtractionParams(CommonParams):
     """Checkpoint that holds f_T; empty: the anonymizer's checkpoint, or of init_utility's run for raw, blur, ..."""
     output: str = ""
     """Folder of the feature files; empty: features/<dataset>/<run_id>."""
-    boxes: str = ""
-    """CSV of person boxes for blur and blacken (file,frame,x0,y0,x1,y1); empty: person_boxes.csv in the data set's
-    folder, and where there is none a detector (paper: a COCO detector)."""
     reader: Literal["auto", "dali", "pyav"] = "auto"
     """Who decodes and resizes; auto takes DALI where it is installed (paper: DALI on GPU)."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -52,11 +48,6 @@ class FeatureExtractionParams(CommonParams):
     def __post_init__(self) -> None:
         least = {"batch_size": 1, "n_decoders": 1, "frames_per_pass": 0, "min_decoded_share": 0, "size": 8}
         check_ranges(self, at_least=least, at_most={"min_decoded_share": 1})
-
-    def boxes_path(self, root: Path) -> Path | None:
-        """The CSV of person boxes that applies, or None if a detector has to find them."""
-        path = Path(self.boxes) if self.boxes else root / "person_boxes.csv"
-        return path if self.boxes or path.is_file() else None
 
 
 PAPER = FeatureExtractionParams()

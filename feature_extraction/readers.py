@@ -4,25 +4,18 @@
 """
 
 import importlib.util
-import logging
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from aux_code.errors import UserError
-from aux_code.models.obfuscation import read_boxes
-from aux_code.models.person_boxes import detect_person_boxes, load_person_detector
+from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import ClipGeometry
 from feature_extraction.frame_stream import FrameStream, SourceClip, VideoEnd, clips_of
 from feature_extraction.video_inputs import VideoInput
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,48 +42,12 @@ class Reader(Protocol):
         """Yields the clips in order, then one VideoEnd. Raises UnreadableMedia for what does not decode."""
 
 
-class BoxSource:
-    """Person boxes by video and frame, from a CSV or, without one, by a detector on the decoded frames.
-
-    Args:
-        csv_path: the CSV, or None for the detector.
-        videos: what is to be extracted.
-        device: where the detector runs.
-
-    Raises:
-        UserError: the CSV knows none of the videos, or there is no detector here.
-    """
-
-    def __init__(self, csv_path: Path | None, videos: Iterable[VideoInput], device: torch.device):
-        self._boxes = read_boxes(csv_path) if csv_path else None
-        self._detect = None if csv_path else _make_detector(device)
-        if self._boxes is None:
-            return
-        unknown = [video.boxes_key for video in videos if video.boxes_key not in self._boxes]
-        if unknown and len(unknown) == len(list(videos)):
-            raise UserError(f"{csv_path} has no row for any of these videos; its `file` must read like {unknown[0]}")
-        for key in unknown:
-            log.warning("%s has no row for %s: taken as a video without people", csv_path, key)
-
-    @property
-    def needs_frames(self) -> bool:
-        """Whether boxes come from the frames themselves."""
-        return self._boxes is None
-
-    def of_frames(self, video: VideoInput, frame_indices: np.ndarray, frames: np.ndarray | None) -> list[np.ndarray]:
-        """(K,4) boxes per frame, x0 y0 x1 y1 in pixels of the decoded frame. `frames`: uint8 (T,H,W,3) if needed."""
-        if self._boxes is None:
-            return self._detect(frames)
-        of_video = self._boxes.get(video.boxes_key, {})
-        return [of_video.get(int(i), np.zeros((0, 4), np.float32)) for i in frame_indices]
-
-
 class PyavReader:
     """Decodes with PyAV and transforms with PyTorch, on the CPU."""
 
     name = "pyav"
 
-    def __init__(self, geometry: ClipGeometry, min_decoded_share: float = 0.9, box_source: BoxSource | None = None):
+    def __init__(self, geometry: ClipGeometry, min_decoded_share: float = 0.9, box_source: PersonBoxes | None = None):
         self.geometry = geometry
         self.min_decoded_share = min_decoded_share
         self.box_source = box_source
@@ -104,26 +61,13 @@ class PyavReader:
 
 
 def view_boxes(
-    video: VideoInput, clip: SourceClip, geometry: ClipGeometry, source: BoxSource | None
+    video: VideoInput, clip: SourceClip, geometry: ClipGeometry, source: PersonBoxes | None
 ) -> list[list[Tensor]] | None:
     """The boxes of a decoded clip in pixels of its views."""
     if source is None:
         return None
-    boxes = source.of_frames(video, clip.frame_indices, clip.frames)
+    boxes = source.of_frames(video.path, clip.frame_indices, clip.frames)
     return geometry.boxes(boxes, clip.frames.shape[1:3])
-
-
-def _make_detector(device: torch.device) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """uint8 (T,H,W,3) -> boxes of the people in each frame, by a COCO detector (paper, section 4)."""
-    detector = load_person_detector(device=device)
-    lock = threading.Lock()
-
-    def detect(frames: np.ndarray) -> list[np.ndarray]:
-        tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).to(device).float() / 255
-        with lock:
-            return [boxes.numpy() for boxes in detect_person_boxes(tensor, detector)]
-
-    return detect
 
 
 def resolve_reader(name: str) -> str:
@@ -142,7 +86,7 @@ def resolve_reader(name: str) -> str:
 
 
 def make_reader(
-    name: str, geometry: ClipGeometry, min_decoded_share: float, box_source: BoxSource | None, device: torch.device
+    name: str, geometry: ClipGeometry, min_decoded_share: float, box_source: PersonBoxes | None, device: torch.device
 ) -> Reader:
     """A reader for one thread; `name` is dali or pyav."""
     if name == "pyav":

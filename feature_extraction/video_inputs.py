@@ -22,12 +22,10 @@ class VideoInput:
     Attributes:
         name: stem of its feature file, unique in the data set.
         path: the file, or the folder of frames.
-        boxes_key: its path relative to the data set's root, with slashes: its key in the CSV of person boxes.
     """
 
     name: str
     path: Path
-    boxes_key: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def list_inputs(dataset: str) -> VideoInputs:
 
 def _from_surveillance(dataset: str, root: Path) -> VideoInputs:
     loaded = load_surveillance(dataset)
-    videos = [VideoInput(video.name, Path(video.path), _relative(Path(video.path), root)) for video in loaded.videos]
+    videos = [VideoInput(video.name, Path(video.path)) for video in loaded.videos]
     name = dataset if dataset_root(dataset) else root.resolve().name
     return VideoInputs(name, root, tuple(videos))
 
@@ -111,7 +109,7 @@ def _named(files: list[Path], root: Path) -> tuple[VideoInput, ...]:
         name = next(unique, None)
         if name is None:
             raise UserError(f"{root}: listed more than once: {path}; keep each video once")
-        inputs.append(VideoInput(name, path, _relative(path, root)))
+        inputs.append(VideoInput(name, path))
     return tuple(inputs)
 
 

@@ -59,7 +59,7 @@ def summarise(run_id: str, reports: list[dict[str, Any]], failed: dict[str, str]
         failed: run id -> error of the attacks without a report.
 
     Returns:
-        `attackers`: name -> {runs, seeds, protocols, confidence_intervals, further findings such as `inversion`};
+        `attackers`: name -> {runs, seeds, protocols, confidence_intervals, plateau, findings such as `inversion`};
         `strongest`: {protocol: name of the attacker with the highest mean cMAP on the test pictures}; deviations
         are None with one seed.
     """
@@ -91,7 +91,7 @@ def _over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
         "seeds": [report["parameters"]["seed"] for report in reports],
         "protocols": protocols,
         "confidence_intervals": [report["confidence_interval"] for report in reports],
-        "best_epoch_before_end": [report["plateau"]["best_epoch_before_end"] for report in reports],
+        "plateau": [report["plateau"] for report in reports],
         "inversion": [report["inversion"] for report in reports if "inversion" in report],
     }
 

@@ -20,7 +20,7 @@ def build_attacker(params: PrivacyParams, n_attributes: int, features: Tensor | 
     """The network of an attack: pictures (N, 3, H, W) or features (N, feature_dim) -> logits (N, n_attributes).
 
     Args:
-        params: `attacker`, `network`, `attacker_weights`, `probe_weights`, `level`, `size` and `mlp_widths` are read.
+        params: `attacker`, `network`, `level`, `size`, `mlp_widths` and the options that name weights are read.
         n_attributes: outputs.
         features: (N, feature_dim) training features at feature level.
     """
@@ -28,8 +28,8 @@ def build_attacker(params: PrivacyParams, n_attributes: int, features: Tensor | 
         if features is None:
             raise ValueError("the feature level needs the training features")
         return FeatureMlp(features, params.mlp_widths, n_attributes)
-    name = params.network if params.attacker in STRATEGIES else params.attacker
-    net = build_network(name, n_attributes, params.size)
+    name = network_name(params)
+    net = build_network(name, n_attributes, params.size, params.imagenet_weights)
     weights = starting_weights(params)
     if weights is not None:
         _start_from(net, weights)
@@ -38,20 +38,38 @@ def build_attacker(params: PrivacyParams, n_attributes: int, features: Tensor | 
     return net
 
 
+def network_name(params: PrivacyParams) -> str:
+    """The network behind the attacker at image level."""
+    return params.network if params.attacker in STRATEGIES else params.attacker
+
+
 def starting_weights(params: PrivacyParams) -> Path | None:
     """Checkpoint of which the attacker takes the backbone; None: it starts as the network is built."""
     return (params.attacker == "linear_probe" and params.probe_weights) or params.attacker_weights
 
 
-def build_network(name: str, n_attributes: int, size: int) -> nn.Module:
-    """An attacker network by name; random weights, but for r50_imagenet."""
+def build_network(name: str, n_attributes: int, size: int, imagenet_weights: Path | None = None) -> nn.Module:
+    """An attacker network by name; random weights, but for r50_imagenet.
+
+    Raises:
+        UserError: weights that do not fit, or that are neither given nor in torchvision's cache nor to be downloaded.
+    """
     if name == "r50_imagenet":
-        return load_fb_model("r50", "imagenet", num_pa=n_attributes)
+        return _imagenet_resnet50(n_attributes, imagenet_weights)
     if name == "vit":
         return _vision_transformer(n_attributes, size, patch=16, depth=12, width=384)
     if name == "small_vit":
         return _vision_transformer(n_attributes, size, patch=8, depth=4, width=96)
     return load_fb_model(name, num_pa=n_attributes)
+
+
+def _imagenet_resnet50(n_attributes: int, weights: Path | None) -> nn.Module:
+    if weights is not None:
+        return load_fb_model("r50", weights, num_pa=n_attributes)
+    try:
+        return load_fb_model("r50", "imagenet", num_pa=n_attributes)
+    except UserError as error:
+        raise UserError(f"{error}; here: --imagenet_weights FILE") from error
 
 
 def _vision_transformer(n_attributes: int, size: int, patch: int, depth: int, width: int) -> nn.Module:

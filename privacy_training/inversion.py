@@ -1,6 +1,7 @@
 """The attacker `inversion`: a U-Net learns to undo f_A; what it recovers is measured and attacked (ours)."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from aux_code.runs import Run, seeded_generator
 from aux_code.schedules import learning_rate_factor, set_learning_rate
 from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import detached_copy
+from privacy_training.attack_inputs import fingerprint
 from privacy_training.attribute_prediction import Splits, autocast
 from privacy_training.params_privacy import PrivacyParams
 from privacy_training.released_images import ReleasedImages
@@ -30,11 +32,9 @@ def invert_splits(
     net = load_fa_model(params.inversion_network, **_sigmoid(params.inversion_network))
     net = prepare_for_training(net, run.device)
     path = run.folder / "inverter.pth"
-    if params.resume and path.is_file():
-        net.load_state_dict(load_checkpoint(path)["fa_model_state_dict"])
-    else:
+    if not (params.resume and _restore(net, path, params)):
         train_inverter(net, released.train, raw.train.releases[0], params, run)
-        save_checkpoint(path, {"fa_model_state_dict": detached_copy(net)})
+        save_checkpoint(path, {"fa_model_state_dict": detached_copy(net), "fingerprint": fingerprint(params)})
     inverted = Splits(*(_invert(net, images, params, run) for images in vars(released).values()))
     truth = raw.test.releases[0]
     quality = {
@@ -42,6 +42,15 @@ def invert_splits(
         "recovered": picture_quality(inverted.test.releases[0], truth),
     }
     return inverted, quality
+
+
+def _restore(net: nn.Module, path: Path, params: PrivacyParams) -> bool:
+    """Loads the inverter of an interrupted run, if there is one and it learned from these very releases."""
+    saved = load_checkpoint(path) if path.is_file() else {}
+    if saved.get("fingerprint") != fingerprint(params):
+        return False
+    net.load_state_dict(saved["fa_model_state_dict"])
+    return True
 
 
 def train_inverter(net: nn.Module, released: ReleasedImages, raw: Tensor, params: PrivacyParams, run: Run) -> None:

@@ -1,5 +1,6 @@
 """Results as Markdown: the attackers of a series with the strongest, and the run beside the paper's numbers."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,20 @@ def attacker_table(summary: dict[str, Any]) -> Table:
     order = sorted(attackers, key=lambda name: -attackers[name]["protocols"][first]["cmap"]["mean"])
     rows = [_attacker_row(name, attackers[name]) for name in order]
     chance = _percent(summary["chance"]["cmap"])
-    rows.append(("chance", *[chance] * len(PROTOCOLS), MISSING, MISSING, MISSING))
+    f1 = f"{_percent(summary['chance']['f1'])} (always yes: {_percent(summary['chance']['f1_always_yes'])})"
+    rows.append(("chance", *[chance] * len(PROTOCOLS), MISSING, f1, MISSING))
     columns = (*(f"cMAP, {_LABELS[protocol]}" for protocol in PROTOCOLS), "95 % interval", "F1", "recovered pictures")
     notes = [
         f"The strongest attacker on {summary['anonymizer']} is **{summary['strongest'][first]}** ({_LABELS[first]}): "
         "an anonymizer is as good as its worst case. The interval is over the test pictures, with the first seed.",
         *(f"{run_id} failed and is missing here: {error}" for run_id, error in summary["failed"].items()),
     ]
+    learning = [name for name in order if not all(run["reached"] for run in attackers[name]["plateau"])]
+    if learning:
+        notes.append(
+            f"Still learning at the end, so that more epochs may read more: {', '.join(learning)} (the last quarter "
+            "of the epochs added more than a point of validation cMAP; `plateau` in the results)."
+        )
     n_seeds = max(len(entry["seeds"]) for entry in attackers.values())
     if n_seeds > 1:
         notes.append(f"Mean ± standard deviation over {n_seeds} seeds.")
@@ -48,10 +56,14 @@ def paper_table(results: list[dict[str, Any]]) -> Table:
     level = results[0]["level"]
     paper = published.TABLE_1 if level == "feature" else {n: row.vispr_cmap for n, row in published.TABLE_8.items()}
     rows = []
+    same = Counter((result["anonymizer"], result["attacker"]) for result in results)
     for result in results:
+        seed = f", seed {result['parameters']['seed']}" if same[result["anonymizer"], result["attacker"]] > 1 else ""
         scores = [_percent(result["protocols"][protocol]["cmap"]) for protocol in PROTOCOLS]
         chance = _percent(result["chance"]["cmap"])
-        rows.append((result["anonymizer"], _attacker(result), *scores, chance, _paper(paper, result["anonymizer"])))
+        rows.append(
+            (result["anonymizer"], _attacker(result) + seed, *scores, chance, _paper(paper, result["anonymizer"]))
+        )
     named = {result["anonymizer"] for result in results}
     empty = [MISSING] * (2 + len(PROTOCOLS))
     rows += [(METHODS[name].label, *empty, _paper(paper, name)) for name in paper if name not in named]

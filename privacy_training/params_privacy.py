@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from aux_code.errors import UserError
-from aux_code.parameters import CommonParams, check_ranges
+from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges
 
 Attacker = Literal["r50", "r50_imagenet", "vit", "small", "small_vit", "linear_probe", "raw_trained", "inversion"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivacyParams(CommonParams):
+class PrivacyParams(PersonBoxParams, CommonParams):
     """How much a fresh attacker learns from what an anonymizer lets through; it sees released pictures only."""
 
     anonymizer: str = "raw"
@@ -34,11 +34,11 @@ class PrivacyParams(CommonParams):
     """Checkpoint with an f_B whose backbone the attacker starts from, e.g. fb_ssl.pth of init_privacy (ours)."""
     probe_weights: Path | None = None
     """The same for linear_probe alone, so that the others of `attackers` start afresh; none: attacker_weights."""
-    boxes: Path | None = None
-    """Person boxes of blur and blacken, CSV `file,frame,x0,y0,x1,y1`; none: person_boxes.csv of the data set if it is
-    there, else a detector."""
+    imagenet_weights: Path | None = None
+    """Local file of torchvision's ResNet-50 for r50_imagenet; none: torchvision's own cache or download."""
     attributes: tuple[str, ...] = ()
-    """Names of VISPR attributes, or of a set: vispr1 (the paper's seven) or all that are annotated; none: vispr1."""
+    """Names of VISPR attributes, or of a set: vispr1 (the paper's seven), vispr2 (the seven of SPAct) or all that the
+    training images have; none: vispr1."""
     size: int = 224
     """Height and width of the pictures in pixels (paper)."""
     average_frames: int = 1
@@ -81,8 +81,6 @@ class PrivacyParams(CommonParams):
     """Hidden widths of the MLP of --level feature (paper)."""
     clip_frames: int = 16
     """Frames of the still clip of --level feature (paper)."""
-    detector_weights: Path | None = None
-    """Local weights of the person detector; none: torchvision's cache or download."""
     inversion_network: Literal["unet", "unet++", "small"] = "unet"
     """Network of the attacker inversion that undoes f_A (ours)."""
     inversion_epochs: int = 20

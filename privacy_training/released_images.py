@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aux_code.datasets.decode import read_image
 from aux_code.datasets.transforms import evaluation_images, transform_boxes
 from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia
+from aux_code.errors import UserError
 from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.model_loaders import apply_anonymizer
 from aux_code.progress import progress
@@ -169,6 +170,8 @@ def release_images(source: PictureSource, releaser: Releaser, split: str, n_rele
         kept += indices
         bar.update(len(indices))
     bar.close()
+    if not parts:
+        raise UserError(f"VISPR {split}: no image decodes; {source.log.path} names them")
     releases = [torch.cat(part) for part in parts]
     names = [source.paths[i].name for i in kept]
     return ReleasedImages(releases, source.labels[kept].float(), names, source.log.names)

@@ -16,7 +16,6 @@ from pathlib import Path
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works in an uninstalled clone, from any folder
 
-import json
 import logging
 from dataclasses import asdict
 
@@ -36,14 +35,15 @@ from aux_code.parameters import parse
 from aux_code.runs import Run, run_script, start_run
 from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
+from privacy_training.attack_inputs import fingerprint, input_files
 from privacy_training.attack_series import attacks_of_series, run_series, summarise
-from privacy_training.attackers import build_attacker, starting_weights
+from privacy_training.attackers import build_attacker
 from privacy_training.attribute_prediction import Attack, Splits, build_optimizer, run_attack
 from privacy_training.leakage_plots import plot_attributes, plot_samples, sample_indices
 from privacy_training.leakage_report import leakage_report
 from privacy_training.leakage_tables import attacker_table, paper_table, write_tables
 from privacy_training.params_privacy import PRESETS, PrivacyParams
-from privacy_training.released_splits import attribute_names
+from privacy_training.released_splits import attribute_names, untrained_attributes
 from privacy_training.strategies import attack_splits
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def attack_once(params: PrivacyParams) -> dict:
     attack = Attack(net, build_optimizer(net, params), params, run, history=[])
     stateful = {"net": attack.net, "optimizer": attack.optimizer}
     path = run.folder / "privacy_state.pth"
-    state = TrainingState(path, _fingerprint(params), stateful, params.minutes_between_saves)
+    state = TrainingState(path, fingerprint(params), stateful, params.minutes_between_saves)
     position = state.restore(params.resume)
     attack.history = position["history"] if position else []
     run_attack(attack, splits, state)
@@ -97,7 +97,10 @@ def attack_once(params: PrivacyParams) -> dict:
     _write_outputs(attack, splits, report, names)
     state.finish()
     scores = report["protocols"]["validation"]
-    sys.stderr.write(f"cMAP {scores['cmap']:.4f} (chance {report['chance']['cmap']:.4f}), F1 {scores['f1']:.4f}\n")
+    sys.stderr.write(
+        f"cMAP {scores['cmap']:.4f} (chance {report['chance']['cmap']:.4f}), "
+        f"F1 {scores['f1']:.4f} (chance {report['chance']['f1']:.4f})\n"
+    )
     return report
 
 
@@ -130,8 +133,8 @@ def _finished_report(params: PrivacyParams, run: Run, path: Path) -> dict | None
         return None
     report = read_json(path)
     written = {**report.get("parameters", {}), "inputs": report.get("inputs")}
-    wanted = json.loads(json.dumps(_fingerprint(params), default=str))
-    return report if all(written.get(key) == value for key, value in wanted.items()) else None
+    same = all(written.get(key) == value for key, value in fingerprint(params).items())
+    return report if same else None
 
 
 def _report(attack: Attack, splits: Splits, names: list[str]) -> dict:
@@ -145,31 +148,15 @@ def _report(attack: Attack, splits: Splits, names: list[str]) -> dict:
         "average_frames": params.average_frames,
     }
     body = leakage_report(attack.history, *labels, names, params.n_bootstrap, params.seed)
+    body["absent_attributes"] = {"train": untrained_attributes(params), **body["absent_attributes"]}
     tail = {
         "n_pictures": {name: len(images.labels) for name, images in vars(splits).items()},
         "unreadable": {name: images.unreadable for name, images in vars(splits).items()},
         "parameters": asdict(params),
-        "inputs": describe_inputs(_inputs(params)),
+        "inputs": describe_inputs(input_files(params)),
         "device": str(run.device),
     }
     return {**head, **body, **tail}
-
-
-def _inputs(params: PrivacyParams) -> dict:
-    files = {"fa": params.anonymizer, "ft": params.utility, "attacker": starting_weights(params)}
-    files |= {"boxes": params.boxes, "detector": params.detector_weights}
-    return {role: path for role, path in files.items() if path is not None}
-
-
-def _fingerprint(params: PrivacyParams) -> dict:
-    """What must not change between an interrupted and a resumed run: parameters and the content of the inputs."""
-    changing = {name: value for name, value in asdict(params).items() if name not in _WITHOUT_EFFECT}
-    return {**changing, "inputs": describe_inputs(_inputs(params))}
-
-
-_WITHOUT_EFFECT = {"resume", "device", "n_threads", "n_workers", "run_id", "minutes_between_saves"}
-_WITHOUT_EFFECT |= {"attackers", "seeds", "probe_weights", "compare", "plots"}
-"""Parameters that change nothing about one attack, or stand among its inputs."""
 
 
 def _write_predictions(path: Path, attack: Attack, splits: Splits, report: dict) -> None:
@@ -197,7 +184,7 @@ def _plot(attack: Attack, splits: Splits, report: dict, names: list[str]) -> Non
 def _save_attacker(attack: Attack, report: dict) -> None:
     architecture = getattr(attack.net, "architecture", {"arch": attack.params.attacker, "arguments": {}})
     metrics = {f"test_cmap_{name}": scores["cmap"] for name, scores in report["protocols"].items()}
-    meta = build_meta("train_privacy", {"fb": architecture}, attack.params, _inputs(attack.params), metrics)
+    meta = build_meta("train_privacy", {"fb": architecture}, attack.params, input_files(attack.params), metrics)
     checkpoint = {"fb_model_state_dict": detached_copy(attack.net), "epoch": len(attack.history), "meta": meta}
     save_checkpoint(attack.run.folder / "attacker.pth", checkpoint)
 

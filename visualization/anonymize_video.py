@@ -21,14 +21,15 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 from aux_code import config
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer
-from aux_code.parameters import CommonParams, check_ranges, parse
+from aux_code.models.person_boxes import open_person_boxes
+from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges, parse
 from aux_code.runs import choose_device, run_script, seed_everything
 from visualization.frame_anonymizer import FrameAnonymizer, boxes_for
 from visualization.video_files import VideoSource, VideoWriter, anonymized_copy
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnonymizeVideoParams(CommonParams):
+class AnonymizeVideoParams(PersonBoxParams, CommonParams):
     """A video, an anonymizer, and how its copy is made."""
 
     source: tyro.conf.Positional[Path]
@@ -39,8 +40,6 @@ class AnonymizeVideoParams(CommonParams):
     """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of train_anonymizer's run."""
     side_by_side: bool = False
     """Shows the original to the left of the anonymized picture."""
-    boxes: str = ""
-    """CSV of person boxes for blur and blacken (file,frame,x0,y0,x1,y1); empty: a detector finds the people."""
     tile: int = 1024
     """Larger pictures pass f_A in overlapping tiles of this size, in pixels, which bounds the memory; 0: whole."""
     frames_per_pass: int = 4
@@ -73,7 +72,10 @@ def main() -> None:
         raise UserError(f"{params.target}: the copy would replace the original; choose another name")
     network = load_anonymizer(name)
     source = VideoSource(params.source, Fraction(params.fps).limit_denominator(1001))
-    boxes = boxes_for(network, Path(params.boxes) if params.boxes else None, params.source, device)
+    boxes = None
+    if network.requires_boxes:
+        people = open_person_boxes(params.boxes, params.detector_weights, params.source, device)
+        boxes = boxes_for(people, params.source)
     anonymizer = FrameAnonymizer(network, device, params.tile, boxes, params.precision)
     with VideoWriter(params.target, source, params.crf) as writer:
         n_frames = anonymized_copy(source, anonymizer, writer, params.frames_per_pass, params.side_by_side)

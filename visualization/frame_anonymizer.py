@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from aux_code.errors import UserError
 from aux_code.inference import prepare_anonymizer
 from aux_code.model_loaders import apply_anonymizer
-from aux_code.models.obfuscation import read_boxes
-from aux_code.models.person_boxes import detect_person_boxes, load_person_detector
+from aux_code.models.person_boxes import PersonBoxes
 
 OVERLAP = 64
 
-BoxFinder = Callable[[Tensor, int], list[Tensor]]
-"""(frames (N,3,H,W) in [0,1], number of the first one) -> (K,4) person boxes per frame."""
+BoxFinder = Callable[[np.ndarray, int], list[Tensor]]
+"""(uint8 frames (N,H,W,3), number of the first one) -> (K,4) person boxes per frame."""
 
 
 class FrameAnonymizer:
@@ -47,7 +46,7 @@ class FrameAnonymizer:
     def __call__(self, frames: np.ndarray, first: int) -> np.ndarray:
         """uint8 (N,H,W,3) RGB, frames `first` and on of the video -> the same shape."""
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float() / 255
-        boxes = self.boxes(pixels, first) if self.boxes else None
+        boxes = self.boxes(frames, first) if self.boxes else None
         if boxes is not None or not self.tile or max(pixels.shape[-2:]) <= self.tile:
             output = apply_anonymizer(self.network, pixels, boxes)
         else:
@@ -83,20 +82,16 @@ def _ramp(length: int, device: torch.device) -> Tensor:
     return torch.minimum(places, places.flip(0)).clamp(max=OVERLAP) / OVERLAP
 
 
-def boxes_for(network: nn.Module, csv_path: Path | None, source: Path, device: torch.device) -> BoxFinder | None:
-    """A finder of people: the rows of a CSV whose `file` is the end of the source's path, else a detector.
+def boxes_for(people: PersonBoxes, source: Path) -> BoxFinder:
+    """A finder of the people in one video.
 
     Raises:
-        UserError: the CSV does not name the source, or there is no detector here.
+        UserError: the boxes file does not name the source.
     """
-    if not getattr(network, "requires_boxes", False):
-        return None
-    if csv_path is None:
-        detector = load_person_detector(device=device)
-        return lambda frames, first: detect_person_boxes(frames, detector)
-    path = source.resolve().as_posix()
-    rows = next((rows for file, rows in read_boxes(csv_path).items() if path.endswith(f"/{file}")), None)
-    if rows is None:
-        raise UserError(f"{csv_path} has no row for {source}: its column `file` must be the end of that path")
-    none = np.zeros((0, 4), np.float32)
-    return lambda frames, first: [torch.from_numpy(rows.get(first + i, none)) for i in range(len(frames))]
+    people.require([source])
+
+    def find(frames: np.ndarray, first: int) -> list[Tensor]:
+        boxes = people.of_frames(source, range(first, first + len(frames)), frames)
+        return [torch.from_numpy(of_frame) for of_frame in boxes]
+
+    return find

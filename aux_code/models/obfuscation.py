@@ -1,6 +1,7 @@
 """Fixed anonymizers, the paper's baselines (section 4, table 8): frames (N, 3, H, W) in [0, 1] -> the same shape."""
 
 import csv
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aux_code.checkpoints import write_atomically
 from aux_code.errors import UserError
 
 
@@ -54,7 +56,7 @@ class BoxObfuscation(Obfuscation, ABC):
         if boxes is None:
             raise UserError(
                 "blur and blacken need the boxes of the people: put person_boxes.csv (file,frame,x0,y0,x1,y1) into the "
-                "root of the data set (aux_code.models.person_boxes finds them)"
+                "root of the data set, or give --boxes or --detector_weights"
             )
         if len(boxes) != len(frames):
             raise ValueError(f"{len(frames)} frames but boxes for {len(boxes)}")
@@ -148,6 +150,16 @@ def read_boxes(csv_path: Path | str) -> dict[str, dict[int, np.ndarray]]:
         file: {frame: np.array(boxes, dtype=np.float32) for frame, boxes in frames.items()}
         for file, frames in rows.items()
     }
+
+
+def write_boxes(csv_path: Path | str, boxes: dict[str, dict[int, np.ndarray]]) -> None:
+    """Writes, atomically, what `read_boxes` reads."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "frame", "x0", "y0", "x1", "y1"])
+    for file, frames in boxes.items():
+        writer.writerows([file, frame, *map(float, box)] for frame, rows in frames.items() for box in rows)
+    write_atomically(csv_path, lambda stream: stream.write(text.getvalue().encode()))
 
 
 def _parse_row(row: list[str], where: str) -> tuple[str, int, list[float]]:

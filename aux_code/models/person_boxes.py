@@ -1,15 +1,156 @@
-"""Boxes of people by a COCO detector, for the blurring and blackening baselines (paper section 4)."""
+"""Boxes of people, for the blurring and blackening baselines (paper section 4): from a file, or by a COCO detector.
 
+Every stage opens them by `open_person_boxes`, so that the same people are hidden in all of them.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aux_code.checkpoints import sha256_of
 from aux_code.errors import UserError
+from aux_code.models.obfuscation import read_boxes
 from aux_code.models.weight_files import load_strictly, read_weight_file
+
+log = logging.getLogger(__name__)
 
 COCO_PERSON = 1
 """Class index of people in torchvision's COCO detectors."""
+BOXES_FILE = "person_boxes.csv"
+"""Name of the boxes file in a data set's folder."""
+SHORTEST_SIDE = 800
+"""Pixels to which the detector scales the shorter side of a picture (torchvision's own)."""
+_CHUNK = 4
+"""Frames per pass of the detector."""
+
+
+class PersonBoxes:
+    """Where the people are, in pixels of pictures and video frames as decoded. May be called by several threads.
+
+    Args:
+        rows: what `read_boxes` gives; None: the detector looks at the frames.
+        detector: see `detect_person_boxes`; only without rows.
+        device: where the detector runs.
+        origin: {"source": what they come from, "sha256": of the file}, for messages and for what has to agree.
+    """
+
+    def __init__(
+        self,
+        rows: dict[str, dict[int, np.ndarray]] | None = None,
+        detector: nn.Module | None = None,
+        device: torch.device | str = "cpu",
+        origin: dict[str, str] | None = None,
+    ):
+        if (rows is None) == (detector is None):
+            raise ValueError("boxes come from rows or from a detector")
+        self.rows, self.detector, self.device = rows, detector, device
+        self.origin = origin or {"source": "rows" if detector is None else "detector", "sha256": ""}
+        self._lock = threading.Lock()
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether boxes come from the frames themselves."""
+        return self.rows is None
+
+    def of_frames(self, path: Path, indices: Sequence[int], frames: np.ndarray | None = None) -> list[np.ndarray]:
+        """Boxes (K, 4) float32, x0, y0, x1, y1, of each of T frames.
+
+        Args:
+            path: the picture, video or folder of frames; a row is about it if its `file` is the end of the path.
+            indices: numbers of the frames in the video, from 0; 0 for a picture.
+            frames: uint8 (T, H, W, 3), where `needs_frames`.
+        """
+        if self.rows is not None:
+            of_video = self.rows.get(self._name_of(path), {})
+            return [of_video.get(int(i), np.zeros((0, 4), np.float32)) for i in indices]
+        boxes: list[np.ndarray] = []
+        for start in range(0, len(frames), _CHUNK):
+            part = torch.from_numpy(np.ascontiguousarray(frames[start : start + _CHUNK])).to(self.device)
+            with self._lock:
+                found = detect_person_boxes(part.permute(0, 3, 1, 2).float() / 255, self.detector)
+            boxes += [of_frame.numpy() for of_frame in found]
+        return boxes
+
+    def require(self, paths: Iterable[Path]) -> None:
+        """Checks that the file is about these pictures or videos; those without a row count as without people.
+
+        Raises:
+            UserError: it has a row for none of them, so that everybody in them would stay visible.
+        """
+        if self.rows is None:
+            return
+        paths = list(paths)
+        unknown = [path for path in paths if self._name_of(path) is None]
+        if unknown and len(unknown) == len(paths):
+            raise UserError(
+                f"{self.origin['source']} has no row for {unknown[0]}"
+                + (f" or any other of {len(paths)} files" if len(paths) > 1 else "")
+                + ", so nobody would be hidden: its column `file` must be the end of that path"
+            )
+        if unknown:
+            some = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+            counts = f"{len(unknown)} of {len(paths)} files"
+            log.warning("%s has no row for %s, taken as without people: %s", self.origin["source"], counts, some)
+
+    def _name_of(self, path: Path) -> str | None:
+        """The longest `file` of the rows that is the end of a path, as given or without links."""
+        for full in (os.path.abspath(path), os.path.realpath(path)):
+            parts = Path(full).parts[1:]
+            for first in range(len(parts)):
+                if (end := "/".join(parts[first:])) in self.rows:
+                    return end
+        return None
+
+
+def find_boxes_file(boxes: Path | None, detector_weights: Path | None, place: Path) -> Path | None:
+    """The boxes file that applies: `--boxes`, else the nearest person_boxes.csv at or above the data; None: a detector.
+
+    Weights that were given by name go before a file that merely lies there.
+
+    Raises:
+        UserError: both options were given.
+    """
+    if boxes is not None and detector_weights is not None:
+        raise UserError("--boxes and --detector_weights are two sources of person boxes: give one of them")
+    if boxes is not None or detector_weights is not None:
+        return boxes
+    place = Path(os.path.abspath(place))
+    return next((file for folder in (place, *place.parents) if (file := folder / BOXES_FILE).is_file()), None)
+
+
+def open_person_boxes(
+    boxes: Path | None, detector_weights: Path | None, place: Path, device: torch.device | str = "cpu"
+) -> PersonBoxes:
+    """The boxes as the options `--boxes` and `--detector_weights` say.
+
+    Args:
+        boxes: a CSV file as of `read_boxes`.
+        detector_weights: local weights of torchvision's Faster R-CNN.
+        place: the data set's folder, or one video. The person_boxes.csv there or in the nearest folder above is taken
+            if neither is given; without one the detector looks, with torchvision's weights (its cache or download).
+        device: where the detector runs.
+
+    Raises:
+        UserError: both options, a file that cannot be read, or no weights to be had (says what to put where).
+    """
+    file = find_boxes_file(boxes, detector_weights, place)
+    if file is not None:
+        opened = PersonBoxes(read_boxes(file), origin={"source": str(file), "sha256": sha256_of(file)})
+    else:
+        detector = load_person_detector(detector_weights, device)
+        origin = {"source": "fasterrcnn_resnet50_fpn, COCO_V1", "sha256": ""}
+        if detector_weights is not None:
+            origin = {"source": str(detector_weights), "sha256": sha256_of(detector_weights)}
+        opened = PersonBoxes(detector=detector, device=device, origin=origin)
+    log.info("person boxes from %s", opened.origin["source"])
+    return opened
 
 
 def load_person_detector(weights_file: Path | str | None = None, device: torch.device | str = "cpu") -> nn.Module:
@@ -25,7 +166,8 @@ def load_person_detector(weights_file: Path | str | None = None, device: torch.d
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, fasterrcnn_resnet50_fpn
 
     weights = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
-    detector = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    options: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": 91}
+    detector = fasterrcnn_resnet50_fpn(**options, min_size=SHORTEST_SIDE)
     if weights_file is not None:
         load_strictly(detector, read_weight_file(weights_file, "detector"))
         return detector.eval().to(device)
@@ -35,13 +177,16 @@ def load_person_detector(weights_file: Path | str | None = None, device: torch.d
         cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
         raise UserError(
             f"the weights of the person detector could not be downloaded ({error}). Without a network, fetch "
-            f"{weights.url} elsewhere and put it at {cached}"
+            f"{weights.url} elsewhere and give it by --detector_weights FILE or put it at {cached}; or give the boxes "
+            f"of the people as a file: --boxes, or {BOXES_FILE} in the data set's folder"
         ) from error
     return detector.eval().to(device)
 
 
 @torch.inference_mode()
-def detect_person_boxes(frames: Tensor, detector: nn.Module, threshold: float = 0.5, chunk: int = 4) -> list[Tensor]:
+def detect_person_boxes(
+    frames: Tensor, detector: nn.Module, threshold: float = 0.5, chunk: int = _CHUNK
+) -> list[Tensor]:
     """Finds people.
 
     Args:

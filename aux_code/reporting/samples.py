@@ -19,6 +19,7 @@ from aux_code.datasets.vispr import Vispr
 from aux_code.errors import UserError
 from aux_code.model_loaders import apply_anonymizer, load_anonymizer
 from aux_code.models.obfuscation import read_boxes
+from aux_code.models.person_boxes import BOXES_FILE, PersonBoxes
 from aux_code.pipeline.methods import Method
 from aux_code.pipeline.plan import anonymizer_argument, miniature_root
 
@@ -33,8 +34,8 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray
     """uint8 (H, W, 3) as decoded."""
-    boxes: np.ndarray
-    """(K, 4) person boxes x0, y0, x1, y1 in pixels, K may be 0."""
+    boxes: np.ndarray | None
+    """(K, 4) person boxes x0, y0, x1, y1 in pixels, K may be 0; None where no file tells them."""
     label: str
 
 
@@ -53,7 +54,7 @@ class SampleSource:
             root = miniature_root(seed)
             self.vispr, self.ucf_crime = root / config.VISPR_ROOT.name, root / config.UCF_CRIME_ROOT.name
         self._anonymizers: dict[str, nn.Module | None] = {}
-        self._boxes: dict[Path, dict[str, dict[int, np.ndarray]]] = {}
+        self._people: dict[Path, PersonBoxes | None] = {}
 
     def images(self) -> list[Picture]:
         """Test images that show private attributes: the first ones, by name, of different attribute sets."""
@@ -79,15 +80,16 @@ class SampleSource:
         """Frames spread over the video, and their places."""
         n_frames = count_frames(video.path)
         at = [int((i + 0.5) * n_frames / N_VIDEO_FRAMES) for i in range(N_VIDEO_FRAMES)]
-        boxes = self._boxes_of(self.ucf_crime, video.path)
-        frames = read_frames(video.path, at)
-        none = np.zeros((0, 4), np.float32)
-        return [Picture(f, boxes.get(i, none), f"frame {i}") for f, i in zip(frames, at, strict=True)], at
+        numbered = zip(read_frames(video.path, at), at, strict=True)
+        return [Picture(f, self._boxes_of(self.ucf_crime, video.path, i), f"frame {i}") for f, i in numbered], at
 
     def released(self, method: Method, pictures: Sequence[Picture]) -> np.ndarray | None:
         """What the method lets through: uint8 (n, size, size, 3), or None if its anonymizer is not there."""
         anonymizer = self._anonymizer(method)
         if anonymizer is None:
+            return None
+        if getattr(anonymizer, "requires_boxes", False) and any(picture.boxes is None for picture in pictures):
+            log.warning("no pictures of %s: without person_boxes.csv they would show everybody", method.label)
             return None
         frames = torch.cat([evaluation_transform(picture.pixels[None], self.size) for picture in pictures])
         boxes = [self._transformed_boxes(picture) for picture in pictures]
@@ -106,18 +108,21 @@ class SampleSource:
         return self._anonymizers[method.name]
 
     def _transformed_boxes(self, picture: Picture) -> Tensor:
+        if picture.boxes is None:
+            return torch.zeros(0, 4)
         boxes = transform_boxes(picture.boxes, picture.pixels.shape[:2], self.size)
         return torch.from_numpy(boxes).float()
 
     def _picture(self, root: Path, path: Path, frame: int, label: str) -> Picture:
-        boxes = self._boxes_of(root, path).get(frame, np.zeros((0, 4), np.float32))
-        return Picture(read_image(path), boxes, label)
+        return Picture(read_image(path), self._boxes_of(root, path, frame), label)
 
-    def _boxes_of(self, root: Path, path: Path) -> dict[int, np.ndarray]:
-        if root not in self._boxes:
-            file = root / "person_boxes.csv"
-            self._boxes[root] = read_boxes(file) if file.is_file() else {}
-        return self._boxes[root].get(path.relative_to(root).as_posix(), {})
+    def _boxes_of(self, root: Path, path: Path, frame: int) -> np.ndarray | None:
+        """None if the data set has no boxes file."""
+        if root not in self._people:
+            file = root / BOXES_FILE
+            self._people[root] = PersonBoxes(read_boxes(file)) if file.is_file() else None
+        people = self._people[root]
+        return None if people is None else people.of_frames(path, [frame])[0]
 
 
 def _attribute_label(names: frozenset[str]) -> str:

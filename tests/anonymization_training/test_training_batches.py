@@ -24,6 +24,7 @@ from anonymization_training.training_batches import (
 from aux_code.datasets.decode import DecodedCache
 from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.errors import UserError
+from aux_code.models.person_boxes import open_person_boxes
 from aux_code.runs import seeded_generator
 
 N_FRAMES = 24
@@ -221,7 +222,7 @@ def test_person_masks_follow_crop_and_flip_of_their_clip(tmp_path, augmentation)
     video = write_folder(tmp_path / "Videos" / "walk", frames)
     rows = "".join(f"Videos/walk,{t},{t},10,{t + 18},26\n" for t in range(N_FRAMES))
     (tmp_path / "person_boxes.csv").write_text("file,frame,x0,y0,x1,y1\n" + rows)
-    boxes = PersonMasks(tmp_path / "person_boxes.csv", tmp_path)
+    boxes = PersonMasks(open_person_boxes(None, None, tmp_path))
     how = sampling("triplet", size=32, augmentation=augmentation)
     assert not any(getattr(AUGMENTATIONS[augmentation], name) for name in ("centred", "grey_probability"))
     source = clip_source([Ucf101Item(video, 1, 1)], how, DecodedCache(2**24), params(batch_videos=1), tmp_path, boxes)
@@ -240,7 +241,8 @@ def test_person_masks_follow_crop_and_flip_of_their_clip(tmp_path, augmentation)
 
 def test_masks_are_painted_frame_by_frame_and_cut_at_the_border(tmp_path):
     (tmp_path / "b.csv").write_text("file,frame,x0,y0,x1,y1\nv/a.avi,2,-3,1.5,4,99\nv/a.avi,2,6,0,7,1\n")
-    masks = PersonMasks(tmp_path / "b.csv", tmp_path).masks(tmp_path / "v" / "a.avi", np.array([0, 2]), (5, 8))
+    people = open_person_boxes(tmp_path / "b.csv", None, tmp_path)
+    masks = PersonMasks(people).masks(tmp_path / "v" / "a.avi", np.array([0, 2]), (5, 8))
     expected = np.zeros((5, 8), np.uint8)
     expected[1:, :4] = 255
     expected[0, 6] = 255

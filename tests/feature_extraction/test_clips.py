@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def _input(path):
-    return VideoInput(path.stem, path, path.name)
+    return VideoInput(path.stem, path)
 
 
 def _stream(n_frames):

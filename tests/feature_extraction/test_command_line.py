@@ -149,7 +149,7 @@ def test_names_of_inputs(tmp_path):
     for path in ("a/x.mp4", "b/x.mp4", "b/y.avi", "b/y.mp4", "frames/000.jpg", "frames/001.jpg", "notes.md"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
-    names = {video.name: video.boxes_key for video in list_inputs(str(tmp_path)).videos}
+    names = {video.name: video.path.relative_to(tmp_path).as_posix() for video in list_inputs(str(tmp_path)).videos}
     expected = {"a__x": "a/x.mp4", "b__x": "b/x.mp4", "b__y.avi": "b/y.avi", "b__y.mp4": "b/y.mp4", "frames": "frames"}
     assert names == expected
     (tmp_path / "list.txt").write_text("a/x.mp4\n\nb/y.avi\n")

@@ -113,7 +113,7 @@ def test_blackened_boxes_reach_their_frames():
 
 def _videos(tmp_path, lengths):
     paths = [write_video(tmp_path / f"v{n}.avi", n, "mpeg4") for n in lengths]
-    return [VideoInput(path.stem, path, path.name) for path in paths]
+    return [VideoInput(path.stem, path) for path in paths]
 
 
 def _extract(folder, videos, batch_size=3, n_threads=1, reader=PyavReader):
@@ -144,7 +144,7 @@ def _feed(folder, lengths, feature, batch_size):
     encoder, views = Counting(feature), torch.zeros(1, 1, 3, 1, 1)
     with FeatureFolder(folder, HEADER) as features:
         extraction = Extraction(encoder, features, GEOMETRY.n_clips, batch_size, lambda *_: None)
-        videos = [VideoInput(f"v{i}", folder, "") for i in range(len(lengths))]
+        videos = [VideoInput(f"v{i}", folder) for i in range(len(lengths))]
         contents = [[*(Clip(k, views) for k in range(n)), VideoEnd(32 * n, 25.0)] for n in lengths]
         items = (Item(v, content) for v, of_video in zip(videos, contents, strict=True) for content in of_video)
         extraction.run(items, len(videos))
@@ -212,7 +212,7 @@ def test_videos_share_batches_and_keep_their_features(tmp_path):
 def test_features_of_both_readers_agree(tmp_path, name, codec):
     pytest.importorskip("nvidia.dali")
     path = write_video(tmp_path / name, 70, codec)
-    video, encoder = VideoInput(path.stem, path, path.name), ClipEncoder(load_anonymizer("raw"), _contrast(), CPU)
+    video, encoder = VideoInput(path.stem, path), ClipEncoder(load_anonymizer("raw"), _contrast(), CPU)
     features = []
     for reader in ("pyav", "dali"):
         *clips, _ = make_reader(reader, GEOMETRY, 0.9, None, CPU).read(video)
@@ -233,7 +233,7 @@ def _contrast():
 def test_failed_video_is_named_and_the_rest_goes_on(tmp_path):
     videos = _videos(tmp_path, [40, 50])
     (tmp_path / "broken.mp4").write_bytes(b"")
-    videos.insert(1, VideoInput("broken", tmp_path / "broken.mp4", "broken.mp4"))
+    videos.insert(1, VideoInput("broken", tmp_path / "broken.mp4"))
     extraction = _extract(tmp_path / "out", videos)
     assert list(extraction.failed) == ["broken"]
     with FeatureFolder(tmp_path / "out", HEADER) as folder:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aux_code import config
-from aux_code.datasets.vispr import VISPR1
+from aux_code.datasets.vispr import VISPR1, VISPR2
 from aux_code.errors import UserError
 from privacy_training import train_privacy
 from privacy_training.attack_series import attacks_of_series, summarise
@@ -14,7 +14,7 @@ from privacy_training.leakage_tables import attacker_table, paper_table
 from privacy_training.params_privacy import PRESETS
 from privacy_training.released_splits import attribute_names
 
-CHANCE = {"cmap": 0.25, "per_attribute": dict.fromkeys(VISPR1, 0.25)}
+CHANCE = {"cmap": 0.25, "f1": 0.25, "f1_always_yes": 0.4, "per_attribute": dict.fromkeys(VISPR1, 0.25)}
 
 
 def report_of(attacker: str, seed: int, cmap: float, **changes) -> dict:
@@ -30,7 +30,7 @@ def report_of(attacker: str, seed: int, cmap: float, **changes) -> dict:
         "protocols": {k: {"cmap": v, "f1": v / 2, "per_attribute": attributes} for k, v in scores.items()},
         "chance": CHANCE,
         "confidence_interval": [cmap - 0.02, cmap + 0.02],
-        "plateau": {"best_epoch_before_end": True},
+        "plateau": {"gain_last_quarter": 0.0, "reached": True},
         "absent_attributes": {"validation": [], "test": [VISPR1[4]]},
         "n_pictures": {"train": 10_000, "validation": 4_000, "test": 8_000},
         "unreadable": {"train": [], "validation": [], "test": []},
@@ -53,6 +53,15 @@ def test_mean_deviation_and_strongest():
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| vit", "| r50", "| chance"]
     assert "50.00 ± 10.00" in text and "is **vit**" in text and "over 3 seeds" in text
+    assert lines[-1].split(" | ")[1] == "25.00" and "| 25.00 (always yes: 40.00) |" in lines[-1], "beside every number"
+    assert "Still learning" not in text
+
+
+def test_an_attacker_short_of_its_plateau_is_named():
+    learning = report_of("vit", 1, 0.5, plateau={"gain_last_quarter": 0.04, "reached": False})
+    summary = summarise("x", [report_of("r50", 0, 0.6), report_of("vit", 0, 0.5), learning], failed={})
+    assert [plateau["reached"] for plateau in summary["attackers"]["vit"]["plateau"]] == [True, False]
+    assert "Still learning at the end, so that more epochs may read more: vit (" in attacker_table(summary).markdown()
 
 
 def test_one_seed_has_no_deviation():
@@ -63,7 +72,9 @@ def test_one_seed_has_no_deviation():
 
 
 def test_table_beside_the_papers_numbers():
-    text = paper_table([report_of("r50", 0, 0.6), report_of("r50", 0, 0.7, anonymizer="fa.pth")]).markdown()
+    results = [report_of("r50", 0, 0.6), report_of("r50", 0, 0.7, anonymizer="fa.pth")]
+    text = paper_table(results).markdown()
+    assert "| blur | r50, seed 1 | 50.00 |" in paper_table([*results, report_of("r50", 1, 0.5)]).markdown()
     blur = next(line for line in text.splitlines() if line.startswith("| blur"))
     assert blur == "| blur | r50 | 60.00 | 50.00 | 70.00 | 25.00 | 58.68 (-5.8 %) |"
     assert next(line for line in text.splitlines() if line.startswith("| fa.pth")).endswith("| – |")
@@ -76,7 +87,7 @@ def test_table_beside_the_papers_numbers():
     [
         ({"n_pictures": {"train": 600, "validation": 200, "test": 500}}, "Not VISPR"),
         ({"attacker": "vit"}, "not the paper's r50"),
-        ({"chance": {"cmap": 0.1, "per_attribute": {"a1_age_approx": 0.1}}}, "Other attributes"),
+        ({"chance": {"cmap": 0.1, "f1": 0.2, "per_attribute": {"a1_age_approx": 0.1}}}, "Other attributes"),
         ({"unreadable": {"train": ["a.jpg"], "validation": [], "test": []}}, "1 pictures do not decode"),
     ],
 )
@@ -172,8 +183,10 @@ def test_attribute_sets_by_name(monkeypatch):
 
     assert names() == names("vispr1") == VISPR1
     assert names("a73_landmark", "vispr1") == ("a73_landmark", *VISPR1)
+    assert names("vispr2") == VISPR2 and not set(VISPR1) & set(VISPR2)
+    assert names("a65_rel_soci", "vispr1") == ("a65_rel_social", *VISPR1[:-1]), "papers abbreviate it"
     found = {"a10_face_partial", "a9_face_complete", "a73_landmark"}
-    monkeypatch.setattr("privacy_training.released_splits.annotated_attributes", lambda root: found)
+    monkeypatch.setattr("privacy_training.released_splits.annotated_attributes", lambda root, splits: found)
     assert names("all") == ("a9_face_complete", "a10_face_partial", "a73_landmark")
 
 

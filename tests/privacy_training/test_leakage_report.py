@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from privacy_training.leakage_report import bootstrap_interval, leakage_report, smooth
+from aux_code.metrics import attribute_metrics
+from privacy_training.leakage_report import Curve, bootstrap_interval, leakage_report, plateau, smooth
 
 NAMES = ["a17_color", "a4_gender"]
 LABELS = np.array([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 1]], dtype=np.float32)
@@ -34,6 +35,10 @@ def test_three_protocols_choose_their_own_epochs():
     assert epochs == {"last": 6, "validation": 4, "best_on_test": 1}
     assert report["protocols"]["best_on_test"]["cmap"] == 1.0
     assert report["plateau"]["best_epoch_before_end"]
+    for scores in report["protocols"].values():
+        low, high = scores["confidence_interval"]
+        assert low <= scores["cmap"] <= high
+    assert report["confidence_interval"] == report["protocols"]["validation"]["confidence_interval"]
 
 
 def test_epochs_that_were_not_evaluated_cannot_be_chosen():
@@ -71,6 +76,45 @@ def test_interval_covers_the_score_and_narrows_with_more_pictures():
         low, high = bootstrap_interval(probabilities, labels, 200, seed=0)
         widths.append(high - low)
     assert widths[1] < 0.5 * widths[0]
+
+
+def test_chance_beside_f1():
+    labels = LABELS.copy()
+    labels[:, 1] = 0
+    chance = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, n_bootstrap=10)["chance"]
+    always = attribute_metrics(np.ones_like(labels), labels)
+    assert chance["f1_always_yes"] == pytest.approx(always.f1) == pytest.approx(2 / 3)
+    assert chance["cmap"] == chance["f1"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("scores", "gain", "reached"),
+    [
+        ([0.3, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], 0.0, True),
+        ([0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.7, 0.7], 0.1, False),
+        ([0.3, 0.6], 0.3, False),
+        ([0.3, 0.6, 0.6, 0.6, 0.6, 0.6, 0.5, 0.4], -0.1, True),
+        ([0.6], None, False),
+    ],
+)
+def test_plateau_is_what_the_last_quarter_adds_on_validation(scores, gain, reached):
+    n = len(scores)
+    curve = Curve(np.arange(1, n + 1), np.array(scores), np.zeros(n))
+    found = plateau(curve, selected=0)
+    assert found["gain_last_quarter"] == (None if gain is None else pytest.approx(gain, abs=1e-3))
+    assert found["reached"] == reached and found["last_epoch"] == n
+
+
+def test_interval_is_that_of_scores_computed_draw_by_draw():
+    """Against the plain way, with ties and with an attribute that some draws lack."""
+    generator = np.random.default_rng(3)
+    labels = (generator.random((40, 3)) < (0.4, 0.04, 1.0)).astype(np.float32)
+    probabilities = np.round(0.3 * labels + 0.7 * generator.random((40, 3)), 1)
+    draws, again = [], np.random.default_rng(5)
+    for _ in range(230):
+        drawn = again.integers(0, 40, 40)
+        draws.append(attribute_metrics(probabilities[drawn], labels[drawn]).cmap)
+    assert bootstrap_interval(probabilities, labels, 230, seed=5) == pytest.approx(np.quantile(draws, [0.025, 0.975]))
 
 
 def test_smoothing():

@@ -12,6 +12,7 @@ from aux_code.checkpoints import save_checkpoint
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_fa_model, load_fb_model
 from aux_code.runs import Run
+from privacy_training import inversion, train_privacy
 from privacy_training.attackers import FeatureMlp, LinearProbe, build_attacker, build_network
 from privacy_training.inversion import psnr, ssim, train_inverter
 from privacy_training.params_privacy import PRESETS
@@ -47,6 +48,26 @@ def test_inversion_attack_reports_quality_and_attributes(run_stage):
     result = run_stage("--epochs", 8, *options)
     assert result["inversion"]["recovered"].keys() == result["inversion"]["released"].keys() == {"psnr", "ssim"}
     assert result["protocols"]["validation"]["per_attribute"]["a17_color"] > 0.8
+
+
+def test_inverter_of_an_interrupted_run_is_kept_and_that_of_another_is_not(run_stage, monkeypatch):
+    trained = []
+    train = inversion.train_inverter
+    monkeypatch.setattr(inversion, "train_inverter", lambda *args: trained.append(args[3]) or train(*args))
+    options = ("--attacker", "inversion", "--anonymizer", "downsample2x", "--epochs", 1, "--inversion_epochs", 1)
+    whole = run_stage(*options, run_id="whole")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_privacy, "run_attack", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(*options)
+    resumed = run_stage(*options, "--resume")
+    assert len(trained) == 2 and resumed["curve"] == whole["curve"] and resumed["inversion"] == whole["inversion"]
+    run_stage(*options, "--anonymizer", "downsample4x", "--resume")
+    assert len(trained) == 3 and trained[-1].anonymizer == "downsample4x"
 
 
 def test_inversion_of_features_is_refused(run_stage, tmp_path):
@@ -87,6 +108,26 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match="does not fit"):
         build_attacker(replace(PRESETS["paper"], attacker_weights=path), 7)
+
+
+def test_imagenet_weights_of_a_local_file(tmp_path, monkeypatch):
+    """torchvision's file: a bare state dict with 1000 classes; the last layer is new. Without one: what to do."""
+    source = load_fb_model("r50", num_pa=1000).state_dict()
+    torch.save(source, tmp_path / "resnet50.pth")
+
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    params = replace(PRESETS["paper"], attacker="r50_imagenet", imagenet_weights=tmp_path / "resnet50.pth")
+    own = build_attacker(params, 7).state_dict()
+    assert own["fc.weight"].shape == (7, 2048)
+    assert all(torch.equal(own[name], value) for name, value in source.items() if not name.startswith("fc."))
+    probe = build_attacker(replace(params, attacker="linear_probe", network="r50_imagenet"), 7)
+    assert torch.equal(probe.backbone.state_dict()["conv1.weight"], source["conv1.weight"])
+    with pytest.raises(UserError, match="fetch https://.*resnet50.*put it at.*--imagenet_weights FILE"):
+        build_attacker(replace(params, imagenet_weights=None), 7)
 
 
 @pytest.mark.parametrize(("name", "size"), [("small", 48), ("small_vit", 50), ("r50", 64), ("vit", 64)])

@@ -1,19 +1,23 @@
 """The stage as a whole on tiny sets: what it learns, what it writes, how it fails and how it resumes."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from aux_code import config
 from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint
 from aux_code.datasets import lists
+from aux_code.datasets.vispr import VISPR2
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_budget, load_fa_model, load_fb_model, load_ft_model
 from aux_code.training_state import TrainingState
-from privacy_training import attribute_prediction, train_privacy
+from privacy_training import attribute_prediction, leakage_plots, train_privacy
+from privacy_training.leakage_plots import plot_samples
 
 
 def checkpoint_of(path, role: str, net) -> str:
@@ -53,6 +57,28 @@ def test_plots_are_written(run_stage):
     for name in ("attributes", "samples"):
         with Image.open(config.RESULTS_ROOT / f"privacy_tiny_{name}.png") as picture:
             assert min(picture.size) > 200
+
+
+@pytest.mark.parametrize("n_attributes", [7, 40])
+def test_samples_show_their_attributes_below_each_other(n_attributes, monkeypatch):
+    """No line may lie under another picture or outside; of many attributes the present ones are shown."""
+    figures = []
+    monkeypatch.setattr(leakage_plots, "_save", lambda figure, path: figures.append(figure))
+    names = [f"a{i}" for i in range(n_attributes)]
+    truth = torch.zeros(5, n_attributes)
+    truth[:, -1] = 1
+    plot_samples(None, torch.rand(5, 3, 8, 8), torch.rand(5, n_attributes), truth, names)
+    (figure,) = figures
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    shown = [axes for axes in figure.axes if axes.images]
+    pictures = [axes.images[0].get_window_extent(renderer) for axes in shown]
+    assert len(shown) == 5
+    for axes in shown:
+        lines = [text.get_window_extent(renderer) for text in axes.texts]
+        assert len(lines) == min(n_attributes, leakage_plots.MAX_LINES) and axes.texts[-1].get_weight() == "bold"
+        assert all(upper.y0 >= lower.y0 + 8 for upper, lower in itertools.pairwise(lines))
+        assert not any(line.overlaps(picture) for line in lines for picture in pictures)
 
 
 def test_grey_anonymizer_hides_the_colour(run_stage, tmp_path):
@@ -206,6 +232,45 @@ def test_attribute_without_positive_in_the_test_split_is_reported_and_not_averag
     assert result["absent_attributes"]["test"] == ["a4_gender"] and scores["a4_gender"] is None
     known = [value for value in scores.values() if value is not None]
     assert len(known) == 6 and result["protocols"]["last"]["cmap"] == pytest.approx(np.mean(known))
+
+
+def relabel(folder, change) -> None:
+    """Rewrites the labels of every annotation of a split: change(names, index) -> names."""
+    for i, path in enumerate(sorted(folder.glob("*.json"))):
+        path.write_text(json.dumps({"labels": change(read_json(path)["labels"], i)}))
+
+
+def test_a_split_without_any_of_the_attributes_is_refused(run_stage, vispr_root):
+    relabel(vispr_root / "test2017", lambda names, i: ["a1_age_approx"])
+    with pytest.raises(UserError, match="test2017: no image has any of a17_color"):
+        run_stage("--epochs", 1)
+
+
+def test_all_takes_what_can_be_learned_and_reports_the_rest(run_stage, vispr_root):
+    relabel(vispr_root / "test2017", lambda names, i: [*names, "a73_landmark"] if i < 3 else names)
+    result = run_stage("--epochs", 1, "--attributes", "all")
+    assert result["absent_attributes"]["train"] == ["a73_landmark"]
+    names = list(result["chance"]["per_attribute"])
+    assert names[0] == "a0_safe" and names[-1] == "a65_rel_social" and "a73_landmark" not in names
+
+
+def test_the_second_set_of_attributes(run_stage, vispr_root):
+    with pytest.raises(
+        UserError, match="unknown VISPR attributes a6_hair_color, a16_race.*the annotations have a0_safe"
+    ):
+        run_stage("--epochs", 1, "--attributes", "vispr2")
+    for folder in vispr_root.glob("*2017"):
+        relabel(folder, lambda names, i: [name for k, name in enumerate(VISPR2) if (i >> k % 3) & 1] or ["a0_safe"])
+    result = run_stage("--epochs", 1, "--attributes", "vispr2")
+    assert tuple(result["protocols"]["last"]["per_attribute"]) == VISPR2
+    assert "Other attributes" in (config.RESULTS_ROOT / "privacy_tiny.md").read_text()
+
+
+def test_pictures_of_which_none_decodes_end_the_run(run_stage, vispr_root):
+    for path in (vispr_root / "val2017").glob("*.jpg"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="val: no image decodes"):
+        run_stage("--epochs", 1, "--max_unreadable_share", 1.0)
 
 
 def test_checkpoints_of_other_stages_are_refused(run_stage, tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_fa_model
+from aux_code.models.person_boxes import open_person_boxes
 from tests.feature_extraction.videos import painted, write_sound, write_video
 from visualization import anonymize_video
 from visualization.frame_anonymizer import FrameAnonymizer, boxes_for, tile_starts
@@ -96,11 +97,12 @@ def test_tiles_equal_the_whole_picture():
 def test_people_come_from_the_csv(tmp_path):
     (tmp_path / "boxes.csv").write_text("file,frame,x0,y0,x1,y1\nin.avi,1,0,0,64,48\n")
     network = load_anonymizer("blacken")
-    boxes = boxes_for(network, tmp_path / "boxes.csv", tmp_path / "in.avi", CPU)
+    people = open_person_boxes(tmp_path / "boxes.csv", None, tmp_path)
+    boxes = boxes_for(people, tmp_path / "in.avi")
     output = FrameAnonymizer(network, CPU, 0, boxes)(np.stack([painted(9)] * 3), 0)
     assert output[1].max() == 0 and np.array_equal(output[0], painted(9)) and np.array_equal(output[2], painted(9))
     with pytest.raises(UserError, match="other.avi"):
-        boxes_for(network, tmp_path / "boxes.csv", tmp_path / "other.avi", CPU)
+        boxes_for(people, tmp_path / "other.avi")
 
 
 def test_mistakes_are_named_and_leave_no_file(tmp_path, monkeypatch):
