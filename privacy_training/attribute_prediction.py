@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aux_code.errors import UserError
 from aux_code.inference import supports_bf16
@@ -16,6 +17,7 @@ from aux_code.runs import Run, seeded_generator
 from aux_code.schedules import learning_rate_factor, set_learning_rate
 from aux_code.training_state import TrainingState
 from privacy_training.params_privacy import PrivacyParams
+from privacy_training.plateau import recent_gain
 from privacy_training.released_images import ReleasedImages
 
 log = logging.getLogger(__name__)
@@ -39,14 +41,30 @@ class Attack:
     params: PrivacyParams
     run: Run
     history: list[dict[str, Any]]
+    averaged: AveragedModel | None = None
+    """Running average of the weights and batch-norm statistics; None without `weight_averaging`."""
+
+    @property
+    def reader(self) -> nn.Module:
+        """The network that is evaluated and saved."""
+        return self.net if self.averaged is None else self.averaged.module
 
     @property
     def finished(self) -> bool:
-        """The last epoch is done, the steps are used up, or the plateau schedule has run out."""
+        """The last epoch is done, the steps are used up, the plateau schedule has run out or the plateau is reached."""
         params, n_done = self.params, len(self.history)
         if params.max_steps and n_done and self.history[-1]["step"] >= params.max_steps:
             return True
-        return n_done >= params.n_epochs or self.plateau_rate() < params.min_learning_rate
+        return n_done >= params.n_epochs or self.plateau_rate() < params.min_learning_rate or self.at_plateau()
+
+    def at_plateau(self) -> bool:
+        """Whether the last `plateau_epochs` have added no more than `plateau_gain` to the validation cMAP."""
+        if not self.params.plateau_epochs:
+            return False
+        evaluated = [entry for entry in self.history if "validation_cmap" in entry]
+        scores = [entry["validation_cmap"] for entry in evaluated]
+        gain = recent_gain([entry["epoch"] for entry in evaluated], scores, self.params.plateau_epochs)
+        return gain is not None and gain <= self.params.plateau_gain
 
     def plateau_rate(self) -> float:
         """The rate of the next epoch after its divisions; a function of the train losses so far."""
@@ -62,6 +80,13 @@ def build_optimizer(net: nn.Module, params: PrivacyParams) -> torch.optim.Optimi
     return torch.optim.AdamW(weights, lr=params.learning_rate, weight_decay=params.weight_decay)
 
 
+def build_average(net: nn.Module, params: PrivacyParams) -> AveragedModel | None:
+    """The running average that the parameters ask for, as yet of the starting weights."""
+    if not params.weight_averaging:
+        return None
+    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(params.weight_averaging), use_buffers=True)
+
+
 def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
     """Trains to the end, evaluating on the way; saves between epochs, so that a resumed run continues exactly."""
     bar = progress(description="attack", total=attack.params.n_epochs, initial=len(attack.history))
@@ -72,7 +97,7 @@ def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
         if epoch == 0 or attack.finished or (epoch + 1) % attack.params.evaluate_every == 0:
             entry["validation"] = predict(attack, splits.validation)
             entry["test"] = predict(attack, splits.test)
-            _log_scores(attack.run, entry, splits)
+            entry["validation_cmap"] = _log_scores(attack.run, entry, splits)
         attack.run.writer.add_scalar("privacy/train_loss", entry["train_loss"], epoch)
         bar.set_postfix(loss=f"{entry['train_loss']:.3f}")
         bar.update()
@@ -118,6 +143,8 @@ def _step(attack: Attack, views: Tensor, labels: Tensor) -> float:
     attack.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     attack.optimizer.step()
+    if attack.averaged is not None:
+        attack.averaged.update_parameters(attack.net)
     return loss.item()
 
 
@@ -137,11 +164,11 @@ def _factor(params: PrivacyParams, epoch: int, i: int, n_batches: int) -> float:
 @torch.inference_mode()
 def predict(attack: Attack, images: ReleasedImages, batch_size: int = 100) -> Tensor:
     """Probabilities (N, n_attributes) on the CPU, from the first release, without augmentation."""
-    attack.net.eval()
+    net = attack.reader.eval()
     outputs = []
     for batch in images.release(0).split(batch_size):
         with autocast(attack.run.device, attack.params):
-            logits = attack.net(batch.to(attack.run.device).float())
+            logits = net(batch.to(attack.run.device).float())
         outputs.append(logits.float().sigmoid().cpu())
     return torch.cat(outputs)
 
@@ -176,8 +203,12 @@ def augment_released(pictures: Tensor, params: PrivacyParams, generator: torch.G
     return views.contiguous(memory_format=torch.channels_last)
 
 
-def _log_scores(run: Run, entry: dict[str, Any], splits: Splits) -> None:
+def _log_scores(run: Run, entry: dict[str, Any], splits: Splits) -> float:
+    """Writes TensorBoard scalars; returns the validation cMAP."""
+    cmaps = {}
     for name, images in (("validation", splits.validation), ("test", splits.test)):
         scores = attribute_metrics(entry[name].numpy(), images.labels.cpu().numpy())
         run.writer.add_scalar(f"privacy/{name}_cmap", scores.cmap, entry["epoch"])
         run.writer.add_scalar(f"privacy/{name}_f1", scores.f1, entry["epoch"])
+        cmaps[name] = scores.cmap
+    return cmaps["validation"]

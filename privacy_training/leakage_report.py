@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aux_code.metrics import attribute_metrics, chance_cmap, f1_always_yes, weighted_average_precision
+from privacy_training.params_privacy import PrivacyParams
+from privacy_training.plateau import recent_gain
 
 SMOOTHING = 3
 """Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not (ours)."""
-
-
-PLATEAU_TOLERANCE = 0.01
-"""Validation cMAP that the last quarter of a training may add to what was reached before, at its plateau (ours)."""
 
 
 _DRAWS_AT_ONCE = 100
@@ -31,8 +29,7 @@ def leakage_report(
     validation_labels: np.ndarray,
     test_labels: np.ndarray,
     names: list[str],
-    n_bootstrap: int = 1000,
-    seed: int = 0,
+    params: PrivacyParams,
 ) -> dict[str, Any]:
     """Builds the result of an attack.
 
@@ -40,7 +37,7 @@ def leakage_report(
         history: entries of `train_epoch`, with probabilities `validation` and `test` (N, n_attributes) where evaluated.
         validation_labels, test_labels: (N, n_attributes) in {0, 1}.
         names: the attributes.
-        n_bootstrap: resamplings of the test pictures; `seed` draws them.
+        params: `n_bootstrap` resamplings of the test pictures, drawn by `seed`; what counts as a plateau.
 
     Returns:
         protocols `last`, `validation` (the epoch with the best smoothed validation cMAP) and `best_on_test` (the
@@ -52,7 +49,8 @@ def leakage_report(
     selected = int(np.argmax(smooth(curve.validation_cmap)))
     chosen = {"last": len(evaluated) - 1, "validation": selected, "best_on_test": int(np.argmax(curve.test_cmap))}
     intervals = {
-        i: bootstrap_interval(evaluated[i]["test"].numpy(), test_labels, n_bootstrap, seed) for i in chosen.values()
+        i: bootstrap_interval(evaluated[i]["test"].numpy(), test_labels, params.n_bootstrap, params.seed)
+        for i in chosen.values()
     }
     prevalence = chance_cmap(test_labels)  # a guess that says yes as often as it is true has this F1, too
     chance = {"cmap": prevalence, "f1": prevalence, "f1_always_yes": f1_always_yes(test_labels)}
@@ -63,7 +61,7 @@ def leakage_report(
         },
         "chance": {**chance, "per_attribute": _named(names, test_labels.mean(0))},
         "confidence_interval": intervals[selected],
-        "plateau": plateau(curve, selected),
+        "plateau": plateau(curve, selected, params),
         "absent_attributes": {
             "validation": [n for n, y in zip(names, validation_labels.T, strict=True) if not y.any()],
             "test": [n for n, y in zip(names, test_labels.T, strict=True) if not y.any()],
@@ -111,28 +109,29 @@ def _scores(entry: dict, labels: np.ndarray, names: list[str]) -> dict[str, Any]
     }
 
 
-def plateau(curve: Curve, selected: int) -> dict[str, Any]:
+def plateau(curve: Curve, selected: int, params: PrivacyParams) -> dict[str, Any]:
     """Whether the attacker has learned all it can, judged on the validation pictures alone.
 
     Args:
         curve: of the whole training.
         selected: index of the epoch that validation chose.
+        params: `plateau_epochs` is the window (0: the last quarter of the epochs), `plateau_gain` the tolerance.
 
     Returns:
-        `gain_last_quarter`: best validation cMAP of the last quarter of the epochs less the best before, None if none
-        of those was evaluated; `reached`: it is at most `tolerance`. A rate that falls to zero flattens any curve, so
-        with the cosine schedule this is necessary, not sufficient: compare a longer run.
+        `gain`: what the best validation cMAP of the window adds to the best before, None if none was evaluated before;
+        `reached`: it is at most `tolerance`. A rate that falls to zero flattens any curve, so with the cosine schedule
+        this is necessary, not sufficient: compare a longer run.
     """
-    is_early = curve.epochs <= 0.75 * curve.epochs[-1]
-    early, late = curve.validation_cmap[is_early], curve.validation_cmap[~is_early]
-    gain = float(late.max() - early.max()) if len(early) else None
+    window = params.plateau_epochs or 0.25 * float(curve.epochs[-1])
+    gain = recent_gain(curve.epochs.tolist(), curve.validation_cmap.tolist(), window)
     return {
         "best_epoch": int(curve.epochs[selected]),
         "last_epoch": int(curve.epochs[-1]),
         "best_epoch_before_end": bool(selected < len(curve.epochs) - 1),
-        "gain_last_quarter": gain,
-        "tolerance": PLATEAU_TOLERANCE,
-        "reached": gain is not None and gain <= PLATEAU_TOLERANCE,
+        "window_epochs": window,
+        "gain": gain,
+        "tolerance": params.plateau_gain,
+        "reached": gain is not None and gain <= params.plateau_gain,
     }
 
 

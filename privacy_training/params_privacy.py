@@ -61,14 +61,23 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     """Adam's learning rate of --level feature (paper)."""
     weight_decay: float = 0.0
     """Decoupled weight decay (ours); 0 is Adam."""
-    schedule: Literal["plateau", "cosine"] = "plateau"
-    """plateau: after the warm-up, divided by lr_divisor whenever the train loss did not fall (paper); cosine: to 0."""
+    schedule: Literal["plateau", "cosine", "constant"] = "plateau"
+    """After the warm-up: divided by lr_divisor whenever the train loss did not fall (plateau, paper), to 0 as a cosine,
+    or constant."""
     warmup_epochs: int = 5
     """Epochs over which the rate rises linearly (paper: a warm-up; its length is the release's)."""
     lr_divisor: float = 5.0
     """Divisor of the plateau schedule (paper)."""
     min_learning_rate: float = 1e-12
     """The plateau schedule ends the training below this rate (paper)."""
+    weight_averaging: float = 0.0
+    """Decay per step of the running average of the weights that is evaluated in their place (ours); 0: none. With a
+    constant rate it tells at any epoch what the attacker could read, as a rate that falls to 0 does at the end."""
+    plateau_epochs: int = 0
+    """End the training once so many epochs have added at most plateau_gain to the validation cMAP (ours); 0: never."""
+    plateau_gain: float = 0.01
+    """Validation cMAP that an attacker at its plateau may still gain: over plateau_epochs, or where that is 0 over the
+    last quarter of the training (ours)."""
     evaluate_every: int = 1
     """Epochs between two evaluations on validation and test pictures; the last epoch is always evaluated."""
     shift: float = 0.08
@@ -113,7 +122,9 @@ class PrivacyParams(PersonBoxParams, CommonParams):
         # one picture has no batch statistics; the networks halve the resolution three times
         least = {**dict.fromkeys(counts, 1), "batch_size": 2, "size": 8}
         least |= dict.fromkeys(("epochs", "max_steps", "warmup_epochs", "weight_decay", "zoom", "shift", "jitter"), 0)
-        check_ranges(self, at_least=least, above={**dict.fromkeys(rates, 0), "lr_divisor": 1}, below={"zoom": 1})
+        least |= dict.fromkeys(("weight_averaging", "plateau_epochs", "plateau_gain"), 0)
+        above = {**dict.fromkeys(rates, 0), "lr_divisor": 1}
+        check_ranges(self, at_least=least, above=above, below={"zoom": 1, "weight_averaging": 1})
         if self.level == "feature" and self.attacker in (
             "r50_imagenet",
             "vit",
@@ -167,7 +178,11 @@ MINIATURE = PrivacyParams(
 PRESETS = {
     "paper": PrivacyParams(),
     "miniature": MINIATURE,
-    "miniature_from_raw": replace(MINIATURE, image_epochs=22),
-}
+    "miniature_from_raw": replace(
+        MINIATURE, image_epochs=64, image_learning_rate=2e-3, schedule="constant", warmup_epochs=1,
+        weight_averaging=0.99, plateau_epochs=8, plateau_gain=0.005,
+    ),
+}  # fmt: skip
 """Preset name -> parameters; the first is the default. `miniature_from_raw` is for --attacker_weights: an attacker that
-has learned from raw pictures first needs fewer epochs and reads far more than a fresh one of any length tried."""
+has learned from raw pictures first reads far more than a fresh one of any length tried. It learns until the validation
+pictures show its plateau."""

@@ -38,7 +38,7 @@ from aux_code.training_state import TrainingState, detached_copy
 from privacy_training.attack_inputs import fingerprint, input_files
 from privacy_training.attack_series import attacks_of_series, run_series, summarise
 from privacy_training.attackers import build_attacker
-from privacy_training.attribute_prediction import Attack, Splits, build_optimizer, run_attack
+from privacy_training.attribute_prediction import Attack, Splits, build_average, build_optimizer, run_attack
 from privacy_training.leakage_plots import plot_attributes, plot_samples, sample_indices
 from privacy_training.leakage_report import leakage_report
 from privacy_training.leakage_tables import attacker_table, paper_table, write_tables
@@ -85,8 +85,9 @@ def attack_once(params: PrivacyParams) -> dict:
     if net is None:
         net = build_attacker(params, len(names), splits.train.releases[0])
     net = prepare_for_training(net, run.device)
-    attack = Attack(net, build_optimizer(net, params), params, run, history=[])
+    attack = Attack(net, build_optimizer(net, params), params, run, [], build_average(net, params))
     stateful = {"net": attack.net, "optimizer": attack.optimizer}
+    stateful |= {} if attack.averaged is None else {"averaged": attack.averaged}
     path = run.folder / "privacy_state.pth"
     state = TrainingState(path, fingerprint(params), stateful, params.minutes_between_saves)
     position = state.restore(params.resume)
@@ -147,7 +148,7 @@ def _report(attack: Attack, splits: Splits, names: list[str]) -> dict:
         "anonymizer": params.anonymizer,
         "average_frames": params.average_frames,
     }
-    body = leakage_report(attack.history, *labels, names, params.n_bootstrap, params.seed)
+    body = leakage_report(attack.history, *labels, names, params)
     body["absent_attributes"] = {"train": untrained_attributes(params), **body["absent_attributes"]}
     tail = {
         "n_pictures": {name: len(images.labels) for name, images in vars(splits).items()},
@@ -182,10 +183,10 @@ def _plot(attack: Attack, splits: Splits, report: dict, names: list[str]) -> Non
 
 
 def _save_attacker(attack: Attack, report: dict) -> None:
-    architecture = getattr(attack.net, "architecture", {"arch": attack.params.attacker, "arguments": {}})
+    architecture = getattr(attack.reader, "architecture", {"arch": attack.params.attacker, "arguments": {}})
     metrics = {f"test_cmap_{name}": scores["cmap"] for name, scores in report["protocols"].items()}
     meta = build_meta("train_privacy", {"fb": architecture}, attack.params, input_files(attack.params), metrics)
-    checkpoint = {"fb_model_state_dict": detached_copy(attack.net), "epoch": len(attack.history), "meta": meta}
+    checkpoint = {"fb_model_state_dict": detached_copy(attack.reader), "epoch": len(attack.history), "meta": meta}
     save_checkpoint(attack.run.folder / "attacker.pth", checkpoint)
 
 

@@ -30,7 +30,7 @@ def report_of(attacker: str, seed: int, cmap: float, **changes) -> dict:
         "protocols": {k: {"cmap": v, "f1": v / 2, "per_attribute": attributes} for k, v in scores.items()},
         "chance": CHANCE,
         "confidence_interval": [cmap - 0.02, cmap + 0.02],
-        "plateau": {"gain_last_quarter": 0.0, "reached": True},
+        "plateau": {"gain": 0.0, "reached": True},
         "absent_attributes": {"validation": [], "test": [VISPR1[4]]},
         "n_pictures": {"train": 10_000, "validation": 4_000, "test": 8_000},
         "unreadable": {"train": [], "validation": [], "test": []},
@@ -58,7 +58,7 @@ def test_mean_deviation_and_strongest():
 
 
 def test_an_attacker_short_of_its_plateau_is_named():
-    learning = report_of("vit", 1, 0.5, plateau={"gain_last_quarter": 0.04, "reached": False})
+    learning = report_of("vit", 1, 0.5, plateau={"gain": 0.04, "reached": False})
     summary = summarise("x", [report_of("r50", 0, 0.6), report_of("vit", 0, 0.5), learning], failed={})
     assert [plateau["reached"] for plateau in summary["attackers"]["vit"]["plateau"]] == [True, False]
     assert "Still learning at the end, so that more epochs may read more: vit (" in attacker_table(summary).markdown()

@@ -6,8 +6,10 @@ import torch
 
 from aux_code.metrics import attribute_metrics
 from privacy_training.leakage_report import Curve, bootstrap_interval, leakage_report, plateau, smooth
+from privacy_training.params_privacy import PrivacyParams
 
 NAMES = ["a17_color", "a4_gender"]
+PARAMS = PrivacyParams(n_bootstrap=10)
 LABELS = np.array([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 1]], dtype=np.float32)
 
 
@@ -30,7 +32,7 @@ def entry(epoch: int, validation_quality: float, test_quality: float) -> dict:
 def test_three_protocols_choose_their_own_epochs():
     qualities = [(0.0, 1.0), (0.0, 0.0), (0.9, 0.3), (0.9, 0.4), (0.9, 0.1), (0.0, 0.0)]
     history = [entry(i + 1, *pair) for i, pair in enumerate(qualities)]
-    report = leakage_report(history, LABELS, LABELS, NAMES, n_bootstrap=10)
+    report = leakage_report(history, LABELS, LABELS, NAMES, PARAMS)
     epochs = {name: scores["epoch"] for name, scores in report["protocols"].items()}
     assert epochs == {"last": 6, "validation": 4, "best_on_test": 1}
     assert report["protocols"]["best_on_test"]["cmap"] == 1.0
@@ -45,7 +47,7 @@ def test_epochs_that_were_not_evaluated_cannot_be_chosen():
     history = [entry(i + 1, 0.5, 0.5) for i in range(4)]
     for skipped in (history[0], history[2]):
         del skipped["validation"], skipped["test"]
-    report = leakage_report(history, LABELS, LABELS, NAMES, n_bootstrap=10)
+    report = leakage_report(history, LABELS, LABELS, NAMES, PARAMS)
     assert {scores["epoch"] for scores in report["protocols"].values()} <= {2, 4}
     assert [e["test_cmap"] is None for e in report["curve"]] == [True, False, True, False]
 
@@ -54,14 +56,14 @@ def test_f1_thresholds_probabilities_not_logits():
     """A logit of 0.2 is a probability of 0.55: positive. A threshold of 0.5 on logits would miss every positive."""
     logits = torch.where(torch.from_numpy(LABELS) > 0, 0.2, -0.2)
     history = [{"epoch": 1, "step": 1, "train_loss": 1.0, "validation": logits.sigmoid(), "test": logits.sigmoid()}]
-    report = leakage_report(history, LABELS, LABELS, NAMES, n_bootstrap=10)
+    report = leakage_report(history, LABELS, LABELS, NAMES, PARAMS)
     assert report["protocols"]["last"]["f1"] == 1.0
 
 
 def test_absent_attribute_is_reported_not_averaged_as_zero():
     labels = LABELS.copy()
     labels[:, 1] = 0
-    report = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, n_bootstrap=10)
+    report = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, PARAMS)
     assert report["absent_attributes"]["test"] == ["a4_gender"]
     assert report["protocols"]["last"]["per_attribute"]["a4_gender"] is None
     assert report["protocols"]["last"]["cmap"] == report["protocols"]["last"]["per_attribute"]["a17_color"]
@@ -81,7 +83,7 @@ def test_interval_covers_the_score_and_narrows_with_more_pictures():
 def test_chance_beside_f1():
     labels = LABELS.copy()
     labels[:, 1] = 0
-    chance = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, n_bootstrap=10)["chance"]
+    chance = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, PARAMS)["chance"]
     always = attribute_metrics(np.ones_like(labels), labels)
     assert chance["f1_always_yes"] == pytest.approx(always.f1) == pytest.approx(2 / 3)
     assert chance["cmap"] == chance["f1"] == 0.5
@@ -100,9 +102,16 @@ def test_chance_beside_f1():
 def test_plateau_is_what_the_last_quarter_adds_on_validation(scores, gain, reached):
     n = len(scores)
     curve = Curve(np.arange(1, n + 1), np.array(scores), np.zeros(n))
-    found = plateau(curve, selected=0)
-    assert found["gain_last_quarter"] == (None if gain is None else pytest.approx(gain, abs=1e-3))
+    found = plateau(curve, 0, PARAMS)
+    assert found["gain"] == (None if gain is None else pytest.approx(gain, abs=1e-3))
     assert found["reached"] == reached and found["last_epoch"] == n
+
+
+def test_plateau_over_a_window_of_epochs():
+    curve = Curve(np.array([1, 4, 8, 12, 16]), np.array([0.2, 0.5, 0.6, 0.602, 0.604]), np.zeros(5))
+    params = PrivacyParams(plateau_epochs=8, plateau_gain=0.005)
+    assert plateau(curve, 4, params)["reached"] and plateau(curve, 4, params)["gain"] == pytest.approx(0.004)
+    assert not plateau(curve, 4, PrivacyParams(plateau_epochs=8, plateau_gain=0.003))["reached"]
 
 
 def test_interval_is_that_of_scores_computed_draw_by_draw():

@@ -17,7 +17,9 @@ from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_budget, load_fa_model, load_fb_model, load_ft_model
 from aux_code.training_state import TrainingState
 from privacy_training import attribute_prediction, leakage_plots, train_privacy
+from privacy_training.attribute_prediction import build_average
 from privacy_training.leakage_plots import plot_samples
+from privacy_training.params_privacy import PrivacyParams
 
 
 def checkpoint_of(path, role: str, net) -> str:
@@ -124,9 +126,12 @@ def test_failing_epoch_fails_the_run(run_stage, monkeypatch):
     assert not (config.RESULTS_ROOT / "privacy_tiny.json").exists()
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
-def test_resumed_run_equals_an_uninterrupted_one(run_stage, monkeypatch, schedule):
-    options = ("--epochs", 5, "--schedule", schedule, "--precision", "fp32")
+AVERAGED = ("--schedule", "constant", "--weight_averaging", 0.5)
+
+
+@pytest.mark.parametrize("learning", [("--schedule", "cosine"), ("--schedule", "plateau"), AVERAGED])
+def test_resumed_run_equals_an_uninterrupted_one(run_stage, monkeypatch, learning):
+    options = ("--epochs", 5, *learning, "--precision", "fp32")
     whole = run_stage(*options, run_id="whole")
     save = TrainingState.save
 
@@ -145,6 +150,35 @@ def test_resumed_run_equals_an_uninterrupted_one(run_stage, monkeypatch, schedul
     a, b = (load_checkpoint(config.SAVED_MODELS_ROOT / name / "attacker.pth") for name in ("whole", "parts"))
     for name, value in a["fb_model_state_dict"].items():
         assert torch.equal(value, b["fb_model_state_dict"][name]), name
+
+
+def test_training_ends_at_the_plateau_of_the_averaged_weights(run_stage):
+    """Evaluated, saved and judged is the average; a plateau that allows any gain ends the training at once."""
+    report = run_stage("--epochs", 9, *AVERAGED, "--evaluate_every", 1, "--plateau_epochs", 2, "--plateau_gain", 1)
+    assert report["plateau"]["reached"] and report["plateau"]["last_epoch"] == 3 == len(report["curve"])
+    unending = run_stage("--epochs", 5, *AVERAGED, "--plateau_epochs", 4, "--plateau_gain", 0, run_id="on")
+    assert len(unending["curve"]) == 5
+    averaged, plain = (
+        load_checkpoint(config.SAVED_MODELS_ROOT / run_id / "attacker.pth")["fb_model_state_dict"]
+        for run_id in ("on", run_stage("--epochs", 5, "--schedule", "constant", run_id="plain")["run_id"])
+    )
+    assert averaged.keys() == plain.keys()
+    assert not torch.equal(averaged["fc.weight"], plain["fc.weight"])
+
+
+def test_running_average_by_hand():
+    params = PrivacyParams(weight_averaging=0.75)
+    net = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
+    average = build_average(net, params)
+    seen = []
+    for value in (1.0, 3.0, -2.0):
+        torch.nn.init.constant_(net[0].weight, value)
+        net[1].running_mean.fill_(2 * value)
+        average.update_parameters(net)
+        seen.append((average.module[0].weight.item(), average.module[1].running_mean.item()))
+    expected = [1.0, 0.75 + 0.25 * 3, 0.75 * 1.5 - 0.25 * 2]
+    assert seen == [(pytest.approx(e), pytest.approx(2 * e)) for e in expected]
+    assert build_average(net, PrivacyParams()) is None
 
 
 def test_resume_with_other_parameters_is_refused(run_stage, monkeypatch):
