@@ -15,6 +15,7 @@ from aux_code.errors import UserError
 from aux_code.pipeline.estimates import Estimates
 from aux_code.pipeline.status import StatusDisplay
 from aux_code.pipeline.tasks import Task
+from aux_code.pipeline.warm_start import StartedStep, StepServer
 
 DONE_STATUSES = (0, 3)
 """Exit statuses that leave usable outputs; 3: some inputs failed, and the log names them."""
@@ -40,7 +41,7 @@ class Outcome:
 @dataclass
 class _Running:
     task: Task
-    process: subprocess.Popen
+    process: StartedStep
     started: float
 
 
@@ -66,11 +67,12 @@ def run_tasks(
 class _Executor:
     def __init__(self, tasks: list[Task], jobs: int, display: StatusDisplay, forced: frozenset[str], lock: int):
         self.tasks = {task.name: task for task in tasks}
-        self.jobs, self.display, self.lock = max(1, jobs), display, lock
+        self.jobs, self.display = max(1, jobs), display
         self.forced, self.running, self.outcome = set(forced), [], Outcome()
         self.waiting = list(tasks)
         self.estimates = Estimates(tasks)
         self.priority = self.estimates.longest_chain(tasks)
+        self.server = StepServer(_shared_variables(tasks), kept_open=(lock,))
 
     def run(self) -> Outcome:
         self.display.begin(len(self.tasks), self.jobs)
@@ -84,6 +86,7 @@ class _Executor:
                     time.sleep(0.1)
         finally:
             self._stop_children()
+            self.server.close()
             self.display.end()
         return self.outcome
 
@@ -121,14 +124,8 @@ class _Executor:
         if task.own_folder and not resume:
             shutil.rmtree(task.own_folder, ignore_errors=True)
         task.mark_started()
-        with open(task.log_path, "wb") as log:
-            log.write((task.shell_line() + (" --resume" if resume else "") + "\n").encode())
-            log.flush()
-            process = subprocess.Popen(
-                task.command(resume), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                cwd=config.REPOSITORY_ROOT, env={**os.environ, **task.environment},
-                start_new_session=True, pass_fds=(self.lock,),
-            )  # fmt: skip
+        task.log_path.write_text(task.shell_line() + (" --resume" if resume else "") + "\n", encoding="utf-8")
+        process = self.server.start(task.command(resume), str(task.log_path), task.environment)
         return _Running(task, process, time.time())
 
     def _collect_finished(self) -> None:
@@ -165,7 +162,13 @@ class _Executor:
                 running.process.wait()
 
 
-def _signal_group(process: subprocess.Popen, number: int) -> None:
+def _shared_variables(tasks: list[Task]) -> dict[str, str]:
+    """Environment variables that have the same value in all tasks."""
+    environments = [task.environment.items() for task in tasks]
+    return dict(set.intersection(*map(set, environments))) if environments else {}
+
+
+def _signal_group(process: StartedStep, number: int) -> None:
     if process.poll() is None:
         try:
             os.killpg(process.pid, number)

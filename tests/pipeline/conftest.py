@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from aux_code import config
+from aux_code.pipeline import warm_start
 from aux_code.pipeline.tasks import Task
 
 SCRIPT = """
@@ -21,6 +22,12 @@ else:
     print("something went wrong here")
 sys.exit(int(arguments.get("--status", "0")))
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of these tests need no libraries, whose import takes seconds."""
+    monkeypatch.setattr(warm_start, "LIBRARIES", ())
 
 
 @pytest.fixture
