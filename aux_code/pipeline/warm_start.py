@@ -112,8 +112,8 @@ class StepServer:
             line = b""
         if not line:
             raise UserError(
-                f"the process that starts the steps ended with status {self.process.wait()}; run the same command again, "
-                "and look at the machine's memory if it was killed (-9)"
+                f"the process that starts the steps ended with status {self.process.wait()}; run the same command "
+                "again, and look at the machine's memory if it was killed (-9)"
             )
         return line
 
