@@ -119,7 +119,7 @@ RELEASE = replace(PAPER, loss="release", smoothness_weight=8e-4, sparsity_weight
 
 MINIATURE = replace(
     PAPER,
-    epochs=20,
+    epochs=40,
     lr=5e-4,
     lr_schedule="cosine",
     weight_decay=1e-2,
@@ -129,7 +129,7 @@ MINIATURE = replace(
     depths=(1, 1, 1),
     dropout=0.5,
     candidate_dropout=0.0,
-    feature_noise=1.0,
+    feature_noise=4.0,
     smoothness_weight=0.01,
     sparsity_weight=0.01,
     margin=12.5,

@@ -215,14 +215,14 @@ PAPER = TrainAnonymizerParams()
 MINIATURE = TrainAnonymizerParams(
     **SMALL,
     batch_videos=4,
-    batch_images=24,
-    epochs=4,
+    batch_images=16,
+    epochs=3,
     learning_rate=1e-3,
     schedule="linear",
     final_learning_rate_factor=0.1,
     utility_weight=1.0,
     recompute_chunk=0,
-    validate_every=4,
+    validate_every=3,
 )
 SPACT = {"utility_loss": "ce", "omega": 0.0}
 PLUS = {"distillation_weight": 1.0, "ce_on_all_clips": True}
@@ -237,8 +237,8 @@ TRAIN_ANONYMIZER = {
     "release": RELEASE,
     "miniature": MINIATURE,
     "miniature_spact": replace(MINIATURE, **SPACT),
-    # a step without positive and negative clips passes 80 instead of 144 pictures through f_A
-    "miniature_spact_equal_compute": replace(MINIATURE, **SPACT, epochs=7),
+    # a step without positive and negative clips passes 64 instead of 128 pictures through f_A
+    "miniature_spact_equal_compute": replace(MINIATURE, **SPACT, epochs=6),
     "miniature_ted_spad_plus": replace(MINIATURE, **PLUS),
 }
 ABLATIONS = {

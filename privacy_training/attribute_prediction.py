@@ -77,7 +77,7 @@ class Attack:
 def build_optimizer(net: nn.Module, params: PrivacyParams) -> torch.optim.Optimizer:
     """Adam (paper), with decoupled weight decay if the parameters have one, on the weights that are not frozen."""
     weights = [p for p in net.parameters() if p.requires_grad]
-    return torch.optim.AdamW(weights, lr=params.learning_rate, weight_decay=params.weight_decay)
+    return torch.optim.AdamW(weights, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True)
 
 
 def build_average(net: nn.Module, params: PrivacyParams) -> AveragedModel | None:
