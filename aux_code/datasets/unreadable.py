@@ -3,7 +3,11 @@
 import logging
 from pathlib import Path
 
+from aux_code.checkpoints import write_atomically
 from aux_code.errors import UserError
+
+_ANY_NAME = "surrogateescape"
+"""File names need not be UTF-8; their bytes are kept as they are."""
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +27,9 @@ class UnreadableMedia(UserError):
 
 class UnreadableLog:
     """Counts the files of a data set that did not decode and names them in `unreadable.txt` of the run's folder.
+
+    Several data sets of a run, and a run that was resumed, share that file: lines of others are kept. One process
+    writes it.
 
     Args:
         folder: the run's folder; made when the first file is recorded.
@@ -54,11 +61,19 @@ class UnreadableLog:
             return
         self._reasons[str(path)] = " ".join(reason.split())
         log.warning("unreadable, left out: %s (%s)", path, reason)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{name}\t{why}\n" for name, why in self._reasons.items()]
-        self.path.write_text("".join(lines), encoding="utf-8")
+        self._write(str(path))
         if len(self) > self.max_share * self.n_total:
             raise UserError(
                 f"{len(self)} of {self.n_total} files are unreadable, more than the admitted {self.max_share:.1%}; "
                 f"they are named in {self.path}: replace them or admit a larger share (max_unreadable_share)"
             )
+
+    def _write(self, name: str) -> None:
+        """Adds a file's line, or replaces the one that it has from an earlier try."""
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors=_ANY_NAME).split("\n")
+        except FileNotFoundError:
+            lines = []
+        lines = [line for line in lines if line and line.partition("\t")[0] != name]
+        text = "\n".join([*lines, f"{name}\t{self._reasons[name]}", ""])
+        write_atomically(self.path, lambda file: file.write(text.encode("utf-8", _ANY_NAME)))

@@ -14,3 +14,4 @@ def test_runs_and_reports(capsys, monkeypatch):
     assert set(report["ratios"]) == set(small) and min(report["ratios"].values()) > 0
     figures = report["figures"]
     assert figures["workers_needed"] * 2 == figures["seconds_per_paper_step_per_worker"]
+    assert figures["seconds_per_paper_step_per_worker"] > figures["clip_batch_seconds_per_worker"] > 0
