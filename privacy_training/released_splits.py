@@ -110,7 +110,7 @@ def _picture_source(params: PrivacyParams, run: Run, split: str, boxes_of: Boxes
     labels = torch.from_numpy(dataset.labels)
     if split == "train":
         _check_learnable(labels, dataset.attributes)
-    unreadable = UnreadableLog(run.folder / f"privacy_{split}", len(dataset), params.max_unreadable_share)
+    unreadable = UnreadableLog(run.folder, len(dataset), params.max_unreadable_share)
     return PictureSource(
         dataset.paths, labels, params.size, boxes_of, unreadable, params.release_batch, params.n_workers
     )

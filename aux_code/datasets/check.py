@@ -19,7 +19,7 @@ from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files
 from aux_code.datasets.lists import require_root
 from aux_code.datasets.surveillance import SurveillanceVideo, load_surveillance
 from aux_code.datasets.surveillance_types import some_of
-from aux_code.datasets.video_index import decoded_frames, open_video
+from aux_code.datasets.video_index import decoded_frames, open_video, stated_seconds, video_stream
 from aux_code.errors import UserError
 from aux_code.progress import progress
 from aux_code.runs import run_script
@@ -195,12 +195,28 @@ def _decode(path: Path) -> tuple[int, str]:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             read_image(path)
             return 1, ""
-        problems: list[str] = []
-        with open_video(path) as container:
-            n_frames = sum(1 for _ in decoded_frames(container, path, problems))
-        return n_frames, "; ".join(problems) if n_frames else "no frame decodes"
+        return _decode_video(path)
     except UnreadableMedia as error:
         return 0, error.reason
+
+
+def _decode_video(path: Path) -> tuple[int, str]:
+    """(number of frames, problem or "") of a video file."""
+    problems: list[str] = []
+    n_frames = n_damaged = end = 0
+    with open_video(path) as container:
+        for frame in decoded_frames(container, path, problems):
+            n_frames, n_damaged = n_frames + 1, n_damaged + frame.is_corrupt
+            end = max(end, (frame.pts or 0) + (frame.duration or 0))
+        seconds, stated = float(end * video_stream(container).time_base), stated_seconds(container)
+    if not n_frames:
+        return 0, "no frame decodes"
+    if n_damaged:
+        problems.append(f"the decoder marks {n_damaged} of {n_frames} frames as damaged")
+    # Stated durations are rounded, and count the last frame or not.
+    if seconds and stated - seconds > max(0.01 * stated, 3 * seconds / n_frames):
+        problems.append(f"it ends after {seconds:.1f} of the {stated:.1f} s that it states")
+    return n_frames, "; ".join(problems)
 
 
 def _say(line: str) -> None:

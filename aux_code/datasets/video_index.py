@@ -180,6 +180,19 @@ def _report(problems: list[str] | None, path: Path | str, problem: str) -> None:
         problems.append(problem)
 
 
+def stated_seconds(container: av.container.InputContainer) -> float:
+    """Duration of the video that the file states, 0.0 where it does not; the whole file's may be that of its sound."""
+    stream = video_stream(container)
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]  # Matroska, WebM
+    try:
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        alone = len(container.streams) == 1
+        return container.duration / av.time_base if container.duration and alone else 0.0
+
+
 class Turn(NamedTuple):
     """What turns a decoded picture upright: it is mirrored left and right first, then turned by quarters of a circle.
 

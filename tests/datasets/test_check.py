@@ -63,6 +63,18 @@ def test_decode_names_what_does_not_decode(small_ucf101, capsys):
     assert "1 files do not decode" in out and "v_YoYo_g03_c01.avi: cannot be opened" in out
 
 
+@pytest.mark.parametrize(("name", "options"), [("a.mp4", {"movflags": "faststart"}), ("a.mkv", {}), ("a.avi", {})])
+def test_half_a_download_is_noticed(tmp_path, capsys, name, options):
+    """FFmpeg ends such files without an error; only what they state says that something is missing."""
+    path = write_video(tmp_path / name, 60, codec="mpeg4", options={**options, "g": "12"})
+    (tmp_path / "test.csv").write_text(f"video,label\n{name},0\n")
+    assert check.main([str(tmp_path), "--decode"]) == 0
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.55)])
+    assert check.main([str(tmp_path), "--decode"]) == 3
+    assert "1 files do not decode, or not wholly" in capsys.readouterr().out
+
+
 def test_a_miniature_is_compared_with_its_own_marker(small_ucf101, monkeypatch):
     monkeypatch.setattr(ucf101, "OFFICIAL_COUNTS", {(1, True): 9537, (1, False): 3783})
     assert check.main(["ucf101"]) == 3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia
+from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia, write_unreadable
 from aux_code.errors import UserError
 
 
@@ -46,6 +46,12 @@ def test_data_sets_of_a_run_share_its_file(tmp_path):
     lines = images.path.read_text("utf-8").splitlines()
     assert sorted(line.split("\t")[0] for line in lines) == ["a.avi", "b.jpg", "c.avi"]
     assert "a.avi\tmet again by the resumed run" in lines
+
+
+def test_a_whole_list_replaces_the_file(tmp_path):
+    path = write_unreadable(tmp_path / "run", {"a.mp4": "cannot\nbe opened", "b.mp4": "holds no video stream"})
+    assert path.read_text("utf-8") == "a.mp4\tcannot be opened\nb.mp4\tholds no video stream\n"
+    assert write_unreadable(tmp_path / "run", {}) == path and not path.exists()
 
 
 def test_names_that_are_no_utf8(tmp_path):

@@ -136,7 +136,7 @@ def test_resume_with_other_parameters_is_refused(run_stage, monkeypatch):
 def test_one_unreadable_image_is_counted_and_named(run_stage, vispr_root):
     (vispr_root / "train2017" / "2017_00000003.jpg").write_bytes(b"no picture")
     run_stage("--epochs", 1)
-    report = (config.SAVED_MODELS_ROOT / "tiny" / "privacy_train" / "unreadable.txt").read_text()
+    report = (config.SAVED_MODELS_ROOT / "tiny" / "unreadable.txt").read_text()
     assert "2017_00000003.jpg" in report
     result = read_json(config.RESULTS_ROOT / "privacy_tiny.json")
     assert result["unreadable"]["train"] == [str(vispr_root / "train2017" / "2017_00000003.jpg")]
