@@ -1,11 +1,11 @@
 """Loading clips and images: frame-exact reading against a plain loop that decodes all of a file and then indexes.
 
 For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker and one thread. All
-sides run in turns in the same process; the figures are medians. Frame indices are on disk already, as in every epoch
-but the first. OpenCV is timed too where it is installed (pip install opencv-python-headless): with one decoding thread
-like the others, and with as many as it takes by itself; `*_opencv_same_frames` is the share of clips in which it read
-the frames that were asked for. The cost of a clip in ten minutes of H.264 is compared with decoding 16 frames and one
-group of pictures from the file's start.
+sides run in turns in the same process, whose allocator keeps freed memory as in our loading processes; the figures are
+medians. Frame indices are on disk already, as in every epoch but the first. OpenCV is timed too where it is installed
+(pip install opencv-python-headless): with one decoding thread like the others, and with as many as it takes by itself;
+`*_opencv_same_frames` is the share of clips in which it read the frames that were asked for. The cost of a clip in ten
+minutes of H.264 is compared with decoding 16 frames and one group of pictures from the file's start.
 
 `workers_needed` is the number of loading processes that keep a GPU busy on paper: seconds in which one process loads a
 batch of the paper's anonymizer training (8 videos with 3 clips each, two views of 12 images; decoded, augmented, handed
@@ -38,6 +38,7 @@ from aux_code.datasets.clip_sampling import random_clip
 from aux_code.datasets.decode import DecodedCache, count_frames, read_frames, read_image
 from aux_code.datasets.image_files import frame_files
 from aux_code.datasets.ucf101 import Ucf101Item
+from aux_code.inference import keep_freed_memory
 from aux_code.runs import seeded_generator
 from benchmarks.machine import describe_machine, json_line, median_seconds, medians, rounds_in_turns, seconds_of
 
@@ -263,6 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=int, default=10, help="length of the H.264 video of the random access")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()
     print(f"{describe_machine()}, PyAV {av.__version__}, one worker")
     readers = {"ours": read_frames, "plain": plain_read}
     if opencv_read(1) is None:

@@ -197,7 +197,7 @@ def _decode(path: Path) -> tuple[int, str]:
             return 1, ""
         return _decode_video(path)
     except UnreadableMedia as error:
-        return 0, error.reason
+        return 0, error.reason if error.path == path else f"{error.path.name}: {error.reason}"
 
 
 def _decode_video(path: Path) -> tuple[int, str]:

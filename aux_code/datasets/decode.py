@@ -121,7 +121,7 @@ def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
     try:
         frames = (_read_from_start if index.pts is None else _read_by_seeking)(path, index, np.unique(wanted))
     except _IndexDoesNotHold:
-        log.warning("%s: its packets do not tell its frames; counted by decoding from now on", path)
+        log.warning("%s: its frames are not where its index says; indexed anew by decoding", path)
         index = reindex_by_decoding(path, seeks=index.key_sums is None)
         _check_indices(wanted, index.n_frames, path)
         frames = _read_from_start(path, index, np.unique(wanted))

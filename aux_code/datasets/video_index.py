@@ -111,7 +111,8 @@ def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContai
     try:
         container = av.open(str(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise UnreadableMedia(path, f"cannot be opened as a video ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableMedia(path, f"cannot be opened as a video ({reason})") from error
     if not container.streams.video:
         container.close()
         raise UnreadableMedia(path, "holds no video stream")

@@ -117,6 +117,9 @@ def test_shanghaitech_masks_are_compared_with_the_frames(tmp_path, monkeypatch, 
     assert "01_0014: 4 frames, event 4-5" in out
     np.save(masks / "01_0014.npy", np.array([0, 1, 1, 0], np.uint8))
     assert check.main(["shanghaitech", "--decode"]) == 0
+    (frames / "002.jpg").write_bytes((frames / "002.jpg").read_bytes()[:300])
+    assert check.main(["shanghaitech", "--decode"]) == 3
+    assert "01_0014: 002.jpg: not a readable image" in capsys.readouterr().out
 
 
 def test_own_folder(tmp_path, capsys):

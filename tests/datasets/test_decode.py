@@ -288,6 +288,7 @@ def test_images_of_every_kind_become_upright_rgb(tmp_path):
         assert np.abs(image.astype(int) - expected).mean() < 4, path.name
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_broken_exif_does_not_cost_the_picture(tmp_path):
     """What turns a picture upright in Pillow raises TypeError or AttributeError on some of these."""
     exif = Image.Exif()
