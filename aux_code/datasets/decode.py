@@ -228,7 +228,8 @@ class RgbConverter:
             self._size = picture_size(frame)
         mirrored, quarters = display_turn(frame)
         height, width = self._size[::-1] if quarters % 2 else self._size
-        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
+        # By default every converter starts as many threads as there are cores, for a twentieth of a millisecond.
+        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
         if mirrored or quarters:
             return np.ascontiguousarray(np.rot90(rgb[:, ::-1] if mirrored else rgb, k=quarters))
         return rgb

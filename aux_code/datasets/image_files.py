@@ -52,6 +52,8 @@ def _orientation(image: Image.Image) -> object:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
     if image.mode.startswith("I"):
         grey = np.asarray(image, dtype=np.int64) // 257
         return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
