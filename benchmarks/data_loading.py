@@ -1,8 +1,15 @@
 """Loading clips and images: frame-exact reading against a plain loop that decodes all of a file and then indexes.
 
-For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker and one thread. Both
-sides run in turns in the same process; the figures are medians. OpenCV is timed too where it is installed. The cost of
-a clip in ten minutes of H.264 is compared with decoding 16 frames and one group of pictures from the file's start.
+For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker and one thread. All
+sides run in turns in the same process, whose allocator keeps freed memory as in our loading processes; the figures are
+medians. Frame indices are on disk already, as in every epoch but the first. OpenCV is timed too where it is installed
+(pip install opencv-python-headless): with one decoding thread like the others, and with as many as it takes by itself;
+`*_opencv_same_frames` is the share of clips in which it read the frames that were asked for. The cost of a clip in ten
+minutes of H.264 is compared with decoding 16 frames and one group of pictures from the file's start.
+
+`workers_needed` is the number of loading processes that keep a GPU busy on paper: seconds in which one process loads a
+batch of the paper's anonymizer training (8 videos with 3 clips each, two views of 12 images; decoded, augmented, handed
+over) over the seconds of a training step on a GPU (by default an assumption: see --step_seconds).
 """
 
 import argparse
@@ -10,9 +17,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,15 +31,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from anonymization_training.params_anonymization import TRAIN_ANONYMIZER
+from anonymization_training.training_batches import BatchSource, Sampling, clip_source, image_source
+from aux_code import config
 from aux_code.datasets.clip_sampling import random_clip
-from aux_code.datasets.decode import count_frames, read_frames, read_image
+from aux_code.datasets.decode import DecodedCache, count_frames, read_frames, read_image
 from aux_code.datasets.image_files import frame_files
-from aux_code.datasets.transforms import BUDGET_VIEWS, STRONG, augment_batch, augment_images
+from aux_code.datasets.ucf101 import Ucf101Item
+from aux_code.inference import keep_freed_memory
 from aux_code.runs import seeded_generator
 from benchmarks.machine import describe_machine, json_line, median_seconds, medians, rounds_in_turns, seconds_of
 
-PAPER_CLIPS = 8 * 3
-PAPER_IMAGES = 12
+PAPER = TRAIN_ANONYMIZER["paper"]
 """One step of anonymizer training: 8 videos with 3 clips each, 12 images (paper and release)."""
 
 STEP_TFLOP = 44.0
@@ -104,30 +116,49 @@ def plain_read(path: Path, indices: np.ndarray) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])[indices]
 
 
-def opencv_read() -> Callable[[Path, np.ndarray], np.ndarray] | None:
-    """Reading by OpenCV, which seeks by its own idea of a frame number; None where it is not installed."""
+def opencv_read(n_threads: int) -> Callable[[Path, np.ndarray], np.ndarray] | None:
+    """Reading by OpenCV, which seeks by its own idea of a frame number; None where it is not installed.
+
+    Args:
+        n_threads: that decode; 0: as many as it likes.
+    """
     try:
         import cv2
     except ImportError:
         return None
     cv2.setNumThreads(1)
+    options = [cv2.CAP_PROP_N_THREADS, n_threads] if n_threads else []
 
     def read(path: Path, indices: np.ndarray) -> np.ndarray:
         if path.is_dir():
             files = frame_files(path)
-            return np.stack([cv2.imread(str(files[i]))[:, :, ::-1] for i in indices])
-        capture = cv2.VideoCapture(str(path))
+            return np.stack([cv2.cvtColor(cv2.imread(str(files[i])), cv2.COLOR_BGR2RGB) for i in indices])
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, options)
         capture.set(cv2.CAP_PROP_POS_FRAMES, int(indices[0]))
-        frames = [capture.read()[1] for _ in range(indices[-1] - indices[0] + 1)]
-        return np.stack(frames)[indices - indices[0], :, :, ::-1]
+        wanted, frames = set(indices.tolist()), []
+        for i in range(indices[0], indices[-1] + 1):
+            capture.grab()
+            if i in wanted:
+                frames.append(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB))
+        return np.stack(frames)
 
     return read
 
 
-def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> dict[str, float]:
-    """Median seconds per clip of each reader; in every round all of them read the same clip, in turns."""
+class Timed(NamedTuple):
+    """One format's readers."""
+
+    seconds: dict[str, float]
+    """Reader -> median seconds per clip."""
+    same_frames: dict[str, float]
+    """Reader -> share of clips that hold the frames that ours holds, however they were converted to RGB."""
+
+
+def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> Timed:
+    """Times the readers; in every round all of them read the same clip, in turns."""
     n_frames = count_frames(path)
     seconds: dict[str, list[float]] = {name: [] for name in readers}
+    same: dict[str, list[bool]] = {name: [] for name in readers}
     for i in range(n_rounds):
         indices = random_clip(n_frames, 16, 2, seeded_generator("clip", i))
         clips = {}
@@ -137,7 +168,10 @@ def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> dic
             seconds[name].append(time.perf_counter() - start)
         if not np.array_equal(clips["ours"], clips["plain"]):
             raise SystemExit(f"{path.name}: the two readers disagree on frames {indices.tolist()}")
-    return medians(seconds)
+        for name, clip in clips.items():
+            # A neighbouring frame of the moving texture differs by tens of grey levels, another conversion by few.
+            same[name].append(float(np.abs(clip.astype(np.int16) - clips["ours"]).mean()) < 5)
+    return Timed(medians(seconds), {name: float(np.mean(shares)) for name, shares in same.items()})
 
 
 def repeat_stream(path: Path, times: int) -> Path:
@@ -177,24 +211,45 @@ def random_access_cost(path: Path, n_rounds: int) -> float:
     return seconds["random"] / seconds["start"]
 
 
-def loading_step(folder: Path, clip_seconds: float, n_rounds: int) -> dict[str, float]:
-    """Cost of one training step's data for one worker: reading and augmenting 24 clips and 2 views of 12 images."""
+def loading_step(folder: Path, video: Path, n_rounds: int) -> dict[str, float]:
+    """What one loading process needs for the data of one training step, with the stage's own batches."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
     coarse.resize((1024, 768), Image.Resampling.BICUBIC).save(folder / "image.jpg", quality=90)
-    image = read_image(folder / "image.jpg")
-    clip = rng.integers(0, 256, (16, 240, 320, 3), dtype=np.uint8)
-    generators = [seeded_generator("view", i) for i in range(2)]
     image_read = median_seconds(lambda: read_image(folder / "image.jpg"), n_rounds)
-    image_views = median_seconds(lambda: augment_images([image, image], BUDGET_VIEWS, 224, generators), n_rounds)
-    clip_view = median_seconds(lambda: augment_batch([clip], STRONG, 224, generators[:1]), n_rounds)
-    step = PAPER_CLIPS * (clip_seconds + clip_view) + PAPER_IMAGES * (image_read + image_views)
+    params = replace(PAPER, n_workers=1, cache_megabytes=0)
+    sampling = Sampling(
+        params.clip_length, params.stride, params.size, params.utility_loss, params.negative_distance,
+        params.augmentation, params.seed,
+    )  # fmt: skip
+    cache = DecodedCache(0)
+    clips = clip_source([Ucf101Item(video, 1, 1)] * params.batch_videos, sampling, cache, params, folder)
+    images = image_source([folder / "image.jpg"] * params.batch_images, cache, params, folder)
+    clip_seconds, image_seconds = seconds_per_batch(clips, n_rounds), seconds_per_batch(images, n_rounds)
     return {
         "images_per_second_per_worker": 1 / image_read,
-        "clip_augment_seconds": clip_view,
-        "two_view_augment_seconds": image_views,
-        "seconds_per_paper_step_per_worker": step,
+        "clip_batch_seconds_per_worker": clip_seconds,
+        "image_batch_seconds_per_worker": image_seconds,
+        "seconds_per_paper_step_per_worker": clip_seconds + image_seconds,
     }
+
+
+def seconds_per_batch(source: BatchSource, n_rounds: int) -> float:
+    """Median seconds from one batch to the next, while nothing else is done with them than to take them."""
+    batches = iter(source.batches(0, n_rounds + 2))
+    next(batches)  # the process starts
+    return median_seconds(lambda: next(batches), n_rounds)
+
+
+def describe_format(name: str, timed: Timed) -> dict[str, float]:
+    """Figures of one format, printed too."""
+    rates = {reader: 1 / seconds for reader, seconds in timed.seconds.items()}
+    figures = {f"{name}_{reader}_clips_per_second": rate for reader, rate in rates.items()}
+    for reader in [reader for reader in rates if reader not in ("ours", "plain")]:
+        figures[f"{name}_times_{reader}"] = rates["ours"] / rates[reader]
+        figures[f"{name}_{reader}_same_frames"] = timed.same_frames[reader]
+    print(f"{name:12}" + "".join(f"  {reader} {rate:7.1f} clips/s" for reader, rate in rates.items()))
+    return figures
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -209,30 +264,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=int, default=10, help="length of the H.264 video of the random access")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()
     print(f"{describe_machine()}, PyAV {av.__version__}, one worker")
-    opencv = opencv_read()
-    if opencv is None:
+    readers = {"ours": read_frames, "plain": plain_read}
+    if opencv_read(1) is None:
         print("OpenCV is not installed: left out")
-    readers = {"ours": read_frames, "plain": plain_read} | ({"opencv": opencv} if opencv else {})
-    ratios, figures, clip_seconds = {}, {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.formats:
-            path = render(name, FORMATS[name], Path(folder))
-            seconds = time_readers(path, readers, options.rounds)
-            ratios[name] = seconds["plain"] / seconds["ours"]
-            figures |= {f"{name}_{reader}_clips_per_second": 1 / value for reader, value in seconds.items()}
-            print(f"{name:12}" + "".join(f"  {reader} {1 / value:7.1f} clips/s" for reader, value in seconds.items()))
-            clip_seconds[name] = seconds["ours"]
+    else:
+        readers |= {"opencv": opencv_read(1), "opencv_all_threads": opencv_read(0)}
+    ratios, figures = {}, {}
+    with tempfile.TemporaryDirectory() as folder, patch.object(config, "FRAME_INDEX_ROOT", Path(folder) / "index"):
+        files = {name: render(name, FORMATS[name], Path(folder)) for name in options.formats}
+        for name, path in files.items():
+            timed = time_readers(path, readers, options.rounds)
+            ratios[name] = timed.seconds["plain"] / timed.seconds["ours"]
+            figures |= describe_format(name, timed)
             if name == "h264_mp4":
                 cost = random_access_cost(repeat_stream(path, options.minutes), options.rounds)
                 figures["h264_random_access_over_16_frames_and_a_group"] = cost
                 print(f"{'':12}  in {options.minutes} minutes: {cost:.2f} of 16 frames and a group from the start")
         # UCF101, on which the anonymizer is trained, is MPEG-4 in AVI.
-        step_clip_seconds = clip_seconds.get("mpeg4_avi", max(clip_seconds.values()))
-        figures |= loading_step(Path(folder), step_clip_seconds, options.rounds)
+        video = files.get("mpeg4_avi") or render("mpeg4_avi", FORMATS["mpeg4_avi"], Path(folder))
+        figures |= loading_step(Path(folder), video, options.rounds)
     workers = figures["seconds_per_paper_step_per_worker"] / options.step_seconds
     figures |= {"step_seconds": options.step_seconds, "workers_needed": workers}
-    print(f"{PAPER_CLIPS} clips and {PAPER_IMAGES} images x 2 in {options.step_seconds} s need {workers:.1f} workers")
+    print(
+        f"{PAPER.batch_videos} videos x 3 clips and {PAPER.batch_images} images x 2 in {options.step_seconds} s need "
+        f"{workers:.1f} workers; the preset has {PAPER.n_workers} for clips and {PAPER.n_workers} for images"
+    )
     print(json_line("data_loading", ratios, figures))
     return 0
 

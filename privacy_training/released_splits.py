@@ -107,7 +107,7 @@ def _picture_source(params: PrivacyParams, run: Run, split: str, people: PersonB
         )
     if people is not None:
         people.require(dataset.paths)
-    unreadable = UnreadableLog(run.folder / f"privacy_{split}", len(dataset), params.max_unreadable_share)
+    unreadable = UnreadableLog(run.folder, len(dataset), params.max_unreadable_share)
     return PictureSource(
         dataset.paths, labels, params.size, _boxes_of(people), unreadable, params.release_batch, params.n_workers
     )

@@ -14,11 +14,12 @@ from pathlib import Path
 from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.datasets import shanghaitech, ucf101, ucf_crime, vispr, xd_violence
-from aux_code.datasets.decode import UnreadableMedia, read_image
+from aux_code.datasets.decode import UnreadableMedia, iterate_frames, read_image
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files
 from aux_code.datasets.lists import require_root
 from aux_code.datasets.surveillance import SurveillanceVideo, load_surveillance
-from aux_code.datasets.video_index import decoded_frames, open_video
+from aux_code.datasets.surveillance_types import some_of
+from aux_code.datasets.video_index import decoded_frames, open_video, stated_seconds, video_stream
 from aux_code.errors import UserError
 from aux_code.progress import progress
 from aux_code.runs import run_script
@@ -26,24 +27,44 @@ from aux_code.runs import run_script
 EXIT_INCOMPLETE = 3
 _MINIATURE_MARKER = "miniature.json"
 _N_NAMED = 5
+_SURVEILLANCE = {"ucf_crime": ucf_crime, "xd_violence": xd_violence, "shanghaitech": shanghaitech}
+_WHAT_TO_DO = "unpack, download again or correct what is named above, and check again"
 
 
 @dataclass
 class Findings:
-    """What was found of one data set. `media`: its files and folders of frames; `videos`: those that have events."""
+    """What was found of one data set.
+
+    Attributes:
+        official: split -> number of videos or images of the whole data set; empty for one of the user's own.
+        counts: split -> how many are there; a split that could not be counted is absent.
+        problems: what makes it incomplete; `notes`: what is only worth knowing.
+        media: its files and folders of frames; `videos`: those that have events.
+    """
 
     name: str
     root: Path
+    official: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     media: list[Path] = field(default_factory=list)
     videos: list[SurveillanceVideo] = field(default_factory=list)
 
-    def missing(self, paths: Iterable[Path]) -> None:
-        """Takes the media that are there, and notes those that are not."""
+    def __post_init__(self) -> None:
+        """A rendered miniature is compared with the counts of its own marker."""
+        marker = self.root / _MINIATURE_MARKER
+        if self.official and marker.exists():
+            counts = read_json(marker)["counts"]
+            self.official = {split: counts.get(split, counts.get(f"{split}2017", 0)) for split in self.official}
+
+    def take(self, split: str, paths: Iterable[Path]) -> None:
+        """Counts the media of a split that are there, and notes those that are not."""
         paths = list(paths)
-        self.media += [path for path in paths if path.exists()]
-        self.name_some("files are missing", [path for path in paths if not path.exists()])
+        there = [path for path in paths if path.exists()]
+        self.media += there
+        self.counts[split] = len(there)
+        self.name_some(f"{split} files are missing", [path for path in paths if not path.exists()])
 
     def name_some(self, what: str, things: Iterable[object]) -> None:
         """One problem for many things of one kind: their number and the first of them."""
@@ -52,59 +73,53 @@ class Findings:
             more = ["..."] if len(things) > _N_NAMED else []
             self.problems.append("\n    ".join([f"{len(things)} {what}:", *things[:_N_NAMED], *more]))
 
-    def expect(self, official: dict[str, int]) -> None:
-        """Compares the counts with the official ones, or with the marker's where the data are a miniature."""
-        marker = self.root / _MINIATURE_MARKER
-        if marker.exists():
-            counts = read_json(marker)["counts"]
-            official = {split: counts.get(split, counts.get(f"{split}2017", 0)) for split in official}
-        for split, expected in official.items():
-            if self.counts.get(split) != expected:
-                self.problems.append(f"{split}: {self.counts.get(split, 0):,} found, {expected:,} expected")
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is missing or wrong, and every split has its official number."""
+        return not self.problems and all(self.counts.get(split) == n for split, n in self.official.items())
 
 
-def check_ucf101() -> Findings:
+def check_ucf101(findings: Findings) -> None:
     """Split 1: 9,537 + 3,783 clips."""
-    findings = Findings("ucf101", require_root(config.UCF101_ROOT, "UCF101_ROOT"))
+    root = require_root(findings.root, "UCF101_ROOT")
     for split, train in (("train", True), ("test", False)):
-        paths = [item.path for item in ucf101.read_split(findings.root, 1, train)[1]]
-        findings.missing(paths)
-        findings.counts[split] = sum(path.exists() for path in paths)
-    findings.expect({"train": ucf101.OFFICIAL_COUNTS[1, True], "test": ucf101.OFFICIAL_COUNTS[1, False]})
-    return findings
-
-
-def check_vispr() -> Findings:
-    """10,000 + 8,000 images with annotations."""
-    findings = Findings("vispr", require_root(config.VISPR_ROOT, "VISPR_ROOT"))
-    for split in vispr.OFFICIAL_COUNTS:
         try:
-            findings.media += vispr.Vispr(findings.root, split, load_labels=False).paths
-            labelled = vispr.Vispr(findings.root, split)
+            findings.take(split, [item.path for item in ucf101.read_split(root, 1, train)[1]])
+        except UserError as error:
+            if str(error) not in findings.problems:
+                findings.problems.append(str(error))
+
+
+def check_vispr(findings: Findings) -> None:
+    """10,000 + 8,000 images with annotations."""
+    root = require_root(findings.root, "VISPR_ROOT")
+    for split in findings.official:
+        findings.counts[split] = 0
+        try:
+            images = vispr.Vispr(root, split, load_labels=False).paths
+            findings.media += images
+            findings.counts[split] = len(images)
+            labelled = vispr.Vispr(root, split)
         except UserError as error:
             findings.problems.append(str(error))
             continue
         findings.counts[split] = len(labelled)
         findings.problems += [f"{split}: {line}" for line in labelled.report]
-    findings.expect(vispr.OFFICIAL_COUNTS)
-    return findings
 
 
-def check_surveillance(name: str, official: tuple[int, int] | None) -> Findings:
-    """Lists, labels and files of a surveillance data set, official counts where there are some."""
-    data = load_surveillance(name)
-    findings = Findings(data.name, data.root, problems=list(data.report), videos=data.test)
-    findings.missing(video.path for video in data.videos)
+def check_surveillance(findings: Findings) -> None:
+    """Lists, labels and files of a surveillance data set."""
+    data = load_surveillance(findings.name)
+    findings.problems += data.report
+    findings.notes += data.notes
+    findings.videos = data.test
     for split, videos in (("train", data.train), ("test", data.test)):
-        findings.counts[split] = sum(video.path.exists() for video in videos)
-    if official:
-        findings.expect(dict(zip(("train", "test"), official, strict=True)))
-    return findings
+        findings.take(split, (video.path for video in videos))
 
 
-def check_shanghaitech() -> Findings:
+def check_shanghaitech(findings: Findings) -> None:
     """As the others, and one mask value per frame."""
-    findings = check_surveillance("shanghaitech", shanghaitech.OFFICIAL_COUNTS)
+    check_surveillance(findings)
     folder = findings.root / "testing" / "test_frame_mask"
     wrong = []
     for path in findings.media:
@@ -113,30 +128,55 @@ def check_shanghaitech() -> Findings:
             if n_values != n_frames:
                 wrong.append(f"{path}: {n_frames} frames, {n_values} values in its mask")
     findings.name_some("masks do not fit their videos", wrong)
-    return findings
 
 
-CHECKS: dict[str, Callable[[], Findings]] = {
+CHECKS: dict[str, Callable[[Findings], None]] = {
     "ucf101": check_ucf101,
     "vispr": check_vispr,
-    "ucf_crime": lambda: check_surveillance("ucf_crime", ucf_crime.OFFICIAL_COUNTS),
-    "xd_violence": lambda: check_surveillance("xd_violence", xd_violence.OFFICIAL_COUNTS),
+    "ucf_crime": check_surveillance,
+    "xd_violence": check_surveillance,
     "shanghaitech": check_shanghaitech,
 }
+
+
+def _constant(name: str) -> str:
+    return f"{name.upper()}_ROOT"
+
+
+def _official_counts(name: str) -> dict[str, int]:
+    """Split -> videos or images; read when asked for, like the roots."""
+    if name == "ucf101":
+        counts = (ucf101.OFFICIAL_COUNTS[1, True], ucf101.OFFICIAL_COUNTS[1, False])
+    elif name == "vispr":
+        counts = vispr.OFFICIAL_COUNTS.values()
+    else:
+        counts = _SURVEILLANCE[name].OFFICIAL_COUNTS
+    return dict(zip(("train", "test"), counts, strict=True))
+
+
+def _nothing_found_yet(name: str) -> Findings:
+    """The root and the official counts of a data set."""
+    if name not in CHECKS:
+        return Findings(name, Path(name))
+    root, official = Path(getattr(config, _constant(name))), _official_counts(name)
+    is_empty = not root.is_dir() or not any(root.iterdir())
+    return Findings(name, root, official, counts=dict.fromkeys(official, 0) if is_empty else {})
 
 
 def decode_all(findings: Findings, n_workers: int) -> None:
     """Decodes every medium of a data set, in parallel, and notes what fails and events past the last frame."""
     n_frames: dict[Path, int] = {}
     unreadable = []
-    with ThreadPoolExecutor(n_workers) as pool:
-        results = pool.map(_decode, findings.media)
-        for path, (n, problem) in zip(
-            findings.media, progress(results, f"decode {findings.name}", len(findings.media)), strict=True
-        ):
+    pool = ThreadPoolExecutor(n_workers)
+    try:
+        results = progress(pool.map(_decode, findings.media), f"decode {findings.name}", len(findings.media))
+        for path, (n, problem) in zip(findings.media, results, strict=True):
             n_frames[path] = n
             if problem:
                 unreadable.append(f"{path}: {problem}")
+    finally:
+        # Ctrl-C would otherwise wait for every file that is still in line.
+        pool.shutdown(cancel_futures=True)
     findings.name_some("files do not decode, or not wholly", unreadable)
     late = [
         f"{video.path}: {n_frames[video.path]} frames, event {start}-{end}"
@@ -144,23 +184,39 @@ def decode_all(findings: Findings, n_workers: int) -> None:
         for start, end in video.events
         if end > n_frames.get(video.path, end)
     ]
-    findings.name_some("events end past the last frame and are clipped", late)
+    findings.notes += some_of("events end past the last frame and are clipped", late)
 
 
 def _decode(path: Path) -> tuple[int, str]:
     """(number of frames, problem or "")."""
     try:
         if path.is_dir():
-            return sum(1 for _ in map(read_image, frame_files(path))), ""
+            return sum(1 for _ in iterate_frames(path)), ""
         if path.suffix.lower() in IMAGE_SUFFIXES:
             read_image(path)
             return 1, ""
-        problems: list[str] = []
-        with open_video(path) as container:
-            n_frames = sum(1 for _ in decoded_frames(container, path, problems))
-        return n_frames, "; ".join(problems) if n_frames else "no frame decodes"
+        return _decode_video(path)
     except UnreadableMedia as error:
-        return 0, error.reason
+        return 0, error.reason if error.path == path else f"{error.path.name}: {error.reason}"
+
+
+def _decode_video(path: Path) -> tuple[int, str]:
+    """(number of frames, problem or "") of a video file."""
+    problems: list[str] = []
+    n_frames = n_damaged = end = 0
+    with open_video(path) as container:
+        for frame in decoded_frames(container, path, problems):
+            n_frames, n_damaged = n_frames + 1, n_damaged + frame.is_corrupt
+            end = max(end, (frame.pts or 0) + (frame.duration or 0))
+        seconds, stated = float(end * video_stream(container).time_base), stated_seconds(container)
+    if not n_frames:
+        return 0, "no frame decodes"
+    if n_damaged:
+        problems.append(f"the decoder marks {n_damaged} of {n_frames} frames as damaged")
+    # Stated durations are rounded, and count the last frame or not.
+    if seconds and stated - seconds > max(0.01 * stated, 3 * seconds / n_frames):
+        problems.append(f"it ends after {seconds:.1f} of the {stated:.1f} s that it states")
+    return n_frames, "; ".join(problems)
 
 
 def _say(line: str) -> None:
@@ -168,24 +224,32 @@ def _say(line: str) -> None:
 
 
 def _report(findings: Findings) -> None:
-    counts = ", ".join(f"{count:,} {split}" for split, count in findings.counts.items())
-    _say(f"{findings.name}: {findings.root}: {counts or 'nothing found'}")
+    _say(f"{findings.name}: {findings.root}")
+    for split in findings.official or findings.counts:
+        found = f"{findings.counts[split]:,} found" if split in findings.counts else "not counted"
+        _say(f"  {split}: {found}" + (f", {findings.official[split]:,} expected" if findings.official else ""))
     for problem in findings.problems:
         _say(f"  - {problem}")
-    _say("  complete" if not findings.problems else "  not complete: unpack, replace or correct what is named above")
+    for note in findings.notes:
+        _say(f"  note: {note}")
+    if findings.is_complete:
+        _say("  complete")
+        return
+    place = f" ({_constant(findings.name)} in aux_code/config.py says where it lies)" if findings.official else ""
+    _say(f"  not complete: {_WHAT_TO_DO}{place}")
 
 
 def check(name: str, decode: bool, n_workers: int) -> bool:
     """Checks one data set and writes its report to standard output; whether it is complete."""
+    findings = _nothing_found_yet(name)
     try:
-        findings = CHECKS[name]() if name in CHECKS else check_surveillance(name, None)
+        CHECKS.get(name, check_surveillance)(findings)
     except UserError as error:
-        _say(f"{name}:\n  - {error}\n  not complete")
-        return False
+        findings.problems.append(str(error))
     if decode:
         decode_all(findings, n_workers)
     _report(findings)
-    return not findings.problems
+    return findings.is_complete
 
 
 def main(argv: list[str] | None = None) -> int:

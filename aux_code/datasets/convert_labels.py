@@ -1,7 +1,8 @@
-"""Circulating VISPR label pickles -> annotation files: `python -m aux_code.datasets.convert_labels OLD.pkl FOLDER`
+"""Circulating VISPR label pickles -> annotation files: `python -m aux_code.datasets.convert_labels OLD.pkl [FOLDER]`
 
 The pickle holds a dict: image id -> 7 values, 0 or 1, in the order of VISPR1. FOLDER gets one <id>.json per image, as
-the official annotations have it; put it at <VISPR_ROOT>/annotations/train2017 (or test2017), where the loader looks.
+the official annotations have it. Without it the pickle's name tells the place, beside the pickle: train_labels.pkl
+-> annotations/train2017, which in <VISPR_ROOT> is where the loader looks, and other.pkl -> other.
 
 A pickle can run any program when it is loaded. The unpickler here knows the parts of a NumPy array and nothing else, so
 it refuses the rest before running it.
@@ -10,6 +11,7 @@ it refuses the rest before running it.
 import argparse
 import logging
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +87,10 @@ def read_labels(path: Path | str) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: refused: {error}") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: expected a dict of image id -> {len(VISPR1)} labels, found {type(content).__name__}")
-    return {_image_id(path, key): _labels(path, key, value) for key, value in content.items()}
+    labels = {_image_id(path, key): _labels(path, key, value) for key, value in content.items()}
+    if len(labels) < len(content):
+        raise UserError(f"{path}: {len(content)} ids, but only {len(labels)} images; some are listed twice")
+    return labels
 
 
 def _image_id(path: Path | str, key: object) -> str:
@@ -103,6 +108,15 @@ def _labels(path: Path | str, key: str, value: object) -> np.ndarray:
     if labels.shape != (len(VISPR1),) or not np.isin(labels, (0, 1)).all():
         raise UserError(f"{path}: labels of {key} must be {len(VISPR1)} values, 0 or 1, found {labels.tolist()[:10]}")
     return labels
+
+
+def default_folder(path: Path) -> Path:
+    """Where annotations go, beside the pickle: <split>*.pkl to annotations/<split>2017, OTHER.pkl to OTHER."""
+    match = re.match(r"(train|val|test)(?![a-z])", path.name.lower())
+    if not match:
+        log.warning("%s: the name does not begin with train, val or test; move the result to its split", path)
+        return path.with_name(path.stem if path.suffix else f"{path.name}_annotations")
+    return path.parent / "annotations" / f"{match[1]}2017"
 
 
 def write_annotations(labels: dict[str, np.ndarray], folder: Path) -> None:
@@ -124,11 +138,15 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m aux_code.datasets.convert_labels", description=__doc__.splitlines()[0]
     )
     parser.add_argument("pickle", type=Path, metavar="OLD.pkl")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="such as <VISPR_ROOT>/annotations/train2017")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", nargs="?",
+        help="such as <VISPR_ROOT>/annotations/train2017; by default annotations/<split>2017 beside <split>_labels.pkl",
+    )  # fmt: skip
     options = parser.parse_args(argv)
     labels = read_labels(options.pickle)
-    write_annotations(labels, options.folder)
-    log.info("%s: %d annotations of the %d attributes of VISPR1", options.folder, len(labels), len(VISPR1))
+    folder = options.folder or default_folder(options.pickle)
+    write_annotations(labels, folder)
+    log.info("%s: %d annotations of the %d attributes of VISPR1", folder, len(labels), len(VISPR1))
     return 0
 
 

@@ -18,10 +18,13 @@ from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.datasets.video_index import (
     VideoIndex,
     decoded_frames,
+    display_turn,
     open_video,
+    picture_checksum,
     picture_size,
     reindex_by_decoding,
     video_index,
+    video_stream,
 )
 
 __all__ = [
@@ -42,6 +45,9 @@ log = logging.getLogger(__name__)
 FOLDER_FPS = 24.0
 """Frames per second assumed for a folder of frames, which cannot say: ShanghaiTech's rate."""
 
+_SKIPS_EXACTLY = {"h264", "mpeg4", "mpeg2video"}
+"""Decoders in which a picture that is no reference is one that no other picture needs."""
+
 
 class _IndexDoesNotHold(Exception):
     """A frame that the packet index promised did not come out of the decoder."""
@@ -59,7 +65,7 @@ def frame_rate(path: Path | str, default: float = FOLDER_FPS) -> float:
     if Path(path).is_dir():
         return default
     with open_video(path) as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container)
         return float(stream.average_rate or stream.guessed_rate or default)
 
 
@@ -113,33 +119,58 @@ def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
     index = video_index(path)
     _check_indices(wanted, index.n_frames, path)
     try:
-        frames = _read_by_seeking(path, index, np.unique(wanted))
+        frames = (_read_from_start if index.pts is None else _read_by_seeking)(path, index, np.unique(wanted))
     except _IndexDoesNotHold:
-        log.warning("%s: its packets do not tell its frames; counted by decoding from now on", path)
-        index = reindex_by_decoding(path)
+        log.warning("%s: its frames are not where its index says; indexed anew by decoding", path)
+        index = reindex_by_decoding(path, seeks=index.key_sums is None)
         _check_indices(wanted, index.n_frames, path)
-        frames = _read_from_start(path, np.unique(wanted))
+        frames = _read_from_start(path, index, np.unique(wanted))
     return np.stack([frames[int(i)] for i in wanted])
 
 
-def _read_by_seeking(path: Path | str, index: VideoIndex, wanted: np.ndarray) -> dict[int, np.ndarray]:
-    """Frames at the sorted unique indices `wanted`, a group of pictures at a time."""
-    if index.pts is None:
-        return _read_from_start(path, wanted)
-    converter, frames = RgbConverter(), {}
+def _read_by_seeking(
+    path: Path | str, index: VideoIndex, wanted: np.ndarray, skips: bool = True
+) -> dict[int, np.ndarray]:
+    """Frames at the sorted unique indices `wanted`, a group of pictures at a time.
+
+    With `skips` pictures on which no other depends are not decoded unless they are wanted.
+    """
+    converter, frames = RgbConverter((index.height, index.width)), {}
     groups = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
     with open_video(path) as container:
+        codec = video_stream(container).codec_context.name
+        skips = skips and index.key_sums is None and codec in _SKIPS_EXACTLY
         for run in _adjacent_runs(wanted, groups):
             times = {int(index.pts[i]): int(i) for i in run}
-            _seek(container, index, int(index.pts[run[0]]))
-            for frame in decoded_frames(container, path):
+            key = _seek(container, index, int(index.pts[run[0]]))
+            decoded = decoded_frames(container, path, needed=frozenset(times) if skips else None)
+            for frame in decoded if index.key_sums is None else _verified(decoded, index, key):
                 if frame.pts in times:
                     frames[times.pop(frame.pts)] = converter(frame)
                 if not times:
                     break
             if times:
-                raise _IndexDoesNotHold
-    return frames
+                break
+    if len(frames) == len(wanted):
+        return frames
+    if skips:  # a decoder may hold pictures back otherwise than it does when it sees all of them
+        return _read_by_seeking(path, index, wanted, skips=False)
+    raise _IndexDoesNotHold
+
+
+def _verified(decoded: Iterator[av.VideoFrame], index: VideoIndex, key: int) -> Iterator[av.VideoFrame]:
+    """The frames from key frame number `key` on, after a seek to it in a container whose times prove nothing."""
+    place, begun = int(np.searchsorted(index.pts, index.key_pts[key])), False
+    for frame in decoded:
+        if not begun and frame.pts is not None and frame.pts < index.key_pts[key]:
+            continue
+        if place == index.n_frames or frame.pts != index.pts[place]:
+            raise _IndexDoesNotHold
+        if not begun and picture_checksum(frame) != index.key_sums[key]:
+            raise _IndexDoesNotHold
+        begun = True
+        yield frame
+        place += 1
 
 
 def _adjacent_runs(wanted: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
@@ -147,26 +178,29 @@ def _adjacent_runs(wanted: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
     return np.split(wanted, np.flatnonzero(np.diff(groups) > 1) + 1)
 
 
-def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -> None:
+def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -> int:
     """Places the container at a key frame from which the frame at `pts` decodes: the last one shown no later.
 
     Pictures shown before their key frame (leading pictures of an open group) are not decodable after a seek to it,
-    hence the choice by presentation time; the seek itself goes by decoding time, which is what containers index.
+    hence the choice by presentation time. Returns the number of the key frame.
     """
-    stream = container.streams.video[0]
-    key = int(np.searchsorted(index.key_pts, pts, side="right")) - 1
-    while key > 0:
-        container.seek(int(index.key_dts[key]), stream=stream, backward=True)
-        first = next((packet for packet in container.demux(stream) if packet.size), None)
-        if first is not None and first.is_keyframe and first.pts <= index.key_pts[key]:
-            container.seek(int(index.key_dts[key]), stream=stream, backward=True)
-            return
-        key -= 1
+    stream = video_stream(container)
+    for key in range(int(np.searchsorted(index.key_pts, pts, side="right")) - 1, 0, -1):
+        # MP4 finds pictures by decoding time, Matroska by presentation time.
+        for time in (int(index.key_dts[key]), int(index.key_pts[key])):
+            container.seek(time, stream=stream, backward=True)
+            if index.key_sums is not None:
+                return key
+            first = next((packet for packet in container.demux(stream) if packet.size), None)
+            if first is not None and first.is_keyframe and first.pts == index.key_pts[key]:
+                container.seek(time, stream=stream, backward=True)
+                return key
     container.seek(int(min(index.key_dts[0], index.pts[0])), stream=stream, backward=True)
+    return 0
 
 
-def _read_from_start(path: Path | str, wanted: np.ndarray) -> dict[int, np.ndarray]:
-    converter, frames = RgbConverter(), {}
+def _read_from_start(path: Path | str, index: VideoIndex, wanted: np.ndarray) -> dict[int, np.ndarray]:
+    converter, frames = RgbConverter((index.height, index.width)), {}
     remaining = set(wanted.tolist())
     with open_video(path) as container:
         for i, frame in enumerate(decoded_frames(container, path)):
@@ -179,19 +213,25 @@ def _read_from_start(path: Path | str, wanted: np.ndarray) -> dict[int, np.ndarr
 
 
 class RgbConverter:
-    """Decoded frame -> uint8 (H,W,3) RGB, upright, of the first frame's size. One per video: it keeps its tables."""
+    """Decoded frame -> uint8 (H,W,3) RGB, upright, of one size. One per video: it keeps its tables.
 
-    def __init__(self):
+    Args:
+        size: (height, width) of what it returns; None: that of the first frame that it is given.
+    """
+
+    def __init__(self, size: tuple[int, int] | None = None):
         self._reformatter = VideoReformatter()
-        self._size: tuple[int, int] | None = None
+        self._size = size
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         if self._size is None:
             self._size = picture_size(frame)
-        height, width = self._size if not frame.rotation % 180 else self._size[::-1]
-        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
-        if frame.rotation % 360:
-            return np.ascontiguousarray(np.rot90(rgb, k=round(frame.rotation / 90)))
+        mirrored, quarters = display_turn(frame)
+        height, width = self._size[::-1] if quarters % 2 else self._size
+        # By default every converter starts as many threads as there are cores, for a twentieth of a millisecond.
+        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
+        if mirrored or quarters:
+            return np.ascontiguousarray(np.rot90(rgb[:, ::-1] if mirrored else rgb, k=quarters))
         return rgb
 
 

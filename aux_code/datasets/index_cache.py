@@ -22,7 +22,7 @@ from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_LAYOUT = f"1, PyAV {av.__version__}"
+_LAYOUT = f"2, PyAV {av.__version__}"
 """Changes with the meaning of the arrays; another decoder may find other frames in a damaged file."""
 
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)

@@ -1,4 +1,4 @@
-"""What every data set needs: its root, its text lists line by line, and a report on files that are absent."""
+"""What every data set needs: its root and files, its text lists line by line, and a report on files that are absent."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -34,6 +34,11 @@ def first_existing(candidates: Sequence[Path], what: str) -> Path:
         if path.exists():
             return path
     raise UserError(f"{what} not found; looked for " + ", ".join(map(str, candidates)))
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file is none of the data set's: macOS leaves a `._name.jpg` beside every file that it copies."""
+    return path.name.startswith(".")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -22,6 +22,7 @@ from aux_code.datasets.surveillance_types import (
     SurveillanceDataset,
     SurveillanceVideo,
     assemble,
+    some_of,
     unlisted,
     video_stem,
 )
@@ -33,24 +34,31 @@ OFFICIAL_COUNTS = (238, 199)
 def load(root: Path) -> SurveillanceDataset:
     """Reads lists and masks; no video needs to be there. Labels come from the masks, never from places in a list."""
     masks = {path.stem: path for path in sorted((root / "testing" / "test_frame_mask").glob("*.npy"))}
-    videos = []
+    videos, without = [], []
     for split in ("train", "test"):
         path = root / f"SH_{split.title()}.txt"
         for number, line in numbered_lines(path):
             name = video_stem(re.split(r"[,\s]", line)[0])
             if not re.fullmatch(r"\d+_\d+", name):
                 raise broken_line(path, number, line, "'<scene>_<id>', such as 01_001 or 01_0014")
-            videos.append(_video(name, split, root, masks))
+            if name in masks or not _is_testing_video(name, root):
+                videos.append(_video(name, split, root, masks))
+            else:
+                without.append(root / "testing" / "test_frame_mask" / f"{name}.npy")
+    if without:
+        problem = "masks are missing, from which labels and events of testing videos come"
+        raise UserError(f"{some_of(problem, without)[0]}; unpack them there")
     report = unlisted("masks", masks.keys() - {video.name for video in videos})
     return assemble("shanghaitech", root, videos, report)
 
 
+def _is_testing_video(name: str, root: Path) -> bool:
+    """Testing videos have ids of four digits, so they are known even where only features are at hand."""
+    return len(name.split("_")[1]) == 4 or (root / "testing" / "frames" / name).exists()
+
+
 def _video(name: str, split: str, root: Path, masks: dict[str, Path]) -> SurveillanceVideo:
     frames = root / "testing" / "frames" / name
-    # Videos of the testing folder have ids of four digits, so they are known even where only features are at hand.
-    if name not in masks and (frames.exists() or len(name.split("_")[1]) == 4):
-        expected = root / "testing" / "test_frame_mask" / f"{name}.npy"
-        raise UserError(f"{expected} is missing: {name} is a testing video, whose label and events come from its mask")
     if name not in masks:
         return SurveillanceVideo(name, root / "training" / "videos" / f"{name}.avi", split, 0, NORMAL)
     events = mask_events(read_mask(masks[name]))
@@ -72,6 +80,8 @@ def read_mask(path: Path) -> np.ndarray:
         mask = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a readable mask ({error}); unpack it again") from error
+    if not isinstance(mask, np.ndarray):
+        raise UserError(f"{path}: an archive of arrays; expected one array with one 0 or 1 per frame")
     if mask.ndim != 1 or len(mask) == 0 or not np.isin(mask, (0, 1)).all():
         raise UserError(f"{path}: expected one 0 or 1 per frame, found shape {mask.shape}, type {mask.dtype}")
     return mask

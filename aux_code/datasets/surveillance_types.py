@@ -18,6 +18,8 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpe
 NORMAL = "Normal"
 ANOMALY = "Anomaly"
 
+_N_NAMED = 5
+
 Events = tuple[tuple[int, int], ...]
 
 
@@ -46,13 +48,18 @@ class SurveillanceVideo:
 
 @dataclass(frozen=True)
 class SurveillanceDataset:
-    """The lists of one data set. `report` names what does not match, such as annotations of unlisted videos."""
+    """The lists of one data set.
+
+    `report` names what does not match, such as annotations of unlisted videos; `notes` what is unusual and yet
+    complete, such as videos of one name.
+    """
 
     name: str
     root: Path
     train: list[SurveillanceVideo]
     test: list[SurveillanceVideo]
     report: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def videos(self) -> list[SurveillanceVideo]:
@@ -101,20 +108,32 @@ def with_unique_names(videos: Sequence[SurveillanceVideo], root: Path) -> list[S
 
 
 def assemble(name: str, root: Path, videos: Iterable[SurveillanceVideo], report: list[str]) -> SurveillanceDataset:
-    """Unique names, split into training and test, report logged."""
-    videos = with_unique_names(list(videos), root)
-    for line in report:
+    """Unique names, split into training and test, report and notes logged."""
+    listed = list(videos)
+    videos = with_unique_names(listed, root)
+    notes = _renamed(listed, videos)
+    for line in [*report, *notes]:
         log.warning("%s: %s", name, line)
     train, test = ([video for video in videos if video.split == split] for split in ("train", "test"))
-    return SurveillanceDataset(name, root, train, test, report)
+    return SurveillanceDataset(name, root, train, test, report, notes)
+
+
+def _renamed(before: Sequence[SurveillanceVideo], after: Sequence[SurveillanceVideo]) -> list[str]:
+    """A line on videos of one name in several folders; none if there are none."""
+    renamed = [f"{new.name} ({old.name})" for old, new in zip(before, after, strict=True) if old.name != new.name]
+    return some_of("videos share their file's name with another, so their folders come in front", renamed)
 
 
 def unlisted(kind: str, names: Iterable[str]) -> list[str]:
     """A report line on names that occur in an annotation but not in a list; none if there are none."""
-    names = sorted(names)
-    if not names:
+    return some_of(f"{kind} belong to videos that are not listed", sorted(names))
+
+
+def some_of(what: str, things: Sequence[object]) -> list[str]:
+    """One line on many things of one kind: their number and the first of them; none if there are none."""
+    if not things:
         return []
-    return [f"{kind} of {len(names)} videos that are not listed: {', '.join(names[:5])}" + ", ..." * (len(names) > 5)]
+    return [f"{len(things)} {what}: {', '.join(map(str, things[:_N_NAMED]))}" + ", ..." * (len(things) > _N_NAMED)]
 
 
 def _path_name(path: Path, root: Path) -> str:

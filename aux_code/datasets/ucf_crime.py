@@ -11,7 +11,7 @@ https://www.crcv.ucf.edu/projects/real-world/, for research use.
 from functools import cached_property
 from pathlib import Path
 
-from aux_code.datasets.lists import broken_line, first_existing, numbered_lines
+from aux_code.datasets.lists import broken_line, first_existing, is_hidden, numbered_lines
 from aux_code.datasets.surveillance_types import (
     NORMAL,
     VIDEO_SUFFIXES,
@@ -45,19 +45,29 @@ def load(root: Path) -> SurveillanceDataset:
 
 
 class _VideoFiles:
-    """Finds listed videos: where the list says, else by file name anywhere below the root."""
+    """Finds listed videos: where the list says, else by file name anywhere below the root.
+
+    A file in the category's folder comes first: archives hold some normal videos twice, once for event recognition.
+    """
 
     def __init__(self, root: Path):
         self.root = root
 
     @cached_property
-    def _by_name(self) -> dict[str, Path]:
-        return {path.name: path for path in sorted(self.root.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
+    def _by_name(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in sorted(self.root.rglob("*")):
+            if path.suffix.lower() in VIDEO_SUFFIXES and not is_hidden(path):
+                found.setdefault(path.name, []).append(path)
+        return found
 
     def find(self, listed: str) -> Path:
         """Path of a listed video; the expected one if the file is nowhere."""
         expected = self.root / "Videos" / listed
-        return expected if expected.exists() else self._by_name.get(Path(listed).name, expected)
+        if expected.exists():
+            return expected
+        found = self._by_name.get(expected.name, [expected])
+        return next((path for path in found if path.parent.name == expected.parent.name), found[0])
 
 
 def _read_list(path: Path, split: str, files: _VideoFiles, events: dict[str, Events]) -> list[SurveillanceVideo]:

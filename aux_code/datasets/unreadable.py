@@ -1,9 +1,14 @@
 """Media that do not decode: the error, and the report that keeps them from vanishing silently."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
+from aux_code.checkpoints import write_atomically
 from aux_code.errors import UserError
+
+_ANY_NAME = "surrogateescape"
+"""File names need not be UTF-8; their bytes are kept as they are."""
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +26,33 @@ class UnreadableMedia(UserError):
         return type(self), (self.path, self.reason)
 
 
+def write_unreadable(folder: Path | str, reasons: Mapping[str, str]) -> Path:
+    """Writes FOLDER/unreadable.txt, a line of name, tab and reason for each; without any, none is left there."""
+    path = Path(folder) / "unreadable.txt"
+    if reasons:
+        _write_lines(path, reasons)
+    else:
+        path.unlink(missing_ok=True)
+    return path
+
+
+def _write_lines(path: Path, reasons: Mapping[str, str]) -> None:
+    text = "".join(f"{name}\t{' '.join(reason.split())}\n" for name, reason in reasons.items())
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", _ANY_NAME)))
+
+
+def _read_lines(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors=_ANY_NAME).split("\n")
+    except FileNotFoundError:
+        return {}
+    return {name: reason for name, _, reason in (line.partition("\t") for line in lines) if name}
+
+
 class UnreadableLog:
     """Counts the files of a data set that did not decode and names them in `unreadable.txt` of the run's folder.
+
+    Several data sets of a run, and a run that was resumed, share that file: lines of others are kept.
 
     Args:
         folder: the run's folder; made when the first file is recorded.
@@ -54,9 +84,7 @@ class UnreadableLog:
             return
         self._reasons[str(path)] = " ".join(reason.split())
         log.warning("unreadable, left out: %s (%s)", path, reason)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{name}\t{why}\n" for name, why in self._reasons.items()]
-        self.path.write_text("".join(lines), encoding="utf-8")
+        _write_lines(self.path, {**_read_lines(self.path), **self._reasons})
         if len(self) > self.max_share * self.n_total:
             raise UserError(
                 f"{len(self)} of {self.n_total} files are unreadable, more than the admitted {self.max_share:.1%}; "

@@ -2,20 +2,25 @@
 
 Containers that store a time for every picture (MP4, MOV, Matroska, WebM) can be indexed by reading their packets,
 which costs some milliseconds, and then be read at any place by seeking. Others (AVI above all) store none, or wrong
-ones; their frames are counted by decoding and read from the start. A container's own claim of its length is never
-used. An index is kept on disk, so that neither the next process nor the next epoch scans the file again.
+ones; they are decoded once. If their frames then come at growing times, they are read by seeking too, but every seek
+has to arrive at the very picture that was there (by its checksum); if not, they are read from the start. A container's
+own claim of its length is never used. An index is kept on disk, so that neither the next process nor the next epoch
+scans the file again.
 """
 
 import logging
+import math
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from aux_code.datasets.index_cache import FileKey, load_index, store_index
 from aux_code.datasets.unreadable import UnreadableMedia
@@ -37,6 +42,7 @@ class VideoIndex:
         fps: mean frames per second; 0.0 if the file does not say.
         pts: sorted presentation times of the frames in the stream's time base, or None: then read from the start.
         key_pts, key_dts: presentation and decoding times of the key frames, sorted, for seeking; None as above.
+        key_sums: checksums of the key frames' pictures, where the times come from decoding; None where from packets.
     """
 
     n_frames: int
@@ -46,10 +52,13 @@ class VideoIndex:
     pts: np.ndarray | None = None
     key_pts: np.ndarray | None = None
     key_dts: np.ndarray | None = None
+    key_sums: np.ndarray | None = None
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """For the disk. Times go as differences, of which an hour of video compresses to some kilobytes."""
         arrays = {"size": np.array([self.n_frames, self.height, self.width]), "fps": np.array(self.fps)}
+        if self.key_sums is not None:
+            arrays["key_sums"] = self.key_sums
         times = {name: getattr(self, name) for name in _TIMES}
         return arrays | {name: np.diff(values, prepend=0) for name, values in times.items() if values is not None}
 
@@ -60,27 +69,7 @@ class VideoIndex:
         times = {name: np.cumsum(arrays[name]) for name in _TIMES if name in arrays}
         if n_frames < 1 or times and (len(times) < len(_TIMES) or len(times["pts"]) != n_frames):
             raise ValueError("times and number of frames do not agree")
-        return cls(n_frames, height, width, float(arrays["fps"]), **times)
-
-
-class _PacketTimes(NamedTuple):
-    """What the index needs of a packet; the packets of an hour of video would not be small."""
-
-    pts: int | None
-    dts: int | None
-    is_keyframe: bool
-    is_discard: bool
-    is_corrupt: bool
-
-    @classmethod
-    def of(cls, packet: av.Packet) -> "_PacketTimes":
-        """Copies them out of a packet."""
-        return cls(*(getattr(packet, name) for name in cls._fields))
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether an index can be built on it."""
-        return self.pts is not None and self.dts is not None and not self.is_corrupt
+        return cls(n_frames, height, width, float(arrays["fps"]), **times, key_sums=arrays.get("key_sums"))
 
 
 _cache: dict[FileKey, VideoIndex] = {}
@@ -102,9 +91,15 @@ def video_index(path: Path | str) -> VideoIndex:
     return _store(key, _index_by_packets(path) or _index_by_decoding(path))
 
 
-def reindex_by_decoding(path: Path | str) -> VideoIndex:
-    """Replaces an index that did not hold: packets that do not decode, times that the decoder changes."""
-    return _store(_file_key(path), _index_by_decoding(path))
+def reindex_by_decoding(path: Path | str, seeks: bool = True) -> VideoIndex:
+    """Replaces an index that did not hold: packets that do not decode, times that the decoder changes.
+
+    Without `seeks` the new one says to read from the start.
+    """
+    index = _index_by_decoding(path)
+    if not seeks:
+        index = replace(index, pts=None, key_pts=None, key_dts=None, key_sums=None)
+    return _store(_file_key(path), index)
 
 
 def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContainer:
@@ -116,28 +111,57 @@ def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContai
     try:
         container = av.open(str(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise UnreadableMedia(path, f"cannot be opened as a video ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableMedia(path, f"cannot be opened as a video ({reason})") from error
     if not container.streams.video:
         container.close()
         raise UnreadableMedia(path, "holds no video stream")
-    context = container.streams.video[0].codec_context
+    context = video_stream(container).codec_context
+    if context is None:
+        container.close()
+        raise UnreadableMedia(path, "no decoder knows its video's format")
     context.thread_count = n_threads
     if n_threads > 1:
         context.thread_type = "AUTO"
     return container
 
 
+def video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
+    """The video of a file: the first stream that is not a cover picture, which films and downloads may carry."""
+    streams = container.streams.video
+    return next((stream for stream in streams if not stream.disposition & Disposition.attached_pic), streams[0])
+
+
+def _demux(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
+    """The stream's packets, and an empty one that makes the decoder hand out what it holds back."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        # IndexError: PyAV has no place for streams that a damaged transport stream begins on its way.
+        except (StopIteration, IndexError):
+            return
+        yield packet
+
+
 def decoded_frames(
-    container: av.container.InputContainer, path: Path | str, problems: list[str] | None = None
+    container: av.container.InputContainer,
+    path: Path | str,
+    problems: list[str] | None = None,
+    needed: Collection[int] | None = None,
 ) -> Iterator[av.VideoFrame]:
     """Frames in presentation order from where the container stands.
 
-    Packets that do not decode are skipped with a warning, or, where `problems` is given, with a line in it.
+    Packets that do not decode are skipped with a warning, or, where `problems` is given, with a line in it. With
+    `needed`, presentation times, pictures at other times may be left out where no other picture depends on them.
     """
-    stream = container.streams.video[0]
+    stream = video_stream(container)
+    context = stream.codec_context
     n_bad = 0
     try:
-        for packet in container.demux(stream):
+        for packet in _demux(container, stream):
+            if needed is not None:
+                context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
             try:
                 yield from packet.decode()
             except (av.error.InvalidDataError, av.error.PatchWelcomeError):
@@ -157,40 +181,118 @@ def _report(problems: list[str] | None, path: Path | str, problem: str) -> None:
         problems.append(problem)
 
 
+def stated_seconds(container: av.container.InputContainer) -> float:
+    """Duration of the video that the file states, 0.0 where it does not; the whole file's may be that of its sound."""
+    stream = video_stream(container)
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]  # Matroska, WebM
+    try:
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        alone = len(container.streams) == 1
+        return container.duration / av.time_base if container.duration and alone else 0.0
+
+
+class Turn(NamedTuple):
+    """What turns a decoded picture upright: it is mirrored left and right first, then turned by quarters of a circle.
+
+    Attributes:
+        mirrored: whether it is mirrored.
+        quarters: anticlockwise, from 0 to 3.
+    """
+
+    mirrored: bool
+    quarters: int
+
+
+def display_turn(frame: av.VideoFrame) -> Turn:
+    """As the container's display matrix has it: cameras write one, players obey it. Odd angles go to the nearest."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return Turn(False, 0)
+    # A picture's (x, y) is shown at (x a + y c, x b + y d), y downwards.
+    a, b, _, c, d = np.frombuffer(data, np.int32, count=5).astype(float)
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return Turn(bool(mirrored), round(-math.atan2(b, a) / (math.pi / 2)) % 4)
+
+
 def picture_size(frame: av.VideoFrame) -> tuple[int, int]:
     """(height, width) of a frame once it stands upright."""
-    if frame.rotation % 180:
+    if display_turn(frame).quarters % 2:
         return frame.width, frame.height
     return frame.height, frame.width
 
 
+def picture_checksum(frame: av.VideoFrame) -> int:
+    """Of the first plane of a decoded picture, so that a seek can show where it arrived."""
+    plane = frame.planes[0]
+    if plane.line_size <= 0:  # stored bottom up
+        return 0
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    return zlib.crc32(np.ascontiguousarray(rows[:, : plane.width]))
+
+
 def _index_by_decoding(path: Path | str) -> VideoIndex:
-    with open_video(path, n_threads=2) as container:
-        fps = _mean_rate(container.streams.video[0])
-        n_frames, size = 0, (0, 0)
+    times, key_times, key_sums, size = [], [], [], (0, 0)
+    with open_video(path) as container:
+        fps = _mean_rate(video_stream(container))
         for frame in decoded_frames(container, path):
-            size = size if n_frames else picture_size(frame)
-            n_frames += 1
-    if n_frames == 0:
+            size = size if times else picture_size(frame)
+            times.append(frame.pts)
+            if frame.key_frame:
+                key_times.append(frame.pts)
+                key_sums.append(picture_checksum(frame))
+    if not times:
         raise UnreadableMedia(path, "no frame of its video decodes")
-    return VideoIndex(n_frames, *size, fps)
+    plain = VideoIndex(len(times), *size, fps)
+    packets = _packets(path)
+    key_dts = [packet.dts for packet in packets or () if packet.is_keyframe]
+    if None in times or None in key_dts or len(key_dts) != len(key_times) or key_times[:1] != times[:1]:
+        return plain
+    pts, key_pts, key_dts = (np.array(values, dtype=np.int64) for values in (times, key_times, key_dts))
+    if any((np.diff(values) <= 0).any() for values in (pts, key_pts, key_dts)):
+        return plain
+    return replace(plain, pts=pts, key_pts=key_pts, key_dts=key_dts, key_sums=np.array(key_sums, dtype=np.int64))
+
+
+class _Packet(NamedTuple):
+    """What an index needs of a packet; the packets of an hour of video would not be small."""
+
+    pts: int | None
+    dts: int | None
+    is_keyframe: bool
+    is_discard: bool
+    is_corrupt: bool
+
+
+def _packets(path: Path | str) -> list[_Packet] | None:
+    """The packets of a file's video; None if it cannot be read to its end."""
+    with open_video(path) as container:
+        try:
+            return [
+                _Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+                for packet in _demux(container, video_stream(container))
+                if packet.size
+            ]
+        except av.error.FFmpegError:
+            return None
 
 
 def _index_by_packets(path: Path | str) -> VideoIndex | None:
     """The index from packet times, or None where they cannot be trusted."""
     with open_video(path) as container:
-        stream = container.streams.video[0]
         if not _SEEKABLE_FORMATS & set(container.format.name.split(",")):
             return None
-        try:
-            packets = [_PacketTimes.of(packet) for packet in container.demux(stream) if packet.size]
-        except av.error.FFmpegError:
-            return None
-        fps = _mean_rate(stream)
-    if not packets or not all(packet.is_usable for packet in packets):
+        fps = _mean_rate(video_stream(container))
+    packets = _packets(path)
+    if not packets or any(packet.pts is None or packet.is_corrupt for packet in packets):
         return None
-    keys = sorted((p.pts, p.dts) for p in packets if p.is_keyframe)
-    pts = np.array(sorted(p.pts for p in packets if not p.is_discard), dtype=np.int64)
+    # Matroska has no decoding times, and the first ones, from before the first picture, cannot be made up.
+    keys = sorted((p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe)
+    pts = np.array(sorted(packet.pts for packet in packets if not packet.is_discard), dtype=np.int64)
     if not keys or len(pts) == 0 or (np.diff(pts) == 0).any() or packets[0].pts != keys[0][0]:
         return None
     key_pts, key_dts = np.array(keys, dtype=np.int64).T
@@ -201,17 +303,20 @@ def _index_by_packets(path: Path | str) -> VideoIndex | None:
 def _size_if_last_group_agrees(
     path: Path | str, pts: np.ndarray, key_pts: np.ndarray, key_dts: np.ndarray
 ) -> tuple[int, int] | None:
-    """Decodes from the last key frame on: a truncated file or an invisible packet shows there. None on disagreement."""
+    """Size of the first frame, or None if the frames from the last key frame on are not those of the packets.
+
+    A truncated file or an invisible packet shows there.
+    """
     with open_video(path) as container:
-        container.seek(int(key_dts[-1]), stream=container.streams.video[0], backward=True)
-        size, times = None, set()
-        for frame in decoded_frames(container, path):
-            size = size or picture_size(frame)
-            times.add(frame.pts)
+        first = next(decoded_frames(container, path), None)
+        if first is None:
+            return None
+        container.seek(int(key_dts[-1]), stream=video_stream(container), backward=True)
+        times = {frame.pts for frame in decoded_frames(container, path)}
     expected = set(pts[pts >= key_pts[-1]].tolist())
     if {time for time in times if time is None or time >= key_pts[-1]} != expected:
         return None
-    return size
+    return picture_size(first)
 
 
 def _mean_rate(stream: av.video.stream.VideoStream) -> float:

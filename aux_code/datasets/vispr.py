@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aux_code.datasets.lists import report_missing, require_root
+from aux_code.datasets.lists import is_hidden, report_missing, require_root
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,9 @@ class Vispr(Sequence):
         self._note("%d images have no annotation and are left out: %s", [path.stem for path in without])
         self.paths = [path for path in self.paths if path.stem in annotations]
         stems = {path.stem for path in self.paths}
-        self._note("%d annotations have no image: %s", sorted(annotations.keys() - stems))
+        folder = self.root / f"{split}2017"
+        absent = [str(folder / f"{stem}.jpg") for stem in sorted(annotations.keys() - stems)]
+        self._note("%d annotations have no image: %s", absent)
         per_image = [_read_annotation(annotations[path.stem]) for path in self.paths]
         counts = Counter(name for names in per_image for name in names)
         self._check_attributes(counts)
@@ -164,7 +166,7 @@ def _read_annotation(path: Path) -> set[str]:
 def _files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and not is_hidden(path))
 
 
 def _check_unique(stems: list[str], folder: Path) -> None:

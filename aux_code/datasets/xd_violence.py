@@ -11,7 +11,7 @@ Wu et al.: Not only Look, but also Listen, ECCV 2020; https://roc-ng.github.io/X
 import re
 from pathlib import Path
 
-from aux_code.datasets.lists import broken_line, first_existing, numbered_lines
+from aux_code.datasets.lists import broken_line, first_existing, is_hidden, numbered_lines
 from aux_code.datasets.surveillance_types import (
     ANOMALY,
     NORMAL,
@@ -20,7 +20,7 @@ from aux_code.datasets.surveillance_types import (
     SurveillanceDataset,
     SurveillanceVideo,
     assemble,
-    unlisted,
+    some_of,
     video_stem,
 )
 from aux_code.errors import UserError
@@ -42,25 +42,33 @@ def load(root: Path) -> SurveillanceDataset:
     """Lists the videos by their folders, labels them by their names and reads the test events."""
     annotations = first_existing([root / "annotations.txt"], "XD-Violence's annotations")
     events = _read_annotations(annotations)
-    test_folder = first_existing([root / folder for folder in TEST_FOLDERS], "XD-Violence's test videos")
     train = [_video(path, "train", {}) for folder in TRAIN_FOLDERS for path in _videos_below(root / folder)]
-    test = [_video(path, "test", events) for path in _videos_below(test_folder)]
-    if not train:
-        raise UserError(f"no XD-Violence training videos in {root}/ {', '.join(TRAIN_FOLDERS)}; unpack them there")
+    test = [_video(path, "test", events) for folder in TEST_FOLDERS for path in _videos_below(root / folder)]
+    if not train and not test:
+        places = ", ".join(str(root / folder) for folder in (*TRAIN_FOLDERS, *TEST_FOLDERS))
+        raise UserError(f"no XD-Violence videos; looked for them below {places}")
     for video in test:
         if video.label != bool(video.events):
-            problem = (
-                "is anomalous by its name, but has no event"
-                if video.label
-                else "is normal by its name, but has an event"
-            )
+            by_name, by_list = ("anomalous", "no event") if video.label else ("normal", "an event")
+            problem = f"is {by_name} by its name, but has {by_list}"
             raise UserError(f"{video.path} {problem} in {annotations}; correct one of the two")
-    report = unlisted("annotations", events.keys() - {video.name for video in test})
-    return assemble("xd_violence", root, [*train, *test], report)
+    return assemble("xd_violence", root, [*train, *test], _report(root, train, test, events))
+
+
+def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> list[str]:
+    """Lines on what is not there: all of a split, or test videos that are annotated."""
+    report = []
+    for split, videos, folders in (("training", train, TRAIN_FOLDERS[:2]), ("test", test, TEST_FOLDERS)):
+        if not videos:
+            report.append(f"no {split} videos; unpack them into {' or '.join(str(root / name) for name in folders)}")
+    folder = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), root / TEST_FOLDERS[0])
+    absent = [folder / f"{name}.mp4" for name in sorted(events.keys() - {video.name for video in test})]
+    return report + some_of("annotated test videos are missing", absent)
 
 
 def _videos_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and not is_hidden(path))
+    return sorted(path for path in files if path.is_file())
 
 
 def _video(path: Path, split: str, events: dict[str, Events]) -> SurveillanceVideo:

@@ -1,6 +1,7 @@
 """The check of the data sets on small copies in the real layouts, whole and damaged; decoding is real."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def small_ucf101(tmp_path, monkeypatch):
 
 def test_complete(small_ucf101, capsys):
     assert check.main(["ucf101", "--decode"]) == 0
-    assert "3 train, 1 test\n  complete" in capsys.readouterr().out
+    assert "train: 3 found, 3 expected\n  test: 1 found, 1 expected\n  complete" in capsys.readouterr().out
 
 
 def test_official_counts_are_those_of_the_papers():
@@ -43,7 +44,15 @@ def test_missing_files_are_named_and_counted(small_ucf101, capsys):
     (small_ucf101 / "Videos" / "YoYo" / "v_YoYo_g03_c01.avi").unlink()
     assert check.main(["ucf101"]) == 3
     out = capsys.readouterr().out
-    assert "1 files are missing" in out and "v_YoYo_g03_c01.avi" in out and "train: 2 found, 3 expected" in out
+    assert "1 train files are missing" in out and "train: 2 found, 3 expected" in out
+    assert str(small_ucf101 / "Videos" / "YoYo" / "v_YoYo_g03_c01.avi") in out
+
+
+def test_one_missing_list_does_not_hide_the_other(small_ucf101, capsys):
+    (small_ucf101 / "ucfTrainTestlist" / "testlist01.txt").unlink()
+    assert check.main(["ucf101"]) == 3
+    out = capsys.readouterr().out
+    assert "train: 3 found, 3 expected" in out and "test: not counted, 1 expected" in out and "testlist01.txt" in out
 
 
 def test_decode_names_what_does_not_decode(small_ucf101, capsys):
@@ -52,6 +61,18 @@ def test_decode_names_what_does_not_decode(small_ucf101, capsys):
     assert check.main(["ucf101", "--decode", "--workers", "2"]) == 3
     out = capsys.readouterr().out
     assert "1 files do not decode" in out and "v_YoYo_g03_c01.avi: cannot be opened" in out
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.mp4", {"movflags": "faststart"}), ("a.mkv", {}), ("a.avi", {})])
+def test_half_a_download_is_noticed(tmp_path, capsys, name, options):
+    """FFmpeg ends such files without an error; only what they state says that something is missing."""
+    path = write_video(tmp_path / name, 60, codec="mpeg4", options={**options, "g": "12"})
+    (tmp_path / "test.csv").write_text(f"video,label\n{name},0\n")
+    assert check.main([str(tmp_path), "--decode"]) == 0
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.55)])
+    assert check.main([str(tmp_path), "--decode"]) == 3
+    assert "1 files do not decode, or not wholly" in capsys.readouterr().out
 
 
 def test_a_miniature_is_compared_with_its_own_marker(small_ucf101, monkeypatch):
@@ -74,7 +95,8 @@ def test_vispr(tmp_path, monkeypatch, capsys):
     (tmp_path / "train2017" / "2017_9.json").write_text("{}")
     assert check.main(["vispr", "--decode"]) == 3
     out = capsys.readouterr().out
-    assert "test2017/2017_1.jpg: not a readable image" in out and "1 annotations have no image: 2017_9" in out
+    assert "test2017/2017_1.jpg: not a readable image" in out
+    assert f"train: 1 annotations have no image: {tmp_path / 'train2017' / '2017_9.jpg'}" in out
 
 
 def test_shanghaitech_masks_are_compared_with_the_frames(tmp_path, monkeypatch, capsys):
@@ -95,21 +117,71 @@ def test_shanghaitech_masks_are_compared_with_the_frames(tmp_path, monkeypatch, 
     assert "01_0014: 4 frames, event 4-5" in out
     np.save(masks / "01_0014.npy", np.array([0, 1, 1, 0], np.uint8))
     assert check.main(["shanghaitech", "--decode"]) == 0
+    (frames / "002.jpg").write_bytes((frames / "002.jpg").read_bytes()[:300])
+    assert check.main(["shanghaitech", "--decode"]) == 3
+    assert "01_0014: 002.jpg: not a readable image" in capsys.readouterr().out
 
 
-def test_own_folder(tmp_path):
+def test_own_folder(tmp_path, capsys):
     write_video(tmp_path / "a.mp4", 3)
     (tmp_path / "test.csv").write_text("video,label,anomalies\na.mp4,1,0-3\n")
     assert check.main([str(tmp_path), "--decode"]) == 0
+    (tmp_path / "test.csv").write_text("video,label,anomalies\na.mp4,1,0-4\n")
+    assert check.main([str(tmp_path), "--decode"]) == 0
+    assert "note: 1 events end past the last frame and are clipped" in capsys.readouterr().out
     (tmp_path / "test.csv").write_text("video,label,anomalies\na.mp4,1,0-9\nb.mp4,0,\n")
     assert check.main([str(tmp_path), "--decode"]) == 3
 
 
-def test_missing_root_says_how_to_set_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(config, "UCF_CRIME_ROOT", tmp_path / "absent")
-    assert check.main(["ucf_crime"]) == 3
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("ucf101", ("9,537", "3,783")),
+        ("vispr", ("10,000", "8,000")),
+        ("ucf_crime", ("1,610", "290")),
+        ("xd_violence", ("3,954", "800")),
+        ("shanghaitech", ("238", "199")),
+    ],
+)
+def test_missing_and_empty_roots(tmp_path, monkeypatch, capsys, name, counts):
+    constant = f"{name.upper()}_ROOT"
+    monkeypatch.setattr(config, constant, tmp_path / "absent")
+    assert check.main([name]) == 3
     out = capsys.readouterr().out
-    assert "UCF_CRIME_ROOT" in out and "TED_SPAD_DATA_ROOT" in out and "aux_code.miniature" in out
+    assert f"Set {constant} in" in out and "TED_SPAD_DATA_ROOT" in out and "aux_code.miniature" in out
+    assert f"train: 0 found, {counts[0]} expected\n  test: 0 found, {counts[1]} expected" in out
+    (tmp_path / "absent").mkdir()
+    assert check.main([name]) == 3
+    out = capsys.readouterr().out
+    assert f"{counts[0]} expected" in out and str(tmp_path / "absent") in out and constant in out
+
+
+def test_xd_violence_names_annotated_videos_that_are_absent(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "XD_VIOLENCE_ROOT", tmp_path)
+    write_video(tmp_path / "videos" / "A.Film__#1_label_B1-0-0.mp4", 3)
+    lines = ["A.Film__#1_label_B1-0-0 0 2", "Other = Film__#2_label_G-0-0 0 2"]
+    (tmp_path / "annotations.txt").write_text("\n".join(lines) + "\n")
+    assert check.main(["xd_violence"]) == 3
+    out = capsys.readouterr().out
+    assert "train: 0 found, 3,954 expected\n  test: 1 found, 800 expected" in out
+    assert str(tmp_path / "videos" / "Other = Film__#2_label_G-0-0.mp4") in out
+    assert f"no training videos; unpack them into {tmp_path / 'train'}" in out
+
+
+def test_ctrl_c_does_not_wait_for_the_files_in_line(tmp_path, monkeypatch):
+    begun = []
+
+    def decode_slowly(path):
+        begun.append(path)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        return 1, ""
+
+    monkeypatch.setattr(check, "_decode", decode_slowly)
+    with pytest.raises(KeyboardInterrupt):
+        check.decode_all(check.Findings("many", tmp_path, media=[tmp_path / str(i) for i in range(200)]), n_workers=1)
+    assert len(begun) < 10
 
 
 def test_wrong_usage():

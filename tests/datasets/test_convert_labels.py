@@ -61,6 +61,17 @@ def test_written_annotations_load_as_vispr(tmp_path):
     assert len(VISPR1) == 7
 
 
+def test_the_name_tells_where_annotations_go(tmp_path):
+    """`convert_labels OLD.pkl` alone: beside the pickle, in VISPR's folder where the loader looks."""
+    for name in VALUES:
+        (tmp_path / "test2017").mkdir(exist_ok=True)
+        (tmp_path / "test2017" / f"{name}.jpg").touch()
+    assert convert_labels.main([str(dump(tmp_path / "test_labels.pkl", VALUES))]) == 0
+    np.testing.assert_array_equal(Vispr(tmp_path, "test").labels, list(VALUES.values()))
+    assert convert_labels.main([str(dump(tmp_path / "OLD.pkl", VALUES))]) == 0
+    assert sorted(path.name for path in (tmp_path / "OLD").iterdir()) == ["2017_1.json", "2017_2.json"]
+
+
 class Attack:
     def __init__(self, *call):
         self.call = call
@@ -104,6 +115,7 @@ def test_refuses_everything_else(tmp_path, protocol):
         {"2017_1": [float("nan")] * 7},
         {"2017_1": "abcdefg"},
         {"2017_1": None},
+        {"a/2017_1.jpg": [0] * 7, "b/2017_1.jpg": [1] * 7},
     ],
 )
 def test_wrong_labels_name_the_file(tmp_path, content):

@@ -1,7 +1,9 @@
 """Frame-exact reading, against sequential decoding of videos that carry their frame number in the picture."""
 
+import io
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,11 +59,72 @@ def test_frames_in_any_order_are_those_of_sequential_decoding(format_name, tmp_p
         np.testing.assert_array_equal(read_frames(path, [i])[0], every[i], err_msg=f"{format_name}, frame {i}")
 
 
-def test_seeking_formats_are_indexed_by_packets(tmp_path):
-    path = write_video(tmp_path / "a.mp4", N_FRAMES, options=B_FRAMES)
+@pytest.mark.parametrize("name", ["a.mp4", "b.mkv"])
+def test_seeking_formats_are_indexed_by_packets(tmp_path, name):
+    path = write_video(tmp_path / name, N_FRAMES, options=B_FRAMES)
     index = video_index.video_index(path)
-    assert index.pts is not None and len(index.key_pts) == 6
+    assert index.pts is not None and len(index.key_pts) == 6 and index.key_sums is None
     assert frame_rate(path) == pytest.approx(25)
+
+
+def count_decoded(monkeypatch):
+    """A list that grows by one with every frame that read_frames gets from the decoder."""
+    decoded = []
+
+    def counted(*args, **kwargs):
+        for frame in video_index.decoded_frames(*args, **kwargs):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(decode, "decoded_frames", counted)
+    return decoded
+
+
+@pytest.mark.parametrize(
+    ("format_name", "most"),
+    [
+        ("mjpeg in avi", 1),
+        ("mpeg4 in avi", 12),
+        ("mpeg4 with B-frames in avi", 12),
+        ("h264 with B-frames", 12),
+        ("h264 in matroska", 12),
+        ("vp9 in webm", 15),
+    ],
+)
+def test_a_late_frame_costs_its_group_of_pictures(tmp_path, monkeypatch, format_name, most):
+    name, options = FORMATS[format_name]
+    path = write_video(tmp_path / name, N_FRAMES, **options)
+    count_frames(path)
+    decoded = count_decoded(monkeypatch)
+    assert painted_number(read_frames(path, [59])[0]) == 59
+    assert 1 <= len(decoded) <= most
+
+
+def test_pictures_that_no_other_needs_are_not_decoded(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", N_FRAMES, options={**B_FRAMES, "x264-params": "b-pyramid=none:b-adapt=0"})
+    every = list(iterate_frames(path))
+    decoded = count_decoded(monkeypatch)
+    for i in range(N_FRAMES):
+        np.testing.assert_array_equal(read_frames(path, [i])[0], every[i], err_msg=f"frame {i}")
+    with_skips = len(decoded)
+    decoded.clear()
+    monkeypatch.setattr(decode, "_SKIPS_EXACTLY", set())
+    for i in range(N_FRAMES):
+        read_frames(path, [i])
+    assert with_skips < 0.7 * len(decoded)
+
+
+@pytest.mark.parametrize("name", ["key_dts", "key_sums"])
+def test_a_seek_that_arrives_elsewhere_is_noticed(tmp_path, monkeypatch, name):
+    """AVI stores no times: a picture has to show by its checksum that it is the one of the index."""
+    path = write_video(tmp_path / "a.avi", N_FRAMES, codec="mpeg4")
+    index = video_index.video_index(path)
+    assert len(index.key_sums) == len(index.key_dts) == 6
+    key = video_index._file_key(path)
+    monkeypatch.setitem(video_index._cache, key, replace(index, **{name: np.roll(getattr(index, name), -1)}))
+    assert [painted_number(frame) for frame in read_frames(path, [30, 61])] == [30, 61]
+    assert video_index.video_index(path).pts is None, "from now on it is read from the start"
+    assert [painted_number(frame) for frame in read_frames(path, [30, 61])] == [30, 61]
 
 
 def test_colours_are_rgb(tmp_path):
@@ -79,12 +142,27 @@ def test_colours_are_rgb(tmp_path):
     assert np.abs(read_frames(path, [0])[0].astype(int) - red).max() < 12
 
 
-@pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
-def test_rotated_video_comes_upright(tmp_path, matrix, turns):
+def displayed(frames, matrix):
+    """By the definition of the display matrix, pixel by pixel: (x, y) is shown at (a x + c y, b x + d y)."""
+    a, b, c, d = matrix
+    y, x = np.mgrid[: frames.shape[1], : frames.shape[2]]
+    to_x, to_y = a * x + c * y, b * x + d * y
+    to_x, to_y = to_x - to_x.min(), to_y - to_y.min()
+    shown = np.zeros((len(frames), to_y.max() + 1, to_x.max() + 1, 3), np.uint8)
+    shown[:, to_y, to_x] = frames
+    return shown
+
+
+TURNED = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
+MIRRORED = [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]
+
+
+@pytest.mark.parametrize("matrix", TURNED + MIRRORED)
+def test_turned_and_mirrored_video_comes_upright(tmp_path, matrix):
     path = write_video(tmp_path / "a.mp4", 20, options=B_FRAMES)
     plain = read_video(path)
     rotate_mp4(path, matrix)
-    expected = np.rot90(plain, k=turns, axes=(1, 2))
+    expected = displayed(plain, matrix)
     np.testing.assert_array_equal(read_video(path), expected)
     np.testing.assert_array_equal(read_frames(path, [7, 3]), expected[[7, 3]])
     assert frame_size(path) == expected.shape[1:3]
@@ -124,6 +202,7 @@ def test_folder_of_frames_sorts_by_number(tmp_path):
     for number in range(12):
         Image.fromarray(painted_frame(number)).save(folder / f"{number}.jpg", quality=95)
     (folder / "Thumbs.db").write_bytes(b"x")
+    (folder / "._3.jpg").write_bytes(b"left there by macOS")
     assert count_frames(folder) == 12 and frame_size(folder) == (48, 64)
     assert [painted_number(frame) for frame in iterate_frames(folder)] == list(range(12))
     assert [painted_number(frame) for frame in read_frames(folder, [11, 2, 2])] == [11, 2, 2]
@@ -207,6 +286,24 @@ def test_images_of_every_kind_become_upright_rgb(tmp_path):
         expected = cases[0][1] if expected is None else expected
         assert image.dtype == np.uint8 and image.shape == expected.shape, path.name
         assert np.abs(image.astype(int) - expected).mean() < 4, path.name
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_broken_exif_does_not_cost_the_picture(tmp_path):
+    """What turns a picture upright in Pillow raises TypeError or AttributeError on some of these."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x829A] = 6, "maker", (1, 3)
+    buffer = io.BytesIO()
+    Image.fromarray(painted_frame(9, 16, 24)).save(buffer, "JPEG", exif=exif)
+    whole, rng = buffer.getvalue(), np.random.default_rng(0)
+    start = whole.index(b"Exif") + 6
+    end = start - 8 + int.from_bytes(whole[start - 8 : start - 6], "big")
+    for _ in range(300):
+        content = bytearray(whole)
+        for place in rng.integers(start, end, 6):
+            content[place] = rng.choice([0, 1, 5, 12, 255])
+        (tmp_path / "a.jpg").write_bytes(content)
+        assert sorted(read_image(tmp_path / "a.jpg").shape) == [3, 16, 24]
 
 
 def test_broken_images(tmp_path):

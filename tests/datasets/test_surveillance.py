@@ -97,8 +97,11 @@ def test_ucf_crime_variants_of_the_archive(ucf_crime):
     for name in ("Anomaly_Train.txt", "Anomaly_Test.txt"):
         (ucf_crime / name).rename(splits / name)
     deep = ucf_crime / "Anomaly-Videos-Part-1" / "Abuse" / "Abuse001_x264.mp4"
-    touch(deep)
-    assert load_surveillance("ucf_crime").train[0].path == deep
+    for path in (ucf_crime / "A" / deep.name, deep, ucf_crime / "Zoo" / deep.name, deep.with_name(f"._{deep.name}")):
+        touch(path)
+    assert load_surveillance("ucf_crime").train[0].path == deep, "the one in its category's folder"
+    deep.unlink()
+    assert load_surveillance("ucf_crime").train[0].path == ucf_crime / "A" / deep.name
 
 
 @pytest.mark.parametrize(
@@ -138,10 +141,13 @@ def test_ucf_crime_reports_and_errors(ucf_crime, caplog):
         load_surveillance("ucf_crime")
 
 
-def test_equal_file_names_in_two_folders_get_the_folder_in_front(ucf_crime):
+def test_equal_file_names_in_two_folders_get_the_folder_in_front(ucf_crime, caplog):
     write(ucf_crime / "Anomaly_Train.txt", "Abuse/cam_x264.mp4", "Arson/cam_x264.mp4", "Arson/other_x264.mp4")
-    names = [v.name for v in load_surveillance("ucf_crime").train]
-    assert names == ["Videos__Abuse__cam_x264", "Videos__Arson__cam_x264", "other_x264"]
+    data = load_surveillance("ucf_crime")
+    assert [v.name for v in data.train] == ["Videos__Abuse__cam_x264", "Videos__Arson__cam_x264", "other_x264"]
+    (note,) = data.notes
+    assert note.startswith("2 videos share their file's name") and "Videos__Abuse__cam_x264 (cam_x264)" in note
+    assert note in caplog.text and data.report == []
 
 
 # ---------------------------------------------------------------- XD-Violence
@@ -200,6 +206,24 @@ def test_xd_violence_broken_annotations(xd_violence, lines, match):
         load_surveillance("xd_violence")
 
 
+def test_xd_violence_reports_what_is_absent(xd_violence, caplog):
+    (gone,) = xd_violence.rglob(f"{ANOMALOUS}.mp4")
+    gone.unlink()
+    touch(gone.with_name(f"._{gone.name}"))
+    (line,) = load_surveillance("xd_violence").report
+    assert line.startswith("1 annotated test videos are missing: ") and f"{ANOMALOUS}.mp4" in line
+    assert line in caplog.text
+    for path in xd_violence.rglob("*__#1_label_[!A]*.mp4"):
+        path.unlink()
+    for path in [*xd_violence.rglob("Other*"), *xd_violence.rglob("A.Film*")]:
+        path.unlink()
+    assert load_surveillance("xd_violence").report[0].startswith("no training videos")
+    for path in xd_violence.rglob("*.mp4"):
+        path.unlink()
+    with pytest.raises(UserError, match="no XD-Violence videos"):
+        load_surveillance("xd_violence")
+
+
 def test_xd_violence_names_without_a_label(xd_violence):
     touch(xd_violence / "train" / "holiday.mp4")
     with pytest.raises(UserError, match="holiday.mp4.*_label_A"):
@@ -246,9 +270,14 @@ def test_shanghaitech_masks_missing_broken_or_unlisted(shanghaitech, caplog):
         np.save(masks / "01_0014.npy", broken)
         with pytest.raises(UserError, match="01_0014.npy"):
             load_surveillance("shanghaitech")
-    (masks / "01_0014.npy").unlink()
+    with open(masks / "01_0014.npy", "wb") as file:
+        np.savez(file, mask=np.zeros(6))
+    with pytest.raises(UserError, match="01_0014.npy: an archive"):
+        load_surveillance("shanghaitech")
+    for name in ("01_0014", "01_0015"):
+        (masks / f"{name}.npy").unlink()
     for folder in ("testing/frames", "elsewhere"):
-        with pytest.raises(UserError, match=r"01_0014.npy is missing"):
+        with pytest.raises(UserError, match=r"2 masks are missing.*01_0014.npy, .*01_0015.npy"):
             load_surveillance("shanghaitech")
         if folder == "testing/frames":
             (shanghaitech / folder).rename(shanghaitech / "elsewhere")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia
+from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia, write_unreadable
 from aux_code.errors import UserError
 
 
@@ -33,3 +33,30 @@ def test_any_share_is_settable(tmp_path):
 def test_error_names_file_and_reason():
     error = UnreadableMedia("a/b.mp4", "cannot be opened")
     assert isinstance(error, UserError) and str(error).startswith("a/b.mp4: cannot be opened; ")
+
+
+def test_data_sets_of_a_run_share_its_file(tmp_path):
+    """Stage 1 reads clips and images in turns; neither may overwrite what the other has named, nor a resumed run."""
+    clips, images = UnreadableLog(tmp_path, n_total=100, max_share=0.5), UnreadableLog(tmp_path, n_total=100)
+    clips.record("a.avi", "no frame of its video decodes")
+    images.record("b.jpg", "truncated")
+    clips.record("c.avi", "cannot be opened")
+    assert (len(clips), len(images)) == (2, 1)
+    UnreadableLog(tmp_path, n_total=100).record("a.avi", "met again by the resumed run")
+    lines = images.path.read_text("utf-8").splitlines()
+    assert sorted(line.split("\t")[0] for line in lines) == ["a.avi", "b.jpg", "c.avi"]
+    assert "a.avi\tmet again by the resumed run" in lines
+
+
+def test_a_whole_list_replaces_the_file(tmp_path):
+    path = write_unreadable(tmp_path / "run", {"a.mp4": "cannot\nbe opened", "b.mp4": "holds no video stream"})
+    assert path.read_text("utf-8") == "a.mp4\tcannot be opened\nb.mp4\tholds no video stream\n"
+    assert write_unreadable(tmp_path / "run", {}) == path and not path.exists()
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    name = b"caf\xe9.mp4".decode("utf-8", "surrogateescape")
+    log = UnreadableLog(tmp_path, n_total=100, max_share=1.0)
+    log.record(name)
+    log.record("b.mp4")
+    assert b"caf\xe9.mp4\tdoes not decode\n" in log.path.read_bytes()

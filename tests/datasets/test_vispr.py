@@ -72,11 +72,12 @@ def test_mismatches_are_reported(tmp_path, caplog):
     root = make_vispr(tmp_path, labels=labels)
     (root / "train2017" / "2017_7.json").unlink()
     (root / "train2017" / "2017_9.jpg").unlink()
+    (root / "train2017" / "._2017_8.jpg").touch()
     data = Vispr(root)
     assert len(data) == len(data.labels) == 198
     text = " | ".join(data.report)
     assert "1 images have no annotation and are left out: 2017_7" in text
-    assert "1 annotations have no image: 2017_9" in text
+    assert f"1 annotations have no image: {root / 'train2017' / '2017_9.jpg'}" in text
     assert "6 attributes have no positive image" in text and "a17_color" in text
     assert "2017_7" in caplog.text
 

@@ -196,7 +196,7 @@ def test_resume_with_other_parameters_is_refused(run_stage, monkeypatch):
 def test_one_unreadable_image_is_counted_and_named(run_stage, vispr_root):
     (vispr_root / "train2017" / "2017_00000003.jpg").write_bytes(b"no picture")
     run_stage("--epochs", 1)
-    report = (config.SAVED_MODELS_ROOT / "tiny" / "privacy_train" / "unreadable.txt").read_text()
+    report = (config.SAVED_MODELS_ROOT / "tiny" / "unreadable.txt").read_text()
     assert "2017_00000003.jpg" in report
     result = read_json(config.RESULTS_ROOT / "privacy_tiny.json")
     assert result["unreadable"]["train"] == [str(vispr_root / "train2017" / "2017_00000003.jpg")]
@@ -249,7 +249,7 @@ def test_pictures_without_annotation_and_annotations_without_picture_are_named(
     result = run_stage("--epochs", 1)
     assert result["n_pictures"] == {"train": 48, "validation": 23, "test": 31}
     assert "1 images have no annotation and are left out: 2017_00000005" in caplog.text
-    assert "1 annotations have no image: 2017_00000002" in caplog.text
+    assert "1 annotations have no image: " in caplog.text and "2017_00000002.jpg" in caplog.text
 
 
 def test_unknown_attribute_lists_what_exists(run_stage):

@@ -1,0 +1,114 @@
+"""Original annotation files -> one label per frame of the test videos; the cases at which an index is off by one."""
+
+import numpy as np
+import pytest
+
+from anomaly_detection_mgfn.feature_bags import open_feature_folder
+from anomaly_detection_mgfn.ground_truth import match_videos
+from aux_code import config
+from aux_code.datasets.surveillance import frame_labels, load_surveillance
+from tests.anomaly_detection_mgfn.conftest import clip_count, write_features
+
+N_FRAMES = 100
+CASES = {
+    "from the first frame": ([(0, 40)], N_FRAMES),
+    "to the last frame": ([(60, 100)], N_FRAMES),
+    "past the end": ([(60, 130)], N_FRAMES),
+    "wholly past the end": ([(0, 5), (120, 130)], N_FRAMES),
+    "two events": ([(10, 20), (63, 65)], N_FRAMES),
+    "the whole video": ([(0, 100)], N_FRAMES),
+    "one frame": ([(31, 32)], N_FRAMES),
+    "shorter than a clip": ([(2, 5)], 7),
+    "of one frame": ([(0, 1)], 1),
+}
+
+
+def name_of(case, dataset):
+    """A name as the data set's videos have it."""
+    number = list(CASES).index(case) + 1
+    return {
+        "ucf_crime": f"Abuse{number:03d}_x264",
+        "xd_violence": f"Film = No. {number}__#00-01_label_B1-0-0",
+        "shanghaitech": f"01_{number:04d}",
+    }[dataset]
+
+
+def write_lines(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("".join(f"{line} \r\n" for line in lines).encode())
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def write_ucf_crime(root):
+    """Frames from 1, both ends inclusive."""
+    test, annotations = ["Testing_Normal_Videos_Anomaly/Normal_x264.mp4"], ["Normal_x264.mp4  Normal  -1  -1  -1  -1"]
+    for case, (events, _) in CASES.items():
+        file = f"{name_of(case, 'ucf_crime')}.mp4"
+        bounds = [bound for start, end in events for bound in (start + 1, end)] + [-1] * (4 - 2 * len(events))
+        test.append(f"Abuse/{file}")
+        annotations.append("  ".join([file, "Abuse", *map(str, bounds)]))
+    write_lines(root / "Temporal_Anomaly_Annotation_for_Testing_Videos.txt", annotations)
+    write_lines(root / "Anomaly_Test.txt", test)
+    train = ["Abuse/train_x264.mp4", "Training_Normal_Videos_Anomaly/calm_x264.mp4"]
+    write_lines(root / "Anomaly_Train.txt", train)
+    return "Normal_x264", ["train_x264", "calm_x264"]
+
+
+def write_xd_violence(root):
+    """Frames from 0, end exclusive."""
+    names = [name_of(case, "xd_violence") for case in CASES]
+    bounds = [" ".join(f"{start} {end}" for start, end in events) for events, _ in CASES.values()]
+    write_lines(root / "annotations.txt", map(" ".join, zip(names, bounds, strict=True)))
+    normal, train = "Film__#2_label_A", ["a__#1_label_G-0-0", "b__#1_label_A"]
+    for name in [*names, normal]:
+        touch(root / "test" / f"{name}.mp4")
+    for name in train:
+        touch(root / "train" / f"{name}.mp4")
+    return normal, train
+
+
+def write_shanghaitech(root):
+    """One 0 or 1 per frame, so that nothing lies past the end."""
+    masks = {name_of(case, "shanghaitech"): expected_labels(case) for case in CASES} | {"02_0001": np.ones(9, np.uint8)}
+    for name, mask in masks.items():
+        (root / "testing" / "test_frame_mask").mkdir(parents=True, exist_ok=True)
+        np.save(root / "testing" / "test_frame_mask" / f"{name}.npy", mask)
+    write_lines(root / "SH_Test.txt", [*(name for name in masks if name != "02_0001"), "01_001"])
+    write_lines(root / "SH_Train.txt", ["02_0001 1", "01_002,0"])
+    return "01_001", ["02_0001", "01_002"]
+
+
+def expected_labels(case):
+    events, n_frames = CASES[case]
+    return np.array([any(start <= i < end for start, end in events) for i in range(n_frames)], np.uint8)
+
+
+@pytest.mark.parametrize("dataset", ["ucf_crime", "xd_violence", "shanghaitech"])
+def test_frame_labels_from_the_original_annotations(tmp_path, monkeypatch, caplog, dataset):
+    root = tmp_path / "data"
+    monkeypatch.setattr(config, f"{dataset.upper()}_ROOT", root)
+    write = {"ucf_crime": write_ucf_crime, "xd_violence": write_xd_violence, "shanghaitech": write_shanghaitech}
+    normal, train = write[dataset](root)
+    n_frames = {name_of(case, dataset): n for case, (_, n) in CASES.items()} | dict.fromkeys([normal, *train], 50)
+    features = {name: np.zeros((clip_count(n), 16), np.float32) for name, n in n_frames.items()}
+    write_features(tmp_path / "features", features, n_frames, dataset=dataset)
+
+    videos = {video.name: video for video in load_surveillance(dataset).test}
+    truths = {truth.name: truth for truth in match_videos(dataset, open_feature_folder(tmp_path / "features")).test}
+    assert truths.keys() == videos.keys() == n_frames.keys() - set(train)
+    for case in CASES:
+        name, expected = name_of(case, dataset), expected_labels(case)
+        np.testing.assert_array_equal(frame_labels(videos[name], len(expected)), expected, err_msg=case)
+        truth = truths[name]
+        positives = [expected[i : i + 32].sum() for i in range(0, len(expected), 32)]
+        np.testing.assert_array_equal(truth.positives, positives, err_msg=case)
+        assert (truth.label, truth.n_frames) == (1, len(expected)), case
+        assert (truth.positives + truth.negatives).sum() == len(expected), case
+        assert truth.category == {"ucf_crime": "Abuse", "xd_violence": "Fighting"}.get(dataset, "Anomaly")
+    assert truths[normal].label == 0 and not truths[normal].positives.any() and truths[normal].category == "Normal"
+    clipped = [name_of(case, dataset) for case, (events, n) in CASES.items() if events[-1][1] > n]
+    assert dataset == "shanghaitech" or all(f"{name}: event" in caplog.text for name in clipped)

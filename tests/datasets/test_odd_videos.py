@@ -1,0 +1,189 @@
+"""Videos as they are found: cut, trimmed, with sound or a cover picture in front, with counts that are not true."""
+
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from PIL import Image
+
+from aux_code.datasets import video_index
+from aux_code.datasets.decode import UnreadableMedia, count_frames, frame_size, iterate_frames, read_frames
+from tests.datasets.media import painted_frame, painted_number, write_video
+
+N_FRAMES = 40
+B_FRAMES = {"bf": "3", "g": "12", "keyint_min": "12", "sc_threshold": "0"}
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_video(tmp_path / "source.mp4", N_FRAMES, options=B_FRAMES)
+
+
+def packets_of(path):
+    with av.open(str(path)) as container:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.dts is not None:
+                yield packet
+
+
+def copy(source, path, first=0, options=None):
+    """The same packets from number `first` on in another container, without encoding again."""
+    with av.open(str(source)) as template, av.open(str(path), "w", options=options or {}) as output:
+        stream = output.add_stream_from_template(template.streams.video[0])
+        for packet in list(packets_of(source))[first:]:
+            packet.stream = stream
+            output.mux(packet)
+    return path
+
+
+def assert_exact(path, numbers):
+    """Every frame alone, and several in any order, are those of sequential decoding, which shows these numbers."""
+    every = list(iterate_frames(path))
+    assert [painted_number(frame) for frame in every] == list(numbers)
+    assert count_frames(path) == len(every)
+    orders = [[i] for i in range(len(every))] + [[len(every) - 1, 0, 0, 3], list(range(len(every)))[::-3]]
+    for indices in orders:
+        np.testing.assert_array_equal(read_frames(path, indices), [every[i] for i in indices], err_msg=str(indices))
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv"])
+def test_first_key_frame_is_missing(source, tmp_path, name):
+    assert_exact(copy(source, tmp_path / name, first=5), range(12, N_FRAMES))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"use_editlist": "0"}, {"movflags": "negative_cts_offsets"}, {"movflags": "frag_keyframe+empty_moov"}],
+)
+def test_ways_to_write_mp4(source, tmp_path, options):
+    assert_exact(copy(source, tmp_path / "a.mp4", options=options), range(N_FRAMES))
+
+
+def test_edit_list_trims_both_ends(source):
+    """Cutting programs leave the pictures there and say which are shown; the file still claims all of them."""
+    content = bytearray(source.read_bytes())
+    at = content.index(b"elst") + 12
+    _, begin = struct.unpack(">Ii", content[at : at + 8])
+    content[at : at + 8] = struct.pack(">Ii", 1000, begin + 7 * 512)
+    source.write_bytes(content)
+    with av.open(str(source)) as container:
+        assert container.streams.video[0].frames == N_FRAMES
+    assert_exact(source, range(7, 32))
+
+
+def test_avi_claims_a_wrong_count(tmp_path):
+    path = write_video(tmp_path / "a.avi", N_FRAMES, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    for header, offset in ((b"avih", 24), (b"strh", 40)):
+        at = content.index(header) + offset
+        content[at : at + 4] = struct.pack("<I", 999)
+    path.write_bytes(content)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 999
+    assert_exact(path, range(N_FRAMES))
+    path.write_bytes(content[: content.index(b"idx1")])
+    assert_exact(path, range(N_FRAMES))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
+def test_sound_comes_first(tmp_path, name):
+    path, codec = tmp_path / name, "libx264" if name == "a.mp4" else "mpeg4"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("pcm_s16le" if name == "a.avi" else "aac", rate=16000, layout="mono")
+        video = container.add_stream(codec, rate=25, options=B_FRAMES if codec == "libx264" else {})
+        video.height, video.width, video.pix_fmt, video.bit_rate = 48, 64, "yuv420p", 2_000_000
+        for i in range(N_FRAMES):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 640), np.int16), format="s16", layout="mono")
+            samples.sample_rate, samples.pts = 16000, 640 * i
+            container.mux(sound.encode(samples))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(painted_frame(i), format="rgb24")))
+        container.mux(sound.encode())
+        container.mux(video.encode())
+    assert_exact(path, range(N_FRAMES))
+
+
+def test_cover_picture_is_not_the_video(source, tmp_path):
+    path, picture = tmp_path / "film.mp4", tmp_path / "cover.jpg"
+    Image.fromarray(painted_frame(4095, 96, 96)).save(picture)
+    with av.open(str(picture)) as cover, av.open(str(source)) as film, av.open(str(path), "w") as output:
+        shown = output.add_stream_from_template(cover.streams.video[0])
+        shown.disposition = Disposition.attached_pic
+        moving = output.add_stream_from_template(film.streams.video[0])
+        for packets, stream in ((packets_of(picture), shown), (packets_of(source), moving)):
+            for packet in packets:
+                packet.stream = stream
+                output.mux(packet)
+    with av.open(str(path)) as container:
+        assert any(stream.disposition & Disposition.attached_pic for stream in container.streams.video)
+    assert_exact(path, range(N_FRAMES))
+    assert frame_size(path) == (48, 64)
+
+
+def test_packed_b_frames(tmp_path):
+    """DivX in AVI: a chunk holds a picture and the B-frame that is shown before it; the next chunk holds none."""
+    source = write_video(tmp_path / "source.avi", N_FRAMES, codec="mpeg4", options={"bf": "1", "g": "10"})
+    pictures = [(bytes(packet), packet.is_keyframe) for packet in packets_of(source)]
+    start, is_b = b"\0\0\1\xb6", [data[data.index(b"\0\0\1\xb6") + 4] >> 6 == 2 for data, _ in pictures]
+    assert sum(is_b) > 10
+    chunks = []
+    for (data, is_key), follows, b in zip(pictures, [*is_b[1:], False], is_b, strict=True):
+        if b:
+            chunks[-1:] = [(chunks[-1][0] + data, chunks[-1][1]), (start + b"\x41\xff", False)]
+        else:
+            chunks.append((data, is_key))
+        assert not (b and follows)
+    path = tmp_path / "packed.avi"
+    with av.open(str(source)) as template, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(template.streams.video[0])
+        for i, (data, is_key) in enumerate(chunks):
+            if is_key:
+                data = data.replace(start, b"\0\0\1\xb2DivX503b1393p\0" + start, 1)
+            packet = av.Packet(data)
+            packet.pts = packet.dts = i
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), stream, is_key
+            output.mux(packet)
+    assert_exact(path, range(N_FRAMES))
+
+
+def test_pictures_change_their_size(tmp_path):
+    """Frames have one size, the first one's, wherever reading begins."""
+    options = {"deadline": "realtime", "cpu-used": "8", "g": "10"}
+    parts = [
+        write_video(tmp_path / f"{size[0]}.webm", 20, "libvpx-vp9", size, options) for size in ((48, 64), (96, 128))
+    ]
+    path = tmp_path / "both.webm"
+    with av.open(str(parts[0])) as template, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(template.streams.video[0])
+        for k, part in enumerate(parts):
+            for packet in packets_of(part):
+                packet.pts, packet.dts = packet.pts + 800 * k, packet.dts + 800 * k
+                packet.stream = stream
+                output.mux(packet)
+    assert_exact(path, [*range(20), *range(20)])
+    assert frame_size(path) == (48, 64)
+
+
+def test_damaged_files_raise_nothing_else(tmp_path, source):
+    """Some damage hides from FFmpeg which decoder to use; such files are unreadable, not a crash."""
+    unknown = tmp_path / "unknown.mp4"
+    unknown.write_bytes(source.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(UnreadableMedia, match="unknown.mp4"):
+        count_frames(unknown)
+    rng = np.random.default_rng(0)
+    for path in (source, copy(source, tmp_path / "a.ts"), write_video(tmp_path / "a.avi", N_FRAMES, codec="mpeg4")):
+        whole = path.read_bytes()
+        for _ in range(15):
+            content = bytearray(whole)
+            begin, length = rng.integers(len(whole) // 20, len(whole) - 200), rng.integers(1, len(whole) // 5)
+            del content[begin : begin + length]
+            path.write_bytes(content)
+            video_index._cache.clear()
+            try:
+                n_frames = len(list(iterate_frames(path)))
+                count_frames(path)
+                assert len(read_frames(path, [0, n_frames // 2])) == 2
+            except UnreadableMedia as error:
+                assert error.path == path
