@@ -26,11 +26,16 @@ def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
     """The attributes to predict: those of the sets and those named one by one, each once.
 
     `all` stands for what the training images have; see `untrained_attributes` for what only others have.
+
+    Raises:
+        UserError: a set of another name. Names of attributes are checked where the annotations are read.
     """
     names: list[str] = []
     for name in params.attributes or ("vispr1",):
         if name == "all":
             names += sorted(annotated_attributes(config.VISPR_ROOT, ("train",)), key=_attribute_number)
+        elif name.startswith("vispr") and name not in ATTRIBUTE_SETS:
+            raise UserError(f"unknown set of attributes '{name}'; the sets are {', '.join(ATTRIBUTE_SETS)} and all")
         else:
             names += ATTRIBUTE_SETS.get(name, (canonical_name(name),))
     return tuple(dict.fromkeys(names))

@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from anomaly_detection_mgfn.params_mgfn import MgfnParams
+from anomaly_detection_mgfn.score_video import common_options
 from anonymization_training import init_utility
 from aux_code import config
 from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint, sha256_of
@@ -217,6 +219,12 @@ def test_people_in_training_videos_are_sought_once(scene, weights_file, seen, mo
     os.utime(kept[0], (later, later))
     run("init_utility", scene, monkeypatch, "--detector_weights", weights_file)
     assert len([call for call in seen if call.indices == whole]) == len(paths) + 1 and read_boxes(kept[0])
+
+
+@pytest.mark.parametrize("option", ["boxes", "detector_weights"])
+def test_scoring_a_video_hands_its_source_to_the_stages_that_it_runs(option):
+    words = common_options(MgfnParams(**{option: Path("a file")}))
+    assert words[-2:] == [f"--{option}", "a file"] and "--boxes" not in common_options(MgfnParams())
 
 
 def test_which_source_applies(tmp_path, weights_file):

@@ -185,6 +185,8 @@ def test_attribute_sets_by_name(monkeypatch):
     assert names("a73_landmark", "vispr1") == ("a73_landmark", *VISPR1)
     assert names("vispr2") == VISPR2 and not set(VISPR1) & set(VISPR2)
     assert names("a65_rel_soci", "vispr1") == ("a65_rel_social", *VISPR1[:-1]), "papers abbreviate it"
+    with pytest.raises(UserError, match="vispr3.*vispr1, vispr2 and all"):
+        names("a4_gender", "vispr3")
     found = {"a10_face_partial", "a9_face_complete", "a73_landmark"}
     monkeypatch.setattr("privacy_training.released_splits.annotated_attributes", lambda root, splits: found)
     assert names("all") == ("a9_face_complete", "a10_face_partial", "a73_landmark")
