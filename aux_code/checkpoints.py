@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import secrets
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -29,7 +30,8 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> Non
         UserError: the disk is full or the folder cannot be written; the temporary file is removed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # drawn, since processes on two machines, or in two containers, may have one id and share the folder
+    temporary = path.with_name(f".{path.name}.{os.getpid()}_{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

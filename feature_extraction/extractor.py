@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -228,12 +227,30 @@ def _put(items: queue.Queue, item: object, stop: threading.Event) -> None:
             continue
 
 
-@dataclass
 class _VideoInWork:
-    """Features of a video that is not complete yet."""
+    """Features of a video that is not complete yet, in one array that doubles.
 
-    rows: dict[int, np.ndarray] = field(default_factory=dict)
-    end: VideoEnd | None = None
+    An array per clip, kept for hours, would lie between the temporary tensors of the networks and break their memory up
+    into pieces that are too small to be used again: it would grow without end.
+    """
+
+    def __init__(self):
+        self.n_rows, self.end = 0, None
+        self._rows = np.empty((0, 0, 0), np.float32)
+
+    def put(self, index: int, feature: np.ndarray) -> None:
+        """Takes the feature of one clip, float32 (n_crops, feature_dim); every clip comes once."""
+        if index >= len(self._rows):
+            rows = np.empty((max(64, 2 * index), *feature.shape), np.float32)
+            rows[: len(self._rows)] = self._rows.reshape(len(self._rows), *feature.shape)
+            self._rows = rows
+        self._rows[index] = feature
+        self.n_rows += 1
+
+    def features(self) -> np.ndarray:
+        """(n_clips, feature_dim), with several crops (n_clips, n_crops, feature_dim)."""
+        rows = self._rows[: self.n_rows]
+        return rows[:, 0] if rows.shape[1] == 1 else rows
 
 
 @dataclass
@@ -300,12 +317,14 @@ class Extraction:
                 self._encode()
 
     def _encode(self) -> None:
-        """Starts the waiting clips' pass, then takes the features of the pass before."""
+        """Starts the waiting clips' pass, then takes the features of the pass before; a CPU has both by then."""
         batch, self._batch = self._batch, []
         if batch:
             launched = self.encoder.launch([video.name for video, _ in batch], [clip for _, clip in batch])
             self._collect()
             self._launched = batch, launched
+            if not launched.features.is_cuda:
+                self._collect()
 
     def _collect(self) -> None:
         if self._launched is None:
@@ -317,25 +336,22 @@ class Extraction:
         self.n_clips += len(batch)
         for (video, clip), feature in zip(batch, encoded.features, strict=True):
             if video.name in self._in_work:
-                self._in_work[video.name].rows[clip.index] = feature
+                self._in_work[video.name].put(clip.index, feature)
         for name in {video.name for video, _ in batch}:
             self._finish_if_complete(name)
 
     def _finish_if_complete(self, name: str) -> None:
         work = self._in_work.get(name)
-        if work is None or work.end is None or len(work.rows) < self.n_clips_of(work.end.n_frames):
+        if work is None or work.end is None or work.n_rows < self.n_clips_of(work.end.n_frames):
             return
         del self._in_work[name]
-        rows = [work.rows[k] for k in range(len(work.rows))]
-        features = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
-        np.stack(rows, out=features)
-        features = features[:, 0] if features.shape[1] == 1 else features
+        features = work.features()
         if not np.isfinite(features).all():
             self._fail(name, "its features are not finite numbers; the networks' weights are at fault")
             return
         file, end, started = f"{name}.npy", work.end, time.monotonic()
         write_npy(self.folder.folder / file, features)
-        entry = {"file": file, "n_frames": end.n_frames, "n_clips": len(rows), "fps": end.fps, "status": end.status}
+        entry = {"file": file, "n_frames": end.n_frames, "n_clips": len(features), "fps": end.fps, "status": end.status}
         self.folder.add_video(name, entry)
         self.seconds["write"] += time.monotonic() - started
 
@@ -345,10 +361,3 @@ class Extraction:
         self.failed[name] = reason
         log.warning("%s failed: %s", name, reason)
         self.folder.add_failure(name, reason)
-
-
-def remove_partial_files(folder: Path) -> None:
-    """Removes temporary files of writes that a kill interrupted more than an hour ago; younger ones may be in use."""
-    for path in folder.glob(".*.tmp"):
-        if time.time() - path.stat().st_mtime > 3600:
-            path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Media that do not decode: the error, and the report that keeps them from vanishing silently."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from aux_code.errors import UserError
@@ -19,6 +20,18 @@ class UnreadableMedia(UserError):
     def __reduce__(self):
         """Decoding processes hand it over whole; by default an exception is rebuilt from its message alone."""
         return type(self), (self.path, self.reason)
+
+
+def write_unreadable(folder: Path | str, reasons: Mapping[str, str]) -> Path:
+    """Writes FOLDER/unreadable.txt, a line of name, tab and reason for each; without any, none is left there."""
+    path = Path(folder) / "unreadable.txt"
+    lines = [f"{name}\t{' '.join(reason.split())}\n" for name, reason in reasons.items()]
+    if not lines:
+        path.unlink(missing_ok=True)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
 
 
 class UnreadableLog:
@@ -52,11 +65,9 @@ class UnreadableLog:
         """
         if str(path) in self._reasons:
             return
-        self._reasons[str(path)] = " ".join(reason.split())
+        self._reasons[str(path)] = reason
         log.warning("unreadable, left out: %s (%s)", path, reason)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{name}\t{why}\n" for name, why in self._reasons.items()]
-        self.path.write_text("".join(lines), encoding="utf-8")
+        write_unreadable(self.path.parent, self._reasons)
         if len(self) > self.max_share * self.n_total:
             raise UserError(
                 f"{len(self)} of {self.n_total} files are unreadable, more than the admitted {self.max_share:.1%}; "
