@@ -72,7 +72,15 @@ def read_json(path: Path | str) -> Any:
 
 def write_npy(path: Path | str, array: np.ndarray) -> None:
     """Writes one array atomically."""
-    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+    write_atomically(path, lambda file: np.save(_PlainWriter(file), array, allow_pickle=False))
+
+
+class _PlainWriter:
+    """A file that NumPy writes to in Python's way: into real files it writes past Python, and where the disk is full it
+    drops the last bytes of a small array without an error."""
+
+    def __init__(self, file: BinaryIO):
+        self.write = file.write
 
 
 def save_checkpoint(path: Path | str, checkpoint: dict[str, Any]) -> None:

@@ -162,8 +162,10 @@ def read_ahead(
 ) -> Iterator[Item]:
     """Reads videos in `n_threads` threads, one video each at a time, at most `n_ahead` clips ahead of the consumer.
 
-    A video that does not decode yields a Failure; an error of the program itself is raised here.
+    A video that does not decode yields a Failure; an error of the program itself is raised here. Each thread computes
+    with itself alone: PyTorch would give it helpers of its own, which take the cores from the networks.
     """
+    n_torch_threads = torch.get_num_threads()
     items: queue.Queue = queue.Queue(maxsize=n_ahead)
     waiting: queue.SimpleQueue = queue.SimpleQueue()
     for video in videos:
@@ -187,6 +189,7 @@ def read_ahead(
         stop.set()
         for thread in threads:
             thread.join(timeout=10)
+        torch.set_num_threads(n_torch_threads)  # what later threads begin with; this one has kept it
 
 
 def _read_videos(
@@ -194,6 +197,7 @@ def _read_videos(
 ) -> None:
     """The body of a decoding thread."""
     try:
+        torch.set_num_threads(1)  # holds for this thread
         reader = make_reader()
         while not stop.is_set():
             try:

@@ -62,6 +62,12 @@ def test_centre_view_is_the_evaluation_transform_and_rgb():
     assert view[2, 0].mean() == pytest.approx((20 + 3 * 2) / 255, abs=1e-3)  # red is channel 0
 
 
+@pytest.mark.parametrize("height, width", [(40, 60), (240, 320), (90, 50)])
+def test_centre_of_whole_pixels_is_the_evaluation_transform_too(height, width):
+    frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    assert torch.allclose(GEOMETRY.views(frames)[0], evaluation_transform(frames, 32), atol=1e-5)
+
+
 def test_boxes_move_like_pixels():
     box = np.array([[20.0, 12.0, 40.0, 30.0], [0.0, 0.0, 3.0, 3.0]])
     (moved,) = GEOMETRY.boxes([box], (48, 64))

@@ -1,5 +1,7 @@
 """Networks on clips: layout, batches, noise; and files as videos end."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,25 @@ def test_full_size_networks_give_a_feature_whatever_else_is_in_the_batch(monkeyp
     difference = np.linalg.norm(together - alone, axis=-1) / np.linalg.norm(alone, axis=-1)
     assert alone.shape == (3, 1, 2048) and difference.max() < 1e-5
     assert np.linalg.norm(alone[0] - alone[1]) > 1e-4 * np.linalg.norm(alone[0])  # the clips do differ
+
+
+def test_decoding_threads_compute_alone_and_leave_the_others_theirs(tmp_path):
+    class Asking(PyavReader):
+        def read(self, video):
+            seen.append(torch.get_num_threads())
+            yield VideoEnd(1, 25.0)
+
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert len(list(read_ahead(_videos(tmp_path, [1, 2]), lambda: Asking(GEOMETRY), 2, 4))) == 2
+        later = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert seen == [1, 1] and torch.get_num_threads() == 2 and later == [2]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_profile_names_every_part(tmp_path):
