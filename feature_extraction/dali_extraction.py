@@ -12,7 +12,6 @@ Several processes share the videos, balanced by frames, and one output folder, o
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,9 +31,10 @@ from aux_code.models.obfuscation import OBFUSCATIONS
 from aux_code.parameters import parse
 from aux_code.runs import Run, run_script, start_run
 from feature_extraction.clip_views import ClipGeometry
-from feature_extraction.extractor import ClipEncoder, Extraction, read_ahead
+from feature_extraction.extractor import ClipEncoder, Extraction
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.params_feature_extraction import PRESETS, FeatureExtractionParams
+from feature_extraction.read_ahead import ReadAhead
 from feature_extraction.readers import BoxSource, make_reader, resolve_reader
 from feature_extraction.video_inputs import VideoInput, list_inputs, parse_shard, shard_of
 
@@ -87,12 +87,12 @@ def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
             sys.stderr.write(f"--resume: no finished video in {output}, so this starts with the first one\n")
         todo = [video for video in videos if video.name not in finished]
         run_summary = f"{len(todo)} of {len(videos)} videos to extract into {output}"
-        encoder = ClipEncoder(anonymizer, utility, device, params.precision, params.frames_per_pass, params.seed)
-        batch_size = max(1, params.batch_size // params.n_crops)
-        extraction = Extraction(encoder, folder, geometry.n_clips, batch_size, scalars_to(run))
         sys.stderr.write(f"{run_summary} ({reader_name}, {params.precision}, {device})\n")
+        batch_size = max(1, params.batch_size // params.n_crops)
         readers = partial(make_reader, reader_name, geometry, params.min_decoded_share, boxes, device)
-        with closing(read_ahead(todo, readers, params.n_decoders, 2 * batch_size)) as items:
+        with ReadAhead(todo, readers, params.n_decoders, 2 * batch_size) as items:  # while the networks are prepared
+            encoder = ClipEncoder(anonymizer, utility, device, params.precision, params.frames_per_pass, params.seed)
+            extraction = Extraction(encoder, folder, geometry.n_clips, batch_size, scalars_to(run))
             extraction.run(items, len(todo))
         folder.merge()
         # everybody waits here: torchrun ends the other ranks when one leaves with a status for failed videos
