@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import secrets
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -29,7 +30,8 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> Non
         UserError: the disk is full or the folder cannot be written; the temporary file is removed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # drawn, since processes on two machines, or in two containers, may have one id and share the folder
+    temporary = path.with_name(f".{path.name}.{os.getpid()}_{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -70,7 +72,15 @@ def read_json(path: Path | str) -> Any:
 
 def write_npy(path: Path | str, array: np.ndarray) -> None:
     """Writes one array atomically."""
-    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+    write_atomically(path, lambda file: np.save(_PlainWriter(file), array, allow_pickle=False))
+
+
+class _PlainWriter:
+    """A file that NumPy writes to in Python's way: into real files it writes past Python, and where the disk is full it
+    drops the last bytes of a small array without an error."""
+
+    def __init__(self, file: BinaryIO):
+        self.write = file.write
 
 
 def save_checkpoint(path: Path | str, checkpoint: dict[str, Any]) -> None:

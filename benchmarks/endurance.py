@@ -4,8 +4,10 @@ Miniature networks on small H.264 pictures (64 x 48), so that hours of video pas
 everything around the networks. Each case is the whole of `dali_extraction.py` (reader pyav) in a process of its own.
 
 - A video of two hours (216,000 frames at 30 per second) against one of two minutes: peak resident memory.
-- Ten thousand videos of 33 frames: seconds per video and resident memory at the start and at the end of the run, and
-  the seconds of one merge of the full manifest, of which there is one every ten seconds.
+- Ten thousand videos of 33 frames: a first process is killed (SIGKILL) when a twentieth of them is there, a second one
+  does the rest: how many it repeats of those that were there, seconds per video and resident memory at the start and at
+  the end, the seconds of one merge of the full manifest, of which there is one every ten seconds, those of finding out
+  what is finished, and those of a third run, which has nothing left to do.
 
 The long video repeats one encoded second, and the many videos are links to one file: quick to make, no quicker to read.
 """
@@ -14,6 +16,7 @@ import argparse
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +37,7 @@ from aux_code.model_loaders import load_fa_model, load_ft_model
 from aux_code.parameters import CommonParams
 from aux_code.runs import start_run
 from benchmarks.machine import ChildProcess, describe_machine, json_line
+from feature_extraction import dali_extraction
 from feature_extraction.dali_extraction import extract
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.params_feature_extraction import FeatureExtractionParams
@@ -79,14 +83,33 @@ def write_checkpoint(path: Path) -> Path:
     return path
 
 
+def options(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, object]:
+    """Parameters of an extraction into FOLDER/features_DATASET."""
+    return {
+        "dataset": str(dataset), "anonymizer": str(checkpoint), "output": str(folder / f"features_{dataset.stem}"),
+        "reader": "pyav", "device": "cpu", "size": 48, "batch_size": 16, "run_id": "endurance",
+    }  # fmt: skip
+
+
+def killed_run(folder: Path, dataset: Path, checkpoint: Path, n_videos: int) -> dict[Path, int]:
+    """Runs the script and kills it when `n_videos` feature files are there; returns when each was written."""
+    chosen = options(folder, dataset, checkpoint)
+    command = [sys.executable, str(Path(dali_extraction.__file__))]
+    command += [text for name, value in chosen.items() for text in (f"--{name}", str(value))]
+    environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(folder / "artifacts")}
+    output = Path(chosen["output"])
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and sum(1 for _ in output.glob("*.npy")) < n_videos:
+            time.sleep(0.05)
+        process.kill()
+    return {path: path.stat().st_mtime_ns for path in output.glob("*.npy")}
+
+
 def one_run(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, Callable[[], object]]:
     """A process: `run` extracts the data set and returns what it cost."""
     for name in ("SAVED_MODELS_ROOT", "LOGS_ROOT"):
         setattr(config, name, folder / "runs")
-    params = FeatureExtractionParams(
-        dataset=str(dataset), anonymizer=str(checkpoint), output=str(folder / f"features_{dataset.stem}"),
-        reader="pyav", device="cpu", size=48, batch_size=16, run_id="endurance",
-    )  # fmt: skip
+    params = FeatureExtractionParams(**options(folder, dataset, checkpoint))
     written: list[tuple[float, float]] = []
 
     def run() -> dict[str, float]:
@@ -135,13 +158,14 @@ def by_tenths(written: list[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def merge_seconds(folder: Path) -> float:
-    """One more merge of a finished folder's manifest."""
-    header = {}
-    with FeatureFolder(folder, header) as features:
+def folder_seconds(folder: Path) -> dict[str, float]:
+    """Seconds of one more merge of a finished folder's manifest, and of finding out what is finished."""
+    with FeatureFolder(folder, header={}) as features:
         start = time.monotonic()
         features.merge()
-        return time.monotonic() - start
+        merged = time.monotonic()
+        features.finished()
+        return {"merge_seconds": merged - start, "scan_seconds": time.monotonic() - merged}
 
 
 def long_video(folder: Path, checkpoint: Path, n_frames: int) -> dict[str, float]:
@@ -161,9 +185,13 @@ def many_videos(folder: Path, checkpoint: Path, n_videos: int) -> dict[str, floa
     many.mkdir()
     for i in range(n_videos):
         os.link(first, many / f"v{i:05d}.mp4")
+    before = killed_run(folder, many, checkpoint, n_videos // 20)
     with ChildProcess(one_run, folder, many, checkpoint) as child:
         cost = child.call("run")
-    cost["merge_seconds"] = merge_seconds(folder / "features_many")
+        cost["nothing_left_seconds"] = child.call("run")["seconds"]
+    cost["there_when_killed"] = len(before)
+    cost["repeated_after_kill"] = sum(path.stat().st_mtime_ns != time_ns for path, time_ns in before.items())
+    cost |= folder_seconds(folder / "features_many")
     print(f"{n_videos} videos in {cost['seconds']:.1f} s: " + ", ".join(f"{k} {v:.4g}" for k, v in cost.items()))
     return {f"many_{key}": value for key, value in cost.items()} | {"many_videos": n_videos}
 

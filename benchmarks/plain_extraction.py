@@ -7,11 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.functional import to_tensor
 
 from aux_code.model_loaders import load_anonymizer, load_utility
 
 
-def extract_plainly(videos: list[Path], checkpoint: Path, output: Path, size: int) -> int:
+def extract_plainly(
+    videos: list[Path],
+    checkpoint: Path,
+    output: Path,
+    size: int,
+    device: str = "cpu",
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> int:
     """Writes OUTPUT/<video>.npy, float32 (n_clips, feature_dim) each; returns the number of clips.
 
     Args:
@@ -19,15 +27,17 @@ def extract_plainly(videos: list[Path], checkpoint: Path, output: Path, size: in
         checkpoint: holds f_A and f_T.
         output: an existing folder.
         size: height and width of the frames that the networks see, in pixels.
+        device: where the networks run.
+        memory_format: of the frames that f_A gets; contiguous is what torchvision's `to_tensor` makes.
     """
-    fa, ft = load_anonymizer(str(checkpoint)).eval(), load_utility(checkpoint).eval()
+    fa, ft = load_anonymizer(str(checkpoint)).eval().to(device), load_utility(checkpoint).eval().to(device)
     n_clips = 0
     for video in videos:
         rows = []
         with torch.no_grad():
             for clip in plain_clips(video, size):
-                anonymized = fa(clip)
-                rows.append(ft.extract_features(anonymized.transpose(0, 1)[None])[0].numpy())
+                anonymized = fa(clip.to(device).contiguous(memory_format=memory_format))
+                rows.append(ft.extract_features(anonymized.transpose(0, 1)[None])[0].cpu().numpy())
         np.save(output / f"{video.stem}.npy", np.stack(rows))
         n_clips += len(rows)
     return n_clips
@@ -40,7 +50,7 @@ def plain_clips(video: Path, size: int) -> list[Tensor]:
     clips = []
     for start in range(0, len(frames), 32):
         chosen = [frames[min(start + 2 * i, len(frames) - 1)] for i in range(16)]
-        pixels = torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.stack([to_tensor(frame) for frame in chosen])
         height, width = pixels.shape[2:]
         top, left = round(0.1 * height), round(0.1 * width)
         part = pixels[:, :, top : height - top, left : width - left]

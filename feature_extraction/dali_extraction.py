@@ -11,7 +11,8 @@ Several processes share the videos, balanced by frames, and one output folder, o
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from torch import nn
 
 from aux_code import config, distributed
 from aux_code.checkpoints import sha256_of
+from aux_code.datasets.unreadable import write_unreadable
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
 from aux_code.models.obfuscation import OBFUSCATIONS
@@ -30,17 +32,19 @@ from aux_code.models.person_boxes import open_person_boxes
 from aux_code.parameters import parse
 from aux_code.runs import Run, run_script, start_run
 from feature_extraction.clip_views import ClipGeometry
-from feature_extraction.extractor import ClipEncoder, Extraction, read_ahead, remove_partial_files
+from feature_extraction.extractor import ClipEncoder, Extraction
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.params_feature_extraction import PRESETS, FeatureExtractionParams
+from feature_extraction.read_ahead import ReadAhead
 from feature_extraction.readers import make_reader, resolve_reader
-from feature_extraction.video_inputs import list_inputs, parse_shard, shard_of
+from feature_extraction.video_inputs import VideoInput, list_inputs, parse_shard, shard_of
 
 
 def main() -> int:
     params = parse(PRESETS, description=__doc__)
-    outcome = extract(params, start_run(params, "dali_extraction"))
-    return report_end(outcome) if distributed.is_main() else 0
+    run = start_run(params, "dali_extraction")
+    outcome = extract(params, run)
+    return report_end(outcome, run.folder) if distributed.is_main() else 0
 
 
 class Outcome(NamedTuple):
@@ -49,11 +53,13 @@ class Outcome(NamedTuple):
     Attributes:
         extraction: what this process did.
         failed: video -> why, of all processes of this run.
+        unreadable: the same of the whole data set, as the output folder has it: of other shards and earlier runs too.
         missing: videos of the data set that have no features yet.
     """
 
     extraction: Extraction
     failed: dict[str, str]
+    unreadable: dict[str, str]
     missing: set[str]
 
 
@@ -80,28 +86,30 @@ def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
     header |= {"person_boxes": boxes.origin} if boxes else {}
 
     with FeatureFolder(output, header) as folder:
-        remove_partial_files(output)
+        folder.remove_partial_files()
         finished = folder.finished()
         if params.resume and not finished:
             sys.stderr.write(f"--resume: no finished video in {output}, so this starts with the first one\n")
         todo = [video for video in videos if video.name not in finished]
         run_summary = f"{len(todo)} of {len(videos)} videos to extract into {output}"
-        encoder = ClipEncoder(anonymizer, utility, device, params.precision, params.frames_per_pass, params.seed)
-        extraction = Extraction(encoder, folder, geometry.n_clips, params.batch_size, scalars_to(run))
-        items = read_ahead(
-            todo,
-            lambda: make_reader(reader_name, geometry, params.min_decoded_share, boxes, device),
-            params.n_decoders,
-            2 * params.batch_size,
-        )
         sys.stderr.write(f"{run_summary} ({reader_name}, {params.precision}, {device})\n")
-        extraction.run(items, len(todo))
+        batch_size = max(1, params.batch_size // params.n_crops)
+        readers = partial(make_reader, reader_name, geometry, params.min_decoded_share, boxes, device)
+        with ReadAhead(todo, readers, params.n_decoders, 2 * batch_size) as items:  # while the networks are prepared
+            encoder = ClipEncoder(anonymizer, utility, device, params.precision, params.frames_per_pass, params.seed)
+            extraction = Extraction(encoder, folder, geometry.n_clips, batch_size, scalars_to(run))
+            extraction.run(items, len(todo))
         folder.merge()
         # everybody waits here: torchrun ends the other ranks when one leaves with a status for failed videos
         of_ranks = distributed.gather_objects(extraction.failed)
-        missing = {video.name for video in inputs.videos} - folder.finished()
-    failed = {name: reason for of_rank in of_ranks for name, reason in of_rank.items()}
-    return Outcome(extraction, failed, missing)
+        failed = {name: reason for of_rank in of_ranks for name, reason in of_rank.items()}
+        return Outcome(extraction, failed, *still_without_features(inputs.videos, folder))
+
+
+def still_without_features(videos: Sequence[VideoInput], folder: FeatureFolder) -> tuple[dict[str, str], set[str]]:
+    """({video: why it failed}, all that have no features) of the data set, as the folder has them."""
+    missing = {video.name for video in videos} - folder.finished()
+    return {name: reason for name, reason in folder.failures().items() if name in missing}, missing
 
 
 def weights_of(params: FeatureExtractionParams) -> tuple[str, Path]:
@@ -173,8 +181,9 @@ def scalars_to(run: Run) -> Callable[[int, float], None]:
     return lambda n_clips, rate: run.writer.add_scalar("extraction/clips_per_second", rate, n_clips)
 
 
-def report_end(outcome: Outcome) -> int:
-    """Names what failed and what is still missing of the whole data set (videos of other shards); the exit status."""
+def report_end(outcome: Outcome, folder: Path) -> int:
+    """Names what failed, in the run's unreadable.txt too, and what other shards have to do; gives the exit status."""
+    write_unreadable(folder, outcome.unreadable)
     for name, reason in outcome.failed.items():
         sys.stderr.write(f"failed: {name}: {reason}\n")
     others = sorted(outcome.missing - set(outcome.failed))

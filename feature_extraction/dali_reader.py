@@ -2,17 +2,19 @@
 
 On a GPU, DALI decodes (NVDEC) and everything stays there. On a CPU, DALI's own decoder knows VP8, VP9 and Motion JPEG;
 other codecs, folders of frames, rotated videos and those in which a detector looks for people are fed to the same graph
-by PyAV. A video that DALI refuses half-way is read on by PyAV. The reader operator repeats the video's last frame past
-its end, which is the rule for tails.
+by PyAV. A video that DALI refuses half-way is read on by PyAV.
+
+The operator is the video reader of `fn.experimental`, which follows `fn.readers.video`: it runs on CPU and GPU, takes
+frames at irregular times, and repeats the video's last frame past its end, which is the rule for tails (the older one
+pads with zeros and takes constant rates on a GPU alone).
 
 This module imports DALI, which takes a second, and is imported by nothing but `readers.make_reader`.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import av
@@ -25,7 +27,7 @@ from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.datasets.video_index import open_video, picture_size
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import ClipGeometry, Cut
-from feature_extraction.frame_stream import FrameStream, VideoEnd, announced_frames, clips_of
+from feature_extraction.frame_stream import FrameStream, SourceClip, VideoEnd, announced_frames, clips_of
 from feature_extraction.readers import Clip, view_boxes
 from feature_extraction.video_inputs import VideoInput
 
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
 GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1"}
 CLIPS_PER_RUN = 4
+BYTES_PER_RUN = 64 * 2**20
 _CUT_TYPES = {"anchor": types.INT32, "shape": types.INT32, "roi_start": types.FLOAT, "roi_end": types.FLOAT}
 
 
@@ -116,8 +119,7 @@ class DaliReader:
         if self._fed_graph is None:
             self._fed_graph = self._feeding_graph()
             self._fed_graph.build()
-        clips = clips_of(iter(stream), self.geometry)
-        while group := list(islice(clips, CLIPS_PER_RUN)):
+        for group in _groups(clips_of(iter(stream), self.geometry)):
             cuts = [_arrays(cut) for cut in self.geometry.cuts(*group[0].frames.shape[1:3])]
             inputs = {f"{name}{v}": [part] * len(group) for v, cut in enumerate(cuts) for name, part in cut.items()}
             (views,) = self._fed_graph.run(frames=[clip.frames for clip in group], **inputs)
@@ -205,18 +207,33 @@ def video_facts(path: Path) -> VideoFacts | None:
     """
     with open_video(path) as container:
         stream = container.streams.video[0]
-        announced = announced_frames(container)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         codec = stream.codec_context.name
         try:
             first = next(container.decode(stream), None)
             container.seek(0, stream=stream)
-            n_frames = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+            n_frames = end = 0
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard:
+                    n_frames, end = n_frames + 1, max(end, (packet.pts or 0) + (packet.duration or 0))
+            announced = announced_frames(container, n_frames, float(end * stream.time_base))
         except av.error.FFmpegError:
             return None
     if first is None:
         return None
-    return VideoFacts(codec, n_frames, announced or n_frames, fps, *picture_size(first), bool(first.rotation % 360))
+    return VideoFacts(codec, n_frames, announced, fps, *picture_size(first), bool(first.rotation % 360))
+
+
+def _groups(clips: Iterable[SourceClip]) -> Iterator[list[SourceClip]]:
+    """As many clips as one run of the graph takes, fewer of large pictures."""
+    group: list[SourceClip] = []
+    for clip in clips:
+        group.append(clip)
+        if len(group) == CLIPS_PER_RUN or len(group) * clip.frames.nbytes >= BYTES_PER_RUN:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _arrays(cut: Cut) -> dict[str, np.ndarray]:

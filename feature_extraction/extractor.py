@@ -1,13 +1,10 @@
 """From clips to features: networks in their form for inference, clips of several videos in one batch."""
 
 import logging
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from aux_code.checkpoints import write_npy
-from aux_code.errors import UserError
 from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.layout import apply_per_frame
 from aux_code.model_loaders import apply_anonymizer
@@ -24,7 +20,8 @@ from aux_code.runs import seeded_generator
 from feature_extraction.frame_stream import VideoEnd
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.pass_timer import PassTimer
-from feature_extraction.readers import Clip, Reader
+from feature_extraction.read_ahead import Failure, Item
+from feature_extraction.readers import Clip
 from feature_extraction.video_inputs import VideoInput
 
 log = logging.getLogger(__name__)
@@ -35,27 +32,12 @@ PIXELS_PER_CPU_PASS = 4 * 224 * 224
 PARTS = ("decode", "wait", "copy", "f_A", "f_T", "write")
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a video could not be read."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """What a decoding thread hands over: a clip, the end or the failure of one video; in how many seconds it came."""
-
-    video: VideoInput
-    content: Clip | VideoEnd | Failure
-    seconds: float = 0.0
-
-
 class ClipEncoder:
     """f_A on every frame, then f_T on the clip, both in their form for inference (`prepare_for_inference`).
 
-    A batch passes f_T at once; f_A takes it whole on a GPU, and in pieces on a CPU, where larger ones gain nothing. In
-    fp32 a feature depends on the rest of its batch by rounding alone: relative differences stay below 1e-5.
+    On a GPU a batch passes both at once; in fp32 a feature then depends on the rest of its batch by rounding alone:
+    relative differences stay below 1e-5. On a CPU, where large passes gain nothing, none holds frames of two clips, so
+    that a feature is the same bit for bit whatever else is in its batch (but where `frames_per_pass` says otherwise).
 
     Args:
         anonymizer: f_A as `load_anonymizer` gives it.
@@ -105,7 +87,8 @@ class ClipEncoder:
         sources = [(name, clip, v) for name, clip in zip(names, clips, strict=True) for v in range(views.shape[1])]
         anonymized = self._anonymize(sources, flat)
         timer.mark("f_A")
-        features = self.utility.extract_features(anonymized).float()
+        pieces = anonymized.split(1) if self.device.type == "cpu" else (anonymized,)
+        features = torch.cat([self.utility.extract_features(piece).float() for piece in pieces])
         timer.mark("f_T")
         return LaunchedPass(features.unflatten(0, views.shape[:2]), timer)
 
@@ -123,7 +106,7 @@ class ClipEncoder:
     def _anonymize(self, sources: Sequence[tuple[str, Clip, int]], clips: Tensor) -> Tensor:
         """(video, clip, view) of each, (B,3,T,H,W) -> (B,3,T,H,W); one by one where each has its boxes or its noise."""
         if not self._noisy and sources[0][1].boxes is None:
-            return apply_per_frame(self.anonymizer, clips, chunk=self.frames_per_pass or self._frames_that_fit(clips))
+            return apply_per_frame(self.anonymizer, clips, chunk=self.frames_per_pass or self._pass_length(clips))
         outputs = []
         for (name, clip, v), view in zip(sources, clips, strict=True):
             for module in self._noisy:
@@ -132,10 +115,12 @@ class ClipEncoder:
             outputs.append(apply_per_frame(partial(apply_anonymizer, self.anonymizer, boxes=boxes), view.unsqueeze(0)))
         return torch.cat(outputs)
 
-    def _frames_that_fit(self, clips: Tensor) -> int:
+    def _pass_length(self, clips: Tensor) -> int:
+        """On a CPU a divisor of a clip's length, on a GPU 0 (all)."""
         if self.device.type != "cpu":
             return 0
-        return max(1, PIXELS_PER_CPU_PASS // (clips.shape[-2] * clips.shape[-1]))
+        n_frames, fitting = clips.shape[2], PIXELS_PER_CPU_PASS // (clips.shape[-2] * clips.shape[-1])
+        return max(n for n in range(1, n_frames + 1) if n_frames % n == 0 and n <= max(1, fitting))
 
 
 class Encoded(NamedTuple):
@@ -158,82 +143,30 @@ class LaunchedPass:
         return Encoded(features, self.timer.seconds())
 
 
-def read_ahead(
-    videos: Sequence[VideoInput], make_reader: Callable[[], Reader], n_threads: int, n_ahead: int
-) -> Iterator[Item]:
-    """Reads videos in `n_threads` threads, one video each at a time, at most `n_ahead` clips ahead of the consumer.
-
-    A video that does not decode yields a Failure; an error of the program itself is raised here.
-    """
-    items: queue.Queue = queue.Queue(maxsize=n_ahead)
-    waiting: queue.SimpleQueue = queue.SimpleQueue()
-    for video in videos:
-        waiting.put(video)
-    stop = threading.Event()
-    arguments = (waiting, make_reader, items, stop)
-    threads = [threading.Thread(target=_read_videos, args=arguments, daemon=True) for _ in range(max(1, n_threads))]
-    for thread in threads:
-        thread.start()
-    n_running = len(threads)
-    try:
-        while n_running:
-            item = items.get()
-            if item is None:
-                n_running -= 1
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                yield item
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(timeout=10)
-
-
-def _read_videos(
-    waiting: queue.SimpleQueue, make_reader: Callable[[], Reader], items: queue.Queue, stop: threading.Event
-) -> None:
-    """The body of a decoding thread."""
-    try:
-        reader = make_reader()
-        while not stop.is_set():
-            try:
-                video = waiting.get_nowait()
-            except queue.Empty:
-                break
-            started = time.perf_counter()
-            for content in _contents(reader, video):
-                _put(items, Item(video, content, time.perf_counter() - started), stop)
-                started = time.perf_counter()
-        _put(items, None, stop)
-    except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
-        _put(items, error, stop)
-
-
-def _contents(reader: Reader, video: VideoInput) -> Iterator[Clip | VideoEnd | Failure]:
-    try:
-        yield from reader.read(video)
-    except UserError as error:
-        yield Failure(str(error))
-    except (OSError, MemoryError) as error:
-        yield Failure(f"{video.path}: {error or type(error).__name__}")
-
-
-def _put(items: queue.Queue, item: object, stop: threading.Event) -> None:
-    while not stop.is_set():
-        try:
-            items.put(item, timeout=0.2)
-            return
-        except queue.Full:
-            continue
-
-
-@dataclass
 class _VideoInWork:
-    """Features of a video that is not complete yet."""
+    """Features of a video that is not complete yet, in one array that doubles.
 
-    rows: dict[int, np.ndarray] = field(default_factory=dict)
-    end: VideoEnd | None = None
+    An array per clip, kept for hours, would lie between the temporary tensors of the networks and break their memory up
+    into pieces that are too small to be used again: it would grow without end.
+    """
+
+    def __init__(self):
+        self.n_rows, self.end = 0, None
+        self._rows = np.empty((0, 0, 0), np.float32)
+
+    def put(self, index: int, feature: np.ndarray) -> None:
+        """Takes the feature of one clip, float32 (n_crops, feature_dim); every clip comes once."""
+        if index >= len(self._rows):
+            rows = np.empty((max(64, 2 * index), *feature.shape), np.float32)
+            rows[: len(self._rows)] = self._rows.reshape(len(self._rows), *feature.shape)
+            self._rows = rows
+        self._rows[index] = feature
+        self.n_rows += 1
+
+    def features(self) -> np.ndarray:
+        """(n_clips, feature_dim), with several crops (n_clips, n_crops, feature_dim)."""
+        rows = self._rows[: self.n_rows]
+        return rows[:, 0] if rows.shape[1] == 1 else rows
 
 
 @dataclass
@@ -264,8 +197,8 @@ class Extraction:
     _batch: list[tuple[VideoInput, Clip]] = field(default_factory=list)
     _launched: tuple[list[tuple[VideoInput, Clip]], LaunchedPass] | None = None
 
-    def run(self, items: Iterator[Item], n_videos: int) -> None:
-        """Takes everything that `read_ahead` yields; a video's file is written as soon as its last feature is there."""
+    def run(self, items: Iterable[Item], n_videos: int) -> None:
+        """Takes everything that `ReadAhead` yields; a video's file is written as soon as its last feature is there."""
         started = reported = waiting = time.monotonic()
         with progress(description="features", total=n_videos, unit="video") as bar:
             for item in items:
@@ -300,12 +233,14 @@ class Extraction:
                 self._encode()
 
     def _encode(self) -> None:
-        """Starts the waiting clips' pass, then takes the features of the pass before."""
+        """Starts the waiting clips' pass, then takes the features of the pass before; a CPU has both by then."""
         batch, self._batch = self._batch, []
         if batch:
             launched = self.encoder.launch([video.name for video, _ in batch], [clip for _, clip in batch])
             self._collect()
             self._launched = batch, launched
+            if not launched.features.is_cuda:
+                self._collect()
 
     def _collect(self) -> None:
         if self._launched is None:
@@ -317,25 +252,22 @@ class Extraction:
         self.n_clips += len(batch)
         for (video, clip), feature in zip(batch, encoded.features, strict=True):
             if video.name in self._in_work:
-                self._in_work[video.name].rows[clip.index] = feature
+                self._in_work[video.name].put(clip.index, feature)
         for name in {video.name for video, _ in batch}:
             self._finish_if_complete(name)
 
     def _finish_if_complete(self, name: str) -> None:
         work = self._in_work.get(name)
-        if work is None or work.end is None or len(work.rows) < self.n_clips_of(work.end.n_frames):
+        if work is None or work.end is None or work.n_rows < self.n_clips_of(work.end.n_frames):
             return
         del self._in_work[name]
-        rows = [work.rows[k] for k in range(len(work.rows))]
-        features = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
-        np.stack(rows, out=features)
-        features = features[:, 0] if features.shape[1] == 1 else features
+        features = work.features()
         if not np.isfinite(features).all():
             self._fail(name, "its features are not finite numbers; the networks' weights are at fault")
             return
         file, end, started = f"{name}.npy", work.end, time.monotonic()
         write_npy(self.folder.folder / file, features)
-        entry = {"file": file, "n_frames": end.n_frames, "n_clips": len(rows), "fps": end.fps, "status": end.status}
+        entry = {"file": file, "n_frames": end.n_frames, "n_clips": len(features), "fps": end.fps, "status": end.status}
         self.folder.add_video(name, entry)
         self.seconds["write"] += time.monotonic() - started
 
@@ -345,10 +277,3 @@ class Extraction:
         self.failed[name] = reason
         log.warning("%s failed: %s", name, reason)
         self.folder.add_failure(name, reason)
-
-
-def remove_partial_files(folder: Path) -> None:
-    """Removes temporary files of writes that a kill interrupted more than an hour ago; younger ones may be in use."""
-    for path in folder.glob(".*.tmp"):
-        if time.time() - path.stat().st_mtime > 3600:
-            path.unlink(missing_ok=True)

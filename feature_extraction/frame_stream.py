@@ -34,7 +34,7 @@ class SourceClip:
 
 @dataclass(frozen=True)
 class VideoEnd:
-    """What is known of a video once it has been read. `status`: complete, or damaged: some of it is missing."""
+    """What is known of a video once it has been read. `status`: complete, or damaged: some is missing or broken."""
 
     n_frames: int
     fps: float
@@ -104,6 +104,7 @@ class FrameStream:
         self._n_frames = 0
         self._announced = 0.0
         self._fps = 0.0
+        self._problems: list[str] = []
 
     def __iter__(self) -> Iterator[LazyFrame]:
         """Raises UnreadableMedia if the file does not open, is empty or holds no video."""
@@ -124,10 +125,12 @@ class FrameStream:
         if share < self.min_decoded_share:
             raise UnreadableMedia(self.path, f"only {share:.0%} of its {self._announced:.0f} frames decode")
         # an announced frame or two that never come are common in sound files (edit lists, rounding of durations)
-        damaged = self._announced - self._n_frames > max(2, 0.01 * self._announced)
-        if damaged:
-            log.warning("%s: %d of %.0f announced frames decode", self.path, self._n_frames, self._announced)
-        return VideoEnd(self._n_frames, round(self._fps, 4), "damaged" if damaged else "complete")
+        if self._announced - self._n_frames > max(2, 0.01 * self._announced):
+            self._problems.append("it ends early")
+        if self._problems:
+            counts = f"{self._n_frames} of {max(self._announced, self._n_frames):.0f} announced frames decode"
+            log.warning("%s: damaged: %s (%s)", self.path, "; ".join(self._problems), counts)
+        return VideoEnd(self._n_frames, round(self._fps, 4), "damaged" if self._problems else "complete")
 
     def _is_image(self) -> bool:
         return self.path.suffix.lower() in IMAGE_SUFFIXES
@@ -148,16 +151,41 @@ class FrameStream:
         with open_video(self.path) as container:
             stream = container.streams.video[0]
             self._fps = float(stream.average_rate or stream.guessed_rate or 0)
-            self._announced = announced_frames(container)
-            for frame in decoded_frames(container, self.path):
+            n_frames = n_corrupt = end = 0
+            for frame in decoded_frames(container, self.path, self._problems):
+                n_frames, n_corrupt = n_frames + 1, n_corrupt + frame.is_corrupt
+                end = max(end, (frame.pts or 0) + (frame.duration or 0))
                 yield LazyFrame(lambda frame=frame: convert(frame))
+            self._announced = announced_frames(container, n_frames, float(end * stream.time_base))
+        if n_corrupt:
+            self._problems.append(f"the decoder marks {n_corrupt} frames as damaged")
 
 
-def announced_frames(container: av.container.InputContainer) -> float:
-    """Frames that a file says it holds: its count, else duration times rate, else 0: it does not say."""
+def announced_frames(container: av.container.InputContainer, n_frames: int, end_seconds: float) -> float:
+    """Frames that a file says it holds: its count; else what was read, scaled by the duration that it states.
+
+    Not duration times rate: where frames come at irregular times, the rate that files state is that of some.
+
+    Args:
+        container: the file.
+        n_frames: frames that were read.
+        end_seconds: when the last of them ends.
+    """
+    frames = container.streams.video[0].frames
+    if frames:
+        return float(frames)
+    duration = _stated_seconds(container)
+    return n_frames * duration / end_seconds if duration > end_seconds > 0 else float(n_frames)
+
+
+def _stated_seconds(container: av.container.InputContainer) -> float:
+    """Duration of the video stream, 0 where the file does not say; the whole file's may be that of its sound."""
     stream = container.streams.video[0]
-    if stream.frames:
-        return float(stream.frames)
-    if stream.duration and stream.time_base and stream.average_rate:
-        return float(stream.duration * stream.time_base * stream.average_rate)
-    return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]  # Matroska, WebM
+    try:
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        alone = len(container.streams) == 1
+        return container.duration / av.time_base if container.duration and alone else 0.0

@@ -45,8 +45,9 @@ class FeatureFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             name = f".journal_{socket.gethostname()}_{os.getpid()}_{time.time_ns()}"
-            self._journal = open(self.folder / name, "x", encoding="utf-8")  # noqa: SIM115 - lives as long as the object
-            fcntl.flock(self._journal, fcntl.LOCK_EX)
+            with self._locked():  # a journal without its lock would look like a dead process's to whoever merges
+                self._journal = open(self.folder / name, "x", encoding="utf-8")  # noqa: SIM115 - lives as long as self
+                fcntl.flock(self._journal, fcntl.LOCK_EX)
             self.merge()
         except OSError as error:
             raise UserError(f"cannot write to {self.folder} ({error.strerror}); choose another --output") from error
@@ -91,9 +92,21 @@ class FeatureFolder:
                 journal.unlink(missing_ok=True)
         self._merged_at = time.monotonic()
 
+    def remove_partial_files(self) -> None:
+        """Removes what interrupted writes left behind, unless another living process may be writing it."""
+        partial = list(self.folder.glob(".*.tmp"))  # before the question: who writes has a journal by then
+        if not [path for path in self._other_journals() if not _owner_is_gone(path)]:
+            for path in partial:
+                path.unlink(missing_ok=True)
+
     def _append(self, record: dict[str, Any]) -> None:
-        self._journal.write(json.dumps(record) + "\n")
-        self._journal.flush()
+        try:
+            self._journal.write(json.dumps(record) + "\n")
+            self._journal.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.folder} ({error.strerror}); free space and give the same command again"
+            ) from error
         if time.monotonic() - self._merged_at > MERGE_SECONDS:
             self.merge()
 
@@ -118,9 +131,12 @@ class FeatureFolder:
         except (OSError, ValueError, EOFError, KeyError, TypeError):
             return False
 
-    def _dead_journals(self) -> list[Path]:
+    def _other_journals(self) -> list[Path]:
         own = Path(self._journal.name)
-        return [path for path in self.folder.glob(".journal_*") if path != own and _owner_is_gone(path)]
+        return [path for path in self.folder.glob(".journal_*") if path != own]
+
+    def _dead_journals(self) -> list[Path]:
+        return [path for path in self._other_journals() if _owner_is_gone(path)]
 
     def _drop_journal(self) -> None:
         if self._journal is not None:

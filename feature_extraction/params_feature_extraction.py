@@ -37,9 +37,11 @@ class FeatureExtractionParams(PersonBoxParams, CommonParams):
     size: int = 224
     """Height and width of the frames that the networks see, in pixels (paper)."""
     batch_size: int = 8
-    """Clips per batch, of whatever videos; a GPU computes it in one pass (ours; the release passes one)."""
+    """Clips per batch, of whatever videos; a GPU computes it in one pass (ours; the release passes one). With ten crops
+    each of them counts, so that memory stays the same."""
     frames_per_pass: int = 0
-    """Frames per pass of f_A; 0: on a GPU a whole batch, on a CPU of a clip what fits 4 x 224 x 224 pixels (ours)."""
+    """Frames per pass of f_A; 0: on a GPU a whole batch, on a CPU the part of a clip that fits 4 x 224 x 224 pixels, so
+    that features do not depend on the batch in a single bit (ours)."""
     n_decoders: int = 2
     """Threads that decode, a video each, while the networks compute (ours)."""
     min_decoded_share: float = 0.9

@@ -91,9 +91,10 @@ def _listed_files(path: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Video files and folders of images at any depth; the folder itself if it holds images and no video."""
+    """Video files and folders of images at any depth; images beside a video are its pictures, not frames."""
     found = [path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES]
     frame_folders = {path.parent for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    frame_folders -= {path.parent for path in found}
     found += [path for path in frame_folders if path != folder or not found]
     return sorted(found, key=lambda path: natural_key(str(path)))
 

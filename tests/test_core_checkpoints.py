@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,3 +180,18 @@ def test_meta_says_where_a_checkpoint_came_from_and_loads_safely(tmp_path: Path)
 
 def test_an_empty_name_is_no_file():
     assert describe_inputs({"init_weights": ""}) == {"init_weights": {"path": "", "sha256": ""}}
+
+
+@pytest.mark.parametrize("n_values", [300, 1000, 100_000])
+def test_an_array_that_the_disk_has_no_room_for_is_an_error_and_no_half_file(tmp_path: Path, n_values):
+    """RLIMIT_FSIZE makes writes fail in the middle, as a full disk does; NumPy alone overlooks it for small arrays."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="a.npy.*free space"):
+            write_npy(tmp_path / "a.npy", np.zeros(n_values, np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    write_npy(tmp_path / "a.npy", np.arange(n_values, dtype=np.float32))
+    assert np.array_equal(np.load(tmp_path / "a.npy", mmap_mode="r"), np.arange(n_values, dtype=np.float32))

@@ -82,7 +82,7 @@ class UnreadableLog:
         """
         if str(path) in self._reasons:
             return
-        self._reasons[str(path)] = " ".join(reason.split())
+        self._reasons[str(path)] = reason
         log.warning("unreadable, left out: %s (%s)", path, reason)
         _write_lines(self.path, {**_read_lines(self.path), **self._reasons})
         if len(self) > self.max_share * self.n_total:

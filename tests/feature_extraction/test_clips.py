@@ -12,6 +12,7 @@ from feature_extraction.clip_views import ClipGeometry
 from feature_extraction.frame_stream import FrameStream, LazyFrame, VideoEnd, clips_of
 from feature_extraction.readers import PyavReader, make_reader, resolve_reader
 from feature_extraction.video_inputs import VideoInput
+from tests.datasets import media
 from tests.feature_extraction.videos import painted, write_sound, write_video
 
 GEOMETRY = ClipGeometry(size=32)
@@ -61,6 +62,12 @@ def test_centre_view_is_the_evaluation_transform_and_rgb():
     assert view[2, 0].mean() == pytest.approx((20 + 3 * 2) / 255, abs=1e-3)  # red is channel 0
 
 
+@pytest.mark.parametrize("height, width", [(40, 60), (240, 320), (90, 50)])
+def test_centre_of_whole_pixels_is_the_evaluation_transform_too(height, width):
+    frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    assert torch.allclose(GEOMETRY.views(frames)[0], evaluation_transform(frames, 32), atol=1e-5)
+
+
 def test_boxes_move_like_pixels():
     box = np.array([[20.0, 12.0, 40.0, 30.0], [0.0, 0.0, 3.0, 3.0]])
     (moved,) = GEOMETRY.boxes([box], (48, 64))
@@ -81,19 +88,48 @@ def test_ten_crops_show_corners_and_mirrors():
     assert torch.allclose(mirrored[[0, 2]], 16 - left[[2, 0]], atol=1e-5)
 
 
+@pytest.mark.parametrize("n_frames, n_clips", [(71, 3), (72, 3), (33, 2)])
 @pytest.mark.parametrize(
     "name, codec", [("h.mp4", "libx264"), ("m.avi", "mpeg4"), ("v.webm", "libvpx-vp9"), ("j.avi", "mjpeg")]
 )
-def test_readers_give_the_same_clips(tmp_path, name, codec):
+def test_readers_give_the_same_clips(tmp_path, name, codec, n_frames, n_clips):
+    """A tail ends with the video's last frame, also where that is none of every second."""
     pytest.importorskip("nvidia.dali")
-    video = _input(write_video(tmp_path / name, 71, codec))
+    video = _input(write_video(tmp_path / name, n_frames, codec))
     ours, dali = (list(make_reader(reader, GEOMETRY, 0.9, None, CPU).read(video)) for reader in ("pyav", "dali"))
-    assert ours[-1] == dali[-1] == VideoEnd(71, 25.0, "complete")
-    assert len(ours) == len(dali) == 4
+    assert ours[-1] == dali[-1] == VideoEnd(n_frames, 25.0, "complete")
+    assert len(ours) == len(dali) == n_clips + 1
     for a, b in zip(ours[:-1], dali[:-1], strict=True):
         # the red channel tells which frame it is: 3 grey levels from one to the next
         assert torch.allclose(a.views[0, :, 0].mean((1, 2)), b.views[0, :, 0].mean((1, 2)), atol=1.4 / 255)
         assert (a.views - b.views).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    "name, codec, by_dali",
+    [("h.mp4", "libx264", 0), ("m.avi", "mpeg4", 0), ("v.webm", "libvpx-vp9", 3), ("j.avi", "mjpeg", 3)],
+)
+def test_dali_decodes_on_a_cpu_what_it_can(tmp_path, monkeypatch, name, codec, by_dali):
+    pytest.importorskip("nvidia.dali")
+    from feature_extraction.dali_reader import DaliReader
+
+    decoded, fed, decode, feed = [], [], DaliReader._decoded_by_dali, DaliReader._fed_by_pyav
+    monkeypatch.setattr(DaliReader, "_decoded_by_dali", lambda *a: (decoded.append(c) or c for c in decode(*a)))
+    monkeypatch.setattr(DaliReader, "_fed_by_pyav", lambda *a: (fed.append(c) or c for c in feed(*a)))
+    video = _input(write_video(tmp_path / name, 72, codec))
+    *clips, _ = make_reader("dali", GEOMETRY, 0.9, None, CPU).read(video)
+    assert len(clips) == 3 and len(decoded) == by_dali and bool(fed) is not bool(by_dali)
+
+
+def test_large_pictures_are_fed_to_dali_clip_by_clip(tmp_path, monkeypatch):
+    dali_reader = pytest.importorskip("feature_extraction.dali_reader", exc_type=ImportError)
+    video, sizes, feed = _input(write_video(tmp_path / "h.mp4", 200)), [], dali_reader._groups
+    monkeypatch.setattr(dali_reader, "_groups", lambda clips: (sizes.append(len(g)) or g for g in feed(clips)))
+    together = list(make_reader("dali", GEOMETRY, 0.9, None, CPU).read(video))
+    monkeypatch.setattr(dali_reader, "BYTES_PER_RUN", 2 * 16 * 48 * 64 * 3)
+    in_pairs = list(make_reader("dali", GEOMETRY, 0.9, None, CPU).read(video))
+    assert sizes == [4, 3, 2, 2, 2, 1]
+    assert all(torch.equal(a.views, b.views) for a, b in zip(together[:-1], in_pairs[:-1], strict=True))
 
 
 def test_dali_ten_crops_agree(tmp_path):
@@ -139,6 +175,39 @@ def test_truncated_video_is_damaged_or_fails(tmp_path):
     assert end.status == "damaged" and 180 <= end.n_frames < 200 and len(clips) == GEOMETRY.n_clips(end.n_frames)
     with pytest.raises(UnreadableMedia, match="badly.avi"):
         list(PyavReader(GEOMETRY).read(_input(badly)))
+
+
+@pytest.mark.parametrize("reader", ["pyav", "dali"])
+@pytest.mark.parametrize("name, codec", [("v.webm", "libvpx-vp9"), ("h.mkv", "libx264"), ("f.flv", "libx264")])
+def test_truncated_video_without_a_count_is_noticed_by_its_duration(tmp_path, reader, name, codec):
+    if reader == "dali":
+        pytest.importorskip("nvidia.dali")
+    content = write_video(tmp_path / name, 200, codec).read_bytes()
+    slightly, badly = tmp_path / f"slightly_{name}", tmp_path / f"badly_{name}"
+    slightly.write_bytes(content[: int(len(content) * 0.95)])
+    badly.write_bytes(content[: len(content) // 2])
+    *clips, end = make_reader(reader, GEOMETRY, 0.9, None, CPU).read(_input(slightly))
+    assert end.status == "damaged" and 180 <= end.n_frames < 200 and len(clips) == GEOMETRY.n_clips(end.n_frames)
+    with pytest.raises(UnreadableMedia, match="only"):
+        list(make_reader(reader, GEOMETRY, 0.9, None, CPU).read(_input(badly)))
+
+
+def test_damage_in_the_middle_is_marked(tmp_path):
+    """The decoder conceals it, and every frame comes out: only its own flags tell."""
+    path = write_video(tmp_path / "h.mp4", 100)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(255 - byte for byte in content[middle : middle + 40])
+    path.write_bytes(content)
+    *_, end = PyavReader(GEOMETRY).read(_input(path))
+    assert end.status == "damaged" and end.n_frames >= 90
+
+
+def test_irregular_frame_times_are_no_damage(tmp_path):
+    """Such a file states a rate of 30 per second and holds half as many frames as that."""
+    path = media.write_video(tmp_path / "v.mkv", 60, times=[i * 66 for i in range(60)])
+    *_, end = PyavReader(GEOMETRY).read(_input(path))
+    assert end.n_frames == 60 and end.status == "complete"
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "sound", "absent"])

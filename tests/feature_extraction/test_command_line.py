@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from aux_code import config
 from aux_code.checkpoints import build_meta, save_checkpoint
@@ -18,7 +19,7 @@ from aux_code.model_loaders import load_fa_model, load_ft_model
 from aux_code.parameters import CommonParams
 from feature_extraction import dali_extraction
 from feature_extraction.video_inputs import list_inputs, parse_shard, shard_of
-from tests.feature_extraction.videos import write_video
+from tests.feature_extraction.videos import painted, write_sound, write_video
 
 SCRIPT = config.REPOSITORY_ROOT / "feature_extraction" / "dali_extraction.py"
 
@@ -65,6 +66,8 @@ def test_folder_to_features_and_again(tmp_path, weights, monkeypatch, capsys):
     options = ("--dataset", str(videos), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
     status, messages = _run(tmp_path, *options)
     assert status == 3 and "failed: bad" in messages and "Traceback" not in messages
+    unreadable = tmp_path / "artifacts" / "saved_models" / "dali_extraction_miniature" / "unreadable.txt"
+    assert unreadable.read_text().startswith("bad\t")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert set(manifest["videos"]) == {"a", "ü b"} and set(manifest["failed"]) == {"bad"}
     assert manifest["utility"]["arch"] == "small" and manifest["feature_dim"] == 64
@@ -79,7 +82,8 @@ def test_folder_to_features_and_again(tmp_path, weights, monkeypatch, capsys):
         _run_here(tmp_path, monkeypatch, *options, "--size", "32")
 
 
-def test_restart_after_kill_repeats_nothing_complete(tmp_path, weights, monkeypatch):
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_restart_after_an_interruption_repeats_nothing_complete(tmp_path, weights, monkeypatch, signal_number):
     videos = tmp_path / "videos"
     videos.mkdir()
     for i in range(40):
@@ -90,8 +94,10 @@ def test_restart_after_kill_repeats_nothing_complete(tmp_path, weights, monkeypa
     deadline = time.monotonic() + 90
     while len(list(out.glob("v*.npy"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(signal_number)
+    _, messages = process.communicate(timeout=60)
+    if signal_number == signal.SIGINT:
+        assert process.returncode == 130 and "interrupted" in messages and "Traceback" not in messages
     written = {path.name: path.stat().st_mtime_ns for path in out.glob("v*.npy")}
     assert 3 <= len(written)
     assert _run_here(tmp_path, monkeypatch, *options) == 0
@@ -127,12 +133,78 @@ def test_torchrun_shares_the_videos_and_rank_0_names_what_failed(tmp_path, weigh
 def test_a_shard_names_what_others_have_not_done(tmp_path, weights, monkeypatch, capsys):
     for i, n_frames in enumerate([64, 33]):
         write_video(tmp_path / f"v{i}.avi", n_frames, "mpeg4")
+    (tmp_path / "bad.mp4").write_bytes(b"")
     options = ("--dataset", str(tmp_path), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
     assert _run_here(tmp_path, monkeypatch, *options, "--shard", "0/2") == 0
-    assert "1 videos of other shards are not there yet: v1" in capsys.readouterr().err
-    assert _run_here(tmp_path, monkeypatch, *options, "--shard", "1/2") == 0
+    assert "2 videos of other shards are not there yet: bad, v1" in capsys.readouterr().err
+    assert _run_here(tmp_path, monkeypatch, *options, "--shard", "1/2") == 3
     assert "not there yet" not in capsys.readouterr().err
     assert set(json.loads((tmp_path / "out" / "manifest.json").read_text())["videos"]) == {"v0", "v1"}
+    unreadable = tmp_path / "artifacts" / "dali_extraction_miniature" / "unreadable.txt"
+    assert unreadable.read_text().count("bad\t") == 1
+    assert _run_here(tmp_path, monkeypatch, *options, "--shard", "0/2") == 0  # its own are fine, the other's are named
+    assert unreadable.read_text().count("bad\t") == 1
+    write_video(tmp_path / "bad.mp4", 5)
+    assert _run_here(tmp_path, monkeypatch, *options) == 0 and not unreadable.exists()
+
+
+def test_every_kind_of_broken_input_is_named_and_the_rest_goes_on(tmp_path, weights, monkeypatch, capsys):
+    write_video(tmp_path / "good.mp4", 40)
+    whole = write_video(tmp_path / "mjpeg.avi", 100, "mjpeg").read_bytes()
+    (tmp_path / "half.avi").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "most.avi").write_bytes(whole[: len(whole) * 95 // 100])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("not a video")
+    write_sound(tmp_path / "sound.mp4")
+    files = ["good.mp4", "half.avi", "most.avi", "empty.mp4", "text.mp4", "sound.mp4", "nowhere.mp4"]
+    (tmp_path / "list.txt").write_text("\n".join(files))
+    options = ("--dataset", str(tmp_path / "list.txt"), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
+    assert _run_here(tmp_path, monkeypatch, *options) == 3
+    messages = capsys.readouterr().err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    bad = {"half", "empty", "text", "sound", "nowhere"}
+    assert set(manifest["failed"]) == bad and all(f"failed: {name}: " in messages for name in bad)
+    assert {name: entry["status"] for name, entry in manifest["videos"].items()} == {
+        "good": "complete", "most": "damaged"
+    }  # fmt: skip
+    assert _run_here(tmp_path, monkeypatch, *options) == 3
+    assert "5 of 7 videos to extract" in capsys.readouterr().err  # only those that failed
+
+
+@pytest.mark.parametrize("anonymizer", ["raw", "downsample4x", "blacken"])
+def test_obfuscation_by_name_with_f_t_of_another_file(tmp_path, weights, monkeypatch, anonymizer):
+    write_video(tmp_path / "v.mp4", 33)
+    (tmp_path / "person_boxes.csv").write_text("file,frame,x0,y0,x1,y1\nv.mp4,0,0,0,64,48\n")
+    options = ("--dataset", str(tmp_path), "--utility", str(weights), "--output", str(tmp_path / anonymizer))
+    assert _run_here(tmp_path, monkeypatch, *options, "--anonymizer", anonymizer) == 0
+    manifest = json.loads((tmp_path / anonymizer / "manifest.json").read_text())
+    assert manifest["anonymizer"] == {"name": anonymizer, "sha256": ""}
+    assert manifest["utility"]["path"] == str(weights) and len(manifest["utility"]["sha256"]) == 64
+    assert np.load(tmp_path / anonymizer / "v.npy").shape == (2, 64)
+
+
+def test_geometry_by_parameter_and_ten_crops(tmp_path, weights, monkeypatch):
+    write_video(tmp_path / "v.mp4", 33)
+    options = ("--dataset", str(tmp_path), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
+    geometry = ("--frames_per_clip", "4", "--stride", "3", "--frames_per_feature", "8", "--n_crops", "10")
+    assert _run_here(tmp_path, monkeypatch, *options, *geometry) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {key: manifest[key] for key in ("frames_per_clip", "stride", "frames_per_feature", "n_crops")} == {
+        "frames_per_clip": 4, "stride": 3, "frames_per_feature": 8, "n_crops": 10
+    }  # fmt: skip
+    features = np.load(tmp_path / "out" / "v.npy")
+    assert features.shape == (5, 10, 64) and manifest["videos"]["v"]["n_clips"] == 5
+    assert not np.array_equal(features[:, 0], features[:, 5])  # mirrored
+
+
+def test_images_are_clips(tmp_path, weights, monkeypatch):
+    for i in range(3):
+        Image.fromarray(painted(20 * i)).save(tmp_path / f"{i}.png")
+    (tmp_path / "list.txt").write_text("0.png\n1.png\n2.png\n")
+    options = ("--dataset", str(tmp_path / "list.txt"), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
+    assert _run_here(tmp_path, monkeypatch, *options) == 0
+    features = [np.load(tmp_path / "out" / f"{i}.npy") for i in range(3)]
+    assert [f.shape for f in features] == [(1, 64)] * 3 and not np.array_equal(features[0], features[2])
 
 
 def test_mistakes_are_named(tmp_path, weights, monkeypatch):
@@ -146,7 +218,8 @@ def test_mistakes_are_named(tmp_path, weights, monkeypatch):
 
 
 def test_names_of_inputs(tmp_path):
-    for path in ("a/x.mp4", "b/x.mp4", "b/y.avi", "b/y.mp4", "frames/000.jpg", "frames/001.jpg", "notes.md"):
+    files = ("a/x.mp4", "a/poster.jpg", "b/x.mp4", "b/y.avi", "b/y.mp4", "frames/000.jpg", "frames/001.jpg", "notes.md")
+    for path in files:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
     names = {video.name: video.path.relative_to(tmp_path).as_posix() for video in list_inputs(str(tmp_path)).videos}

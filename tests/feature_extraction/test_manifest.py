@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 
@@ -66,6 +67,37 @@ def test_killed_process_leaves_what_it_finished(tmp_path):
     with FeatureFolder(tmp_path, HEADER) as folder:
         assert folder.finished() == {"before_the_kill"}
     assert not list(tmp_path.glob(".journal_*"))
+
+
+def test_half_files_go_unless_another_process_may_be_writing_them(tmp_path):
+    half = tmp_path / ".v.npy.123_ab.tmp"
+    with FeatureFolder(tmp_path, HEADER):
+        half.write_bytes(b"half")
+        with FeatureFolder(tmp_path, HEADER) as second:
+            second.remove_partial_files()
+            assert half.exists()
+    with FeatureFolder(tmp_path, HEADER) as folder:
+        _add(folder, "a")
+        folder.remove_partial_files()
+        assert not half.exists() and (tmp_path / "a.npy").exists()
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path):
+    """RLIMIT_FSIZE makes every longer write fail in the middle, as a full disk does."""
+    with FeatureFolder(tmp_path, HEADER) as folder:
+        _add(folder, "a")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            with pytest.raises(UserError, match="big.npy.*free space"):
+                write_npy(tmp_path / "big.npy", np.zeros(1000, np.float32))
+            with pytest.raises(UserError, match="free space"):
+                folder.add_failure("b", "x" * 2000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a.npy", "manifest.json"]
+    with FeatureFolder(tmp_path, HEADER) as folder:
+        assert folder.finished() == {"a"}
 
 
 def test_other_settings_are_refused_and_moved_weights_are_not(tmp_path):
