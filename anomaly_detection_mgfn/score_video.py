@@ -23,6 +23,7 @@ from aux_code import config
 from aux_code.checkpoints import describe_inputs, read_json, sha256_of, write_atomically, write_json
 from aux_code.datasets.surveillance import load_surveillance
 from aux_code.errors import UserError
+from aux_code.models.obfuscation import OBFUSCATIONS
 from aux_code.progress import progress
 from aux_code.runs import start_run
 
@@ -144,9 +145,10 @@ def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
         recorded = features.get(role) or {}
         sha256 = recorded.get("sha256", "")
         path = given or find_file(recorded.get("path") or recorded.get("name") or "", sha256)
-        if sha256 and not Path(path).is_file():
+        if sha256 and path not in OBFUSCATIONS and not Path(path).is_file():
             raise UserError(f"{role} '{path}' of the training features is not there; give its file as --{role} PATH")
-        if (sha256_of(path) if sha256 else path) != (sha256 or recorded.get("name")):
+        found = sha256_of(path) if sha256 and Path(path).is_file() else path
+        if found != (sha256 or recorded.get("name")):
             raise UserError(
                 f"--{role} {path}: {params.checkpoint} was trained on features of another {role} "
                 f"({recorded.get('name') or recorded.get('path')}); give that one or the detector made for this one"

@@ -108,14 +108,6 @@ def test_a_folder_of_videos_to_scores_intervals_pictures_and_copies(tmp_path, mo
     assert kinds == {".csv", ".json", ".png", ".mp4", ".npy"}
 
 
-def test_another_video_of_the_same_name_is_not_given_the_old_features(tmp_path, monkeypatch, detector):
-    for day, n_frames in (("monday", 40), ("tuesday", 90)):
-        write_magenta(tmp_path / day / "cam.mp4", n_frames)
-        assert score(monkeypatch, detector, tmp_path / day / "cam.mp4", "--threshold", "1") == 0
-        content = json.loads((config.RESULTS_ROOT / "scores_own" / "cam" / "scores.json").read_text())
-        assert content["n_frames"] == n_frames and content["intervals"] == [] and content["events"] is None
-
-
 def test_an_anonymizer_that_the_detector_does_not_know_is_refused(tmp_path, monkeypatch, detector):
     write_magenta(tmp_path / "cam.mp4", 40)
     other = tmp_path / "other.pth"

@@ -8,7 +8,13 @@ from PIL import Image
 
 from anomaly_detection_mgfn.params_mgfn import MINIATURE
 from anomaly_detection_mgfn.score_plot import anonymized_frames, plot_scores
-from anomaly_detection_mgfn.score_video import candidate_paths, find_recipe, result_folders, safe_name
+from anomaly_detection_mgfn.score_video import (
+    ExtractedSources,
+    candidate_paths,
+    find_recipe,
+    result_folders,
+    safe_name,
+)
 from aux_code import config
 from aux_code.checkpoints import sha256_of
 from aux_code.errors import UserError
@@ -62,6 +68,26 @@ def test_videos_in_folders_are_found_by_either_name(tmp_path):
         (tmp_path / folder / f"{folder}.v.mp4").touch()
     found = candidate_paths(tmp_path)
     assert found["x.v"] == found["x__x.v"] == tmp_path / "x" / "x.v.mp4"
+
+
+def test_another_video_of_the_same_name_is_not_given_the_old_features(tmp_path):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "cam.mp4").write_bytes(day.encode())
+    monday, tuesday = ({"cam": tmp_path / day / "cam.mp4"} for day in ("monday", "tuesday"))
+    features = folder / "cam.npy"
+    features.touch()
+    ExtractedSources(folder).record(monday)
+    ExtractedSources(folder).forget_changed(monday)
+    assert features.exists()
+    ExtractedSources(folder).forget_changed(tuesday)
+    assert not features.exists(), "another file"
+    features.touch()
+    monday["cam"].write_bytes(b"recorded again")
+    ExtractedSources(folder).forget_changed(monday)
+    assert not features.exists(), "another content"
 
 
 def test_frames_are_shown_only_where_they_are_anonymized(tmp_path):
