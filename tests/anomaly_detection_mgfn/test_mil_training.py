@@ -108,7 +108,7 @@ def test_losses_and_gradients_in_bf16_are_close_to_those_in_fp32(params):
     params = replace(params, candidate_dropout=0.0, top_k=16)
     torch.manual_seed(0)
     net = MGFN(feature_dim=64, dims=(16, 32, 128), depths=(1, 1, 2))
-    normal, anomalous = torch.rand(4, 1, 16, 65), 1.5 * torch.rand(4, 1, 16, 65)
+    normal, anomalous = torch.randn(2, 4, 1, 16, 65) + 2 * torch.randn(2, 1, 1, 1, 65)  # two kinds that differ
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         net.zero_grad()
