@@ -32,10 +32,11 @@ class Scored(NamedTuple):
     """time.monotonic() when the script began."""
 
 
-def evaluate_choices(training: MilTraining, data: TrainingData, started: float) -> None:
+def evaluate_choices(training: MilTraining, data: TrainingData, started: float) -> dict[str, Any]:
     """Scores the test videos with the last, the validation-chosen and the test-chosen weights, and writes everything.
 
-    The scores file, the categories and the false-alarm rate belong to the protocol `validation`.
+    Returns what the results file holds. The scores file, the categories and the false-alarm rate belong to the protocol
+    `validation`.
     """
     params, run, truths = training.params, training.run, data.held_out.truths
     weights: dict[str, tuple[int, dict[str, Tensor]]] = {"last": (training.epoch, detached_copy(training.net))}
@@ -53,7 +54,7 @@ def evaluate_choices(training: MilTraining, data: TrainingData, started: float) 
         "utility": data.source.manifest.get("utility", {}).get("path", ""),
     }
     results = {"protocols": protocols, "missing_videos": data.videos.missing, "inputs": describe_inputs(inputs)}
-    write_results(params, run, results, truths, Scored(clip_scores["validation"], started))
+    return write_results(params, run, results, truths, Scored(clip_scores["validation"], started))
 
 
 def _scores_with(state: dict[str, Tensor], training: MilTraining, data: TrainingData) -> list[np.ndarray]:
@@ -89,13 +90,17 @@ def evaluate_checkpoint(params: MgfnParams, run: Run, started: float) -> int:
     return 0
 
 
+def results_path(params: MgfnParams) -> Path:
+    """results/anomaly_<dataset>_<run_id>.json."""
+    return config.RESULTS_ROOT / f"anomaly_{dataset_label(params.dataset)}_{params.run_id}.json"
+
+
 def write_results(
     params: MgfnParams, run: Run, results: dict[str, Any], truths: list[VideoTruth], scored: Scored
-) -> Path:
-    """Writes results/anomaly_<dataset>_<run_id>.json and, beside it, the clip scores of every test video."""
+) -> dict[str, Any]:
+    """Writes and returns the results and, beside them, the clip scores of every test video."""
     clip_scores, started = scored
-    label = dataset_label(params.dataset)
-    path = config.RESULTS_ROOT / f"anomaly_{label}_{params.run_id}.json"
+    label, path = dataset_label(params.dataset), results_path(params)
     write_scores(path.with_name(f"{path.stem}_scores.npz"), [truth.name for truth in truths], clip_scores)
     content = {
         "dataset": label,
@@ -110,4 +115,4 @@ def write_results(
     for name, metrics in results["protocols"].items():
         log.info("%s, %s (epoch %d): AUC %.4f, AP %.4f", label, name, metrics["epoch"], metrics["auc"], metrics["ap"])
     log.info("results in %s", path)
-    return path
+    return content

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -50,8 +51,20 @@ class LabelledVideos(NamedTuple):
     """Videos that extraction reported as failed: name -> reason. They count in no metric."""
 
 
-def match_videos(dataset: str, source: FeatureSource) -> LabelledVideos:
+LIST_FILES = {
+    "train": ("Anomaly_Train.txt", "Anomaly_Detection_splits/Anomaly_Train.txt", "SH_Train.txt", "train.csv"),
+    "test": ("Anomaly_Test.txt", "Anomaly_Detection_splits/Anomaly_Test.txt", "SH_Test.txt", "test.csv"),
+}
+"""Where the data sets list their videos, for messages; XD-Violence has folders in place of lists."""
+
+
+def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> LabelledVideos:
     """Brings the data set's lists and annotations together with the features, by name.
+
+    Args:
+        dataset: of `load_surveillance`.
+        source: the features.
+        training: whether the training videos are needed; else `train` is empty.
 
     Raises:
         UserError: a listed video has neither features nor a recorded failure; only one class in training; no test
@@ -59,7 +72,7 @@ def match_videos(dataset: str, source: FeatureSource) -> LabelledVideos:
     """
     videos = load_surveillance(dataset)
     failed = source.manifest.get("failed", {})
-    listed = [*videos.train, *videos.test]
+    listed = [*(videos.train if training else ()), *videos.test]
     absent = [video.name for video in listed if video.name not in source.entries and video.name not in failed]
     if absent:
         raise UserError(
@@ -69,15 +82,26 @@ def match_videos(dataset: str, source: FeatureSource) -> LabelledVideos:
     missing = {video.name: failed[video.name] for video in listed if video.name not in source.entries}
     for name, reason in missing.items():
         log.warning("no features of %s: %s", name, reason)
-    train = [video for video in videos.train if video.name in source.entries]
+    train, test = ([v for v in listed if v.split == split and v.name in source.entries] for split in ("train", "test"))
+    if training:
+        _require_both_kinds(train, _list_file(videos.root, "train"))
+    truths = [_truth(video, source) for video in test]
+    if not any(t.positives.any() for t in truths) or not any(t.negatives.any() for t in truths):
+        place = _list_file(videos.root, "test")
+        raise UserError(f"{place}: the test videos need anomalous and normal frames; check it and the annotations")
+    return LabelledVideos(train, truths, missing)
+
+
+def _require_both_kinds(train: list[SurveillanceVideo], place: Path) -> None:
     kinds = {video.label for video in train}
     if kinds != {0, 1}:
         found = "no" if not kinds else "only normal" if kinds == {0} else "only anomalous"
-        raise UserError(f"{dataset}: {found} training videos in the list; training needs normal and anomalous ones")
-    test = [_truth(video, source) for video in videos.test if video.name in source.entries]
-    if not any(t.positives.any() for t in test) or not any(t.negatives.any() for t in test):
-        raise UserError(f"{dataset}: the test videos need anomalous and normal frames; check the annotation file")
-    return LabelledVideos(train, test, missing)
+        raise UserError(f"{place}: {found} training videos in the list; training needs normal and anomalous ones")
+
+
+def _list_file(root: Path, split: str) -> Path:
+    """The list of a split where it lies, else the data set's folder."""
+    return next((root / name for name in LIST_FILES[split] if (root / name).is_file()), root)
 
 
 def _truth(video: SurveillanceVideo, source: FeatureSource) -> VideoTruth:

@@ -18,18 +18,65 @@ class MGFNOutput(NamedTuple):
 
 
 class TimeConv(nn.Conv1d):
-    """Convolution over time of (B, T, C_in) -> (B, T, C_out), with the weights and names of nn.Conv1d."""
+    """Convolution over time of (B, T, C_in) -> (B, T, C_out), with the weights and names of nn.Conv1d.
+
+    It is one matrix product over all times: twice as fast as a convolution on a CPU, its gradients in bf16 even more.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _autocasts(x):
-            return super().forward(x.transpose(1, 2)).transpose(1, 2)
-        # In bf16 a CPU takes the gradients of a matrix product twice as fast as those of a convolution.
+        dtype = torch.get_autocast_dtype(x.device.type) if _autocasts(x) else self.weight.dtype
         taps = self.kernel_size[0]
+        weight = self.weight.to(dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
         if taps == 1:
-            return F.linear(x, self.weight.squeeze(-1), self.bias)
-        dtype = torch.get_autocast_dtype(x.device.type)
-        windows = torch.cat(shifted(x.to(dtype), taps), dim=-1)
-        return F.linear(windows, self.weight.to(dtype).transpose(1, 2).flatten(1), self.bias)
+            return linear(x.to(dtype), weight.squeeze(-1), bias)
+        if self.out_channels >= self.in_channels:
+            windows = torch.cat(shifted(x.to(dtype), taps), dim=-1)
+            return linear(windows, weight.transpose(1, 2).flatten(1), bias)
+        # a product for each tap first, then moved: windows of the wide input are never made
+        products = linear(x.to(dtype), weight.permute(2, 0, 1).flatten(0, 1), None).unflatten(-1, (taps, -1))
+        moved = (shifted(products[..., tap, :], taps)[tap] for tap in range(taps))
+        return sum(moved, start=bias if bias is not None else 0)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear of (B, T, C_in) whose gradients on a CPU leave out the times that have none (see `RowLinear`)."""
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.linear(x, weight, bias)
+    return RowLinear.apply(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
+
+
+class RowLinear(torch.autograd.Function):
+    """F.linear of rows (R, C_in); the backward pass computes with those rows only whose gradient is not zero.
+
+    Exact: a zero row adds nothing. A normal bag is trained by its few selected segments, so that in the last layers
+    nearly half of the rows have no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return F.linear(rows, weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        rows, weight = ctx.saved_tensors
+        of_rows, of_weight, of_bias = ctx.needs_input_grad
+        d_bias = gradient.sum(0) if of_bias else None
+        used = gradient.abs().sum(1).nonzero().squeeze(1)
+        d_rows = None
+        if len(used) > DENSE_SHARE * len(rows):
+            d_rows = gradient @ weight if of_rows else None
+        else:
+            gradient, rows = gradient[used], rows[used]
+            if of_rows:
+                d_rows = weight.new_zeros(ctx.saved_tensors[0].shape)
+                d_rows[used] = gradient @ weight
+        return d_rows, gradient.t() @ rows if of_weight else None, d_bias
+
+
+DENSE_SHARE = 0.8
+"""Above this share of rows with a gradient, leaving the others out gains nothing."""
 
 
 def _autocasts(x: Tensor) -> bool:
@@ -53,9 +100,12 @@ class ChannelNorm(nn.Module):
         self.b = nn.Parameter(torch.zeros(1, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+        centred = x - x.mean(-1, keepdim=True)
+        # several times faster than torch.var_mean over the last axis on a CPU
+        variance = centred.square().mean(-1, keepdim=True)
         # the lower bound keeps the root's gradient finite where all channels are equal
-        return (x - mean) / (variance.clamp_min(1e-12).sqrt() + self.eps) * self.g.flatten() + self.b.flatten()
+        scale = (variance.clamp_min(1e-12).sqrt() + self.eps).reciprocal()
+        return torch.addcmul(self.b.flatten(), centred * scale, self.g.flatten())
 
 
 class Glance(nn.Module):
@@ -198,11 +248,12 @@ class MGFN(nn.Module):
             valid = inside.repeat_interleave(bags.shape[1], dim=0)[..., None]
         x = _zero_outside(bags.flatten(0, 1), valid)
         features, magnitude = x[..., : self.feature_dim], x[..., self.feature_dim :]
-        x = (self.to_tokens(features) + self.magnitude_ratio * self.to_mag(magnitude)).to(bags.dtype)
+        dtype = self.fc.weight.dtype
+        x = (self.to_tokens(features) + self.magnitude_ratio * self.to_mag(magnitude)).to(dtype)
         for backbone, *transition in self.stages:
             x = backbone(x, valid)
             for part in transition:
-                x = part(x).to(bags.dtype)
+                x = part(x).to(dtype)
         # the meta device, on which costs are counted, knows no autocast
         with torch.autocast(bags.device.type, enabled=False) if _autocasts(bags) else nullcontext():
             features = self.to_logits(x)

@@ -17,11 +17,12 @@ from anomaly_detection_mgfn.mgfn import MGFN
 from anomaly_detection_mgfn.mgfn_losses import LossWeights, mgfn_loss, select_top_segments
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.scoring import score_videos, video_score, weighted_scores
+from aux_code.checkpoints import load_checkpoint
 from aux_code.errors import UserError
 from aux_code.inference import keep_freed_memory, supports_bf16
 from aux_code.metrics import ranking_metrics
 from aux_code.progress import progress
-from aux_code.runs import Run, derived_seed, seeded_generator
+from aux_code.runs import InterruptRequest, Run, derived_seed, seeded_generator
 from aux_code.schedules import learning_rate_factor, set_learning_rate
 from aux_code.training_state import TrainingState, detached_copy
 
@@ -32,6 +33,11 @@ FREE_PARAMETERS = ("features", "output", "clips_per_pass", "memory_limit_gib", "
 
 LAST_COSINE_FACTOR = 0.02
 """Where the cosine schedule ends, as a share of the learning rate (ours)."""
+
+
+def trains_in_bf16(params: MgfnParams, device: torch.device) -> bool:
+    """Whether training and the evaluation after an epoch compute in bf16."""
+    return params.precision == "bf16" or (params.precision == "auto" and supports_bf16(device))
 
 
 class Split(NamedTuple):
@@ -130,7 +136,7 @@ def validation_criterion(clip_scores: list[np.ndarray], labels: np.ndarray, top_
 
 @dataclass(frozen=True)
 class TrainingBags:
-    """Segments of the training videos, (V, n_crops, S, F + 1) each, on the device."""
+    """Segments of the training videos, (V, n_crops, S, F + 1) each, on the device, in the format of the training."""
 
     normal: Tensor
     anomalous: Tensor
@@ -143,7 +149,7 @@ def with_noise(bags: Tensor, share: float) -> Tensor:
     """
     if share == 0:
         return bags
-    features = bags[..., :-1]
+    features = bags[..., :-1].float()
     spread = features.std(dim=(0, 1, 2), keepdim=True)
     noisy = features + share * spread * torch.randn_like(features)
     return torch.cat([noisy, torch.linalg.vector_norm(noisy, dim=-1, keepdim=True)], dim=-1)
@@ -174,7 +180,7 @@ class MilTraining:
         self.params, self.net, self.run, self.folder = params, net, run, folder
         if run.device.type == "cpu":
             keep_freed_memory()
-        self.bf16 = params.precision == "bf16" or (params.precision == "auto" and supports_bf16(run.device))
+        self.bf16 = trains_in_bf16(params, run.device)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True)
         self.epoch = 0
         self.choices = {"validation": Choice(), "best_on_test": Choice()}
@@ -190,21 +196,40 @@ class MilTraining:
             self.epoch = position["epoch"]
             log.info("going on after epoch %d", self.epoch)
 
+    def is_complete(self) -> bool:
+        """Whether --resume finds a finished run.
+
+        Raises:
+            UserError: it was finished with other parameters, or after fewer epochs than are wanted now.
+        """
+        last = self.folder / "last.pth"
+        if not self.state.is_complete(last, self.params.resume):
+            return False
+        n_epochs = load_checkpoint(last)["epoch"]
+        if n_epochs != self.params.epochs:
+            raise UserError(
+                f"{last} was finished after {n_epochs} epochs; train {self.params.epochs} anew with another --run_id"
+            )
+        return True
+
     def train(self, bags: TrainingBags, held_out: HeldOut) -> None:
-        """All epochs that are left."""
+        """All epochs that are left. Ctrl-C and SIGTERM end it after the current one, with its state saved."""
         epochs = range(self.epoch, self.params.epochs)
         bar = progress(epochs, "mgfn", initial=self.epoch, total=self.params.epochs)
-        for epoch in bar:
-            losses = self.train_epoch(bags, epoch)
-            self.epoch = epoch + 1
-            self.log_scalars(losses)
-            last = self.epoch == self.params.epochs
-            if last or self.epoch % self.params.evaluate_every == 0:
-                found = self.evaluate_epoch(held_out)
-                self.log_scalars(found)
-                shown = {"loss": f"{losses['total']:.3f}", "validation": f"{found['validation_auc']:.3f}"}
-                bar.set_postfix(shown, refresh=False)
-            self.state.save_if_due({"epoch": self.epoch})
+        with InterruptRequest() as interrupt:
+            for epoch in bar:
+                losses = self.train_epoch(bags, epoch)
+                self.epoch = epoch + 1
+                self.log_scalars(losses)
+                if self.epoch == self.params.epochs or self.epoch % self.params.evaluate_every == 0:
+                    found = self.evaluate_epoch(held_out)
+                    self.log_scalars(found)
+                    shown = {"loss": f"{losses['total']:.3f}", "validation": f"{found['validation_auc']:.3f}"}
+                    bar.set_postfix(shown, refresh=False)
+                if interrupt.requested is not None:
+                    self.state.save({"epoch": self.epoch})
+                    interrupt.honour()
+                self.state.save_if_due({"epoch": self.epoch})
         self.state.save({"epoch": self.epoch})
 
     def train_epoch(self, bags: TrainingBags, epoch: int) -> dict[str, float]:

@@ -80,6 +80,9 @@ class MgfnParams(PersonBoxParams, CommonParams):
     memory_limit_gib: float = 16.0
     """Features above this size are kept in a memory-mapped temporary file (ours), GiB."""
 
+    seeds: tuple[int, ...] = ()
+    """Train once with each of these seeds, in runs <run_id>_s<seed>, and write mean and deviation (ours)."""
+
     eval_only: bool = False
     """Evaluate --checkpoint or --pretrained_ckpt on the test videos; nothing is trained."""
     checkpoint: str = ""
@@ -139,4 +142,7 @@ MINIATURE = replace(
 """A small, strongly regularised network for the embedded miniature (ours). It has 50 to 100 training videos of
 5 to 11 clips: without noise and with a larger learning rate they are learned by heart in a few epochs. """
 
-PRESETS = {"paper": PAPER, "release": RELEASE, "miniature": MINIATURE}
+MINIATURE_RELEASE = replace(MINIATURE, loss="release", smoothness_weight=8e-4, sparsity_weight=8e-3)
+"""The miniature with the loss of the public code."""
+
+PRESETS = {"paper": PAPER, "release": RELEASE, "miniature": MINIATURE, "miniature_release": MINIATURE_RELEASE}

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from aux_code.checkpoints import write_atomically
 from aux_code.datasets.decode import read_frames
-from aux_code.datasets.transforms import evaluation_transform
-from aux_code.model_loaders import load_anonymizer
+from aux_code.datasets.transforms import evaluation_transform, transform_boxes
+from aux_code.model_loaders import apply_anonymizer, load_anonymizer
+from aux_code.models.obfuscation import Raw, read_boxes
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +22,45 @@ SCORE_COLOUR, TRUTH_COLOUR = "#2a7f3f", "#9db8e8"
 
 
 @torch.inference_mode()
-def anonymized_frames(video: Path, anonymizer: str, size: int, n_frames: int) -> np.ndarray | None:
+def anonymized_frames(
+    video: Path, anonymizer: str, size: int, n_frames: int, boxes_csv: str = ""
+) -> np.ndarray | None:
     """A few frames, evenly spread, as the detector saw them: uint8 (N, size, size, 3).
 
+    Args:
+        video: file or folder of frames.
+        anonymizer: name or path.
+        size: of the frames that f_A sees, pixels.
+        n_frames: of the video.
+        boxes_csv: person boxes for the anonymizers that need them.
+
     Returns:
-        None for anonymizers that need person boxes: without them the frames would show people.
+        None where the frames would show people: of raw video, and without the boxes that blur and blacken need.
     """
     net = load_anonymizer(anonymizer)
-    if getattr(net, "requires_boxes", False):
-        log.info("no frames below the curve: '%s' needs person boxes", anonymizer)
+    if isinstance(net, Raw):
+        log.info("no frames below the curve: 'raw' anonymizes nothing")
         return None
     indices = ((np.arange(N_FRAMES_SHOWN) + 0.5) * n_frames / N_FRAMES_SHOWN).astype(np.int64)
-    frames = net(evaluation_transform(read_frames(video, indices), size))
-    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    boxes = None
+    if getattr(net, "requires_boxes", False):
+        rows = _rows_of(video, boxes_csv)
+        if rows is None:
+            log.info("no frames below the curve: '%s' needs person boxes of this video (--boxes)", anonymizer)
+            return None
+        boxes = [rows.get(int(i), np.zeros((0, 4), np.float32)) for i in indices]
+    frames = read_frames(video, indices)
+    if boxes is not None:
+        boxes = [torch.from_numpy(transform_boxes(own, frames.shape[1:3], size)).float() for own in boxes]
+    shown = apply_anonymizer(net, evaluation_transform(frames, size), boxes)
+    return (shown.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _rows_of(video: Path, boxes_csv: str) -> dict[int, np.ndarray] | None:
+    """frame -> boxes of the row whose `file` is the end of the video's path; None without one."""
+    path = video.resolve().as_posix()
+    found = read_boxes(boxes_csv).items() if boxes_csv else ()
+    return next((rows for file, rows in found if path.endswith(f"/{file}")), None)
 
 
 def plot_scores(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from anomaly_detection_mgfn.mgfn_files import load_network
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.score_plot import anonymized_frames, plot_scores
 from anomaly_detection_mgfn.scoring import anomalous_intervals, frame_scores, score_videos
+from anomaly_detection_mgfn.stage_data import extraction_preset
 from aux_code import config
-from aux_code.checkpoints import describe_inputs, sha256_of, write_atomically, write_json
+from aux_code.checkpoints import describe_inputs, read_json, sha256_of, write_atomically, write_json
 from aux_code.datasets.surveillance import load_surveillance
 from aux_code.errors import UserError
+from aux_code.models.obfuscation import OBFUSCATIONS
 from aux_code.progress import progress
 from aux_code.runs import start_run
 
@@ -67,30 +69,65 @@ def score_command(params: MgfnParams) -> int:
     params = replace(params, run_id=params.run_id or f"main_{params.preset}_score")
     loaded = load_network(params.checkpoint)
     recipe = find_recipe(params, loaded.meta)
+    if params.anonymized_copy and recipe.anonymizer == "raw":
+        raise UserError("--anonymized_copy: this detector's features are raw, so there is nothing to anonymize with")
     output = Path(params.output) if params.output else config.RESULTS_ROOT / f"scores_{params.run_id}"
     run = start_run(params, "main_score")
-    partly = extract(params, recipe, output / "features")
-    source = open_feature_folder(output / "features")
-    paths = video_paths(Path(params.score), source)
-    features = load_videos(source, list(paths), params.memory_limit_gib)
+    extracted = extract_videos(params, recipe, output / "features")
+    source = extracted.source
+    features = load_videos(source, list(extracted.paths), params.memory_limit_gib)
     clip_scores = score_videos(loaded.net.to(run.device), features, run.device, params.clips_per_pass)
+    folders = result_folders(output, features.names)
     for name, scores in zip(progress(features.names, "report"), clip_scores, strict=True):
-        entry = source.entries[name]
+        path = extracted.paths[name]
         video = ScoredVideo(
             name=name,
-            path=paths[name],
+            path=path,
             fps=float(source.manifest["videos"][name].get("fps") or 25.0),
-            scores=frame_scores(scores, entry.n_frames, source.frames_per_feature, name),
-            events=known_events(params, paths[name]),
+            scores=frame_scores(scores, source.entries[name].n_frames, source.frames_per_feature, name),
+            events=known_events(params, path),
         )
-        report_video(params, recipe, video, output / safe_name(name))
+        report_video(params, recipe, video, folders[name])
     log.info("results in %s", output)
-    return 3 if partly else 0
+    return 3 if extracted.partly else 0
+
+
+class Extracted(NamedTuple):
+    """The videos that could be extracted."""
+
+    source: FeatureSource
+    paths: dict[str, Path]
+    """Name in the manifest -> file or folder of frames."""
+    partly: bool
+    """Whether others could not."""
+
+
+def extract_videos(params: MgfnParams, recipe: Recipe, folder: Path) -> Extracted:
+    """Features of the videos that --score names; those that stand already are kept if they are of the same files."""
+    candidates = candidate_paths(Path(params.score))
+    sources = ExtractedSources(folder)
+    sources.forget_changed(candidates)
+    partly = extract(params, recipe, folder)
+    source = open_feature_folder(folder)
+    paths = video_paths(candidates, source)
+    sources.record(paths)
+    return Extracted(source, paths, partly)
 
 
 def safe_name(name: str) -> str:
     """A folder name for a video's results, without characters that shells or file systems dislike."""
     return re.sub(r"[^\w.+-]", "_", name)
+
+
+def result_folders(output: Path, names: list[str]) -> dict[str, Path]:
+    """A folder of its own for each video's results, whatever their names have in common."""
+    folders: dict[str, Path] = {}
+    for name in names:
+        own, number = output / safe_name(name), 2
+        while own in folders.values():
+            own, number = output / f"{safe_name(name)}_{number}", number + 1
+        folders[name] = own
+    return folders
 
 
 def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
@@ -108,9 +145,10 @@ def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
         recorded = features.get(role) or {}
         sha256 = recorded.get("sha256", "")
         path = given or find_file(recorded.get("path") or recorded.get("name") or "", sha256)
-        if sha256 and not Path(path).is_file():
+        if sha256 and path not in OBFUSCATIONS and not Path(path).is_file():
             raise UserError(f"{role} '{path}' of the training features is not there; give its file as --{role} PATH")
-        if (sha256_of(path) if sha256 else path) != (sha256 or recorded.get("name")):
+        found = sha256_of(path) if sha256 and Path(path).is_file() else path
+        if found != (sha256 or recorded.get("name")):
             raise UserError(
                 f"--{role} {path}: {params.checkpoint} was trained on features of another {role} "
                 f"({recorded.get('name') or recorded.get('path')}); give that one or the detector made for this one"
@@ -129,7 +167,7 @@ def find_file(name: str, sha256: str) -> str:
 
 def extract(params: MgfnParams, recipe: Recipe, folder: Path) -> bool:
     """Runs stage 3 on the videos, as its own process; returns whether some of them failed."""
-    arguments = ["--preset", "miniature" if params.preset == "miniature" else "paper"]
+    arguments = ["--preset", extraction_preset(params)]
     arguments += ["--dataset", str(Path(params.score).resolve()), "--anonymizer", recipe.anonymizer]
     arguments += ["--utility", recipe.utility, "--output", str(folder), "--run_id", f"{params.run_id}_extraction"]
     for key in ("size", "crop", "n_crops"):
@@ -159,24 +197,67 @@ def run_repository_script(script: str, arguments: list[str]) -> int:
     return status
 
 
-def video_paths(path: Path, source: FeatureSource) -> dict[str, Path]:
-    """The extracted videos among those that --score names: name in the manifest -> file or folder of frames."""
+def candidate_paths(path: Path) -> dict[str, Path]:
+    """What --score names: every name that the extraction may give to a video -> its file or folder of frames."""
     if path.is_file():
-        candidates = {path.stem: path}
-    elif any((path / name).is_file() for name in ("train.csv", "test.csv")):
+        return {path.stem: path}
+    if any((path / name).is_file() for name in ("train.csv", "test.csv")):
         videos = load_surveillance(str(path))
-        candidates = {video.name: Path(video.path) for video in (*videos.train, *videos.test)}
-    else:
-        candidates = {path.resolve().name: path}
-        for item in sorted(path.rglob("*")):
-            relative = item.relative_to(path)
-            candidates[relative.as_posix().replace("/", "__")] = item
-            if item.is_file():
-                candidates[relative.with_suffix("").as_posix().replace("/", "__")] = item
-    found = {name: candidates[name] for name in source.entries if name in candidates}
+        return {video.name: Path(video.path) for video in (*videos.train, *videos.test)}
+    candidates = {path.resolve().name: path}
+    for item in sorted(path.rglob("*")):
+        relative = item.relative_to(path)
+        candidates[relative.as_posix().replace("/", "__")] = item
+        candidates.setdefault(item.name, item)
+        if item.is_file():
+            candidates[relative.with_suffix("").as_posix().replace("/", "__")] = item
+            candidates.setdefault(item.stem, item)
+    return candidates
+
+
+def video_paths(candidates: dict[str, Path], source: FeatureSource) -> dict[str, Path]:
+    """The extracted videos among the candidates: name in the manifest -> file or folder of frames.
+
+    Raises:
+        UserError: there is none.
+    """
+    there = (name for name, entry in source.entries.items() if name in candidates and entry.path.is_file())
+    found = {name: candidates[name] for name in there}
     if not found:
-        raise UserError(f"no video of --score {path} could be extracted; see the messages above and {source.location}")
+        raise UserError(f"no video of --score could be extracted; see the messages above and {source.location}")
     return found
+
+
+class ExtractedSources:
+    """Which file each extracted video came from: another one of the same name must not be given its features.
+
+    Args:
+        folder: of the features; it holds this record as sources.json.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / "sources.json"
+        self.known: dict[str, list] = read_json(self.path) if self.path.is_file() else {}
+
+    def forget_changed(self, candidates: dict[str, Path]) -> None:
+        """Removes the features of videos that are another file now, or of which nothing is known."""
+        for file in self.folder.glob("*.npy"):
+            path = candidates.get(file.stem)
+            if path is not None and self.known.get(file.stem) != file_signature(path):
+                log.info("%s is another file than before: extracted again", path)
+                file.unlink()
+
+    def record(self, paths: dict[str, Path]) -> None:
+        """Notes where the features that stand now came from."""
+        self.known |= {name: file_signature(path) for name, path in paths.items()}
+        write_json(self.path, self.known)
+
+
+def file_signature(path: Path) -> list:
+    """[path, bytes, time of change] of a file; of a folder of frames the sums over its files."""
+    files = [path] if path.is_file() else [item for item in sorted(path.iterdir()) if item.is_file()]
+    states = [file.stat() for file in files]
+    return [str(path.resolve()), sum(s.st_size for s in states), sum(s.st_mtime_ns for s in states)]
 
 
 def known_events(params: MgfnParams, video: Path) -> tuple[tuple[int, int], ...] | None:
@@ -213,7 +294,8 @@ def report_video(params: MgfnParams, recipe: Recipe, video: ScoredVideo, folder:
         "inputs": describe_inputs(roles),
     }
     write_json(folder / "scores.json", content)
-    strip = anonymized_frames(video.path, recipe.anonymizer, int(recipe.features.get("size") or 224), len(video.scores))
+    size = int(recipe.features.get("size") or 224)
+    strip = anonymized_frames(video.path, recipe.anonymizer, size, len(video.scores), params.boxes)
     curve = (video.scores, video.fps)
     plot_scores(folder / "scores.png", curve, params.threshold, video.events or (), strip)
     if params.anonymized_copy:

@@ -71,7 +71,7 @@ def test_training_needs_both_classes(small_set, kept, word):
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     label = {"normal": ",0,", "anomalous": ",1,", "": "none"}[kept]
     path.write_text("\n".join([header, *(line for line in lines if label in line)]) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match=word):
+    with pytest.raises(UserError, match=f"train.csv: {word}"):
         matched(small_set)
 
 
@@ -79,5 +79,5 @@ def test_test_videos_need_both_classes(small_set):
     path = small_set.dataset / "test.csv"
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join([header, *(line for line in lines if ",0," in line)]) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match="anomalous and normal frames"):
+    with pytest.raises(UserError, match="test.csv: .*anomalous and normal frames"):
         matched(small_set)

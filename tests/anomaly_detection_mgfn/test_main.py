@@ -137,6 +137,61 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(run_main, small_set,
     assert not state.exists(), "a finished run leaves no state behind"
 
 
+def test_a_finished_run_is_not_done_again(run_main):
+    run_main("--run_id", "a", "--epochs", "2")
+    path = config.RESULTS_ROOT / "anomaly_own_a.json"
+    written = path.stat().st_mtime_ns
+    assert run_main("--run_id", "a", "--epochs", "2", "--resume") == 0
+    assert path.stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="lr"):
+        run_main("--run_id", "a", "--epochs", "2", "--resume", "--lr", "0.1")
+
+
+def test_more_epochs_than_a_finished_run_had_are_refused(run_main):
+    run_main("--run_id", "a", "--epochs", "2", "--lr_schedule", "constant")
+    with pytest.raises(UserError, match="finished after 2 epochs"):
+        run_main("--run_id", "a", "--epochs", "3", "--lr_schedule", "constant", "--resume")
+
+
+def test_terminated_run_saves_and_goes_on(run_main, small_set, tmp_path):
+    more = ["--epochs", "3000", "--run_id", "stopped"]
+    environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    stopped = subprocess.Popen([sys.executable, str(SCRIPT), *options(small_set, *more)], env=environment, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    logs = tmp_path / "logs" / "stopped"
+    while not logs.is_dir() and time.monotonic() < deadline and stopped.poll() is None:
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(timeout=60) == 143
+    state = tmp_path / "saved_models" / "stopped" / "mgfn_own" / "state.pth"
+    assert 0 < load_checkpoint(state)["position"]["epoch"] < 3000
+
+
+def test_seeds_are_summarised_as_mean_and_deviation(run_main):
+    assert run_main("--run_id", "a", "--epochs", "2", "--seeds", "3", "5") == 0
+    summary = json.loads((config.RESULTS_ROOT / "anomaly_own_a_seeds.json").read_text())
+    runs = [results(f"a_s{seed}") for seed in (3, 5)]
+    assert summary["seeds"] == [3, 5] and set(summary["protocols"]) == {"last", "validation", "best_on_test"}
+    for name, metrics in summary["protocols"].items():
+        values = [run["protocols"][name]["auc"] for run in runs]
+        assert metrics["auc"]["mean"] == pytest.approx(np.mean(values))
+        assert metrics["auc"]["deviation"] == pytest.approx(np.std(values, ddof=1))
+    rates = [run["false_alarm_rate"] for run in runs]
+    assert summary["false_alarm_rate"]["mean"] == pytest.approx(np.mean(rates))
+    assert set(summary["per_category"]) == set(runs[0]["per_category"])
+
+
+def test_test_videos_alone_can_be_evaluated(run_main, small_set):
+    """No list and no features of training videos."""
+    run_main("--run_id", "a", "--epochs", "1")
+    last = str(config.SAVED_MODELS_ROOT / "a" / "mgfn_own" / "last.pth")
+    (small_set.dataset / "train.csv").unlink()
+    small_set.arrays = {name: array for name, array in small_set.arrays.items() if name.startswith("test")}
+    small_set.write()
+    assert run_main("--eval_only", "--checkpoint", last, "--run_id", "e") == 0
+    assert results("e")["protocols"]["checkpoint"] == pytest.approx(results("a")["protocols"]["last"])
+
+
 def test_process_says_what_is_wrong_in_one_line(small_set, tmp_path):
     (small_set.features / f"{list(small_set.arrays)[0]}.npy").write_bytes(b"")
     environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_detection_mgfn.mgfn import MGFN, ChannelNorm, Focus, Glance
+from anomaly_detection_mgfn.mgfn import MGFN, ChannelNorm, Focus, Glance, RowLinear, TimeConv
 from tests.fill import GOLDEN, bags, fill, layout, relative_error, shapes
 
 
@@ -101,6 +101,35 @@ def test_padding_changes_no_score(published):
         alone = published(bag[i : i + 1, :, :length])
         torch.testing.assert_close(output.scores[i, :length], alone.scores[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(output.features[i, :, :length], alone.features[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("channels, taps", [((6, 9), 3), ((9, 6), 3), ((9, 6), 1), ((1, 4), 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_matrix_products_equal_the_convolution(channels, taps, bias):
+    torch.manual_seed(0)
+    layer = TimeConv(*channels, taps, padding=taps // 2, bias=bias)
+    x = torch.randn(3, 7, channels[0], requires_grad=True)
+    expected = torch.nn.Conv1d.forward(layer, x.transpose(1, 2)).transpose(1, 2)
+    weights = torch.randn_like(expected)
+    inputs = [x, *layer.parameters()]
+    for own, other in zip(
+        [layer(x), *torch.autograd.grad((layer(x) * weights).sum(), inputs)],
+        [expected, *torch.autograd.grad((expected * weights).sum(), inputs)],
+        strict=True,
+    ):
+        torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("used", [[], [2], [0, 3, 7], range(10)])
+def test_gradients_leave_out_rows_without_one(used):
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((10, 5), (4, 5), (4,))]
+    gradient = torch.zeros(10, 4)
+    gradient[list(used)] = torch.randn(len(used), 4)
+    own = torch.autograd.grad(RowLinear.apply(*inputs), inputs, gradient)
+    expected = torch.autograd.grad(torch.nn.functional.linear(*inputs), inputs, gradient)
+    for one, other in zip(own, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_bf16_gives_nearly_the_same_scores_and_gradients():

@@ -19,7 +19,7 @@ from anomaly_detection_mgfn.mil_training import (
     with_noise,
 )
 from anomaly_detection_mgfn.params_mgfn import MINIATURE, PAPER, RELEASE
-from anomaly_detection_mgfn.stage_data import load_training_data, open_features
+from anomaly_detection_mgfn.stage_data import load_bags, load_training_data, open_features
 from aux_code.errors import UserError
 from aux_code.runs import seeded_generator, start_run
 
@@ -102,6 +102,28 @@ def test_loss_reaches_every_part_of_the_network(params):
     assert not [name for name in without if not name.endswith(("bias", ".b"))]
 
 
+@pytest.mark.parametrize("params", [PAPER, RELEASE], ids=["paper", "release"])
+def test_losses_and_gradients_in_bf16_are_close_to_those_in_fp32(params):
+    params = replace(params, candidate_dropout=0.0)
+    torch.manual_seed(0)
+    net = MGFN(feature_dim=64, dims=(16, 32, 128), depths=(1, 1, 2))
+    # before training all features have the same magnitude, and rounding decides which segments are selected
+    torch.nn.init.uniform_(net.to_logits[0].weight, 0.0, 3.0)
+    normal, anomalous = torch.randn(2, 4, 1, 16, 65) + 2 * torch.randn(2, 1, 1, 1, 65)  # two kinds that differ
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            parts = training_losses(net, normal.to(dtype), anomalous.to(dtype), params)
+        sum(parts.values()).backward()
+        gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+        found[dtype] = {name: value.item() for name, value in parts.items()}, gradient
+    (exact, gradient), (rounded, other) = found.values()
+    assert rounded == pytest.approx(exact, rel=0.05, abs=1e-6) and rounded != exact
+    assert torch.nn.functional.cosine_similarity(gradient, other, dim=0) > 0.99
+    assert other.norm() == pytest.approx(gradient.norm().item(), rel=0.05)
+
+
 def tiny(small_set, **changes):
     return replace(
         MINIATURE,
@@ -173,6 +195,19 @@ def test_all_training_videos_are_in_bags_or_held_out(small_set):
     assert len(data.bags.normal) + len(data.bags.anomalous) + len(data.held_out.validation.names) == n_train
     held_out = dict(zip(data.held_out.validation.names, data.held_out.validation_labels))
     assert all(small_set.labels[name] == label for name, label in held_out.items())
+
+
+def test_bags_of_a_training_in_bf16_are_in_bf16_unless_they_are_mapped(small_set):
+    params = tiny(small_set, precision="bf16")
+    source = open_features(params)
+    names = list(small_set.arrays)
+    cpu = torch.device("cpu")
+    bags = load_bags(params, source, names[:3], names[3:5], cpu)
+    assert bags.normal.dtype == bags.anomalous.dtype == torch.bfloat16
+    exact = load_bags(replace(params, precision="fp32"), source, names[:3], names[3:5], cpu)
+    torch.testing.assert_close(bags.normal, exact.normal.bfloat16())
+    mapped = load_bags(replace(params, memory_limit_gib=0.0), source, names[:3], names[3:5], cpu)
+    assert torch.equal(mapped.anomalous, exact.anomalous)
 
 
 def test_noise_follows_each_feature_and_keeps_the_magnitude_true():

@@ -98,7 +98,8 @@ def test_category_areas_and_false_alarms():
     assert false_alarm_rate(scores[1::2], truths[1::2], 0.5) is None
 
 
-def test_several_videos_per_pass_score_as_one_by_one():
+@pytest.mark.parametrize("in_bf16", [False, True])
+def test_several_videos_per_pass_score_as_one_by_one(in_bf16):
     torch.manual_seed(0)
     net = MGFN(feature_dim=12, dims=(16, 24, 32), depths=(1, 1, 1), dropout=0.5).train()
     rng = np.random.default_rng(0)
@@ -107,11 +108,12 @@ def test_several_videos_per_pass_score_as_one_by_one():
     offsets = np.cumsum([0, *lengths])
     videos = VideoFeatures([f"v{i}" for i in range(8)], np.concatenate(arrays), offsets)
     device = torch.device("cpu")
-    together = score_videos(net, videos, device, clips_per_pass=190)
+    with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+        together = score_videos(net, videos, device, clips_per_pass=190)
     assert net.training, "the mode of the network must be as before"
     net.eval()
     for array, scores in zip(arrays, together):
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
             alone = net(torch.from_numpy(array.swapaxes(0, 1)[None].copy())).scores[0].numpy()
         np.testing.assert_allclose(scores, alone, atol=1e-5)
 
