@@ -108,7 +108,7 @@ def test_a_kinetics_file_is_a_utility_network_by_itself_and_named_where_it_is_gi
         network = load_utility(path)
     assert equal(network.i3d, state) and network.architecture["arguments"] == {"num_classes": 400}
     assert "re-initialised" in caplog.text and "mlp.fc1.weight" in caplog.text and "i3d.fc" not in caplog.text
-    for load, arch in ((load_ft_model, "r3d_18"), (load_fb_model, "r50"), (load_fa_model, "unet++")):
+    for load, arch in ((load_ft_model, "r3d_18"), (load_fb_model, "r50")):
         with pytest.raises(UserError, match=r"they fit the backbone of load_ft_model\(arch='largei3d'"):
             load(arch, path)
 
@@ -238,19 +238,18 @@ def test_any_first_part_of_a_file_is_an_error_with_its_name(tmp_path, zipped):
     path = tmp_path / "part.pth"
     torch.save({"fa_model_state_dict": {"w": torch.rand(40)}}, path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
-    for n in (1, 2, 3, 7, *range(10, len(whole) - 1, 53), len(whole) - 1):
+    for n in (*range(1, len(whole), 7), len(whole) - 1):
         path.write_bytes(whole[:n])
         with pytest.raises(UserError, match="part.pth"):
             load_fa_model("small", path)
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_numpy_values_beside_the_weights_are_data(tmp_path, protocol):
+def test_numpy_values_beside_the_weights_are_data(tmp_path):
     """The release's checkpoints hold some, which `weights_only` alone refuses; older ones under numpy 1's names."""
     network, path = load_fa_model("small"), tmp_path / "old.pth"
     beside = {"best": np.float64(0.75), "losses": np.arange(3.0), "ids": np.array(["a", "b"]), "flag": np.bool_(True)}
     content = {"fa_model_state_dict": network.state_dict(), "epoch": 20, **beside}
-    torch.save(content, path, pickle_protocol=protocol)
+    torch.save(content, path)
     assert equal(load_fa_model("small", path), network.state_dict())
     assert load_checkpoint(path)["losses"].tolist() == [0, 1, 2]
     torch.save(content, path, _use_new_zipfile_serialization=False)
