@@ -14,8 +14,9 @@ from anomaly_detection_mgfn.ground_truth import VideoTruth
 from anomaly_detection_mgfn.mgfn import MGFN
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.scoring import category_metrics, false_alarm_rate, weighted_scores
-from aux_code.checkpoints import build_meta, load_checkpoint, save_checkpoint, write_atomically
+from aux_code.checkpoints import build_meta, save_checkpoint, write_atomically
 from aux_code.errors import UserError
+from aux_code.models.weight_files import load_strictly, read_weight_file
 
 FEATURE_KEYS = (
     *("frames_per_clip", "stride", "frames_per_feature", "crop", "size", "feature_dim", "n_crops"),
@@ -64,23 +65,16 @@ def load_network(path: Path | str) -> LoadedNetwork:
     """Loads a checkpoint of this stage or a published bare state dict (its sizes are read off the weights).
 
     Raises:
-        UserError: not a checkpoint of MGFN; the message says what is missing.
+        UserError: not a checkpoint of MGFN; the message lists what is missing, unexpected and mis-shaped.
     """
-    content = load_checkpoint(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not the weights of MGFN")
-    meta = content.get("meta", {})
+    file = read_weight_file(path, "mgfn")
+    arguments = (file.architecture or {}).get("arguments") or published_arguments(path, file.state)
     try:
-        if "mgfn_model_state_dict" in content:
-            weights, arguments = content["mgfn_model_state_dict"], meta["architectures"]["mgfn"]["arguments"]
-        else:
-            weights = {str(key).removeprefix("module."): value for key, value in content.items()}
-            arguments = published_arguments(path, weights)
         net = build_network(arguments)
-        net.load_state_dict(weights)
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: the weights do not fit MGFN: {error}") from error
-    return LoadedNetwork(net, int(content.get("epoch", 0)) if meta else 0, meta)
+    except TypeError as error:
+        raise UserError(f"{path}: MGFN does not take these arguments: {arguments} ({error})") from error
+    load_strictly(net, file)
+    return LoadedNetwork(net, file.epoch, file.meta)
 
 
 def published_arguments(path: Path | str, weights: dict[str, Any]) -> dict[str, Any]:

@@ -75,9 +75,10 @@ class Obfuscator:
     @torch.no_grad()
     def __call__(self, clips: Tensor, masks: Tensor | None = None) -> Tensor:
         """clips (B, 3, T, H, W), masks (B, 1, T, H, W) or None -> anonymized clips."""
+        # at once: what f_T trains on fits without f_A's gradients all the more, and small frames are not worth passes
         if masks is None:
-            return apply_per_frame(self.anonymizer, clips)
-        replaced = apply_per_frame(_Replacement(self.anonymizer), clips)
+            return apply_per_frame(self.anonymizer, clips, chunk=0)
+        replaced = apply_per_frame(_Replacement(self.anonymizer), clips, chunk=0)
         return torch.where(masks > 0.5, replaced, clips)
 
 

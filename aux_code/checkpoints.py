@@ -90,8 +90,21 @@ def save_checkpoint(path: Path | str, checkpoint: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
+def _numpy_values() -> list[Any]:
+    """What numpy's numbers and arrays are pickled as, by this numpy and by numpy 1: data, whose reading runs nothing.
+
+    Published checkpoints hold some beside the weights, such as a best score.
+    """
+    multiarray = np._core.multiarray
+    functions = [multiarray.scalar, multiarray._reconstruct]
+    old_names = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
+    new_names = [(function, f"numpy._core.multiarray.{function.__name__}") for function in functions]
+    number_formats = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDGSUOV"]
+    return [*old_names, *new_names, np.ndarray, np.dtype, *number_formats]
+
+
 def load_checkpoint(path: Path | str) -> Any:
-    """Reads a file of tensors on the CPU without executing anything in it.
+    """Reads a file of tensors, plain values, numpy numbers and arrays on the CPU, executing nothing in it.
 
     Raises:
         UserError: missing, empty, truncated or not a checkpoint, or it would need code to be unpickled.
@@ -102,13 +115,14 @@ def load_checkpoint(path: Path | str) -> Any:
     if path.stat().st_size == 0:
         raise UserError(f"checkpoint {path} is empty (0 bytes); copy or write it again")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_values()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path} is refused: reading it would run code stored in the file, or it is damaged. "
             f"Only tensors and plain values are read. ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # bytes that are no checkpoint fail in many ways, struct.error and IndexError among them
         raise UserError(f"checkpoint {path} is truncated or not a checkpoint ({_first_line(error)})") from error
 
 

@@ -1,4 +1,4 @@
-"""Networks prepared for inference: batch norms folded, channels-last, oneDNN, bf16, optionally compiled."""
+"""Networks prepared for inference: folded batch norms, channels-last, bf16; OpenVINO or oneDNN; compiled if wanted."""
 
 import ctypes
 import logging
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from aux_code.models.anonymizers import NarrowOutput
+from aux_code.openvino_networks import OpenVinoNetwork, is_worthwhile
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ def prepare_for_inference(
 ) -> InferenceNetwork:
     """A fast frozen copy of a network.
 
+    On a CPU OpenVINO computes it, where that is installed and the network is large; else PyTorch does.
+
     Args:
         network: f_A, f_T or f_B; it is not changed.
         example: an input of the kind that will come, on the device where the copy shall run: frames (N, 3, H, W) or
@@ -96,13 +99,24 @@ def prepare_for_inference(
     if precision == "bf16" and not supports_bf16(device):
         logger.warning("%s has no fast bf16; computing in fp32", device)
         precision = "fp32"
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    memory_format = torch.channels_last_3d if example.dim() == 5 else torch.channels_last
     copy = deepcopy(network).eval().requires_grad_(False).to(device)
     # without the wrapper, whose noise would hide whether folding changed the output
-    fold_batch_norms(copy.network if isinstance(copy, NarrowOutput) else copy, example)
+    narrow = copy if isinstance(copy, NarrowOutput) else None
+    inner = copy.network if narrow else copy
+    fold_batch_norms(inner, example)
+    if device.type == "cpu" and not compile_network and is_worthwhile(inner):
+        inner = OpenVinoNetwork(inner, precision)
+        if narrow:
+            narrow.network = inner
+        return InferenceNetwork(narrow or inner, torch.float32, torch.contiguous_format).eval()
+    return _by_pytorch(copy, example, precision, compile_network)
+
+
+def _by_pytorch(copy: nn.Module, example: Tensor, precision: str, compile_network: bool) -> InferenceNetwork:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    memory_format = torch.channels_last_3d if example.dim() == 5 else torch.channels_last
     copy = copy.to(dtype).to(memory_format=memory_format)
-    if device.type == "cpu" and not compile_network:
+    if example.device.type == "cpu" and not compile_network:
         use_onednn_conv3d(copy)
     if compile_network:
         copy.compile()

@@ -4,18 +4,24 @@ import contextlib
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from aux_code.batch_norm import keep_running_statistics
 
+FRAMES_PER_PASS = {"cpu": 4, "cuda": 32}
+"""Frames of a pass where nobody says: a CPU gains nothing from more, a GPU is busy with so many of the paper's size."""
 
-def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int = 0, recompute: bool = False) -> Tensor:
+
+def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int | None = None, recompute: bool = False) -> Tensor:
     """Applies an image-to-image network to every frame of every clip.
 
     Args:
         net: frames (N, C, H, W) -> (N, C', H', W').
         clips: (B, C, T, H, W).
-        chunk: frames per pass; 0 takes all B*T at once. Small chunks bound the memory of a pass without gradient.
+        chunk: frames per pass, which bound the memory of a pass without gradient; 0 takes all B*T at once. None:
+            FRAMES_PER_PASS of the device, but all at once while a batch norm takes its statistics from the batch, since
+            these would be of a chunk (with `recompute` they are, as asked for).
         recompute: with gradients, keep only each chunk's input and compute its activations again in the backward
             pass, so that memory does not grow with the length of the clip. Batch-norm statistics are per chunk, and the
             running ones follow the first computation alone.
@@ -25,6 +31,9 @@ def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int = 0, recompute: bo
     """
     n_clips, _, n_frames = clips.shape[:3]
     frames = clips.transpose(1, 2).flatten(0, 1)
+    if chunk is None:
+        whole = not recompute and isinstance(net, nn.Module) and _takes_batch_statistics(net)
+        chunk = 0 if whole else FRAMES_PER_PASS.get(clips.device.type, 0)
     pieces = frames.split(chunk) if chunk > 0 else (frames,)
     if recompute and torch.is_grad_enabled():
 
@@ -36,3 +45,7 @@ def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int = 0, recompute: bo
         outputs = [net(piece) for piece in pieces]
     output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
     return output.unflatten(0, (n_clips, n_frames)).transpose(1, 2)
+
+
+def _takes_batch_statistics(net: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) and module.training for module in net.modules())

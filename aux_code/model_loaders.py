@@ -18,6 +18,7 @@ from aux_code.models.obfuscation import OBFUSCATIONS
 from aux_code.models.privacy import PRIVACY_NETWORKS, build_privacy
 from aux_code.models.utility import UTILITY_NETWORKS, UtilityNetwork, build_utility
 from aux_code.models.weight_files import (
+    Adapted,
     WeightFile,
     compare,
     load_partly,
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _NARROW_PREFIX = "network."
 _BUILDERS = {"fa": build_anonymizer, "ft": build_utility, "fb": build_privacy}
+_WITH_BACKBONE = {"fa": ("unet++",), "ft": ("largei3d", "r3d_18", "mvitv2"), "fb": ("r50",)}
+"""Networks that start from weights of another task, see `_adapt_backbone`."""
 
 
 def load_fa_model(arch: str = "unet++", saved_model_file: Path | str | None = None, **arguments) -> nn.Module:
@@ -119,6 +122,8 @@ def apply_anonymizer(anonymizer: nn.Module, frames: Tensor, boxes: Sequence[Tens
 def load_utility(path: Path | str) -> UtilityNetwork:
     """f_T rebuilt from a checkpoint's `meta`, or from the published layout; in eval mode.
 
+    A Kinetics file of a backbone is taken too, with its 400 classes; its embeddings are random (logged).
+
     Raises:
         UserError: no file, or a file without a known f_T.
     """
@@ -146,15 +151,25 @@ def _build(role: str, arch: str, arguments: dict[str, Any]) -> nn.Module:
 def _load(role: str, arch: str, saved_model_file: Path | str | None, arguments: dict[str, Any]) -> nn.Module:
     if saved_model_file is None:
         return _build(role, arch, arguments)
-    if (role, arch, str(saved_model_file)) in _LIBRARY_WEIGHTS:
-        file = _download(role, arch, str(saved_model_file))
-    else:
-        file = read_weight_file(saved_model_file, role)
+    file = _read(role, arch, saved_model_file)
     if file.architecture and file.architecture["arch"] == arch:
         arguments = {**file.architecture.get("arguments", {}), **arguments}
     network = _build(role, arch, arguments)
     _load_weights(network, role, file)
     return network
+
+
+def _read(role: str, arch: str, saved_model_file: Path | str) -> WeightFile:
+    """The weights of a file, or those that torchvision has under a name."""
+    name = str(saved_model_file)
+    if (role, arch, name) in _LIBRARY_WEIGHTS:
+        return _download(role, arch, name)
+    if any(name == known for *_, known in _LIBRARY_WEIGHTS) and not Path(name).exists():
+        others = [f"{its_arch} ({known})" for its_role, its_arch, known in _LIBRARY_WEIGHTS if its_role == role]
+        raise UserError(
+            f"torchvision has no {name} weights of '{arch}', only those of {', '.join(others)}; give the path of a file"
+        )
+    return read_weight_file(saved_model_file, role)
 
 
 def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
@@ -168,42 +183,47 @@ def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
     if isinstance(network, NarrowOutput) and not wrapped:
         network.network.architecture = network.architecture
         network = network.network
+
+    def fitting(file: WeightFile) -> str:
+        return _fitting_architecture(role, file)
+
     if file.bare and compare(network, with_current_names(network, file.state)):
         adapted = _adapt_backbone(role, network.architecture, file.state)
         if adapted:
-            load_partly(network, file, *adapted)
+            load_partly(network, file, adapted, fitting)
             return
-    load_strictly(network, file, lambda file: _fitting_architecture(role, file))
+    load_strictly(network, file, fitting)
 
 
-def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> tuple[dict, tuple[str, ...]] | None:
-    """(state under the network's names, prefixes that may stay random) for Kinetics and ImageNet weights, else None."""
+def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> Adapted | None:
+    """Kinetics and ImageNet weights for the backbone of a network; None: the file is of another kind."""
     arch, ssl = architecture["arch"], architecture["arguments"].get("ssl", False)
     classes = len(state.get("fc.bias", state.get("head.1.bias", ())))
     if role == "ft" and classes == 400 and not arch.startswith("small"):
         prefix, fresh = ("i3d.", ("i3d.fc.", "mlp.")) if arch == "largei3d" else ("backbone.", ("fc.", "mlp."))
         head = prefix if arch == "largei3d" else ""
         names = {name: name.replace("head.1.", "fc.") for name in state}
-        return {(head if n.startswith("fc.") else prefix) + n: state[name] for name, n in names.items()}, fresh
+        return Adapted({(head if n.startswith("fc.") else prefix) + n: state[name] for name, n in names.items()}, fresh)
     if role == "fb" and arch == "r50" and classes == 1000:
         if not ssl:
-            return dict(state), ("fc.",)
-        return {"0." + name: tensor for name, tensor in state.items() if not name.startswith("fc.")}, ("1.",)
+            return Adapted(dict(state), ("fc.",))
+        return Adapted({f"0.{n}": tensor for n, tensor in state.items() if not n.startswith("fc.")}, ("1.",))
     if role == "fa" and arch == "unet++" and classes == 1000:
         encoder = {f"encoder.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")}
-        return encoder, ("decoder.", "segmentation_head.")
+        return Adapted(encoder, ("decoder.", "segmentation_head."))
     return None
 
 
 def _rebuild(role: str, path: Path | str) -> nn.Module:
     file = read_weight_file(path, role)
-    described = file.architecture
+    described = file.architecture or next(_fitting(role, file.state), None)
+    if described is None and role == "ft" and file.bare:
+        # a Kinetics file of the backbone gives features and Kinetics classes; only its embeddings are random
+        described = next(_fitting_backbones(role, file), None)
     if described is None:
-        described = next(_fitting(role, file.state), None)
-        if described is None:
-            raise UserError(f"{path} has no meta entry, and its weights fit no known architecture of {role}")
+        raise UserError(f"{path} has no meta entry, and its weights fit no known architecture of {role}")
     network = _build(role, described["arch"], described.get("arguments", {}))
-    load_strictly(network, file)
+    _load_weights(network, role, file)
     return network
 
 
@@ -214,7 +234,7 @@ def _candidates(role: str, state: dict[str, Tensor]) -> list[dict[str, Any]]:
     outputs = len(state.get("i3d.fc.bias", state.get("fc.bias", (0,))))
     if role == "ft":
         return [{"arch": arch, "arguments": {"num_classes": outputs}} for arch in UTILITY_NETWORKS]
-    forms = [{"num_pa": outputs, "ssl": ssl} for ssl in (False, True)]
+    forms = [{"num_pa": outputs, "ssl": False}, {"ssl": True}]
     return [{"arch": arch, "arguments": arguments} for arch in PRIVACY_NETWORKS for arguments in forms]
 
 
@@ -229,12 +249,29 @@ def _fitting(role: str, state: dict[str, Tensor]):
 
 
 def _fitting_architecture(role: str, file: WeightFile) -> str:
+    """The call that takes the file, strictly or for a backbone; an empty string where none does."""
     for candidate_role in (role, *(other for other in _BUILDERS if other != role)):
         candidates = _fitting(candidate_role, file.state)
         for candidate in [file.architecture] if file.architecture else candidates:
-            arguments = "".join(f", {key}={value}" for key, value in candidate.get("arguments", {}).items())
-            return f"load_{candidate_role}_model(arch='{candidate['arch']}'{arguments})"
+            return _call(candidate_role, candidate)
+        for candidate in _fitting_backbones(candidate_role, file) if file.bare else ():
+            return f"the backbone of {_call(candidate_role, candidate)}"
     return ""
+
+
+def _call(role: str, described: dict[str, Any]) -> str:
+    arguments = "".join(f", {key}={value!r}" for key, value in described.get("arguments", {}).items())
+    return f"load_{role}_model(arch='{described['arch']}'{arguments})"
+
+
+def _fitting_backbones(role: str, file: WeightFile):
+    """Yields the descriptions of the networks whose backbone is the file's."""
+    for arch in _WITH_BACKBONE[role]:
+        with torch.device("meta"):
+            network = _build(role, arch, {"num_classes": 400} if role == "ft" else {})
+        adapted = _adapt_backbone(role, network.architecture, file.state)
+        if adapted and not compare(network, adapted.completed(network)[0]):
+            yield network.architecture
 
 
 def _resnet18() -> Any:

@@ -1,7 +1,8 @@
 """Inference of f_A and I3D on the CPU: networks prepared by `prepare_for_inference` against plain eager fp32.
 
-The plain version is the network as it is built, NCHW, one clip per batch (for f_A: its frames), in a process of its
-own, whose allocator is the default one. Both sides and the machine's ceiling run in turns, in alternating order;
+The prepared networks are computed by OpenVINO where it is installed, else by PyTorch (the first line says which); their
+conversion, one or two seconds, is not counted. The plain version is the network as it is built, NCHW, one clip per
+batch (for f_A: its frames), in a process of its own, whose allocator is the default one. Both sides and the machine's ceiling run in turns, in alternating order;
 figures are medians. The ceiling is the faster of PyTorch's square matrix product and a 1 x 1 convolution of the same
 size by oneDNN: on some processors the first is far from what the second reaches. Errors are relative, in the Euclidean
 norm, of the 2048-d feature of f_A -> I3D. Where the CPU has no bf16, those lines are fp32 too (a warning says so).
@@ -10,6 +11,7 @@ norm, of the 2048-d feature of f_A -> I3D. Where the CPU has no bf16, those line
 import argparse
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
@@ -36,6 +38,14 @@ class OneDnnProduct(MatrixProduct):
         pixels = self.left[None, :, :, None].permute(0, 2, 1, 3)
         kernel = self.right.t()[:, :, None, None]
         return timed(lambda: torch.mkldnn_convolution(pixels, kernel, None, (0, 0), (1, 1), (1, 1), 1))
+
+
+def runtime() -> str:
+    """What computes the prepared networks."""
+    try:
+        return f"OpenVINO {version('openvino')}"
+    except PackageNotFoundError:
+        return "without OpenVINO"
 
 
 def networks() -> tuple[nn.Module, nn.Module]:
@@ -88,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(f"{describe_machine()}; one clip of {N_FRAMES} x {options.size} x {options.size}, {options.rounds} rounds")
+    print(f"{describe_machine()}, {runtime()}; one clip of {N_FRAMES} x {options.size} x {options.size}, {options.rounds} rounds")
     with ChildProcess(plain_functions, options.size) as child:
         expected = torch.from_numpy(child.call("feature"))
         measures, features = prepared_measures(options.size, options.chunk)

@@ -112,7 +112,8 @@ class ClipEncoder:
             for module in self._noisy:
                 module.set_noise_generator(seeded_generator(self.seed, "noise", name, clip.index, v))
             boxes = clip.boxes[v] if clip.boxes is not None else None
-            outputs.append(apply_per_frame(partial(apply_anonymizer, self.anonymizer, boxes=boxes), view.unsqueeze(0)))
+            anonymize = partial(apply_anonymizer, self.anonymizer, boxes=boxes)
+            outputs.append(apply_per_frame(anonymize, view.unsqueeze(0), chunk=0))  # boxes and noise are the clip's
         return torch.cat(outputs)
 
     def _pass_length(self, clips: Tensor) -> int:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from aux_code.layout import apply_per_frame
+from aux_code.layout import FRAMES_PER_PASS, apply_per_frame
 
 
 class SwapChannels(nn.Module):
@@ -15,8 +16,8 @@ class SwapChannels(nn.Module):
         return frames[:, [2, 0, 1]] * torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 4, 10, 99])
-def test_every_frame_passes_as_a_picture_and_returns_to_its_place(chunk: int):
+@pytest.mark.parametrize("chunk", [None, 0, 1, 4, 10, 99])
+def test_every_frame_passes_as_a_picture_and_returns_to_its_place(chunk: int | None):
     """The release hands f_A one colour of three consecutive frames: clips must be transposed, not reshaped."""
     clips = torch.rand(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
     output = apply_per_frame(SwapChannels(), clips, chunk=chunk)
@@ -42,6 +43,52 @@ def test_chunks_bound_the_frames_of_a_pass():
     net.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     apply_per_frame(net, torch.rand(2, 3, 5, 2, 2), chunk=4)
     assert seen == [4, 4, 2]
+
+
+@pytest.mark.parametrize("n_frames", [8, 40])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_where_nobody_says_a_pass_does_not_grow_with_the_clip(n_frames: int, recompute: bool):
+    net, seen = nn.Conv2d(3, 3, 1), []
+    net.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    apply_per_frame(net, torch.rand(1, 3, n_frames, 2, 2), recompute=recompute)
+    assert sum(seen) == n_frames and max(seen) == FRAMES_PER_PASS["cpu"]
+
+
+def test_batch_statistics_are_those_of_all_frames_where_nobody_says():
+    net = nn.BatchNorm2d(3, affine=False)
+    clips = torch.rand(1, 3, 40, 2, 2) + torch.arange(40.0).view(1, 1, 40, 1, 1)
+    output = apply_per_frame(net, clips)
+    assert output.mean().abs() < 1e-4 and output[:, :, 0].mean() < -1
+    seen: list[int] = []
+    net.eval().register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    apply_per_frame(net, clips)
+    assert max(seen) == FRAMES_PER_PASS["cpu"]
+
+
+def highest_bytes(net: nn.Module, n_frames: int, recompute: bool, gradients: bool) -> int:
+    """The most that a pass holds at once, in bytes beyond the clips, their gradient and the output."""
+    clips = torch.rand(1, 3, n_frames, 32, 32, requires_grad=gradients)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, torch.set_grad_enabled(gradients):
+        output = apply_per_frame(net, clips, chunk=2, recompute=recompute)
+        if gradients:
+            output.backward(torch.ones_like(output))
+    held = highest = 0
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        highest = max(highest, held)
+    return highest
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_peak_memory_of_the_activations_does_not_grow_with_the_clip(gradients: bool):
+    net = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Sigmoid(), nn.Conv2d(64, 64, 1), nn.Sigmoid(), nn.Conv2d(64, 3, 1))
+    frame = 3 * 32 * 32 * 4
+    short, long = (highest_bytes(net, n, gradients, gradients) for n in (4, 24))
+    # what must grow: output (twice while its pieces are joined), and with gradients those of input and output
+    assert long - short <= 20 * (4 if gradients else 2) * frame + 2**16
+    if gradients:
+        assert highest_bytes(net, 24, False, True) - highest_bytes(net, 4, False, True) > 20 * 40 * frame
 
 
 def test_recomputed_activations_give_the_same_gradients_of_weights_and_input():

@@ -4,11 +4,12 @@ import logging
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from aux_code.checkpoints import save_checkpoint
+from aux_code.checkpoints import load_checkpoint, save_checkpoint
 from aux_code.errors import UserError
 from aux_code.model_loaders import (
     apply_anonymizer,
@@ -98,6 +99,18 @@ def test_kinetics_backbone_leaves_the_heads_random_and_says_so(tmp_path, caplog)
     torch.save(state, path)
     with pytest.raises(UserError, match="missing: i3d.layer3.1.conv2.weight"):
         load_ft_model("largei3d", path)
+
+
+def test_a_kinetics_file_is_a_utility_network_by_itself_and_named_where_it_is_given_to_another(tmp_path, caplog):
+    state, path = random_state(I3DResNet50(400)), tmp_path / "i3d_kinetics.pth"
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
+    with caplog.at_level(logging.WARNING):
+        network = load_utility(path)
+    assert equal(network.i3d, state) and network.architecture["arguments"] == {"num_classes": 400}
+    assert "re-initialised" in caplog.text and "mlp.fc1.weight" in caplog.text and "i3d.fc" not in caplog.text
+    for load, arch in ((load_ft_model, "r3d_18"), (load_fb_model, "r50")):
+        with pytest.raises(UserError, match=r"they fit the backbone of load_ft_model\(arch='largei3d'"):
+            load(arch, path)
 
 
 @pytest.mark.parametrize(("arch", "head"), [("r3d_18", "fc."), ("mvitv2", "head.1.")])
@@ -220,6 +233,35 @@ def test_empty_and_truncated_files_are_named(tmp_path, name, share):
         load_fa_model("small", path)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_any_first_part_of_a_file_is_an_error_with_its_name(tmp_path, zipped):
+    path = tmp_path / "part.pth"
+    torch.save({"fa_model_state_dict": {"w": torch.rand(40)}}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for n in (*range(1, len(whole), 7), len(whole) - 1):
+        path.write_bytes(whole[:n])
+        with pytest.raises(UserError, match="part.pth"):
+            load_fa_model("small", path)
+
+
+def test_numpy_values_beside_the_weights_are_data(tmp_path):
+    """The release's checkpoints hold some, which `weights_only` alone refuses; older ones under numpy 1's names."""
+    network, path = load_fa_model("small"), tmp_path / "old.pth"
+    beside = {"best": np.float64(0.75), "losses": np.arange(3.0), "ids": np.array(["a", "b"]), "flag": np.bool_(True)}
+    content = {"fa_model_state_dict": network.state_dict(), "epoch": 20, **beside}
+    torch.save(content, path)
+    assert equal(load_fa_model("small", path), network.state_dict())
+    assert load_checkpoint(path)["losses"].tolist() == [0, 1, 2]
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert load_checkpoint(path)["best"] == 0.75
+    trace = tmp_path / "trace"
+    torch.save({**content, "objects": np.array([Payload(trace)])}, path)
+    with pytest.raises(UserError, match="refused"):
+        load_fa_model("small", path)
+    assert not trace.exists()
+
+
 @pytest.mark.parametrize("content", [[1, 2], {}, {"fa_model_state_dict": {}}, {"a": 1, "b": torch.zeros(1)}])
 def test_other_content_is_refused(tmp_path, content):
     path = tmp_path / "other.pth"
@@ -281,6 +323,11 @@ def test_without_a_network_the_message_names_the_file_and_its_place(tmp_path, mo
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match=f"could not be downloaded.*put it at {tmp_path}/checkpoints/{file}"):
         load(arch, name)
+
+
+def test_weights_that_torchvision_does_not_have():
+    with pytest.raises(UserError, match=r"no kinetics400 weights of 'largei3d', only those of r3d_18 \(kinetics400\)"):
+        load_ft_model("largei3d", "kinetics400")
 
 
 def test_downloaded_weights_go_the_same_way(monkeypatch):

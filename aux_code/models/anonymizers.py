@@ -44,7 +44,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Doubles the resolution and joins the encoder's map of that resolution."""
+    """Doubles the resolution and joins the encoder's map, which may be a pixel larger."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -57,6 +57,9 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        bottom, right = skip.shape[-2] - x.shape[-2], skip.shape[-1] - x.shape[-1]
+        if bottom or right:
+            x = F.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
         return self.conv(torch.cat([skip, x], dim=1))
 
 
@@ -72,7 +75,10 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """Plain UNet with bilinear up-sampling and a sigmoid (release): frames (N, 3, H, W) -> (N, out_channels, H, W)."""
+    """Plain UNet with bilinear up-sampling and a sigmoid (release): frames (N, 3, H, W) -> (N, out_channels, H, W).
+
+    Pictures of less than 16 pixels, which the release does not take, are extended for the pass.
+    """
 
     def __init__(self, out_channels: int = 3):
         super().__init__()
@@ -85,7 +91,7 @@ class UNet(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         height, width = frames.shape[-2:]
-        maps = [self.inc(pad_to_multiple(frames, 16))]
+        maps = [self.inc(frames if min(height, width) >= 16 else pad_to_multiple(frames, 16))]
         for down in (self.down1, self.down2, self.down3, self.down4):
             maps.append(down(maps[-1]))
         x = maps.pop()

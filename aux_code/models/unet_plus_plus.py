@@ -15,14 +15,13 @@ class UNetPlusPlus(smp.UnetPlusPlus):
     Args:
         sigmoid: end with a sigmoid.
         out_channels: channels of the output.
-        encoder_weights: "imagenet" starts the encoder from the library's download; None is random.
     """
 
-    def __init__(self, sigmoid: bool = False, out_channels: int = 3, encoder_weights: str | None = None):
+    def __init__(self, sigmoid: bool = False, out_channels: int = 3):
         super().__init__(
             encoder_name="resnet18",
             encoder_depth=4,
-            encoder_weights=encoder_weights,
+            encoder_weights=None,  # from ImageNet through `load_fa_model`, whose messages help without a network
             decoder_channels=(256, 128, 64, 32),
             in_channels=3,
             classes=out_channels,

@@ -1,7 +1,7 @@
 """Weight files of every origin -> one flat state dict, and strict loading that says what does not fit."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,10 @@ class WeightFile(NamedTuple):
     """{"arch", "arguments"} of the network where the file describes itself, else None."""
     bare: bool
     """True for a state dict alone, without a checkpoint around it."""
+    epoch: int = 0
+    """After which it was saved, as the file says."""
+    meta: dict[str, Any] = {}
+    """What a checkpoint of ours says of itself; empty for others."""
 
 
 def read_weight_file(path: Path | str, role: str) -> WeightFile:
@@ -54,7 +58,9 @@ def read_weight_file(path: Path | str, role: str) -> WeightFile:
     present = [k for k in content if str(k).endswith("_model_state_dict")]
     generic = [k for k in _GENERIC_KEYS if isinstance(content.get(k), dict)]
     if key in content:
-        return WeightFile(path, _clean(content[key], path), _architecture(content, role), False)
+        meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
+        epoch = content.get("epoch") if isinstance(content.get("epoch"), int) else 0
+        return WeightFile(path, _clean(content[key], path), _architecture(content, role), False, epoch, meta)
     if present:
         raise UserError(f"{path} has no '{key}'; it holds {', '.join(present)}: give the file of another stage")
     if generic:
@@ -147,26 +153,43 @@ def load_strictly(network: nn.Module, file: WeightFile, fitting: Callable[[Weigh
     network.load_state_dict(state)
 
 
-def load_partly(network: nn.Module, file: WeightFile, state: dict[str, Tensor], fresh: Iterable[str]) -> None:
-    """Copies weights of another task; what begins with a prefix of `fresh` keeps its random initialisation if it must.
+class Adapted(NamedTuple):
+    """Weights of another task, under a network's names."""
+
+    state: dict[str, Tensor]
+    fresh: tuple[str, ...]
+    """Prefixes of the entries that keep their random initialisation where they are missing or of another shape."""
+
+    def completed(self, network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+        """(a state dict with the network's own entries in place of those, their names)."""
+        wanted, state = network.state_dict(), with_current_names(network, self.state)
+        state = {
+            name: tensor
+            for name, tensor in state.items()
+            if not (name.startswith(self.fresh) and name in wanted and tensor.shape != wanted[name].shape)
+        }
+        kept = [name for name in wanted if name not in state and name.startswith(self.fresh)]
+        return {**{name: wanted[name] for name in kept}, **state}, kept
+
+
+def load_partly(
+    network: nn.Module, file: WeightFile, adapted: Adapted, fitting: Callable[[WeightFile], str] | None = None
+) -> None:
+    """Copies weights of another task; what `adapted` leaves out is logged by name.
 
     Args:
         network: receives the weights.
         file: where they come from, for messages.
-        state: the weights under the network's names.
-        fresh: prefixes of the entries that may be missing or mis-shaped; they are logged by name.
+        adapted: the weights under the network's names.
+        fitting: as in `load_strictly`.
 
     Raises:
         UserError: another entry is missing, unexpected or mis-shaped.
     """
-    fresh, wanted = tuple(fresh), network.state_dict()
-    state = with_current_names(network, state)
-    state = {k: v for k, v in state.items() if not (k.startswith(fresh) and k in wanted and v.shape != wanted[k].shape)}
-    kept = [name for name in wanted if name not in state and name.startswith(fresh)]
-    complete = {**{name: wanted[name] for name in kept}, **state}
+    complete, kept = adapted.completed(network)
     mismatch = compare(network, complete)
     if mismatch:
-        raise UserError(_explain(file, network, mismatch, ""))
+        raise UserError(_explain(file, network, mismatch, fitting(file) if fitting else ""))
     network.load_state_dict(complete)
     if kept:
         logger.warning("%s: re-initialised, because the file has none that fit: %s", file.path, ", ".join(kept))

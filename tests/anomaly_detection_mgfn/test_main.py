@@ -93,6 +93,17 @@ def test_a_published_state_dict_evaluates(run_main, tmp_path):
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items())
 
 
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    state = MGFN(feature_dim=16, dims=(16, 24, 32), depths=(2, 1, 3)).state_dict()
+    state["surplus"] = state.pop("fc.bias")
+    save_checkpoint(tmp_path / "mgfn.pkl", state)
+    with pytest.raises(UserError, match=r"(?s)mgfn.pkl.*missing: fc.bias.*unexpected: surplus"):
+        load_network(tmp_path / "mgfn.pkl")
+    save_checkpoint(tmp_path / "stage1.pth", {"fa_model_state_dict": {"a": torch.zeros(1)}})
+    with pytest.raises(UserError, match="it holds fa_model_state_dict"):
+        load_network(tmp_path / "stage1.pth")
+
+
 def test_wrong_usage_is_named(run_main, tmp_path):
     run_main("--run_id", "a", "--epochs", "1")
     checkpoint = config.SAVED_MODELS_ROOT / "a" / "mgfn_own" / "last.pth"

@@ -6,7 +6,7 @@ import torch
 
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_fa_model
-from aux_code.models.anonymizers import NarrowOutput, build_anonymizer, set_noise_generator
+from aux_code.models.anonymizers import NarrowOutput, Up, build_anonymizer, set_noise_generator
 from tests.fill import GOLDEN, fill, layout, picture, relative_error, shapes
 
 
@@ -39,6 +39,17 @@ def test_any_size(arch, size):
     output = build_anonymizer(arch).eval()(torch.rand(2, 3, *size))
     assert output.shape == (2, 3, *size)
     assert torch.isfinite(output).all()
+
+
+@torch.no_grad()
+def test_unet_places_the_smaller_map_as_the_published_one_does():
+    """Where a halving dropped a row or a column, the doubled map is centred on the encoder's, zeros around it."""
+    up = Up(8, 2).eval()
+    skip, x = torch.rand(1, 4, 7, 9), torch.rand(1, 4, 3, 3)
+    doubled = torch.nn.functional.interpolate(x, size=(6, 6), mode="bilinear", align_corners=True)
+    placed = torch.zeros(1, 4, 7, 9)
+    placed[..., 0:6, 1:7] = doubled
+    torch.testing.assert_close(up(x, skip), up.conv(torch.cat([skip, placed], dim=1)))
 
 
 @torch.no_grad()

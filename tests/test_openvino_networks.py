@@ -1,0 +1,159 @@
+"""Large networks by OpenVINO: the same outputs, a size at a time, and nothing but the outputs."""
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+if importlib.util.find_spec("openvino") is None:  # not importorskip, which would report to its maker, see below
+    pytest.skip("openvino is not installed", allow_module_level=True)
+
+from aux_code import openvino_networks
+from aux_code.inference import InferenceNetwork, prepare_anonymizer, prepare_utility, supports_bf16
+from aux_code.model_loaders import load_fa_model, load_ft_model
+from aux_code.models.anonymizers import set_noise_generator
+from aux_code.openvino_networks import OpenVinoNetwork
+from tests.fill import fill, picture
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def fa():
+    return fill(load_fa_model())
+
+
+@pytest.fixture(scope="module")
+def fast_fa(fa):
+    return prepare_anonymizer(fa, CPU)
+
+
+@pytest.fixture(scope="module")
+def ft():
+    return fill(load_ft_model())
+
+
+def relative(output, expected) -> float:
+    return ((output - expected).norm() / expected.norm()).item()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 64), (37, 50)])
+def test_frames_of_any_number_and_size(fa, fast_fa, size):
+    assert isinstance(fast_fa, InferenceNetwork) and isinstance(fast_fa.network, OpenVinoNetwork)
+    frames = picture("frames", 3, 3, *size)
+    output = fast_fa(frames)
+    assert output.dtype == torch.float32 and output.is_contiguous()
+    assert relative(output, fa(frames)) < 1e-5
+    first = output[:1].clone()
+    assert relative(fast_fa(frames[:1]), first) < 1e-6
+    assert torch.equal(output[:1], first), "an output must not be written again by the next pass"
+
+
+@torch.no_grad()
+def test_a_batch_in_pieces_gives_the_same_frames(fa, fast_fa, monkeypatch):
+    monkeypatch.setattr(openvino_networks, "_PIXELS_PER_PASS", 2 * 64 * 64)
+    frames = picture("frames", 5, 3, 64, 64)
+    seen = []
+    compute = fast_fa.network._pass
+    monkeypatch.setattr(fast_fa.network, "_pass", lambda m, piece: seen.append(len(piece)) or compute(m, piece))
+    assert relative(fast_fa(frames), fa(frames)) < 1e-5
+    assert seen == [2, 2, 1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_features_logits_and_embeddings_of_clips(ft, precision):
+    clips = picture("clips", 2, 3, 9, 40, 48).transpose(0, 1).flip(0).transpose(0, 1)  # not contiguous
+    fast = prepare_utility(ft, CPU, precision)
+    assert fast.feature_dim == 2048
+    with torch.inference_mode():
+        features, output = fast.extract_features(clips), fast(clips)
+    expected = ft(clips)
+    limit = 1e-2 if precision == "bf16" and supports_bf16("cpu") else 1e-5
+    assert relative(features, ft.extract_features(clips)) < limit
+    assert relative(output.logits, expected.logits) < limit
+    assert relative(output.embedding, expected.embedding) < 3 * limit
+    assert torch.equal(fast.extract_features(clips[1:]), features[1:]), "a clip's feature must not depend on the batch"
+
+
+@torch.no_grad()
+def test_the_network_given_is_not_changed_and_a_narrow_output_keeps_its_noise():
+    network = load_fa_model(output_channels=1, output_scale=0.5, output_noise=0.1).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fast, frames = prepare_anonymizer(network, CPU), torch.rand(2, 3, 32, 32)
+    assert isinstance(fast.network.network, OpenVinoNetwork) and any(hasattr(m, "output_noise") for m in fast.modules())
+    outputs = []
+    for net in (network, fast):
+        set_noise_generator(net, torch.Generator().manual_seed(5))
+        outputs.append(net(frames))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_small_networks_and_machines_without_openvino_stay_with_pytorch(fa, monkeypatch):
+    assert not isinstance(prepare_anonymizer(load_fa_model("small"), CPU).network, OpenVinoNetwork)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    prepared, frames = prepare_anonymizer(fa, CPU), picture("frames", 1, 3, 32, 32)
+    assert not isinstance(prepared.network, OpenVinoNetwork)
+    assert relative(prepared(frames), fa(frames)) < 1e-5
+
+
+class Odd(nn.Module):
+    """What no other runtime knows."""
+
+    def forward(self, x):
+        return torch.linalg.eigvalsh(x @ x.mT)
+
+
+def test_what_openvino_does_not_take_pytorch_computes(caplog):
+    network, frames = OpenVinoNetwork(Odd(), "fp32"), torch.rand(2, 3, 4, 4)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(network(frames), Odd()(frames))
+    assert "OpenVINO does not take Odd" in caplog.text
+
+
+def test_sizes_are_forgotten_in_turn(monkeypatch):
+    monkeypatch.setattr(openvino_networks, "_MAX_SIZES", 2)
+    network = OpenVinoNetwork(nn.Conv2d(3, 3, 1), "fp32")
+    for size in (4, 5, 6, 4):
+        assert network(torch.rand(1, 3, size, size)).shape[-1] == size
+    assert [shape for _, shape, _ in network._passes] == [(1, 3, 6, 6), (1, 3, 4, 4)] and len(network._models) == 2
+
+
+def test_as_many_threads_as_pytorch_has(monkeypatch):
+    openvino, asked = openvino_networks._import_openvino(), []
+    compile_model = openvino.Core.compile_model
+
+    def spy(core, model, device, options):
+        asked.append(options)
+        return compile_model(core, model, device, options)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", spy)
+    network, n_threads = OpenVinoNetwork(nn.Conv2d(3, 3, 1), "fp32"), torch.get_num_threads()
+    try:
+        for n in (1, 2, 1):
+            torch.set_num_threads(n)
+            network(torch.rand(1, 3, 4, 4))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert [options["INFERENCE_NUM_THREADS"] for options in asked] == [1, 2]
+
+
+def test_nothing_is_sent_and_nothing_is_left_on_the_disk(tmp_path):
+    """Imported plainly, openvino writes an identifier to the home folder and reports to its maker."""
+    code = (
+        "import sys, torch; from aux_code.openvino_networks import OpenVinoNetwork\n"
+        "OpenVinoNetwork(torch.nn.Conv2d(3, 3, 1), 'fp32')(torch.rand(1, 3, 8, 8))\n"
+        "assert 'openvino' in sys.modules and not [m for m in sys.modules if m.startswith('openvino_telemetry')]"
+    )
+    home = tmp_path / "home"
+    (home / "tmp").mkdir(parents=True)
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home / "tmp"), "CI": "", "XDG_CACHE_HOME": str(home)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+    assert [path.name for path in home.rglob("*")] == ["tmp"]
