@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from aux_code.distributed import is_main
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class UnreadableLog:
         return list(self._reasons)
 
     def record(self, path: Path | str, reason: str = "does not decode") -> None:
-        """Counts one file; the same file counts once.
+        """Counts one file; the same file counts once. Under torchrun all ranks count, and rank 0 writes.
 
         Raises:
             UserError: more than `max_share` of the data set is unreadable.
@@ -54,9 +55,10 @@ class UnreadableLog:
             return
         self._reasons[str(path)] = " ".join(reason.split())
         log.warning("unreadable, left out: %s (%s)", path, reason)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{name}\t{why}\n" for name, why in self._reasons.items()]
-        self.path.write_text("".join(lines), encoding="utf-8")
+        if is_main():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = [f"{name}\t{why}\n" for name, why in self._reasons.items()]
+            self.path.write_text("".join(lines), encoding="utf-8")
         if len(self) > self.max_share * self.n_total:
             raise UserError(
                 f"{len(self)} of {self.n_total} files are unreadable, more than the admitted {self.max_share:.1%}; "
