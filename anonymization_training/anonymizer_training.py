@@ -1,8 +1,10 @@
 """The course of the anonymizer training: minimax epochs, settling of f_T, validation, and the choice of `best`."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from anonymization_training.initialisation import Obfuscator, nt_xent_accuracy, recognition_accuracy
@@ -23,7 +25,9 @@ from anonymization_training.training_batches import (
     ClipBatch,
     ImageBatch,
     TrainingData,
+    readable_images,
 )
+from aux_code.datasets.decode import UnreadableMedia
 from aux_code.datasets.transforms import augment_images, evaluation_images
 from aux_code.distributed import is_main
 from aux_code.runs import Run, seeded_generator
@@ -31,8 +35,8 @@ from aux_code.training_state import TrainingState
 
 N_PROBED_IMAGES = 128
 """Training images on whose views the quick label-free privacy probe measures f_B's NT-Xent accuracy."""
-N_SHOWN_IMAGES = 8
-"""Images in TensorBoard's raw and anonymized grids."""
+N_SHOWN = 8
+"""Images and video frames in TensorBoard's raw and anonymized grids."""
 
 
 class Updaters(NamedTuple):
@@ -144,7 +148,7 @@ class AnonymizerTraining:
         anonymize = Obfuscator(networks.fa, device)
         accuracy = recognition_accuracy(networks.ft, anonymize, data.validation, data.cache, self.params, n_modes=1,
                                         device=device)  # fmt: skip
-        images = [data.cache.read_image(path) for path in data.images.paths[:N_PROBED_IMAGES]]
+        images = readable_images(data.images.paths[:N_PROBED_IMAGES], data.cache)
         generators = [seeded_generator("probe", view, k) for view in range(2) for k in range(len(images))]
         policy = VIEW_AUGMENTATIONS[self.params.augmentation]
         pair = augment_images(images * 2, policy, self.params.size, generators).to(device)
@@ -161,13 +165,22 @@ class AnonymizerTraining:
     def _show(self, epoch: int) -> None:
         from torchvision.utils import make_grid
 
-        images = [self.data.cache.read_image(path) for path in self.data.images.paths[:N_SHOWN_IMAGES]]
-        raw = evaluation_images(images, self.params.size).to(self.run.device)
+        raw = evaluation_images(self._shown_pictures(), self.params.size).to(self.run.device)
         fa_mode = self.networks.fa.training
         anonymized = self.networks.fa.eval()(raw).clamp(0, 1)
         self.networks.fa.train(fa_mode)
         grid = make_grid(torch.cat([raw, anonymized]), nrow=len(raw))
         self.run.writer.add_image("raw above anonymized", grid, epoch)
+
+    def _shown_pictures(self) -> list[np.ndarray]:
+        """Images, then the middle frames of validation videos, in equal number where there are as many."""
+        cache, half = self.data.cache, N_SHOWN // 2
+        pictures = readable_images(self.data.images.paths[:half], cache)
+        for video in list(self.data.validation)[:half]:
+            with contextlib.suppress(UnreadableMedia):  # which the validation names
+                middle = cache.count_frames(video.path) // 2
+                pictures.append(cache.read_frames(video.path, np.array([middle]))[0])
+        return pictures
 
 
 def build_updaters(networks: Networks, params: TrainAnonymizerParams, device: torch.device) -> Updaters:

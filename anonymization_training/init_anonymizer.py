@@ -19,6 +19,7 @@ from anonymization_training.training_batches import (
     clip_source,
     image_source,
     load_training_data,
+    readable_images,
 )
 from aux_code.checkpoints import build_meta
 from aux_code.model_loaders import load_fa_model
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     if state.is_complete(output, params.resume):
         return
     train(fa, updater, state, data, params, run)
-    images = [data.cache.read_image(path) for path in data.images.paths[:N_JUDGED_IMAGES]]
+    images = readable_images(data.images.paths[:N_JUDGED_IMAGES], data.cache)
     psnr = reconstruction_psnr(fa, images, params.size, run.device)
     meta = build_meta("init_anonymizer", {"fa": fa.architecture}, params, {}, {"psnr": psnr})
     checkpoint = {"fa_model_state_dict": detached_copy(fa), "epoch": params.epochs, "meta": meta}

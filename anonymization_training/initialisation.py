@@ -3,6 +3,7 @@
 f_A: L1 reconstruction. f_T: action recognition. f_B: NT-Xent on two views of an image.
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,13 +14,16 @@ from torch.nn import functional as F
 from anonymization_training.minimax import Updater, finite
 from anonymization_training.training_batches import ClipBatch, ImageBatch, PersonMasks
 from aux_code.datasets.clip_sampling import uniform_clips
-from aux_code.datasets.decode import DecodedCache
+from aux_code.datasets.decode import DecodedCache, UnreadableMedia
 from aux_code.datasets.transforms import EVALUATION, augment_batch, evaluation_images
 from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.distributed import gather_rows, rank, sum_over_ranks, world_size
+from aux_code.errors import UserError
 from aux_code.layout import apply_per_frame
 from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.losses.temporal import temporally_distinct_loss
+
+log = logging.getLogger(__name__)
 
 
 def reconstruction_step(
@@ -31,9 +35,8 @@ def reconstruction_step(
     frames = clips.clips[0][:, :, ::every][:, :, :frames_per_video].transpose(1, 2).flatten(0, 1)
     pictures = torch.cat([frames, images.views[0]])
     fa.train()
-    with updater.autocast():
-        loss = F.l1_loss(fa(pictures).float(), pictures)
-        losses = finite({"reconstruction/l1": loss}, "", {})
+    loss = updater.loss(lambda: F.l1_loss(fa(pictures).float(), pictures))
+    losses = finite({"l1": loss}, "reconstruction/")
     updater.update(loss)
     return losses
 
@@ -52,18 +55,25 @@ def recognition_step(
 ) -> dict[str, float]:
     """One update of f_T: cross-entropy on the anchor clips, with `omega` > 0 the temporally-distinct triplet too."""
     ft.train()
-    n_views, n_videos = clips.clips.shape[:2]
-    masks = None if clips.person_masks is None else clips.person_masks.flatten(0, 1)
-    with updater.autocast():
-        logits, embedding = ft(obfuscate(clips.clips.flatten(0, 1), masks))
-        cross_entropy = F.cross_entropy(logits[:n_videos], clips.labels)
-        parts, total = {"cross_entropy": cross_entropy}, cross_entropy
-        if omega > 0:
-            parts["triplet"] = temporally_distinct_loss(*embedding.float().unflatten(0, (n_views, n_videos)), margin)
-            total = total + omega * parts["triplet"]
-        losses = finite({"recognition/loss": total}, "recognition/", parts)
+    total, parts = updater.loss(recognition_loss, ft, obfuscate, clips, omega, margin)
+    losses = finite({"loss": total} | parts, "recognition/")
     updater.update(total)
     return losses
+
+
+def recognition_loss(
+    ft: nn.Module, obfuscate: "Obfuscator", clips: ClipBatch, omega: float, margin: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What `recognition_step` minimises, and its named parts."""
+    n_views, n_videos = clips.clips.shape[:2]
+    masks = None if clips.person_masks is None else clips.person_masks.flatten(0, 1)
+    logits, embedding = ft(obfuscate(clips.clips.flatten(0, 1), masks))
+    total = cross_entropy = F.cross_entropy(logits[:n_videos], clips.labels)
+    parts = {"cross_entropy": cross_entropy}
+    if omega > 0:
+        parts["triplet"] = temporally_distinct_loss(*embedding.float().unflatten(0, (n_views, n_videos)), margin)
+        total = total + omega * parts["triplet"]
+    return total, parts
 
 
 class Obfuscator:
@@ -98,13 +108,21 @@ def recognition_accuracy(
 ) -> float:  # fmt: skip
     """Top-1 accuracy by video: probabilities averaged over `n_modes` clips spread over the video, evaluation crop.
 
-    Under torchrun every rank judges its share of the videos, and all get the accuracy on all of them.
+    Under torchrun every rank judges its share of the videos, and all get the accuracy on all of them. A video that
+    does not decode is named in the log and judges nothing.
+
+    Raises:
+        UserError: no video decodes.
     """
     ft.eval()
-    hits = 0
+    hits, n_judged = 0, 0
     for video in list(videos)[rank() :: world_size()]:
-        indices = uniform_clips(cache.count_frames(video.path), params.clip_length, params.stride, n_modes)
-        frames = [cache.read_frames(video.path, clip) for clip in indices]
+        try:
+            indices = uniform_clips(cache.count_frames(video.path), params.clip_length, params.stride, n_modes)
+            frames = [cache.read_frames(video.path, clip) for clip in indices]
+        except UnreadableMedia as error:
+            log.warning("left out of the validation: %s", error)
+            continue
         clips = augment_batch(frames, EVALUATION, params.size, [None] * n_modes).to(device)
         painted = None
         if masks is not None:
@@ -112,18 +130,26 @@ def recognition_accuracy(
             painted = augment_batch(arrays, EVALUATION, params.size, [None] * n_modes)[:, :1].to(device)
         logits, _ = ft(obfuscate(clips, painted))
         hits += int(logits.softmax(1).mean(0).argmax() == video.label)
-    return sum_over_ranks(torch.tensor(hits)).item() / len(videos)
+        n_judged += 1
+    hits, n_judged = sum_over_ranks(torch.tensor([hits, n_judged])).tolist()
+    if not n_judged:
+        raise UserError(f"not one of {len(videos)} validation videos is readable; look at the data set")
+    return hits / n_judged
 
 
 def contrastive_step(fb: nn.Module, images: ImageBatch, temperature: float, updater: Updater) -> dict[str, float]:
     """One update of f_B: NT-Xent between two views of each image."""
     fb.train()
-    with updater.autocast():
-        first, second = map(gather_rows, fb(images.views.flatten(0, 1)).float().chunk(2))
-        loss = nt_xent_loss(first, second, temperature)
-        losses = finite({"contrast/nt_xent": loss, "contrast/accuracy": nt_xent_accuracy(first, second)}, "", {})
+    loss, accuracy = updater.loss(contrastive_loss, fb, images.views, temperature)
+    losses = finite({"nt_xent": loss, "accuracy": accuracy}, "contrast/")
     updater.update(loss)
     return losses
+
+
+def contrastive_loss(fb: nn.Module, views: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """NT-Xent between two views (2, N, 3, H, W) of each image, those of all ranks; and its accuracy."""
+    first, second = map(gather_rows, fb(views.flatten(0, 1)).float().chunk(2))
+    return nt_xent_loss(first, second, temperature), nt_xent_accuracy(first, second)
 
 
 def nt_xent_accuracy(first: Tensor, second: Tensor) -> Tensor:

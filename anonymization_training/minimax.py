@@ -4,14 +4,16 @@ Step 1 updates the anonymizer f_A to minimise  w_T * L_T - w_B * L_B.
 Step 2, with f_A frozen, lets the utility network f_T minimise L_T and the privacy (budget) network f_B minimise L_B.
 
 Under torchrun every rank takes its share of each batch, and R ranks do what one process does with the whole batch:
-NT-Xent sees the rows of all ranks, with gradient, batch norms see the batches of all ranks, and gradients are averaged
-before they are clipped. (LLTC contrasts the clips of one video, and the other losses are means over videos.)
+NT-Xent sees the rows of all ranks, with gradient, batch norms see the batches of all ranks, and DistributedDataParallel
+averages the gradients. (LLTC contrasts the clips of one video, and the other losses are means over videos.)
 """
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from torch.nn import functional as F
 
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code.batch_norm import keep_running_statistics
-from aux_code.distributed import average_gradients, gather_rows, mean_over_ranks
+from aux_code.distributed import data_parallel, gather_rows, mean_over_ranks
 from aux_code.inference import supports_bf16
 from aux_code.layout import apply_per_frame
 from aux_code.losses.nt_xent import nt_xent_loss
@@ -64,9 +66,7 @@ class Objective:
 class Updater:
     """One network's optimizer with autocast, gradient scaling and clipping.
 
-    Under torchrun `update` averages the gradients over the ranks in one message. DistributedDataParallel would expect
-    one forward call of one wrapped module before each backward pass; here f_A runs several times before one, its
-    chunks again during it, f_T is entered by two methods, and the three networks freeze in turns.
+    Under torchrun the losses that `loss` computes have gradients averaged over the ranks.
     """
 
     def __init__(
@@ -80,19 +80,23 @@ class Updater:
         self.optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=learning_rate)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
-    def autocast(self) -> contextlib.AbstractContextManager:
-        """Forward passes run in it."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+    @cached_property
+    def _data_parallel(self) -> Callable:
+        return data_parallel(self.net)
+
+    def loss(self, compute: Callable, *arguments) -> Any:
+        """compute(*arguments), a loss of the network or a tuple with one, in the number format of the training."""
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            return self._data_parallel(compute, *arguments)
 
     def update(self, loss: Tensor) -> None:
-        """Backward pass and one step of the optimizer.
+        """Backward pass of what `loss` returned, and one step of the optimizer.
 
         Raises:
             NonFiniteLoss: a gradient is NaN or infinite; nothing was updated.
         """
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        average_gradients(self.net.parameters())
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.gradient_clip or math.inf)
         # the scaler itself leaves out a step whose gradients overflowed fp16, and tries a smaller scale
@@ -161,12 +165,11 @@ def step_anonymizer(
         NonFiniteLoss: before anything was updated.
     """
     others = [networks.ft, networks.fb]
-    with frozen(*others), normalising_by(objective.batch_norm, *others), updater.autocast():
-        utility, parts = utility_loss(networks, clips, objective)
-        budget = budget_loss(networks, clips, images, objective)
-        total = objective.utility_weight * utility - objective.budget_weight * budget
-        losses = finite({"step1/total": total, "step1/utility": utility, "step1/budget": budget}, "step1/", parts)
-    updater.update(total)
+    forget_gradients(*others)
+    with frozen(*others), normalising_by(objective.batch_norm, *others):
+        total, parts = updater.loss(anonymizer_loss, networks, clips, images, objective)
+        losses = finite({"total": total} | parts, "step1/")
+        updater.update(total)
     return losses
 
 
@@ -182,12 +185,12 @@ def step_adversaries(
     Raises:
         NonFiniteLoss: before anything was updated.
     """
+    forget_gradients(networks.fa)
     networks.ft.train()
     networks.fb.train()
-    with ft_updater.autocast():
-        utility, parts = utility_loss(networks, clips, objective, through_fa=False)
-        budget = budget_loss(networks, clips, images, objective, through_fa=False)
-        losses = finite({"step2/utility": utility, "step2/budget": budget}, "step2/", parts)
+    utility, parts = ft_updater.loss(utility_loss, networks, clips, objective, False)
+    budget = fb_updater.loss(budget_loss, networks, clips, images, objective, False)
+    losses = finite({"utility": utility, "budget": budget} | parts, "step2/")
     ft_updater.update(utility)
     fb_updater.update(budget)
     return losses
@@ -196,11 +199,26 @@ def step_adversaries(
 def step_utility(networks: Networks, clips: ClipBatch, objective: Objective, updater: Updater) -> dict[str, float]:
     """The part of step 2 that concerns f_T: f_A is frozen. It settles f_T's statistics after the minimax."""
     networks.ft.train()
-    with updater.autocast():
-        utility, parts = utility_loss(networks, clips, objective, through_fa=False)
-        losses = finite({"settle/utility": utility}, "settle/", parts)
+    utility, parts = updater.loss(utility_loss, networks, clips, objective, False)
+    losses = finite({"utility": utility} | parts, "settle/")
     updater.update(utility)
     return losses
+
+
+def forget_gradients(*nets: nn.Module) -> None:
+    """Frees the gradients that the other step has left, a third of the weights' memory each."""
+    for net in nets:
+        net.zero_grad(set_to_none=True)
+
+
+def anonymizer_loss(
+    networks: Networks, clips: ClipBatch, images: ImageBatch, objective: Objective
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """w_T * L_T - w_B * L_B, which step 1 minimises, and its named parts."""
+    utility, parts = utility_loss(networks, clips, objective)
+    budget = budget_loss(networks, clips, images, objective)
+    total = objective.utility_weight * utility - objective.budget_weight * budget
+    return total, {"utility": utility, "budget": budget} | parts
 
 
 def utility_loss(
@@ -258,28 +276,35 @@ def budget_loss(
         pair = torch.stack([clips.clips[0][:, :, 0], clips.clips[-1][:, :, -1]])
     else:
         pair = images.views
-    with contextlib.nullcontext() if through_fa else torch.no_grad():
-        anonymized = networks.fa(pair.flatten(0, 1))
+    # each picture is a clip of one frame
+    anonymized = anonymize(networks.fa, pair.flatten(0, 1).unsqueeze(2), objective.recompute_chunk, through_fa)
+    anonymized = anonymized.squeeze(2)
     first, second = networks.fb(anonymized).float().chunk(2)
     return nt_xent_loss(gather_rows(first), gather_rows(second), objective.temperature)
 
 
 def anonymize(fa: nn.Module, clips: Tensor, recompute_chunk: int, with_gradient: bool) -> Tensor:
-    """f_A on clips (B, 3, T, H, W), with or without gradient."""
+    """f_A on clips (B, 3, T, H, W), with or without gradient.
+
+    Args:
+        recompute_chunk: frames that f_A sees at a time, and with gradient computes again in the backward pass, at most;
+            fewer where that makes the parts more equal. 0: all frames at once, and their activations are kept.
+    """
+    n_frames = clips.shape[0] * clips.shape[2]
+    chunk = math.ceil(n_frames / math.ceil(n_frames / recompute_chunk)) if recompute_chunk else 0
     with contextlib.nullcontext() if with_gradient else torch.no_grad():
-        return apply_per_frame(fa, clips, chunk=recompute_chunk, recompute=recompute_chunk > 0 and with_gradient)
+        return apply_per_frame(fa, clips, chunk=chunk, recompute=chunk > 0 and with_gradient)
 
 
-def finite(totals: dict[str, Tensor], prefix: str, parts: dict[str, Tensor]) -> dict[str, float]:
-    """The losses as numbers, under torchrun the means over the ranks.
+def finite(losses: dict[str, Tensor], prefix: str) -> dict[str, float]:
+    """The losses as numbers, under torchrun the means over the ranks, named with the prefix.
 
     Raises:
         NonFiniteLoss: one of them is NaN or infinite, on any rank; all ranks raise it.
     """
-    losses = totals | {prefix + name: loss for name, loss in parts.items()}
     means = mean_over_ranks(torch.stack([loss.detach().double() for loss in losses.values()]))
-    values = dict(zip(losses, means.tolist(), strict=True))
+    values = {prefix + name: value for name, value in zip(losses, means.tolist(), strict=True)}
     for name, value in values.items():
-        if value != value or abs(value) == float("inf"):
+        if not math.isfinite(value):
             raise NonFiniteLoss(f"{name} is {value}")
     return values

@@ -1,7 +1,8 @@
 """The loop that all trainings of the stage share: steps, schedule, progress, logs, saves, interruption."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from aux_code.progress import progress
 from aux_code.runs import InterruptRequest, Run, derived_seed
 from aux_code.schedules import learning_rate_factor, set_learning_rate
 from aux_code.training_state import TrainingState
+
+
+@contextlib.contextmanager
+def flushed(writer) -> Iterator[None]:
+    """What was written inside is on the disk afterwards, however the training ends; a writer's thread may not be."""
+    try:
+        yield
+    finally:
+        writer.flush()
 
 
 @dataclass
@@ -51,7 +61,7 @@ class StepLoop:
         """
         total, done = self.last_step - self.first_step, position["step"] - self.first_step
         bar = progress(description=self.description, total=total, initial=done, disable=not is_main())
-        with InterruptRequest() as interrupt, bar:
+        with InterruptRequest() as interrupt, bar, flushed(self.run.writer):
             for batch in batches:
                 self._set_rates(position)
                 losses = self._step(batch, step, position["step"])
@@ -62,7 +72,10 @@ class StepLoop:
                     self.state.save(position)
                     barrier()  # torchrun ends all ranks as soon as one has ended
                     interrupt.honour()
-                self.state.save_if_due(position)
+                if self._complete(position):
+                    self.state.save(position)  # what follows, such as a last validation, may be interrupted too
+                else:
+                    self.state.save_if_due(position)
         if not self._complete(position):
             raise UserError(
                 f"{self.description}: only {position['step']} of {self.last_step} batches held a readable file"
@@ -80,9 +93,11 @@ class StepLoop:
         except NonFiniteLoss as error:
             shares = gather_objects([name for member in batch for name in member.names])
             names = ", ".join(name for share in shares for name in share)
+            path = self.state.path
+            kept = f"the last good state is kept in {path}" if path.is_file() else "no state had been saved yet"
             raise UserError(
-                f"step {number}: {error}; the last good state stands in {self.state.path.parent}. "
-                f"Lower the learning rate or look at these files: {names}"
+                f"step {number}: {error}; {kept}. Look at the files of its batch, or start anew with a lower learning "
+                f"rate: {names}"
             ) from error
 
     def _note(self, losses: dict[str, float], position: dict, bar) -> None:

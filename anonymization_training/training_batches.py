@@ -5,6 +5,7 @@ interrupted. So a resumed run sees the batches that it would have seen. Under to
 share of every batch; batch sizes are those of all ranks together.
 """
 
+import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ from aux_code.datasets.transforms import (
 from aux_code.datasets.ucf101 import Ucf101, Ucf101Item
 from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.datasets.vispr import Vispr
-from aux_code.distributed import is_main, rank, share, world_size
+from aux_code.distributed import any_rank, gather_objects, share, world_size
 from aux_code.errors import UserError
 from aux_code.inference import keep_freed_memory
 from aux_code.models.person_boxes import PersonBoxes
 from aux_code.runs import seeded_generator
+
+log = logging.getLogger(__name__)
 
 
 class ClipBatch(NamedTuple):
@@ -263,11 +266,15 @@ class BatchSource:
             pin_memory=torch.cuda.is_available(), persistent_workers=False,
         )  # fmt: skip
         for batch, errors in loader:
-            for error in errors:
+            # every rank counts what any of them met, so that all of them stop or none
+            met = gather_objects((batch is None, errors)) if any_rank(bool(errors)) else []
+            for error in (error for _, share_of_errors in met for error in share_of_errors):
                 self.unreadable.record(error.path, error.reason)
-            if batch is None:
-                names = ", ".join(str(error.path) for error in errors)
-                raise UserError(f"not one file of a batch is readable: {names}; replace them or enlarge the batches")
+            lost = [str(error.path) for is_lost, share_of_errors in met if is_lost for error in share_of_errors]
+            if lost:
+                raise UserError(
+                    f"not one file of a batch is readable: {', '.join(lost)}; replace them or enlarge the batches"
+                )
             yield batch
 
     def _keys(self, step: int) -> list[tuple[int, int]]:
@@ -286,7 +293,7 @@ def clip_source(
     videos: Sequence[Ucf101Item], sampling: Sampling, cache: DecodedCache, params, folder: Path, boxes=None
 ) -> BatchSource:
     """Batches of clips for a stage's parameters (batch_videos, n_workers, max_unreadable_share, seed)."""
-    unreadable = _unreadable_log(folder, len(videos), params)
+    unreadable = UnreadableLog(folder, len(videos), params.max_unreadable_share)
     samples = ClipSamples(videos, sampling, cache, boxes)
     collate = _CollateClips(sampling.size, AUGMENTATIONS[sampling.augmentation])
     return BatchSource(samples, collate, params.batch_videos, params.n_workers, unreadable, params.seed)
@@ -294,18 +301,27 @@ def clip_source(
 
 def image_source(paths: Sequence[Path], cache: DecodedCache, params, folder: Path) -> BatchSource:
     """Batches of image views for a stage's parameters (batch_images, n_workers, max_unreadable_share, size, seed)."""
-    unreadable = _unreadable_log(folder, len(paths), params)
+    unreadable = UnreadableLog(folder / "images", len(paths), params.max_unreadable_share)
     samples = ImageSamples(paths, cache, params.seed)
     collate = _CollateImages(params.size, VIEW_AUGMENTATIONS[params.augmentation])
     return BatchSource(samples, collate, params.batch_images, params.n_workers, unreadable, params.seed)
 
 
-def _unreadable_log(folder: Path, n_files: int, params) -> UnreadableLog:
-    """Under torchrun one file for each rank, which names what this rank met."""
-    log = UnreadableLog(folder, n_files, params.max_unreadable_share)
-    if not is_main():
-        log.path = log.path.with_stem(f"{log.path.stem}_rank{rank()}")
-    return log
+def readable_images(paths: Sequence[Path], cache: DecodedCache) -> list[np.ndarray]:
+    """The images (H, W, 3) of the files that decode; the log names the others, which judge nothing.
+
+    Raises:
+        UserError: none of them decodes.
+    """
+    images = []
+    for path in paths:
+        try:
+            images.append(cache.read_image(path))
+        except UnreadableMedia as error:
+            log.warning("left out: %s", error)
+    if not images:
+        raise UserError(f"not one of {len(paths)} images is readable, the first of them {paths[0]}; replace them")
+    return images
 
 
 class TrainingData(NamedTuple):

@@ -1,20 +1,22 @@
 """Several processes under torchrun: who this one is, and what the processes tell each other.
 
     torchrun --standalone --nproc_per_node 4 SCRIPT.py ...                       one machine, four GPUs
-    torchrun --nnodes 2 --nproc_per_node 4 --rdzv_endpoint HOST:PORT SCRIPT.py   several machines, one command on each
+    torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint HOST:PORT SCRIPT.py   on each of several
 
 Without torchrun there is one process, rank 0 of 1, and everything here is an identity that starts nothing. Only rank 0
 writes files; several machines need a shared file system, from which all ranks read.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 TIMEOUT = timedelta(hours=6)
 """How long a rank waits for the others: for as long as one may validate, or extract a share of videos, alone. A rank
@@ -59,13 +61,25 @@ def join() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    store, own_rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
+        # torchrun's store outlives a restart of its workers: nobody shall meet the addresses of those that are gone
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT)
 
 
 def leave() -> None:
     """Parts from the others, so that no process waits for this one at exit."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def tells_of_a_lost_process(error: RuntimeError) -> bool:
+    """Whether an error comes from the connection to another rank, and not from this one's work."""
+    if not dist.is_available() or not dist.is_initialized():
+        return False
+    words = ("gloo", "nccl", "connection reset", "connection closed", "broken pipe")
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 
 def barrier() -> None:
@@ -133,7 +147,7 @@ class _AllGather(torch.autograd.Function):
 def all_reduce(values: Tensor) -> Tensor:
     """`sum_over_ranks` with gradient.
 
-    Where the losses L_r of the ranks are averaged, as `average_gradients` does, the gradients of parameters are those
+    Where the losses L_r of the ranks are averaged, as `data_parallel` does, the gradients of parameters are those
     of (1 / R) * sum of L_r, through other ranks too.
     """
     return _AllReduce.apply(values) if world_size() > 1 else values
@@ -150,21 +164,36 @@ def gather_rows(rows: Tensor) -> Tensor:
     return _AllGather.apply(rows.contiguous())
 
 
-@torch.no_grad()
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over the ranks, in one message.
+class _WholeLoss(nn.Module):
+    """A network as DistributedDataParallel takes it: one forward call per backward pass, whatever it computes."""
 
-    Parameters without gradient must be the same on all ranks.
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, compute: Callable, *arguments):
+        return compute(*arguments)
+
+
+def data_parallel(network: nn.Module) -> Callable:
+    """DistributedDataParallel for losses in which a network takes part in any way.
+
+    DistributedDataParallel averages the gradients of the parameters that require one now, and expects one forward call
+    of one module before each backward pass. Here this call computes a whole loss: it may enter the network several
+    times, by several methods, in chunks that the backward pass computes again, and other networks beside it. Batch
+    norms see all ranks by themselves (`synchronise_batch_norms`), so no buffers are sent.
+
+    Returns:
+        call(compute, *arguments) -> compute(*arguments). After the backward pass of a loss so computed the parameters'
+        gradients are their means over the ranks; a parameter that the loss does not depend on keeps none. One process
+        calls `compute` and nothing else.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if world_size() == 1 or not gradients:
-        return
+    if world_size() == 1:
+        return lambda compute, *arguments: compute(*arguments)
     join()
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    # Looking for unused parameters also keeps the buckets as they are from the first step on: a resumed job adds
+    # gradients in the order in which it would have added them.
+    return DistributedDataParallel(_WholeLoss(network), broadcast_buffers=False, find_unused_parameters=True)
 
 
 def share(items: list) -> list:

@@ -51,6 +51,9 @@ class _NoWriter:
     def add_image(self, *_, **__) -> None:
         """Nothing."""
 
+    def flush(self) -> None:
+        """Nothing."""
+
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Runs a script's main and ends the process: 0 done, 2 wrong usage or input, 3 done with failed inputs."""
@@ -70,6 +73,15 @@ def run_script(main: Callable[[], int | None]) -> None:
         where = f"{error.filename}: " if error.filename is not None else ""
         sys.stderr.write(f"error: {where}{error.strerror or error}; make it accessible or choose another path\n")
         status = 2
+    except RuntimeError as error:
+        if not distributed.tells_of_a_lost_process(error):
+            raise
+        first_line = str(error).strip().splitlines()[0]
+        sys.stderr.write(
+            f"error: rank {distributed.rank()} lost another process of this job ({first_line}); start the same command "
+            "again, with --resume to go on from the last saved state\n"
+        )
+        status = 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command with --resume goes on from the last saved state\n")
         status = 130

@@ -89,9 +89,13 @@ class TrainingState:
             )
 
     def finish(self) -> None:
-        """Removes the file: the training is complete and its result stands elsewhere."""
+        """Removes the file: the training is complete and its result stands elsewhere.
+
+        What kills inside a save have left behind goes too.
+        """
         if is_main():
-            self.path.unlink(missing_ok=True)
+            for file in (self.path, *self.path.parent.glob(".*.tmp")):
+                file.unlink(missing_ok=True)
 
 
 _FREE_TO_CHANGE = ("resume", "device", "n_threads", "n_workers", "run_id", "minutes_between_saves", "probe_every")

@@ -1,15 +1,17 @@
-"""Both steps of the anonymizer training against a plain version of them, at 112 and 224 pixels; and their memory.
+"""Both steps of the anonymizer training against a plain version of them, at 112 and 224 pixels: speed and memory.
 
 Full-size networks (UNet++, I3D-ResNet50, ResNet-50), 2 videos x 3 clips x 16 frames and 4 images x 2 views; at further
-sizes less of each, so that a batch has about as many pixels and fits into memory as the first does. The plain
-version is eager fp32 in contiguous layout (NCHW) with the C library's default allocator, and computes the gradients of
-every network in both steps. Ours is `anonymization_training.minimax` as train_anonymizer.py calls it. Both work in
-processes of their own and take turns; seconds are medians.
+sizes fewer videos and images, and for speed shorter clips, so that a batch has about as many pixels. The plain version
+is eager fp32 in contiguous layout (NCHW) with the C library's default allocator, and computes the gradients of every
+network in both steps. Ours is `anonymization_training.minimax` as train_anonymizer.py calls it. Both work in processes
+of their own and take turns; seconds are medians. Memory is the highest of a fresh process, of one after the other.
 
-Speed is that without re-computation in the backward pass (--recompute_chunk 0), peak memory that with it (chunks of 16
-frames, as in the preset `paper`), each from a fresh process. `pair_*_against_no_grad` compares with a plain version
-that at least runs f_A without gradient in step 2, as the release does. The batch that fits a GPU is computed: what
-another video of the paper's size (224 pixels) adds to the peak, from two measured peaks here.
+Speed and memory are those of one setting, the preset `paper`: f_A's activations are computed again in the backward
+pass, 16 frames at a time (--recompute_chunk 0 keeps them: faster and larger). `pair_*_against_no_grad` compares with a
+plain version that at least runs f_A without gradient in step 2, as the release does.
+
+The batch that fits a GPU is computed: from the highest memory here with one and with two videos at 224 pixels and the
+paper's 12 images, in bf16 where the CPU has it, follows what a video adds and what is there without one.
 """
 
 import argparse
@@ -38,8 +40,8 @@ from aux_code.training_networks import prepare_for_training
 from benchmarks.machine import ChildProcess, describe_machine, json_line, medians, rounds_in_turns, seconds_of
 
 CPU = torch.device("cpu")
-RECOMPUTE_CHUNK = PAPER.recompute_chunk
-"""Frames per chunk where memory is measured with re-computation."""
+CORNER = 64
+"""Pixels of the pictures on which both steps are taken once before memory counts, to have the optimizers' moments."""
 
 
 def build_networks() -> Networks:
@@ -120,6 +122,15 @@ class OurSteps:
         step_adversaries(self.networks, self.clips, self.images, self.objective, self.updaters.ft, self.updaters.fb)
 
 
+def take_on_corner(steps: PlainSteps | OurSteps) -> None:
+    """Both steps on a corner of the pictures."""
+    clips, images = steps.clips, steps.images
+    steps.clips = clips._replace(clips=clips.clips[..., :CORNER, :CORNER])
+    steps.images = images._replace(views=images.views[..., :CORNER, :CORNER])
+    steps.step_1(), steps.step_2()
+    steps.clips, steps.images = clips, images
+
+
 def serve(kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]) -> dict[str, Callable[[], object]]:
     """Built in a child process: name -> seconds of one call, or the process's peak memory in bytes."""
     batches = build_batches(*sizes)
@@ -127,12 +138,15 @@ def serve(kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]) -> 
     functions = {"step_1": lambda: seconds_of(steps.step_1), "step_2": lambda: seconds_of(steps.step_2)}
     if kind == "plain":
         functions["step_2_no_grad"] = lambda: seconds_of(lambda: steps.step_2(gradient_of_fa=False))
+    functions["corner"] = lambda: take_on_corner(steps)
     return functions | {"peak": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def time_steps(sizes: tuple[int, int, int, int], kinds: list[str], n_rounds: int) -> dict[str, float]:
+def time_steps(
+    sizes: tuple[int, int, int, int], kinds: list[str], n_rounds: int, recompute_chunk: int
+) -> dict[str, float]:
     """ "KIND STEP" -> median seconds, after one call of each that does not count."""
-    children = {kind: ChildProcess(serve, kind, 0, sizes) for kind in kinds}
+    children = {kind: ChildProcess(serve, kind, recompute_chunk, sizes) for kind in kinds}
     steps = {kind: ["step_1", "step_2"] + ["step_2_no_grad"] * (kind == "plain") for kind in kinds}
     measures = {
         f"{kind} {step}": lambda kind=kind, step=step: children[kind].call(step)
@@ -149,28 +163,34 @@ def time_steps(sizes: tuple[int, int, int, int], kinds: list[str], n_rounds: int
 
 
 def peak_bytes(kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]) -> float:
-    """Peak memory of a process that takes both steps twice."""
+    """Peak memory of a process that takes both steps, with the optimizers' moments there from the start."""
     with ChildProcess(serve, kind, recompute_chunk, sizes) as child:
-        for step in ("step_1", "step_2") * 2:
+        for step in ("corner", "step_1", "step_2"):
             child.call(step)
         return child.call("peak")
 
 
-def batch_sizes(size: int, options: argparse.Namespace) -> tuple[int, int, int, int]:
-    """(size, n_videos, n_frames, n_images) with about as many pixels as a batch of the first size has."""
+def batch_sizes(size: int, options: argparse.Namespace, whole_clips: bool) -> tuple[int, int, int, int]:
+    """(size, n_videos, n_frames, n_images) with about as many pixels as a batch of the first size has.
+
+    At least one video and two images; its clips are shorter where that is too much, unless they shall be whole.
+    """
     share = min(1.0, (options.sizes[0] / size) ** 2)
     n_videos = max(1, round(options.videos * share))
     n_frames = max(min(8, options.frames), round(options.frames * share * options.videos / n_videos))
-    return size, n_videos, min(n_frames, options.frames), max(2, round(options.images * share))
+    n_frames = options.frames if whole_clips else min(n_frames, options.frames)
+    return size, n_videos, n_frames, max(2, round(options.images * share))
 
 
 def compare_speed(
     size: int, options: argparse.Namespace, kinds: list[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Ratios and figures of one picture size; prints a line for each step."""
-    seconds = time_steps(batch_sizes(size, options), kinds, options.rounds)
+    sizes = batch_sizes(size, options, whole_clips=False)
+    seconds = time_steps(sizes, kinds, options.rounds, options.recompute_chunk)
     ratios, figures = {}, {}
     plain = {step: seconds[f"plain {step}"] for step in ("step_1", "step_2", "step_2_no_grad")}
+    print(f"{size} px: {sizes[1]} videos x 3 clips x {sizes[2]} frames, {sizes[3]} images x 2 views")
     for kind in kinds[1:]:
         ours = [seconds[f"{kind} step_1"], seconds[f"{kind} step_2"]]
         ratios[f"pair_{kind}_{size}"] = (plain["step_1"] + plain["step_2"]) / sum(ours)
@@ -182,53 +202,55 @@ def compare_speed(
 
 def compare_memory(size: int, options: argparse.Namespace, kinds: list[str]) -> dict[str, float]:
     """Peak of each kind as a share of the plain one's; prints gigabytes."""
-    sizes = (size, options.videos, options.frames, options.images)
-    plain, figures = peak_bytes("plain", 0, sizes), {}
-    print(f"{size} px, peak memory of the plain version: {plain / 1e9:.2f} GB")
-    for kind in kinds[1:]:
-        for chunk, suffix in ((RECOMPUTE_CHUNK, ""), (0, "_kept")):
-            peak = peak_bytes(kind, chunk, sizes)
-            figures[f"memory_share_{kind}_{size}{suffix}"] = peak / plain
-            print(f"{size} px, peak memory, {kind}, re-computed chunk {chunk}: {peak / 1e9:.2f} GB, {peak / plain:.0%}")
-    return figures
+    sizes = batch_sizes(size, options, whole_clips=True)
+    peaks = {kind: peak_bytes(kind, options.recompute_chunk, sizes) for kind in kinds}
+    described = ", ".join(f"{kind} {peak / 1e9:.2f} GB ({peak / peaks['plain']:.0%})" for kind, peak in peaks.items())
+    print(f"{size} px: {sizes[1]} videos x 3 clips x {sizes[2]} frames, {sizes[3]} images x 2 views: peak {described}")
+    figures = {f"memory_share_{kind}_{size}": peaks[kind] / peaks["plain"] for kind in kinds[1:]}
+    return {f"plain_gb_{size}": peaks["plain"] / 1e9} | figures
 
 
-def fitting_batches(size: int, options: argparse.Namespace, kind: str) -> dict[str, float]:
-    """Videos of 224 pixels in a batch that fits 24 and 141 GB with re-computation; 90 % of the memory is used."""
+def fitting_batches(kind: str) -> dict[str, float]:
+    """Videos per batch of the paper's preset that fit 24 and 141 GB; 90 % of the memory is used."""
     peaks = [
-        peak_bytes(kind, RECOMPUTE_CHUNK, (size, n_videos, options.frames, options.images))
-        for n_videos in (options.videos, 2 * options.videos)
+        peak_bytes(kind, PAPER.recompute_chunk, (PAPER.size, n_videos, PAPER.clip_length, PAPER.batch_images))
+        for n_videos in (1, 2)
     ]
-    to_paper = (PAPER.size / size) ** 2 * PAPER.clip_length / options.frames
-    per_video = max(1.0, (peaks[1] - peaks[0]) / options.videos * to_paper)
-    rest = max(0.0, peaks[0] * to_paper - options.videos * per_video)
+    per_video = max(1.0, peaks[1] - peaks[0])
+    rest = peaks[0] - per_video
     fits = {f"videos_in_{gb}_gb": float(max(0, int((0.9 * gb * 1e9 - rest) / per_video))) for gb in (24, 141)}
-    print(f"{kind}: a video of {PAPER.size} px adds {per_video / 1e9:.2f} GB; computed from that: {fits}")
-    return fits | {"gb_per_video": per_video / 1e9}
+    print(f"{kind}: {rest / 1e9:.2f} GB and {per_video / 1e9:.2f} GB per video of {PAPER.size} px: {fits}")
+    return fits | {"gb_per_video": per_video / 1e9, "gb_without_videos": rest / 1e9}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Prints a line for each step and size, then one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224], help="pixels; the first gives the ratios")
     parser.add_argument("--videos", type=int, default=2, help="per batch, three clips each")
     parser.add_argument("--frames", type=int, default=16, help="per clip")
     parser.add_argument("--images", type=int, default=4, help="per batch, two views each")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recompute_chunk", type=int, default=PAPER.recompute_chunk, help="frames; 0 keeps all")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints a line for each step and size, then one line of JSON."""
+    options = parse(argv)
     print(describe_machine())
     kinds = ["plain", "fp32"] + ["bf16"] * supports_bf16(CPU)
     ratios, figures = {}, {}
     for size in options.sizes:
         more_ratios, more_figures = compare_speed(size, options, kinds)
         ratios, figures = ratios | more_ratios, figures | more_figures
-    if options.memory:
-        figures |= compare_memory(options.sizes[0], options, kinds)
-        figures |= fitting_batches(options.sizes[0], options, kinds[-1])
+        if options.memory:
+            figures |= compare_memory(size, options, kinds)
     first = {f"pair_{kind}": ratios[f"pair_{kind}_{options.sizes[0]}"] for kind in kinds[1:]}
     if options.memory:
-        figures["memory_share"] = max(figures[f"memory_share_{kind}_{options.sizes[0]}"] for kind in kinds[1:])
+        figures["memory_share"] = max(share for name, share in figures.items() if name.startswith("memory_share"))
+        figures |= fitting_batches(kinds[-1])
     print(json_line("anonymization_step", first | ratios, figures))
     return 0
 

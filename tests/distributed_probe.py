@@ -20,16 +20,12 @@ def main() -> None:
     (gathered * weights * 10**rank).sum().backward()
     total = torch.tensor([1.0 + rank], requires_grad=True)
     (distributed.all_reduce(total) * (rank + 1)).sum().backward()
-    parameters = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(total)]
-    parameters[0].grad = torch.full((3, 2), float(rank)).T  # not contiguous
-    parameters[1].grad = torch.full((4,), 2.0 * rank)
-    distributed.average_gradients(parameters)
     seen = {
         "rank": rank,
         "gathered": gathered.tolist(),
         "rows_gradient": rows.grad.tolist(),
         "total_gradient": total.grad.tolist(),
-        "averaged": [parameters[0].grad.flatten().tolist(), parameters[1].grad.tolist(), parameters[2].grad is None],
+        "averaged": averaged_gradients(rank),
         "sum": distributed.sum_over_ranks(torch.tensor([rank + 1.0])).tolist(),
         "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
         "share": distributed.share(list(range(6))),
@@ -40,6 +36,17 @@ def main() -> None:
     if distributed.is_main():
         sys.stdout.write(json.dumps(everyone) + "\n")
     distributed.leave()
+
+
+def averaged_gradients(rank: int) -> list:
+    """[gradient of a parameter that the loss enters twice, whether an unused and a frozen one have none]."""
+    network = torch.nn.ParameterDict({"twice": torch.zeros(2, 3), "unused": torch.zeros(4), "frozen": torch.zeros(1)})
+    network["frozen"].requires_grad_(False)
+    call = distributed.data_parallel(network)
+    for _ in range(2):  # DistributedDataParallel complains in the second step of what was wrong in the first
+        network.zero_grad(set_to_none=True)
+        call(lambda: rank * (network["twice"].sum() + network["twice"].T.sum())).backward()
+    return [network["twice"].grad.tolist(), network["unused"].grad is None, network["frozen"].grad is None]
 
 
 def gathered_nt_xent(rank: int) -> list:

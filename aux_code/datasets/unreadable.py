@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aux_code.checkpoints import write_atomically
+from aux_code.distributed import is_main
 from aux_code.errors import UserError
 
 _ANY_NAME = "surrogateescape"
@@ -75,7 +76,7 @@ class UnreadableLog:
         return list(self._reasons)
 
     def record(self, path: Path | str, reason: str = "does not decode") -> None:
-        """Counts one file; the same file counts once.
+        """Counts one file; the same file counts once. Under torchrun all ranks count, and rank 0 writes.
 
         Raises:
             UserError: more than `max_share` of the data set is unreadable.
@@ -84,7 +85,8 @@ class UnreadableLog:
             return
         self._reasons[str(path)] = reason
         log.warning("unreadable, left out: %s (%s)", path, reason)
-        _write_lines(self.path, {**_read_lines(self.path), **self._reasons})
+        if is_main():
+            _write_lines(self.path, {**_read_lines(self.path), **self._reasons})
         if len(self) > self.max_share * self.n_total:
             raise UserError(
                 f"{len(self)} of {self.n_total} files are unreadable, more than the admitted {self.max_share:.1%}; "

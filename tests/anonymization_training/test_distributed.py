@@ -101,9 +101,20 @@ def test_a_worker_that_dies_ends_the_job_and_a_restart_goes_on(inits, environmen
     os.kill(worker_of(process, 1), signal.SIGKILL)
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0 and ("SIGKILL" in error or "Signal 9" in error), error[-3000:]
+    assert "lost another process of this job" in error and "--resume" in error, error[-3000:]
     assert not (broken / "last.pth").exists()
     finish(start([*TORCHRUN, SCRIPT, *options(inits, "broken", "--resume")], environment))
     same_networks(whole / "last.pth", broken / "last.pth")
+
+
+def test_torchrun_itself_replaces_a_worker_that_dies(inits, environment, artifacts):
+    folder = artifacts / "saved_models" / "replaced"
+    words = [*TORCHRUN, "--max_restarts", "1", SCRIPT, *options(inits, "replaced", "--resume")]
+    process = start(words, environment)
+    wait_for(folder / "train_anonymizer_state.pth", process)
+    os.kill(worker_of(process, 0), signal.SIGKILL)
+    finish(process)
+    assert (folder / "last.pth").is_file() and not (folder / "train_anonymizer_state.pth").exists()
 
 
 def test_sigterm_saves_on_all_ranks_at_the_same_step(inits, environment, artifacts):

@@ -232,10 +232,9 @@ def test_nothing_is_updated_when_a_loss_is_not_finite(networks, batch, objective
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_part_that_is_not_finite_is_named(value: float):
-    parts = {"triplet": torch.tensor(value)}
     with pytest.raises(NonFiniteLoss, match="step1/triplet is"):
-        finite({"step1/total": torch.tensor(1.0)}, "step1/", parts)
-    assert finite({"a": torch.tensor(1.0)}, "x/", {"b": torch.tensor(2.0)}) == {"a": 1.0, "x/b": 2.0}
+        finite({"total": torch.tensor(1.0), "triplet": torch.tensor(value)}, "step1/")
+    assert finite({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, "x/") == {"x/a": 1.0, "x/b": 2.0}
 
 
 def test_frozen_passes_gradients_through_and_restores_only_what_it_froze():
@@ -294,3 +293,25 @@ def test_half_precision_losses_stay_in_full_precision(networks, batch, objective
     assert losses["step1/budget"] == pytest.approx(reference["step1/budget"], rel=0.05)
     assert losses["step1/utility"] == pytest.approx(reference["step1/utility"], rel=0.05)
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in players.fa.parameters())
+
+
+def test_fp16_scales_gradients_so_that_small_ones_survive_and_leaves_out_what_overflows(updater):
+    """The release trains in fp16 without scaling: a gradient of 1e-8 becomes 0."""
+    torch.manual_seed(0)
+    net = nn.Linear(4, 1)
+    scaled = updater(net, precision="fp16")
+    x = torch.ones(2, 4)
+    scaled.update(scaled.loss(lambda: net(x).mean() * 1e-8))
+    assert scaled.dtype == torch.float16
+    torch.testing.assert_close(net.weight.grad, torch.full((1, 4), 1e-8), rtol=1e-2, atol=0)
+    before, scale = net.weight.clone(), scaled.scaler.get_scale()
+    scaled.update(scaled.loss(lambda: net(x).mean() * 1e6))
+    assert torch.equal(net.weight, before) and scaled.scaler.get_scale() == scale / 2
+
+
+def test_pictures_of_the_budget_are_computed_again_too_in_equal_parts(networks, batch, objective, updater):
+    players, seen = networks(), []
+    players.fa.register_forward_pre_hook(lambda net, inputs: seen.append(len(inputs[0])))
+    step_anonymizer(players, *batch(), objective(recompute_chunk=5), updater(players.fa))
+    forward = [5] * 14 + [2] + [4, 4]  # 72 frames of 9 clips, 8 pictures
+    assert seen == forward + forward[::-1]

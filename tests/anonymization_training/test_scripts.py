@@ -120,7 +120,7 @@ def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(inits, 
         train_anonymizer.main([*options, "--run_id", run_id, "--resume"])
         for name in ("last.pth", "best.pth"):
             same_weights(whole / name, folder / name)
-        assert not (folder / STATE).exists()
+        assert sorted(p.name for p in folder.iterdir()) == ["best.pth", "last.pth", "params_train_anonymizer.json"]
     last = (folder / "last.pth").stat().st_mtime_ns
     train_anonymizer.main([*options, "--run_id", run_id, "--resume"])  # nothing left to do
     assert (folder / "last.pth").stat().st_mtime_ns == last

@@ -4,6 +4,7 @@ import argparse
 import json
 
 import pytest
+import torch
 
 from benchmarks import anonymization_step
 from benchmarks.anonymization_step import OurSteps, PlainSteps, batch_sizes, build_batches
@@ -14,16 +15,39 @@ def test_runs_and_reports(capsys):
     assert anonymization_step.main(arguments) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["benchmark"] == "anonymization_step"
-    assert report["ratios"]["pair_fp32"] > 0 and "memory_share" not in report["figures"]
+    assert report["ratios"]["pair_fp32"] == report["ratios"]["pair_fp32_48"] > 0
+    assert "memory_share" not in report["figures"]
 
 
-def test_the_batch_that_fits_follows_from_two_peaks(monkeypatch, capsys):
-    peaks = {2: 4e9, 4: 6e9}
-    monkeypatch.setattr(anonymization_step, "peak_bytes", lambda kind, chunk, sizes: peaks[sizes[1]])
-    options = argparse.Namespace(videos=2, frames=16, images=4)
-    fits = anonymization_step.fitting_batches(112, options, "bf16")
-    # a video adds 1 GB at 112 pixels, 4 GB at 224; two videos took 16 GB there, so that 8 GB are not theirs
-    assert fits == {"gb_per_video": 4.0, "videos_in_24_gb": 3.0, "videos_in_141_gb": 29.0}
+def test_memory_is_a_share_of_the_plain_versions_on_whole_clips(monkeypatch):
+    peaks = {"plain": 8e9, "fp32": 4e9, "bf16": 3e9}
+    monkeypatch.setattr(anonymization_step, "peak_bytes", lambda kind, chunk, sizes: peaks[kind] * sizes[2] / 16)
+    options = argparse.Namespace(sizes=[112, 224], videos=2, frames=16, images=4, recompute_chunk=16)
+    assert anonymization_step.compare_memory(224, options, list(peaks)) == {
+        "plain_gb_224": 8.0, "memory_share_fp32_224": 0.5, "memory_share_bf16_224": 0.375,
+    }  # fmt: skip
+
+
+def test_the_batch_that_fits_follows_from_two_peaks(monkeypatch):
+    seen = []
+
+    def peak(kind: str, chunk: int, sizes: tuple[int, int, int, int]) -> float:
+        seen.append((kind, chunk, sizes))
+        return {1: 4e9, 2: 4.5e9}[sizes[1]]
+
+    monkeypatch.setattr(anonymization_step, "peak_bytes", peak)
+    fits = anonymization_step.fitting_batches("bf16")
+    assert seen == [("bf16", 16, (224, n_videos, 16, 12)) for n_videos in (1, 2)]
+    # of 21.6 and 126.9 GB, 3.5 are taken without a video
+    assert fits == {"gb_per_video": 0.5, "gb_without_videos": 3.5, "videos_in_24_gb": 36, "videos_in_141_gb": 246}
+
+
+def test_the_corner_leaves_the_batch_as_it_was():
+    clips, images = build_batches(96, 1, 8, 2)
+    ours, before = OurSteps(clips, images, "fp32", 16), clips.clips.clone()
+    anonymization_step.take_on_corner(ours)
+    assert ours.clips is clips and ours.images is images and torch.equal(clips.clips, before)
+    assert all(updater.n_updates == 1 for updater in ours.updaters[:3])
 
 
 def test_both_versions_start_from_the_same_losses():
@@ -37,5 +61,6 @@ def test_both_versions_start_from_the_same_losses():
 
 def test_further_sizes_get_a_batch_of_about_as_many_pixels():
     options = argparse.Namespace(sizes=[112, 224], videos=2, frames=16, images=4)
-    assert batch_sizes(112, options) == (112, 2, 16, 4)
-    assert batch_sizes(224, options) == (224, 1, 8, 2)
+    assert batch_sizes(112, options, whole_clips=False) == (112, 2, 16, 4)
+    assert batch_sizes(224, options, whole_clips=False) == (224, 1, 8, 2)
+    assert batch_sizes(224, options, whole_clips=True) == (224, 1, 16, 2)
