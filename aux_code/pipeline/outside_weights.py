@@ -22,14 +22,13 @@ def weight_notes(tasks: list[Task]) -> list[str]:
     if any("--init_weights" not in task.arguments for task in starts):
         notes.append("f_T starts from random weights; the paper's starts from Kinetics-400: give --init_weights FILE")
     files = {}
+    without = ", ".join(_roots_without_boxes(tasks))
+    if without:
+        files[_detector_url()] = f"the person detector of blur and blacken (no person_boxes.csv in {without})"
     for task in starts:
         options = dict(zip(task.arguments, task.arguments[1:], strict=False))
         if options.get("--init_weights") == "kinetics400":
             files[_kinetics_url(options["--ft_arch"])] = f"f_T {options['--ft_arch']} (Kinetics-400, torchvision)"
-    without = _roots_without_boxes(tasks)
-    if without:
-        where = ", ".join(without)
-        files[_detector_url()] = f"the person detector of blur and blacken (no person_boxes.csv in {where})"
     for url, what in files.items():
         cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
         if not cached.is_file():

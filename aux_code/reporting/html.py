@@ -24,7 +24,11 @@ figure { margin: 1.2rem 0; }
 figure img { width: 100%; min-width: 38rem; height: auto; display: block; }
 figcaption { margin-top: .35rem; }
 figure.pictures img { max-width: 44rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; background: /* a shadow at the edge behind which there is more */
+  linear-gradient(to right, #fff 1rem, #fff0), linear-gradient(to left, #fff 1rem, #fff0) right,
+  linear-gradient(to right, #0002, #0000), linear-gradient(to left, #0002, #0000) right;
+  background-size: 2rem 100%, 2rem 100%, .6rem 100%, .6rem 100%; background-repeat: no-repeat;
+  background-attachment: local, local, scroll, scroll; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .3rem 0;
   width: 100%; }
 th { text-align: right; font-weight: 600; vertical-align: bottom; border-bottom: 1.5px solid #1c1f24;
@@ -37,14 +41,16 @@ tr.control td { color: #5b6370; font-style: italic; }
 table.text { width: auto; }
 table.text td { text-align: left; white-space: normal; }
 table.text td:first-child { color: #5b6370; padding-right: 1.5rem; }
+@media (max-width: 40rem) { body { padding: 1.5rem 1rem 3rem; } td:first-child { white-space: normal; min-width: 6.5rem; } }
 @page { size: A4; margin: 14mm 13mm; }
 @media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  h1 { font-size: 18pt; } h2 { font-size: 13pt; margin-top: 1.4rem; }
+  body { max-width: none; padding: 0; font-size: 9.5pt; line-height: 1.4; }
+  h1 { font-size: 18pt; } h2 { font-size: 13pt; margin-top: 12pt; } h3 { font-size: 10pt; }
+  p.lead { font-size: 11pt; } p.state, p.note, p.differs, figcaption { font-size: 8.5pt; }
   h2, h3 { break-after: avoid; } figure, tr, p { break-inside: avoid; } section.short { break-inside: avoid; }
   thead { display: table-header-group; }
   figure img { min-width: 0; } figure.pictures img { max-width: 100%; max-height: 235mm; object-fit: contain; }
-  .scroll { overflow: visible; } table { font-size: 7.8pt; } th, td { padding: .2rem .3rem; }
+  .scroll { overflow: visible; background: none; } table { font-size: 7.8pt; } th, td { padding: .2rem .3rem; }
   td { white-space: normal; } p, p.lead, p.note, p.differs, figcaption { max-width: none; }
 }
 """
@@ -92,7 +98,8 @@ def table_block(table: Table) -> str:
     for number, cells in enumerate(table.rows):
         css = ' class="control"' if number in table.emphasised else ""
         rows.append(f"<tr{css}>" + "".join(f"<td>{_lines(text)}</td>" for text in cells) + "</tr>")
-    notes = [paragraph(text, "differs") for text in table.warnings] + [paragraph(text, "note") for text in table.notes]
+    notes = [paragraph(text, "differs") for text in table.warnings]
+    notes += [paragraph(" ".join(table.notes), "note")] if table.notes else []
     kind = ' class="text"' if table.is_text else ""
     top = f"<thead><tr>{head}</tr></thead>" if any(table.header) else ""
     short = ' class="short"' if len(table.rows) <= MOST_ROWS_KEPT_TOGETHER else ""

@@ -195,8 +195,8 @@ def category_bars(results: Results, dataset: str, methods: Sequence[Method]) -> 
     names = categories(results, dataset)
     methods = [m for m in methods if any(category_auc(results, m, dataset, c) is not None for c in names)]
     with matplotlib.rc_context(FIGURE_STYLE):
-        figure = Figure(figsize=(10.5, 3.4))
-        axes = figure.add_axes((0.06, 0.3, 0.93, 0.58))
+        figure = Figure(figsize=(10.5, 3.2))
+        axes = figure.add_axes((0.06, 0.24, 0.93, 0.64))
         width = 0.8 / max(1, len(methods))
         for number, method in enumerate(methods):
             values = [category_auc(results, method, dataset, category) for category in names]

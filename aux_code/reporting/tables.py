@@ -132,7 +132,7 @@ def measurement_note(results: Results) -> str:
         text += f" Fewer seeds: {', '.join(short)}." if short else ""
     else:
         text = f"One seed ({results.seeds[0]}): there is no deviation, and small differences may be chance."
-    text += f" Protocol: {results.protocol}, {PROTOCOLS[results.protocol]}."
+    text += f" Protocol: {PROTOCOLS[results.protocol]} ({results.protocol})."
     return text + (" This flatters every row." if results.protocol == "best_on_test" else "")
 
 

@@ -194,3 +194,22 @@ def test_the_estimate_learns_from_the_same_stage(make_task):
     assert estimates.seconds_left(tasks[1:], [], jobs=2) == pytest.approx(15)
     assert estimates.seconds_left(tasks[2:], [(tasks[1], 4.0)], jobs=2) == pytest.approx(13)
     assert Estimates([make_task("paper_s0_a")]).seconds_left([make_task("paper_s0_a")], [], 1) is None
+
+
+def test_a_stages_fixed_share_is_told_from_what_grows_with_the_work(artifacts):
+    """In the miniature most of an extraction is decoding, the same for all methods, whatever f_A costs."""
+    import reproduce
+    from aux_code.pipeline.costs import gflop
+    from aux_code.pipeline.estimates import Estimates
+    from aux_code.pipeline.plan import PlanSettings, build_plan
+
+    methods = ["raw", "blur", "spact", "ted_spad"]
+    tasks = build_plan(methods, [0], PlanSettings("miniature"), reproduce.preset_parameters)
+    steps = {task.method: task for task in tasks if task.name.startswith("extraction_ucf_crime")}
+    estimates = Estimates(tasks)
+    estimates.learn(steps["raw"], 10.0)
+    assert estimates.seconds(steps["spact"]) == 10.0, "one kind alone: no reason to believe in thirteen times as much"
+    estimates.learn(steps["spact"], 13.0)
+    assert estimates.seconds(steps["ted_spad"]) == pytest.approx(13.0)
+    assert estimates.seconds(steps["blur"]) == pytest.approx(10.0)
+    assert gflop(steps["ted_spad"]) > 10 * gflop(steps["blur"])
