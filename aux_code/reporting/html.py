@@ -41,7 +41,9 @@ tr.control td { color: #5b6370; font-style: italic; }
 table.text { width: auto; }
 table.text td { text-align: left; white-space: normal; }
 table.text td:first-child { color: #5b6370; padding-right: 1.5rem; }
-@media (max-width: 40rem) { body { padding: 1.5rem 1rem 3rem; } td:first-child { white-space: normal; min-width: 6.5rem; } }
+@media (max-width: 40rem) {
+  body { padding: 1.5rem 1rem 3rem; } td:first-child { white-space: normal; min-width: 6.5rem; }
+}
 @page { size: A4; margin: 14mm 13mm; }
 @media print {
   body { max-width: none; padding: 0; font-size: 9.5pt; line-height: 1.4; }

@@ -113,7 +113,8 @@ def test_ablation_notes_say_whether_the_order_agrees():
     methods = ("raw", "spact", "ted_spad", "invariance_1")
     table = tables.ablation_table(collected(methods=methods), "2")
     assert table.notes[:2] == tuple(f"{m}: the rows come out in the paper's order." for m in ("cMAP", "AUC"))
-    assert not table.warnings and "One seed (0)" in table.notes[-1] and "Protocol: epoch chosen on validation data" in table.notes[-1]
+    assert not table.warnings and "One seed (0)" in table.notes[-1]
+    assert "Protocol: epoch chosen on validation data" in table.notes[-1]
     assert table.rows[1][1:] == (
         "50.00 (-37.50 %)", "42.21 (-32.25 %)", "91.00 (+1.11 %)", "74.81 (-3.69 %)",
     )  # fmt: skip
