@@ -1,6 +1,7 @@
 """Reading a video at full resolution and writing H.264, a few frames at a time."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 
 from aux_code.datasets.decode import RgbConverter
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
+from aux_code.datasets.surveillance_types import VIDEO_SUFFIXES
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.datasets.video_index import decoded_frames, open_video
 from aux_code.errors import UserError
@@ -155,6 +157,31 @@ class VideoWriter:
             ) from error
         finally:
             self._temporary.unlink(missing_ok=True)
+
+
+def planned_copies(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    """(original, copy) pairs: one for a video, an image or a folder of frames; for a folder of videos, each of them to
+    the same place below `target`, as .mp4.
+
+    Raises:
+        UserError: a copy would replace an original, or `target` names a file where many are to be written.
+    """
+    videos = []
+    if source.is_dir() and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in source.iterdir()):
+        videos = sorted(path for path in source.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    if not videos:
+        pairs = [(source, target)]
+    elif target.suffix.lower() in SUFFIXES or target.is_file():
+        raise UserError(f"{source} holds {len(videos)} videos: give a folder for the copies, not {target}")
+    else:
+        stems = Counter(path.with_suffix("") for path in videos)
+        names = [path.with_suffix(".mp4") if stems[path.with_suffix("")] == 1 else f"{path}.mp4" for path in videos]
+        pairs = [(path, target / Path(name).relative_to(source)) for path, name in zip(videos, names, strict=True)]
+    originals = {original.resolve() for original, _ in pairs}
+    for _, copy in pairs:
+        if copy.resolve() in originals:
+            raise UserError(f"{copy}: the copy would replace the original; choose another name")
+    return pairs
 
 
 def anonymized_copy(

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def _run(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["anonymize_video.py", *map(str, options), "--device", "cpu"])
-    anonymize_video.main()
+    return anonymize_video.main()
 
 
 def _read(path):
@@ -210,3 +210,22 @@ def test_a_copy_that_is_interrupted_leaves_no_file(tmp_path):
     with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "out.mp4", source, 18) as writer:
         anonymized_copy(source, interrupt, writer, 4, False)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_a_folder_of_videos_becomes_a_folder_of_copies(tmp_path, monkeypatch, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    for name, codec in (("a.mp4", "libx264"), ("a.avi", "mpeg4"), ("cam 2/b.avi", "mpeg4")):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(source / name, 3, codec)
+    (source / "broken.mp4").write_bytes(b"no video")
+    (source / "notes.txt").write_text("no video either")
+    assert _run(monkeypatch, source, target, "--anonymizer", "raw") == 3
+    copies = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+    assert copies == ["a.avi.mp4", "a.mp4.mp4", "cam 2/b.mp4"]
+    assert all(len(_read(target / copy)[0]) == 3 for copy in copies)
+    assert "1 of 4 videos cannot be read" in capsys.readouterr().err
+    with pytest.raises(UserError, match="give a folder"):
+        _run(monkeypatch, source, tmp_path / "out.mp4", "--anonymizer", "raw")
+    (source / "a.avi").unlink()
+    with pytest.raises(UserError, match="replace the original"):
+        _run(monkeypatch, source, source, "--anonymizer", "raw")
