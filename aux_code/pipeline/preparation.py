@@ -55,6 +55,8 @@ def incomplete_data(preset: str, settings: PlanSettings) -> tuple[list[str], lis
     if preset == "miniature":
         return [], []
     useless, lacking = [], []
+    if (config.DATA_ROOT / "miniature.json").is_file():
+        lacking.append(f"{config.DATA_ROOT} holds the drawn scenes of the miniature, not the real data sets")
     for name in ("ucf101", "vispr", *settings.datasets):
         if not getattr(config, _CONSTANTS[name]).is_dir():
             continue

@@ -154,6 +154,8 @@ def test_data_sets_that_are_there_are_looked_into(artifacts, monkeypatch, tmp_pa
     monkeypatch.setattr(config, "UCF101_ROOT", data / "UCF101")
     settings = PlanSettings("paper")
     assert incomplete_data("paper", settings) == ([], []), "whole, and what is absent is missing_inputs' business"
+    monkeypatch.setattr(config, "DATA_ROOT", data)
+    assert "drawn scenes" in incomplete_data("paper", settings)[1][0], "nobody takes them for the paper's data"
     lost = next((data / "UCF101").rglob("*.avi"))
     lost.unlink()
     (data / "VISPR").mkdir()
