@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -132,12 +133,16 @@ class _Executor:
         return _Running(task, process, time.time())
 
     def _collect_finished(self) -> None:
-        for running in [r for r in self.running if r.process.poll() is not None]:
+        for running in list(self.running):
+            cpu_before = _processor_seconds_of_ended_children()
+            if running.process.poll() is None:
+                continue
+            cpu_seconds = _processor_seconds_of_ended_children() - cpu_before  # poll takes in this one alone
             self.running.remove(running)
             task, status, finished = running.task, running.process.returncode, time.time()
             missing = [path for path in task.outputs if not path.exists()]
             if status in DONE_STATUSES and not missing:
-                task.mark_done(running.started, finished, status)
+                task.mark_done(running.started, finished, status, cpu_seconds)
                 self.forced.discard(task.name)
                 self.outcome.done.append(task.name)
                 self.estimates.learn(task, finished - running.started)
@@ -163,6 +168,11 @@ class _Executor:
             except subprocess.TimeoutExpired:
                 _signal_group(running.process, signal.SIGKILL)
                 running.process.wait()
+
+
+def _processor_seconds_of_ended_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> None:

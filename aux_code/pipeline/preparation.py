@@ -4,6 +4,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -149,15 +150,27 @@ def worked_seconds(tasks: list[Task]) -> float:
     return total
 
 
-def stage_seconds(tasks: list[Task]) -> dict[str, tuple[int, float]]:
-    """Stage -> (number of processes, seconds of all of them added up)."""
-    totals: dict[str, tuple[int, float]] = {}
+class StageTime(NamedTuple):
+    """What the steps of a stage took together."""
+
+    n_steps: int
+    seconds: float
+    """Of wall time."""
+    cpu_seconds: float
+    """Of processor time, over all cores; NaN where a step's is not known."""
+
+
+def stage_times(tasks: list[Task]) -> dict[str, StageTime]:
+    """Stage -> time, of the steps that have run."""
+    times: dict[str, StageTime] = {}
     for task in tasks:
         span = _span(task)
         if span:
-            count, seconds = totals.get(task.stage, (0, 0.0))
-            totals[task.stage] = (count + 1, seconds + span[1] - span[0])
-    return totals
+            cpu_seconds = read_json(task.stamp_path).get("cpu_seconds")
+            known = times.get(task.stage, StageTime(0, 0.0, 0.0))
+            cpu = known.cpu_seconds + (float("nan") if cpu_seconds is None else cpu_seconds)
+            times[task.stage] = StageTime(known.n_steps + 1, known.seconds + span[1] - span[0], cpu)
+    return times
 
 
 def _span(task: Task) -> tuple[float, float] | None:

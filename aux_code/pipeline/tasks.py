@@ -105,12 +105,12 @@ class Task:
         self.stamp_path.unlink(missing_ok=True)
         write_json(self.started_path, {"fingerprint": self.fingerprint()})
 
-    def mark_done(self, started: float, finished: float, status: int) -> None:
-        """Writes the stamp: fingerprint, the command, and the span of time (seconds since the epoch)."""
+    def mark_done(self, started: float, finished: float, status: int, cpu_seconds: float | None = None) -> None:
+        """Writes the stamp: fingerprint, the command, the span of time (seconds since the epoch), processor time."""
         stamp = {"task": self.name, "stage": self.stage, "method": self.method, "seed": self.seed}
         stamp |= {"fingerprint": self.fingerprint(), "command": self.shell_line(), "status": status}
         stamp |= {"folder": self._folder_digest(), "commit": git_commit()}
-        write_json(self.stamp_path, stamp | {"started": started, "finished": finished})
+        write_json(self.stamp_path, stamp | {"started": started, "finished": finished, "cpu_seconds": cpu_seconds})
         self.started_path.unlink(missing_ok=True)
 
     def _folder_digest(self) -> str:

@@ -1,5 +1,6 @@
 """What was run, where and how long it took."""
 
+import math
 import os
 import platform
 from collections import Counter
@@ -8,11 +9,11 @@ from collections.abc import Sequence
 import torch
 
 from aux_code.checkpoints import git_commit, read_json
-from aux_code.pipeline.preparation import stage_seconds, worked_seconds
+from aux_code.pipeline.preparation import stage_times, worked_seconds
 from aux_code.pipeline.status import STAGE_NAMES, clock
 from aux_code.pipeline.tasks import Task
 from aux_code.reporting.results import Results
-from aux_code.reporting.tables import PROTOCOLS, Table
+from aux_code.reporting.tables import MISSING, PROTOCOLS, Table
 
 
 def settings_table(results: Results, tasks: Sequence[Task]) -> Table:
@@ -38,13 +39,21 @@ def _commits(tasks: Sequence[Task]) -> str:
 
 
 def timing_table(tasks: Sequence[Task]) -> Table:
-    """Time per stage, added up over its processes, and the wall-clock time of all."""
+    """Time per stage, added up over its processes, and of all."""
+    times = stage_times(list(tasks))
     rows = [
-        (STAGE_NAMES.get(stage, stage), str(count), clock(seconds), f"{seconds / count:.0f} s")
-        for stage, (count, seconds) in stage_seconds(list(tasks)).items()
+        (STAGE_NAMES.get(stage, stage), str(n_steps), clock(wall), f"{wall / n_steps:.0f} s", _clock(cpu))
+        for stage, (n_steps, wall, cpu) in times.items()
     ]
-    rows.append(("Wall clock", "", clock(worked_seconds(list(tasks))), ""))
-    return Table("Time", ("Stage", "Runs", "Together", "Each"), tuple(rows))
+    n_steps, wall, cpu = map(sum, zip(*times.values(), strict=True)) if times else (0, 0.0, 0.0)
+    rows.append(("All", str(n_steps), clock(wall), "", _clock(cpu)))
+    rows.append(("Wall clock", "", clock(worked_seconds(list(tasks))), "", ""))
+    note = "Together: wall time of the steps, some of which ran side by side. Processor time: over all cores."
+    return Table("Time", ("Stage", "Steps", "Together", "Each", "Processor time"), tuple(rows), (note,))
+
+
+def _clock(seconds: float) -> str:
+    return MISSING if math.isnan(seconds) else clock(seconds)
 
 
 def _gpu() -> str:

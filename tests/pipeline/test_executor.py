@@ -13,6 +13,7 @@ import pytest
 
 from aux_code.errors import UserError
 from aux_code.pipeline.executor import Outcome, run_tasks
+from aux_code.pipeline.preparation import stage_times
 from aux_code.pipeline.status import StatusDisplay
 from aux_code.pipeline.tasks import Task
 
@@ -91,6 +92,16 @@ def test_a_step_that_ends_well_without_its_output_has_failed(make_task, artifact
 def test_status_3_counts_as_done_with_a_warning(make_task):
     outcome, text = run([make_task("partly", status=3)])
     assert outcome.done == ["partly"] and "some inputs failed" in text
+
+
+def test_processor_time_is_that_of_each_step(make_task, artifacts):
+    busy = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.4: pass\n"
+    (artifacts / "step.py").write_text(busy + (artifacts / "step.py").read_text().replace("time.sleep", "0 and "))
+    tasks = [make_task(name) for name in "ab"]
+    run(tasks, jobs=2)
+    for task in tasks:
+        assert 0.4 <= read_stamp(task)["cpu_seconds"] < 0.8, "not that of both"
+    assert stage_times(tasks)["step"].cpu_seconds >= 0.8
 
 
 def test_two_steps_overlap_with_two_jobs_and_never_with_one(make_task):
