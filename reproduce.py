@@ -28,7 +28,13 @@ from aux_code.parameters import check_ranges, parse
 from aux_code.pipeline.executor import Outcome, run_tasks
 from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, DATASETS, METHODS, TABLE_1, TABLE_8
 from aux_code.pipeline.plan import PlanSettings, build_plan
-from aux_code.pipeline.preparation import describe_plan, missing_inputs, sustained_gflops, worked_seconds
+from aux_code.pipeline.preparation import (
+    describe_plan,
+    incomplete_data,
+    missing_inputs,
+    sustained_gflops,
+    worked_seconds,
+)
 from aux_code.pipeline.slurm import part_of, plan_parts, sbatch_script, without_foreign_needs
 from aux_code.pipeline.status import StatusDisplay
 from aux_code.pipeline.tasks import Task
@@ -109,9 +115,10 @@ def main() -> int:
     unknown = [name for name in params.force if name not in names and name != "all"]
     if unknown:
         raise UserError(f"--force {' '.join(unknown)}: no such step; --dry_run lists them")
-    missing = missing_inputs(params.preset, settings)
+    useless, lacking = incomplete_data(params.preset, settings)
+    missing = missing_inputs(params.preset, settings) + useless
     if params.dry_run or params.slurm:
-        sys.stdout.write(printed_plan(params, tasks, n_jobs, missing))
+        sys.stdout.write(printed_plan(params, tasks, n_jobs, missing, lacking))
         return 0
     if missing:
         raise UserError("before anything can start:\n  " + "\n  ".join(missing))
@@ -124,7 +131,7 @@ def main() -> int:
     shown = dict.fromkeys([*methods, *settings.feature_level])
     results = collect_results(params.preset, params.seeds, shown, params.protocol, worked_seconds(tasks))
     size = PRESETS_OF_SCRIPT["feature_extraction/dali_extraction.py"][params.preset].size
-    options = ReportOptions(tuple(tasks), size, tuple(table for table in tables if table != "8"))
+    options = ReportOptions(tuple(tasks), size, tables)
     for path in write_all(results, options):
         sys.stdout.write(f"{path}\n")
     return status_of(outcome)
@@ -138,18 +145,20 @@ def status_of(outcome: Outcome) -> int:
     return 3 if outcome.failed else 0
 
 
-def printed_plan(params: ReproduceParams, tasks: list[Task], n_jobs: int, missing: list[str]) -> str:
+def printed_plan(
+    params: ReproduceParams, tasks: list[Task], n_jobs: int, missing: list[str], lacking: list[str]
+) -> str:
     """The plan as shell commands, or as a script for Slurm."""
     if params.slurm:
         words = [word for word in sys.argv[1:] if word not in ("--slurm", "--dry_run")]
         command = [sys.executable, str(config.REPOSITORY_ROOT / "reproduce.py"), *words]
         roots = ("TED_SPAD_DATA_ROOT", "TED_SPAD_ARTIFACT_ROOT")
-        environment = {name: str(Path(os.environ[name]).resolve()) for name in roots if os.environ.get(name)}
+        environment = {name: str(Path(os.environ[name]).absolute()) for name in roots if os.environ.get(name)}
         return sbatch_script(plan_parts(tasks), command, environment, str(config.LOGS_ROOT / "slurm"))
     gflops = 1000 * params.tflops
     if params.preset == "paper" and not gflops:
         gflops = sustained_gflops(choose_device(params.device))
-    return describe_plan(tasks, n_jobs, missing, gflops)
+    return describe_plan(tasks, n_jobs, missing, gflops, lacking)
 
 
 def chosen_tables(table: str) -> tuple[str, ...]:
@@ -207,7 +216,7 @@ def plan_settings(params: ReproduceParams, n_jobs: int, tables: tuple[str, ...])
         environment["OMP_NUM_THREADS"] = str(n_threads)
     for variable in ("TED_SPAD_DATA_ROOT", "TED_SPAD_ARTIFACT_ROOT"):
         if os.environ.get(variable):
-            environment[variable] = str(Path(os.environ[variable]).resolve())
+            environment[variable] = str(Path(os.environ[variable]).absolute())
     ablations = {name for table in tables for name in ABLATION_TABLES.get(table, ())}
     main_rows = {*TABLE_8, *CONTROLS, *params.methods} if "8" in tables else set()
     return PlanSettings(
@@ -217,7 +226,7 @@ def plan_settings(params: ReproduceParams, n_jobs: int, tables: tuple[str, ...])
         feature_level=TABLE_1 if "1" in tables else (),
         machine_arguments=machine,
         environment=environment,
-        utility_weights=params.init_weights,
+        utility_weights=str(Path(params.init_weights).absolute()) if params.init_weights else "",
     )
 
 

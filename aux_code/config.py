@@ -11,14 +11,14 @@ from pathlib import Path
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 
-DATA_ROOT = Path(os.environ.get("TED_SPAD_DATA_ROOT") or REPOSITORY_ROOT / "data")
+DATA_ROOT = Path(os.environ.get("TED_SPAD_DATA_ROOT") or REPOSITORY_ROOT / "data").absolute()
 UCF101_ROOT = DATA_ROOT / "UCF101"
 VISPR_ROOT = DATA_ROOT / "VISPR"
 UCF_CRIME_ROOT = DATA_ROOT / "UCF_Crime"
 XD_VIOLENCE_ROOT = DATA_ROOT / "XD_Violence"
 SHANGHAITECH_ROOT = DATA_ROOT / "ShanghaiTech"
 
-ARTIFACT_ROOT = Path(os.environ.get("TED_SPAD_ARTIFACT_ROOT") or REPOSITORY_ROOT)
+ARTIFACT_ROOT = Path(os.environ.get("TED_SPAD_ARTIFACT_ROOT") or REPOSITORY_ROOT).absolute()
 SAVED_MODELS_ROOT = ARTIFACT_ROOT / "saved_models"
 FEATURES_ROOT = ARTIFACT_ROOT / "features"
 RESULTS_ROOT = ARTIFACT_ROOT / "results"

@@ -9,7 +9,7 @@ import av
 
 from aux_code import config
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, natural_key
-from aux_code.datasets.surveillance import VIDEO_SUFFIXES, load_surveillance
+from aux_code.datasets.surveillance import LOADERS, VIDEO_SUFFIXES, load_surveillance
 from aux_code.errors import UserError
 
 _LISTS = ("train.csv", "test.csv")
@@ -39,12 +39,7 @@ class VideoInputs:
 
 def dataset_root(dataset: str) -> Path | None:
     """Folder of a data set that config.py knows; None for other names."""
-    roots = {
-        "ucf_crime": config.UCF_CRIME_ROOT,
-        "xd_violence": config.XD_VIOLENCE_ROOT,
-        "shanghaitech": config.SHANGHAITECH_ROOT,
-    }
-    return roots.get(dataset)
+    return getattr(config, LOADERS[dataset][0]) if dataset in LOADERS else None
 
 
 def list_inputs(dataset: str) -> VideoInputs:
@@ -62,7 +57,7 @@ def list_inputs(dataset: str) -> VideoInputs:
         return _from_surveillance(dataset, root or path)
     if not path.exists():
         raise UserError(
-            f"--dataset {dataset}: neither ucf_crime, xd_violence or shanghaitech nor a folder, a file or a .txt list"
+            f"--dataset {dataset}: neither one of {', '.join(LOADERS)} nor a folder, a file or a .txt list"
         )
     if path.is_file() and path.suffix.lower() == ".txt":
         root, files = path.parent, _listed_files(path)

@@ -1,82 +1,51 @@
-"""The worked examples of the README's "Add your own": each is all that a user writes, run through the stages' scripts.
-
-A data set is a folder with two lists, an anonymizer and a utility network are a class and a name, an anomaly head reads
-the feature folder.
-"""
+"""The worked examples of docs/extending.md: its blocks go into a copy of the repository, its commands are run there."""
 
 import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
-from anomaly_detection_mgfn import main as detection
-from anomaly_detection_mgfn.feature_bags import open_feature_folder
-from anomaly_detection_mgfn.ground_truth import match_videos
-from anomaly_detection_mgfn.scoring import weighted_scores
-from aux_code import config
-from aux_code.checkpoints import build_meta, save_checkpoint
 from aux_code.datasets.surveillance import load_surveillance
-from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model, load_utility
-from aux_code.models import anonymizers, obfuscation, utility
-from aux_code.parameters import CommonParams
-from feature_extraction import dali_extraction
 
-MACHINE = ("--preset", "miniature", "--device", "cpu", "--n_threads", "1")
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+PACKAGES = (
+    "aux_code", "anonymization_training", "privacy_training", "feature_extraction", "anomaly_detection_mgfn",
+)  # fmt: skip
+SHORT = {
+    "init_anonymizer": "--max_steps 2", "init_utility": "--max_steps 2", "train_privacy": "--epochs 1",
+    "dali_extraction": "--reader pyav", "main": "--epochs 2", "reproduce": "--dry_run", "distance_head": "",
+}  # fmt: skip
+"""What a test adds to the commands for time."""
 
-
-class Posterize(obfuscation.Obfuscation):
-    """An anonymizer without parameters: four levels per colour."""
-
-    def forward(self, frames: Tensor, boxes=None) -> Tensor:
-        return (frames * 3).round() / 3
-
-
-class Tint(nn.Module):
-    """An anonymizer that can be trained: one 1 x 1 convolution."""
-
-    def __init__(self, out_channels: int = 3):
-        super().__init__()
-        self.mix = nn.Conv2d(3, out_channels, 1)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.mix(frames).sigmoid()
-
-
-class ColourStatistics(utility.UtilityNetwork):
-    """A utility network: mean and deviation of each colour over the clip."""
-
-    feature_dim = 6
-
-    def __init__(self, num_classes: int = 102):
-        super().__init__()
-        self.fc = nn.Linear(self.feature_dim, num_classes)
-        self.head = nn.Linear(self.feature_dim, 8)
-
-    def extract_features(self, clips: Tensor) -> Tensor:
-        pixels = clips.flatten(2)
-        return torch.cat([pixels.mean(2), pixels.std(2)], dim=1)
-
-    def classify(self, features: Tensor) -> utility.UtilityOutput:
-        return utility.UtilityOutput(self.fc(features), nn.functional.normalize(self.head(features)))
+RUN_ALL = """
+import contextlib, json, io, runpy, sys
+sys.path.insert(0, {root!r})
+answers = []
+for script, *words in json.loads({commands!r}):
+    sys.argv = [script, *words]
+    out = io.StringIO()
+    status = 0
+    with contextlib.redirect_stdout(out):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as error:
+            status = error.code or 0
+    answers.append([status, out.getvalue()])
+print(json.dumps(answers))
+"""
+"""One process for all commands: each would spend seconds on importing PyTorch."""
 
 
-@pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The three lines that a user adds, and artefacts of their own."""
-    monkeypatch.setitem(obfuscation.OBFUSCATIONS, "posterize", Posterize)
-    monkeypatch.setitem(anonymizers.ANONYMIZERS, "tint", Tint)
-    monkeypatch.setitem(utility.UTILITY_NETWORKS, "colour_statistics", ColourStatistics)
-    for name in ("SAVED_MODELS_ROOT", "FEATURES_ROOT", "RESULTS_ROOT", "LOGS_ROOT", "FRAME_INDEX_ROOT"):
-        monkeypatch.setattr(config, name, tmp_path / "artifacts" / name.lower())
-    return tmp_path
-
-
-def write_surveillance_video(path: Path, n_frames: int, events: tuple[tuple[int, int], ...]) -> None:
+def write_video(path: Path, n_frames: int, events: tuple[tuple[int, int], ...]) -> None:
     """Grey frames that turn bright during the events."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -89,76 +58,97 @@ def write_surveillance_video(path: Path, n_frames: int, events: tuple[tuple[int,
         container.mux(stream.encode(None))
 
 
-@pytest.fixture
-def own_dataset(tmp_path: Path) -> Path:
-    """The folder of the README: videos, train.csv and test.csv."""
-    root = tmp_path / "shop"
+def write_corridor(root: Path) -> None:
+    """The data set of the document: videos and labels.txt."""
+    lines = []
     for split, n_videos in (("train", 6), ("test", 4)):
-        lines = ["video,label,anomalies"]
         for number in range(n_videos):
-            events = ((64, 128),) if number % 2 else ()
-            name = f"cam{number % 3}/{split}_{number}.mp4"
-            write_surveillance_video(root / name, 150 + number, events)
-            label = "anomalous" if events else "normal"
-            lines.append(f"{name},{label},{';'.join(f'{start}-{end}' for start, end in events)}")
-        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
-    return root
+            event = (64, 128) if number % 2 else (0, 0)
+            write_video(root / "videos" / f"{split}_{number}.mp4", 150 + number, (event,))
+            lines.append(f"{split}_{number} {split} {event[0]} {event[1]}")
+    (root / "labels.txt").write_text("\n".join(lines) + "\n")
 
 
-def save_networks(path: Path, **networks: nn.Module) -> Path:
-    """A checkpoint as the stages write it."""
-    architectures = {role: network.architecture for role, network in networks.items()}
-    states = {f"{role}_model_state_dict": network.state_dict() for role, network in networks.items()}
-    save_checkpoint(path, {**states, "meta": build_meta("example", architectures, CommonParams(), {}, {})})
-    return path
+def blocks() -> list[tuple[str, str]]:
+    """(file, code) of every block of Python."""
+    found = re.findall(r"^```python\n# (\S+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    assert len(found) == DOCUMENT.count("```python"), "every block names its file"
+    return found
 
 
-def run(script, monkeypatch: pytest.MonkeyPatch, *options: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["script", *MACHINE, *map(str, options)])
-    return script.main() or 0
+def commands() -> list[list[str]]:
+    """Every command, with what makes it short."""
+    lines = re.findall(r"^    python (.*)$", DOCUMENT, re.MULTILINE)
+    split = [shlex.split(line) for line in lines]
+    return [[*words, *shlex.split(SHORT[Path(words[0]).stem])] for words in split]
 
 
-def test_a_data_set_is_a_folder_with_two_lists(own_dataset):
-    videos = load_surveillance(str(own_dataset))
-    assert (len(videos.train), len(videos.test)) == (6, 4)
-    assert [video.events for video in videos.test] == [(), ((64, 128),), (), ((64, 128),)]
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory) -> dict[str, tuple[int, str, Path]]:
+    """Script or run id -> (exit status, standard output, the copy's root), after all commands ran in order."""
+    from aux_code.miniature.render import render_benchmark
+
+    copy, data = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("data")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "reproduce.py", copy)
+    for file, code in blocks():
+        with open(copy / file, "a", encoding="utf-8") as target:
+            target.write(f"\n\n{code}" if target.tell() else code)
+    render_benchmark(data, seed=0, scale=0.03, only=["ucf101", "vispr"], workers=1)
+    write_corridor(data / "Corridor")
+    program = RUN_ALL.format(root=str(copy), commands=json.dumps(commands()))
+    variables = {"TED_SPAD_DATA_ROOT": str(data), "TED_SPAD_ARTIFACT_ROOT": str(copy), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=copy, env={**os.environ, **variables}, capture_output=True, text=True,
+        timeout=280,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    given = json.loads(result.stdout.splitlines()[-1])
+    names = [Path(words[0]).stem for words in commands()]
+    assert len(given) == len(names)
+    failed = [(name, status) for name, (status, _) in zip(names, given, strict=True) if status]
+    assert not failed, result.stderr[-3000:]
+    return {name: (status, text, copy) for name, (status, text) in zip(names, given, strict=True)}
 
 
-def test_an_anonymizer_with_parameters_is_rebuilt_from_its_checkpoint(registered):
-    network = load_fa_model("tint")
-    path = save_networks(registered / "last.pth", fa=network)
-    frames = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(load_anonymizer(path)(frames), network.eval()(frames))
-    assert set(load_anonymizer("posterize")(frames).mul(3).round().unique().tolist()) <= {0.0, 1.0, 2.0, 3.0}
+def test_every_command_of_the_document_ends_well(answers):
+    assert set(answers) == set(SHORT)
 
 
-def test_a_data_set_anonymizer_utility_network_and_head_of_ones_own(registered, own_dataset, monkeypatch):
-    ft = save_networks(registered / "ft.pth", ft=load_ft_model("colour_statistics", num_classes=3))
-    assert load_utility(ft).feature_dim == 6
-    features = registered / "features"
-    options = ("--dataset", own_dataset, "--anonymizer", "posterize", "--utility", ft, "--output", features)
-    assert run(dali_extraction, monkeypatch, *options, "--reader", "pyav", "--precision", "fp32") == 0
-    manifest = json.loads((features / "manifest.json").read_text())
+def test_the_trained_anonymizer_is_rebuilt_and_attacked(answers):
+    root = answers["train_privacy"][2]
+    result = json.loads((root / "results" / "privacy_tint.json").read_text())
+    assert result["anonymizer"].endswith("tint/fa_recon.pth") and 0 < result["protocols"]["last"]["cmap"] <= 1
+
+
+def test_own_data_set_anonymizer_and_utility_network_meet_in_the_features(answers):
+    folder = answers["dali_extraction"][2] / "features" / "corridor" / "posterize"
+    manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["feature_dim"], manifest["frames_per_feature"], len(manifest["videos"])) == (6, 32, 10)
     assert manifest["anonymizer"]["name"] == "posterize" and manifest["utility"]["arch"] == "colour_statistics"
-    stored = np.load(features / f"{next(iter(manifest['videos']))}.npy")
+    stored = np.load(folder / "test_0.npy")
     assert np.isclose(stored[0, 0] * 3, round(stored[0, 0] * 3), atol=1e-3), "a grey clip in four levels is one level"
-
-    own_head_scores(own_dataset, features)
-
-    # the built-in head takes the width from the manifest
-    assert run(detection, monkeypatch, "--dataset", own_dataset, "--features", features, "--epochs", 2) == 0
-    assert len(list(config.RESULTS_ROOT.glob("anomaly_*.json"))) == 1
+    assert len(list((folder.parents[2] / "results").glob("anomaly_*.json"))) == 1, "the built-in head takes the width"
 
 
-def own_head_scores(dataset: Path, features: Path) -> None:
-    """An anomaly head: how far a clip's feature lies from what normal training videos show."""
-    videos = match_videos(str(dataset), open_feature_folder(str(features)))
+def test_own_head_finds_the_bright_clips(answers):
+    assert "roc_auc=1.0" in answers["distance_head"][1].replace("np.float64(1.0)", "1.0")
 
-    def read(name: str) -> np.ndarray:
-        return np.load(features / f"{name}.npy")
 
-    usual = np.concatenate([read(video.name) for video in videos.train if not video.label]).mean(0)
-    scores = [np.linalg.norm(read(video.name) - usual, axis=1) for video in videos.test]
-    metrics = weighted_scores(scores, videos.test).metrics()
-    assert metrics.roc_auc == pytest.approx(1.0), "bright clips are events, and they end with a clip"
+def test_own_row_is_in_the_plan(answers):
+    text = answers["reproduce"][1]
+    assert "--anonymizer posterize" in text and "train_privacy.py" in text
+
+
+def test_a_data_set_is_a_folder_with_two_lists(tmp_path: Path):
+    root = tmp_path / "my_shop"
+    rows = {"train": ("cam1/monday.mp4,normal,", "cam1/tuesday.mp4,anomalous,")}
+    rows["test"] = ("cam2/friday.mp4,anomalous,120-180;300-420", "cam2/sunday.mp4,normal,")
+    for split, lines in rows.items():
+        assert all(line in DOCUMENT for line in lines), "the rows of the document"
+        root.mkdir(exist_ok=True)
+        (root / f"{split}.csv").write_text("\n".join(["video,label,anomalies", *lines]) + "\n")
+    videos = load_surveillance(str(root))
+    assert [video.label for video in videos.train] == [0, 1]
+    assert [video.events for video in videos.test] == [((120, 180), (300, 420)), ()]

@@ -20,9 +20,10 @@ def pip_requirements() -> dict[str, Requirement]:
 
 
 def test_conda_has_the_pins_of_pip():
-    conda = {
-        requirement.name: requirement.specifier for requirement in map(Requirement, lines("conda_requirements.txt"))
-    }
+    requirements = list(map(Requirement, lines("conda_requirements.txt")))
+    assert not any(r.marker or r.extras or r.url for r in requirements), "conda knows no markers, extras or links"
+    conda = {requirement.name: requirement.specifier for requirement in requirements}
+    assert len(conda) == len(requirements), "each name once"
     expected = {CONDA_NAME.get(name, name): r.specifier for name, r in pip_requirements().items()}
     assert {name: conda.get(name) for name in expected} == expected
     assert set(conda) - set(expected) == {"python", "pip"}

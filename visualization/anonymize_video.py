@@ -2,8 +2,9 @@
 
     python visualization/anonymize_video.py IN OUT [--anonymizer NAME|PATH] [--side_by_side]
 
-IN is any video, a folder of frames or an image; OUT is an H.264 file (.mp4, .mkv, .mov). Sound and metadata (place,
-date, device) are not copied. The memory needed does not depend on the length.
+IN is any video, a folder of frames or an image, and OUT an H.264 file (.mp4, .mkv, .mov). Or IN is a folder of videos,
+and OUT a folder. Sound and metadata (place, date, device) are not copied. The memory needed does not depend on the
+length. Exit status 3: some of several videos cannot be read; they are named, the others are there.
 """
 
 import sys
@@ -19,13 +20,13 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works in an uninstalled clone, from any folder
 
 from aux_code import config
-from aux_code.errors import UserError
+from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.model_loaders import load_anonymizer
 from aux_code.models.person_boxes import open_person_boxes
 from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges, parse
 from aux_code.runs import choose_device, run_script, seed_everything
 from visualization.frame_anonymizer import FrameAnonymizer, boxes_for
-from visualization.video_files import VideoSource, VideoWriter, anonymized_copy
+from visualization.video_files import VideoSource, VideoWriter, anonymized_copy, planned_copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,9 @@ class AnonymizeVideoParams(PersonBoxParams, CommonParams):
     """A video, an anonymizer, and how its copy is made."""
 
     source: tyro.conf.Positional[Path]
-    """Video, folder of frames or image."""
+    """Video, folder of frames, image, or folder of videos."""
     target: tyro.conf.Positional[Path]
-    """File to write; .mp4, .mkv or .mov."""
+    """File to write; .mp4, .mkv or .mov. Of a folder of videos: the folder for the copies."""
     anonymizer: str = ""
     """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of train_anonymizer's run."""
     side_by_side: bool = False
@@ -61,25 +62,42 @@ PRESETS = {
 }
 
 
-def main() -> None:
+def main() -> int:
     params = parse(PRESETS, description=__doc__)
     seed_everything(params.seed)
     device = choose_device(params.device)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
     name = params.anonymizer or str(config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "last.pth")
-    if params.target.resolve() == params.source.resolve():
-        raise UserError(f"{params.target}: the copy would replace the original; choose another name")
+    pairs = planned_copies(params.source, params.target)
     network = load_anonymizer(name)
-    source = VideoSource(params.source, Fraction(params.fps).limit_denominator(1001))
+    unreadable = []
+    for source, target in pairs:
+        try:
+            n_frames = write_copy(source, target, network, device, params)
+        except UnreadableMedia as error:
+            if len(pairs) == 1:
+                raise
+            unreadable.append(str(error))
+            continue
+        sys.stderr.write(f"{target}: {n_frames} frames, anonymizer {name}\n")
+    if unreadable:
+        sys.stderr.write("\n".join([f"{len(unreadable)} of {len(pairs)} videos cannot be read:", *unreadable, ""]))
+    return 3 if unreadable else 0
+
+
+def write_copy(
+    source: Path, target: Path, network: torch.nn.Module, device: torch.device, params: AnonymizeVideoParams
+) -> int:
+    """One anonymized copy; returns its number of frames."""
+    video = VideoSource(source, Fraction(params.fps).limit_denominator(1001))
     boxes = None
     if network.requires_boxes:
-        people = open_person_boxes(params.boxes, params.detector_weights, params.source, device)
-        boxes = boxes_for(people, params.source)
+        people = open_person_boxes(params.boxes, params.detector_weights, source, device)
+        boxes = boxes_for(people, source)
     anonymizer = FrameAnonymizer(network, device, params.tile, boxes, params.precision)
-    with VideoWriter(params.target, source, params.crf) as writer:
-        n_frames = anonymized_copy(source, anonymizer, writer, params.frames_per_pass, params.side_by_side)
-    sys.stderr.write(f"{params.target}: {n_frames} frames, anonymizer {name}\n")
+    with VideoWriter(target, video, params.crf) as writer:
+        return anonymized_copy(video, anonymizer, writer, params.frames_per_pass, params.side_by_side)
 
 
 if __name__ == "__main__":

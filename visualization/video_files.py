@@ -1,6 +1,7 @@
 """Reading a video at full resolution and writing H.264, a few frames at a time."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,15 +10,19 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from aux_code.datasets.decode import RgbConverter
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
+from aux_code.datasets.surveillance_types import VIDEO_SUFFIXES
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.datasets.video_index import decoded_frames, open_video
 from aux_code.errors import UserError
 from aux_code.progress import progress
 
 SUFFIXES = (".mp4", ".mkv", ".mov")
+_UNSPECIFIED, _BT709, _LIMITED = 2, 1, 1
+"""Matrix and range of colours by their numbers in H.264."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class VideoSource:
         rate: mean frames per second.
         time_base: seconds per unit of time.
         n_announced: number of frames that the source claims, None if it does not; for the progress bar.
+        pixel_aspect: width of a pixel by its height, upright; known once the first frame is there.
+        colours: (primaries, transfer) as the file has them, by their numbers in H.264; None if it does not say how its
+            pictures were made from RGB.
 
     Raises:
         UnreadableMedia: there is no video.
@@ -44,12 +52,16 @@ class VideoSource:
         self.path = path
         self._is_video = not path.is_dir() and path.suffix.lower() not in IMAGE_SUFFIXES
         self.rate, self.time_base, self.n_announced = folder_rate, 1 / folder_rate, None
+        self.pixel_aspect, self.colours = Fraction(1), None
         if self._is_video:
             with open_video(path) as container:
                 stream = container.streams.video[0]
                 self.rate = stream.average_rate or stream.guessed_rate or folder_rate
                 self.time_base = stream.time_base or 1 / self.rate
                 self.n_announced = stream.frames or None
+                codec = stream.codec_context
+                if codec.colorspace != _UNSPECIFIED:
+                    self.colours = (codec.color_primaries, codec.color_trc)
 
     def __iter__(self) -> Iterator[TimedFrame]:
         if not self._is_video:
@@ -58,9 +70,11 @@ class VideoSource:
         convert, step = RgbConverter(), max(1, round(1 / (self.rate * self.time_base)))
         start = last = None
         with open_video(self.path, n_threads=2) as container:
+            aspect = container.streams.video[0].sample_aspect_ratio or Fraction(1)
             for frame in decoded_frames(container, self.path):
                 if last is None:
                     start = last = frame.pts or 0
+                    self.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
                 else:
                     # times that are absent, stand still or run back occur; a writer refuses them
                     last = max(last + step if frame.pts is None else frame.pts, last + 1)
@@ -96,7 +110,7 @@ class VideoWriter:
             raise UserError(f"--crf must lie in 0 to 51, not {crf}")
         self.path, self._source, self._crf = path, source, crf
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-        self._stream = None
+        self._stream, self._reformatter = None, VideoReformatter()
 
     def __enter__(self) -> "VideoWriter":
         try:
@@ -113,6 +127,8 @@ class VideoWriter:
             rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         stream = self._stream or self._open_stream(rgb)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        if self._source.colours:
+            frame = self._reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
         frame.pts, frame.time_base = pts, self._source.time_base
         self._container.mux(stream.encode(frame))
 
@@ -120,7 +136,11 @@ class VideoWriter:
         stream = self._container.add_stream("libx264", rate=self._source.rate, options={"crf": str(self._crf)})
         stream.height, stream.width = rgb.shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = self._source.time_base
+        codec = stream.codec_context
+        codec.time_base, codec.sample_aspect_ratio = self._source.time_base, self._source.pixel_aspect
+        if self._source.colours:  # without these a player guesses by the height of the picture
+            codec.color_primaries, codec.color_trc = self._source.colours
+            codec.colorspace, codec.color_range = _BT709, _LIMITED
         self._stream = stream
         return stream
 
@@ -137,6 +157,31 @@ class VideoWriter:
             ) from error
         finally:
             self._temporary.unlink(missing_ok=True)
+
+
+def planned_copies(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    """(original, copy) pairs: one for a video, an image or a folder of frames; for a folder of videos, each of them to
+    the same place below `target`, as .mp4.
+
+    Raises:
+        UserError: a copy would replace an original, or `target` names a file where many are to be written.
+    """
+    videos = []
+    if source.is_dir() and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in source.iterdir()):
+        videos = sorted(path for path in source.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    if not videos:
+        pairs = [(source, target)]
+    elif target.suffix.lower() in SUFFIXES or target.is_file():
+        raise UserError(f"{source} holds {len(videos)} videos: give a folder for the copies, not {target}")
+    else:
+        stems = Counter(path.with_suffix("") for path in videos)
+        names = [path.with_suffix(".mp4") if stems[path.with_suffix("")] == 1 else f"{path}.mp4" for path in videos]
+        pairs = [(path, target / Path(name).relative_to(source)) for path, name in zip(videos, names, strict=True)]
+    originals = {original.resolve() for original, _ in pairs}
+    for _, copy in pairs:
+        if copy.resolve() in originals:
+            raise UserError(f"{copy}: the copy would replace the original; choose another name")
+    return pairs
 
 
 def anonymized_copy(

@@ -28,11 +28,12 @@ __all__ = [
     "load_surveillance",
 ]
 
-_LOADERS = {
+LOADERS = {
     "ucf_crime": ("UCF_CRIME_ROOT", ucf_crime.load),
     "xd_violence": ("XD_VIOLENCE_ROOT", xd_violence.load),
     "shanghaitech": ("SHANGHAITECH_ROOT", shanghaitech.load),
 }
+"""Name -> (constant of config.py, its loader)."""
 
 
 def load_surveillance(dataset: str | Path) -> SurveillanceDataset:
@@ -44,12 +45,12 @@ def load_surveillance(dataset: str | Path) -> SurveillanceDataset:
     Raises:
         UserError: unknown name, missing root or list, or an annotation that cannot be understood (file, line, text).
     """
-    if str(dataset) in _LOADERS:
-        constant, load = _LOADERS[str(dataset)]
+    if str(dataset) in LOADERS:
+        constant, load = LOADERS[str(dataset)]
         return load(require_root(getattr(config, constant), constant))
     folder = Path(dataset)
     if not folder.is_dir():
-        names = ", ".join(_LOADERS)
+        names = ", ".join(LOADERS)
         raise UserError(
             f"unknown data set {str(dataset)!r}: neither one of {names} nor a folder with train.csv, test.csv"
         )

@@ -4,6 +4,8 @@ import statistics
 from collections import defaultdict
 from functools import cache
 
+import numpy as np
+
 from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
@@ -30,7 +32,8 @@ class Estimates:
         self.gflops = gflops
         self.of_task: dict[str, float] = {}
         self.of_stage: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self.per_gflop: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+        """(stage, scale) -> (GFLOP, seconds) of each step that ran."""
         known = {task.name: task for task in tasks}
         work = defaultdict(list)
         for task in tasks:
@@ -53,15 +56,17 @@ class Estimates:
         self.of_task[task.name] = seconds
         self.of_stage[key].append(seconds)
         if work:
-            self.per_gflop[key].append(seconds / work)
+            self.points[key].append((work, seconds))
 
     def seconds(self, task: Task) -> float | None:
         """Expected duration: this task's last one, else from the rate or the median of its stage, else a guess."""
         if task.name in self.of_task:
             return self.of_task[task.name]
         key, work = (task.stage, _scale(task.name)), gflop(task)
-        if work and self.per_gflop.get(key):
-            return work * statistics.median(self.per_gflop[key])
+        if work and (line := _line_through(self.points.get(key, []))):
+            return line[0] + line[1] * work
+        if work and self.points.get(key) and key[1] == "paper":
+            return work * statistics.median(seconds / done for done, seconds in self.points[key])
         if self.of_stage.get(key):
             return statistics.median(self.of_stage[key])
         if _scale(task.name) == "miniature":
@@ -102,6 +107,18 @@ class Estimates:
         rests = [max(s - elapsed, 0.1 * elapsed) for s, elapsed in runs]
         longest = max([*rests, *waits], default=0.0)
         return max((sum(waits) + sum(rests)) / jobs, longest)
+
+
+def _line_through(points: list[tuple[float, float]]) -> tuple[float, float] | None:
+    """(seconds that every step of a stage takes, seconds per GFLOP), by least squares.
+
+    None where steps of one size were measured alone, or where the larger ones took less.
+    """
+    work, seconds = np.array(points).reshape(-1, 2).T
+    if len(set(work.tolist())) < 2:
+        return None
+    slope, base = np.polyfit(work, seconds, 1)
+    return (float(base), float(slope)) if slope >= 0 and base >= 0 else None
 
 
 def _scale(task_name: str) -> str:

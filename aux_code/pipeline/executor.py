@@ -129,12 +129,14 @@ class _Executor:
         return _Running(task, process, time.time())
 
     def _collect_finished(self) -> None:
-        for running in [r for r in self.running if r.process.poll() is not None]:
+        for running in list(self.running):
+            if running.process.poll() is None:
+                continue
             self.running.remove(running)
             task, status, finished = running.task, running.process.returncode, time.time()
             missing = [path for path in task.outputs if not path.exists()]
             if status in DONE_STATUSES and not missing:
-                task.mark_done(running.started, finished, status)
+                task.mark_done(running.started, finished, status, running.process.cpu_seconds)
                 self.forced.discard(task.name)
                 self.outcome.done.append(task.name)
                 self.estimates.learn(task, finished - running.started)

@@ -25,6 +25,15 @@ STAGE_1 = "anonymization_training/"
 STAGE_2 = "privacy_training/train_privacy.py"
 RENDER = "-m aux_code.miniature"
 
+_DATA_OF_STAGE = {
+    "init_anonymizer": ("ucf101", "vispr"),
+    "init_utility": ("ucf101",),
+    "init_privacy": ("vispr",),
+    "train_anonymizer": ("ucf101", "vispr"),
+    "train_privacy": ("vispr",),
+}
+"""The data sets that a stage reads; the others read the one that --dataset names."""
+
 
 @dataclass(frozen=True)
 class PlanSettings:
@@ -96,6 +105,12 @@ def anonymizer_argument(preset: str, seed: int, method: Method) -> str:
     if method.kind == "reconstruction":
         return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, "init_anonymizer") / "fa_recon.pth")
     return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, f"anonymizer_{method.name}") / "last.pth")
+
+
+def data_roots(script: str, arguments: tuple[str, ...]) -> tuple[Path, ...]:
+    """Folders of the data sets that a command line reads, as config.py has them."""
+    names = _DATA_OF_STAGE.get(Path(script).stem) or (arguments[arguments.index("--dataset") + 1],)
+    return tuple(getattr(config, f"{name.upper()}_ROOT") for name in names)
 
 
 def _training_run(method: Method, arch: str) -> str:
@@ -284,6 +299,7 @@ class _SeedPlan:
             ("--preset", preset, "--run_id", self._run(step.run), "--seed", str(self.seed), *step.arguments),
             outputs=step.outputs,
             inputs=tuple(dict.fromkeys(path for path, _ in reads)),
+            data=() if self.data else data_roots(step.script, step.arguments),  # a rendering's record is an input
             needs=tuple(dict.fromkeys(maker for _, maker in reads if maker)),
             machine_arguments=self.settings.machine_arguments,
             environment=environment,

@@ -1,14 +1,19 @@
 """Before and after the run: what is missing, the plan as text, and how long the work took."""
 
+import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from aux_code import config
 from aux_code.checkpoints import read_json
+from aux_code.datasets.check import CHECKS
 from aux_code.errors import UserError
 from aux_code.pipeline.estimates import Estimates
+from aux_code.pipeline.outside_weights import weight_notes
 from aux_code.pipeline.plan import PlanSettings
 from aux_code.pipeline.status import STAGE_NAMES, clock
 from aux_code.pipeline.tasks import Task
@@ -16,7 +21,10 @@ from aux_code.pipeline.tasks import Task
 SUSTAINED_SHARE = 0.3
 """Share of a large matrix product's speed that the stages are expected to reach (ours, an assumption)."""
 
-_ROOTS = {"ucf_crime": "UCF_CRIME_ROOT", "xd_violence": "XD_VIOLENCE_ROOT", "shanghaitech": "SHANGHAITECH_ROOT"}
+_CONSTANTS = {
+    "ucf101": "UCF101_ROOT", "vispr": "VISPR_ROOT", "ucf_crime": "UCF_CRIME_ROOT", "xd_violence": "XD_VIOLENCE_ROOT",
+    "shanghaitech": "SHANGHAITECH_ROOT",
+}  # fmt: skip
 
 
 def missing_inputs(preset: str, settings: PlanSettings) -> list[str]:
@@ -27,7 +35,8 @@ def missing_inputs(preset: str, settings: PlanSettings) -> list[str]:
     if preset == "miniature":
         return []
     missing = []
-    for constant in ("UCF101_ROOT", "VISPR_ROOT", *(_ROOTS[dataset] for dataset in settings.datasets)):
+    for name in ("ucf101", "vispr", *settings.datasets):
+        constant = _CONSTANTS[name]
         root = getattr(config, constant)
         if not root.is_dir():
             missing.append(
@@ -39,7 +48,35 @@ def missing_inputs(preset: str, settings: PlanSettings) -> list[str]:
     return missing
 
 
-def describe_plan(tasks: list[Task], n_jobs: int, missing: list[str], gflops: float = 0.0) -> str:
+def incomplete_data(preset: str, settings: PlanSettings) -> tuple[list[str], list[str]]:
+    """What is wrong with the data sets whose folders are there: (what makes them useless, what they merely lack).
+
+    Lists and annotations are read and files looked for, as `python -m aux_code.datasets.check` does; nothing decoded.
+    """
+    if preset == "miniature":
+        return [], []
+    useless, lacking = [], []
+    if (config.DATA_ROOT / "miniature.json").is_file():
+        lacking.append(f"{config.DATA_ROOT} holds the drawn scenes of the miniature, not the real data sets")
+    for name in ("ucf101", "vispr", *settings.datasets):
+        if not getattr(config, _CONSTANTS[name]).is_dir():
+            continue
+        try:
+            findings = CHECKS[name]()
+        except UserError as error:
+            useless.append(f"{name}: {error}")
+            continue
+        problems = [f"{name}: {problem}" for problem in findings.problems]
+        if sum(findings.counts.values()):
+            lacking += problems
+        else:
+            useless += problems or [f"{name}: {findings.root} holds nothing of it"]
+    return useless, lacking
+
+
+def describe_plan(
+    tasks: list[Task], n_jobs: int, missing: list[str], gflops: float = 0.0, lacking: Sequence[str] = ()
+) -> str:
     """The plan as a shell script that can be pasted, with what is done, what is missing and the expected time.
 
     Args:
@@ -47,6 +84,7 @@ def describe_plan(tasks: list[Task], n_jobs: int, missing: list[str], gflops: fl
         n_jobs: steps at once.
         missing: lines of `missing_inputs`.
         gflops: GFLOP per second that are assumed where nothing is measured; 0: such a plan's time is unknown.
+        lacking: what the data sets lack that does not keep a run from starting.
     """
     done = _done(tasks)
     rest = [task for task in tasks if task.name not in done]
@@ -55,23 +93,12 @@ def describe_plan(tasks: list[Task], n_jobs: int, missing: list[str], gflops: fl
     duration = "unknown (nothing of this size was measured yet)" if seconds is None else f"about {hours(seconds)}"
     lines = [f"# {len(tasks)} steps, {len(done)} of them done; the rest takes {duration} with {n_jobs} at once"]
     lines += _stage_lines(rest, estimates)
-    lines += [f"# MISSING: {line}" for line in missing]
-    lines += [f"# NOTE: {line}" for line in _weight_notes(rest)]
-    lines.append(f"cd {config.REPOSITORY_ROOT}")
+    for word, texts in (("MISSING", missing), ("INCOMPLETE", lacking), ("NOTE", weight_notes(rest))):
+        lines += [f"# {word}: " + text.replace("\n", "\n#   ") for text in texts]
+    lines.append(f"cd {shlex.quote(str(config.REPOSITORY_ROOT))}")
     for task in tasks:
         lines += [f"\n# {task.name}" + (" (done)" if task.name in done else ""), task.shell_line()]
     return "\n".join(lines) + "\n"
-
-
-def _weight_notes(tasks: list[Task]) -> list[str]:
-    """Weights that the paper starts from and the plan does not, or that come from outside."""
-    starts = [task for task in tasks if task.stage == "init_utility" and task.arguments[:2] == ("--preset", "paper")]
-    notes = []
-    if any("--init_weights" not in task.arguments for task in starts):
-        notes.append("f_T starts from random weights; the paper's starts from Kinetics-400: give --init_weights FILE")
-    if any("kinetics400" in task.arguments for task in starts):
-        notes.append("R3D-18 and MViTv2 start from torchvision's Kinetics-400 weights: its cache, else a download")
-    return notes
 
 
 def _stage_lines(rest: list[Task], estimates: Estimates) -> list[str]:
@@ -123,15 +150,27 @@ def worked_seconds(tasks: list[Task]) -> float:
     return total
 
 
-def stage_seconds(tasks: list[Task]) -> dict[str, tuple[int, float]]:
-    """Stage -> (number of processes, seconds of all of them added up)."""
-    totals: dict[str, tuple[int, float]] = {}
+class StageTime(NamedTuple):
+    """What the steps of a stage took together."""
+
+    n_steps: int
+    seconds: float
+    """Of wall time."""
+    cpu_seconds: float
+    """Of processor time, over all cores; NaN where a step's is not known."""
+
+
+def stage_times(tasks: list[Task]) -> dict[str, StageTime]:
+    """Stage -> time, of the steps that have run."""
+    times: dict[str, StageTime] = {}
     for task in tasks:
         span = _span(task)
         if span:
-            count, seconds = totals.get(task.stage, (0, 0.0))
-            totals[task.stage] = (count + 1, seconds + span[1] - span[0])
-    return totals
+            cpu_seconds = read_json(task.stamp_path).get("cpu_seconds")
+            known = times.get(task.stage, StageTime(0, 0.0, 0.0))
+            cpu = known.cpu_seconds + (float("nan") if cpu_seconds is None else cpu_seconds)
+            times[task.stage] = StageTime(known.n_steps + 1, known.seconds + span[1] - span[0], cpu)
+    return times
 
 
 def _span(task: Task) -> tuple[float, float] | None:

@@ -5,13 +5,13 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from aux_code import config
-from aux_code.checkpoints import read_json, sha256_of, write_json
+from aux_code.checkpoints import git_commit, read_json, write_json
 from aux_code.errors import UserError
+from aux_code.pipeline.digests import data_digest, file_digest, folder_digest, portable
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Task:
     """Files that exist once the task is done."""
     inputs: tuple[Path, ...] = ()
     """Files of other tasks whose content decides the result."""
+    data: tuple[Path, ...] = ()
+    """Folders of the data sets that it reads."""
     needs: tuple[str, ...] = ()
     """Names of the tasks that must be done first."""
     machine_arguments: tuple[str, ...] = ()
@@ -76,18 +78,21 @@ class Task:
         return " ".join([*variables, shlex.quote(sys.executable), program, *words])
 
     def fingerprint(self) -> str:
-        """SHA-256 over what decides the result: script, arguments, data, preset and the inputs' content."""
-        inputs = {str(path): _digest(path) for path in self.inputs}
-        data_root = self.environment.get("TED_SPAD_DATA_ROOT", str(config.DATA_ROOT))
-        parts = [self.script, self.arguments, data_root, self.parameters, inputs]
+        """SHA-256 over what decides the result: script, arguments, preset, and what its inputs and data contain."""
+        digests = {str(path): file_digest(path) for path in self.inputs}
+        # an argument that names an input stands for its content, wherever the file lies
+        arguments = [digests.get(word) or portable(word) for word in self.arguments]
+        data = [data_digest(root) for root in self.data]
+        parts = [self.script, arguments, self.parameters, sorted(digests.values()), data]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def is_done(self) -> bool:
-        """Whether the stamp belongs to these very inputs and every output exists."""
+        """Whether the stamp belongs to these very inputs, every output exists and its own folder is as it was left."""
         if not self.stamp_path.is_file() or not all(path.exists() for path in (*self.inputs, *self.outputs)):
             return False
         try:
-            return read_json(self.stamp_path).get("fingerprint") == self.fingerprint()
+            stamp = read_json(self.stamp_path)
+            return stamp.get("fingerprint") == self.fingerprint() and stamp.get("folder") == self._folder_digest()
         except UserError:
             return False
 
@@ -100,22 +105,13 @@ class Task:
         self.stamp_path.unlink(missing_ok=True)
         write_json(self.started_path, {"fingerprint": self.fingerprint()})
 
-    def mark_done(self, started: float, finished: float, status: int) -> None:
-        """Writes the stamp: fingerprint, the command, and the span of time (seconds since the epoch)."""
+    def mark_done(self, started: float, finished: float, status: int, cpu_seconds: float | None = None) -> None:
+        """Writes the stamp: fingerprint, the command, the span of time (seconds since the epoch), processor time."""
         stamp = {"task": self.name, "stage": self.stage, "method": self.method, "seed": self.seed}
         stamp |= {"fingerprint": self.fingerprint(), "command": self.shell_line(), "status": status}
-        write_json(self.stamp_path, stamp | {"started": started, "finished": finished})
+        stamp |= {"folder": self._folder_digest(), "commit": git_commit()}
+        write_json(self.stamp_path, stamp | {"started": started, "finished": finished, "cpu_seconds": cpu_seconds})
         self.started_path.unlink(missing_ok=True)
 
-
-def _digest(path: Path) -> str:
-    if path.name == "miniature.json":
-        content = {key: value for key, value in read_json(path).items() if key != "seconds"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    state = path.stat()
-    return _digest_of_version(path, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _digest_of_version(path: Path, size: int, mtime_ns: int) -> str:
-    return sha256_of(path)
+    def _folder_digest(self) -> str:
+        return folder_digest(self.own_folder) if self.own_folder else ""

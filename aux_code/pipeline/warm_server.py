@@ -7,7 +7,7 @@ PyTorch and the rest. The server imports them once and forks for each step; the 
 and settings of a copy are its own.
 
 CHANNEL is the number of an inherited socket. A line of JSON in: {"command", "output", "environment"}. Lines out:
-{"started": pid} at once and {"ended": pid, "status": exit status or minus a signal's number} later.
+{"started": pid} at once and, later, {"ended": pid, "status": exit status or minus a signal's number, "cpu_seconds"}.
 """
 
 import gc
@@ -43,13 +43,14 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
                 children.add(pid)
                 _say(channel, {"started": pid})
         for pid in list(children):
-            found, status = os.waitpid(pid, os.WNOHANG)
+            found, status, usage = os.wait4(pid, os.WNOHANG)
             if found:
                 children.remove(pid)
-                _say(channel, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
+                seconds = usage.ru_utime + usage.ru_stime
+                _say(channel, {"ended": pid, "status": os.waitstatus_to_exitcode(status), "cpu_seconds": seconds})
 
 
-def _say(channel: socket.socket, message: dict[str, int]) -> None:
+def _say(channel: socket.socket, message: dict[str, float]) -> None:
     channel.sendall(json.dumps(message).encode() + b"\n")
 
 

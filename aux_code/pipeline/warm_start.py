@@ -35,7 +35,12 @@ class StartedStep:
     @property
     def returncode(self) -> int | None:
         """Exit status, minus the signal's number if one ended it; None as long as it runs or nobody has polled."""
-        return self.server.ended.get(self.pid)
+        return self.server.ended[self.pid]["status"] if self.pid in self.server.ended else None
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Processor time of the step and of what it started and waited for; None as long as it runs."""
+        return self.server.ended[self.pid]["cpu_seconds"] if self.pid in self.server.ended else None
 
     def poll(self) -> int | None:
         """The same, after a look."""
@@ -69,7 +74,7 @@ class StepServer:
         self.environment, self.kept_open = environment, tuple(kept_open)
         self.process: subprocess.Popen | None = None
         self.channel: IO[bytes] | None = None
-        self.ended: dict[int, int] = {}
+        self.ended: dict[int, dict] = {}
         self.started: list[int] = []
 
     def start(self, command: Sequence[str], output: str, environment: dict[str, str]) -> StartedStep:
@@ -102,7 +107,7 @@ class StepServer:
             if "started" in message:
                 self.started.append(message["started"])
             else:
-                self.ended[message["ended"]] = message["status"]
+                self.ended[message["ended"]] = message
             timeout = 0.0
 
     def _next_line(self) -> bytes:

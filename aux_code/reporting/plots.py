@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aux_code.checkpoints import write_atomically
-from aux_code.pipeline.methods import METHODS, Method
-from aux_code.reporting.published import HEADLINE_METRIC
+from aux_code.pipeline.methods import Method
+from aux_code.reporting.detail_tables import categories, category_auc
+from aux_code.reporting.published import DATASET_LABELS, HEADLINE_METRIC
 from aux_code.reporting.results import Results
-from aux_code.reporting.tables import DATASET_LABELS, category_auc
 
 INK, MUTED, GRID, BEST = "#1c1f24", "#6b7280", "#e5e7eb", "#eaf5ee"
 TRUTH = "#9ec5f4"
@@ -33,7 +33,7 @@ _LOOKS = {
 }
 """Colour and marker of a method in every figure; chosen to differ in lightness too, for grey printers."""
 
-_STYLE = {
+FIGURE_STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.edgecolor": "#9aa3af",
@@ -83,7 +83,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 def trade_off(results: Results) -> Figure:
     """Leakage against detection (the paper's Fig. 3): one large panel for UCF-Crime, a small one per other data set."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(10.5, 5.4))
         grid = figure.add_gridspec(2, 2, width_ratios=(2.1, 1), left=0.07, right=0.985, top=0.93, bottom=0.2)
         grid.update(hspace=0.5, wspace=0.2)
@@ -99,7 +99,7 @@ def trade_off(results: Results) -> Figure:
 def _trade_off_panel(axes: Axes, results: Results, dataset: str, labelled: bool) -> None:
     metric = f"{dataset}:{HEADLINE_METRIC[dataset]}"
     points = []
-    for method in [*results.methods(control=False), *results.methods(control=True)]:
+    for method in [*results.main_methods(control=False), *results.main_methods(control=True)]:
         x, y = results.mean(method.name, "cmap"), results.mean(method.name, metric)
         if x is None or y is None:
             continue
@@ -155,12 +155,11 @@ def _corner_gradient() -> np.ndarray:
     return np.dstack([np.full_like(x, c) for c in (0.30, 0.69, 0.42)] + [alpha])
 
 
-def attribute_bars(results: Results) -> Figure:
-    """Average precision of every attribute under every method; a tick marks chance."""
-    methods = [*results.methods(control=False), *results.methods(control=True)]
+def attribute_bars(results: Results, methods: Sequence[Method]) -> Figure:
+    """Average precision of every attribute under these methods; a dashed line marks chance."""
     attributes = results.attributes()
     chances = next((r.leakage.chance_per_attribute for e in results.by_method.values() for r in e if r.leakage), {})
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(11, 0.9 + 0.3 * len(methods)))
         all_axes = figure.subplots(1, max(1, len(attributes)), sharey=True, squeeze=False)[0]
         height = figure.get_figheight()
@@ -179,32 +178,33 @@ def attribute_bars(results: Results) -> Figure:
             axes.set_xticks([0, 50])
             axes.set_title(attribute.split("_", 1)[-1].replace("_", " "), fontsize=9)
             axes.tick_params(length=0)
-        all_axes[0].set_yticks(range(len(methods)), [method.label for method in methods], color=INK)
+        all_axes[0].set_yticks(range(len(methods)), [method.label_in(results.preset) for method in methods], color=INK)
         all_axes[0].invert_yaxis()
         figure.text(0.17, 0.015, "average precision, %; dashed: chance", color=MUTED, fontsize=8.5)
     return figure
 
 
-def category_bars(results: Results, names: Sequence[str], categories: Sequence[str]) -> Figure:
-    """Frame AUC per category of anomaly in UCF-Crime, raw beside anonymized (the paper's Figs. 6 and 7).
+def category_bars(results: Results, dataset: str, methods: Sequence[Method]) -> Figure:
+    """Frame AUC per category of anomaly, raw beside anonymized (the paper's Figs. 6 and 7).
 
     Args:
         results: what was measured.
-        names: methods, one bar of each per category.
-        categories: in the order of the axis.
+        dataset: which one.
+        methods: one bar of each per category.
     """
-    methods = [METHODS[name] for name in names if name in results.by_method]
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10.5, 3.4))
-        axes = figure.add_axes((0.06, 0.3, 0.93, 0.58))
+    names = categories(results, dataset)
+    methods = [m for m in methods if any(category_auc(results, m, dataset, c) is not None for c in names)]
+    with matplotlib.rc_context(FIGURE_STYLE):
+        figure = Figure(figsize=(10.5, 3.2))
+        axes = figure.add_axes((0.06, 0.24, 0.93, 0.64))
         width = 0.8 / max(1, len(methods))
         for number, method in enumerate(methods):
-            values = [category_auc(results, method, "ucf_crime", category) for category in categories]
-            at = np.arange(len(categories)) + (number - (len(methods) - 1) / 2) * width
+            values = [category_auc(results, method, dataset, category) for category in names]
+            at = np.arange(len(names)) + (number - (len(methods) - 1) / 2) * width
             heights = [np.nan if value is None else 100 * value for value in values]
             axes.bar(at, heights, width=0.92 * width, color=look(method)[0], label=method.label)
         axes.axhline(50, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set_xticks(range(len(categories)), categories, rotation=30, ha="right", color=INK)
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", color=INK)
         axes.set(ylim=(0, 100), ylabel="frame AUC, %")
         axes.tick_params(length=0)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, fontsize=8.5)
@@ -214,7 +214,7 @@ def category_bars(results: Results, names: Sequence[str], categories: Sequence[s
 def score_figure(title: str, curves: list[Curve], events: Sequence[Sequence[int]], strips: list[Strip]) -> Figure:
     """Scores over a video with the true events shaded, and frames below at their places (the paper's Figs. 5 and 8)."""
     n_frames = max(len(curve.scores) for curve in curves)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(10.5, 2.5 + 1.05 * len(strips)))
         heights = [2.3, *[1.0] * len(strips)]
         grid = figure.add_gridspec(len(heights), 1, height_ratios=heights, hspace=0.26)
@@ -258,7 +258,7 @@ def _draw_strip(axes: Axes, strip: Strip, n_frames: int) -> None:
 def picture_grid(rows: list[tuple[str, np.ndarray]], columns: Sequence[str]) -> Figure:
     """The same pictures under every method: rows (label, uint8 (n, H, W, 3)), one column per picture."""
     n = len(columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(FIGURE_STYLE):
         headline = 0.1 + 0.13 * max(text.count("\n") + 1 for text in columns)
         figure = Figure(figsize=(1.9 + 1.02 * n, headline + 0.05 + 1.02 * len(rows)))
         left = 1.8 / figure.get_figwidth()

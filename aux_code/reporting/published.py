@@ -33,6 +33,9 @@ CHANCE_CMAP = 24.78
 HEADLINE_METRIC = {"ucf_crime": "auc", "xd_violence": "ap", "shanghaitech": "auc"}
 """Which metric the paper reports for a data set."""
 
+DATASET_LABELS = {"ucf_crime": "UCF-Crime", "xd_violence": "XD-Violence", "shanghaitech": "ShanghaiTech"}
+"""Name of a data set in the code -> as people write it."""
+
 
 class Ablation(NamedTuple):
     """One row of Tables 2 to 6, 9 and 10, in percent."""

@@ -9,7 +9,16 @@ import numpy as np
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
 from aux_code.metrics import leakage_removed
-from aux_code.pipeline.methods import DATASETS, FEATURE_ATTACKER, METHODS, Attacker, Method
+from aux_code.pipeline.methods import (
+    ABLATION_TABLES,
+    CONTROLS,
+    DATASETS,
+    FEATURE_ATTACKER,
+    METHODS,
+    TABLE_8,
+    Attacker,
+    Method,
+)
 from aux_code.pipeline.plan import anomaly_result, anomaly_scores, privacy_result
 
 
@@ -76,15 +85,24 @@ class Results:
         """The rows (control=False) or the controls among the methods that have results, in table order."""
         return [METHODS[name] for name in METHODS if name in self.by_method and METHODS[name].control == control]
 
-    def values(self, method: str, metric: str) -> list[float]:
-        """One value per seed that has it.
+    def main_methods(self, control: bool) -> list[Method]:
+        """Those of them that Table 8 shows: all but the rows of the ablation tables alone."""
+        ablations = {name for rows in ABLATION_TABLES.values() for name in rows} - {*TABLE_8, *CONTROLS}
+        return [method for method in self.methods(control) if method.name not in ablations]
+
+    def by_seed(self, method: str, metric: str) -> dict[int, float]:
+        """Seed -> value, for the seeds that have it.
 
         Args:
             method: its name.
             metric: cmap, f1, leakage_removed, feature_cmap, `attribute:NAME`, or `DATASET:auc` and `DATASET:ap`.
         """
-        values = [self._value(result, metric) for result in self.by_method.get(method, ())]
-        return [value for value in values if value is not None]
+        values = {result.seed: self._value(result, metric) for result in self.by_method.get(method, ())}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    def values(self, method: str, metric: str) -> list[float]:
+        """The values of `by_seed`."""
+        return list(self.by_seed(method, metric).values())
 
     def mean(self, method: str, metric: str) -> float | None:
         """Mean over the seeds, or None without a value."""

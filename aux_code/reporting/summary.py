@@ -21,7 +21,7 @@ def build_summary(results: Results) -> dict[str, Any]:
 
 def _entry(results: Results, method: Method) -> dict[str, Any]:
     privacy: dict[str, Any] = {}
-    for metric in ("cmap", "f1", "leakage_removed"):
+    for metric in ("cmap", "f1", "leakage_removed", "feature_cmap"):
         _put(privacy, metric, results, method.name, metric)
     privacy["per_attribute"] = {}
     for attribute in results.attributes():

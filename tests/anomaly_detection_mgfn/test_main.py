@@ -43,7 +43,7 @@ def results(run_id):
 
 
 def test_training_writes_three_protocols_and_the_scores_they_come_from(run_main, small_set):
-    assert run_main("--run_id", "a") == 0
+    assert run_main("--run_id", "a", "--feature_noise", "1") == 0
     found = results("a")
     assert set(found["protocols"]) == {"last", "validation", "best_on_test"}
     for metrics in found["protocols"].values():

@@ -24,6 +24,7 @@ def test_a_section_has_machine_command_baseline_and_figures(tmp_path, capsys):
     assert "a processor, 2 cores" in text and "`python benchmarks/sums.py --rounds 1`" in text
     assert "adds them one by one" in text and "| all | 2.50 |" in text and "| seconds | 0.1235 |" in text
     assert line in capsys.readouterr().out
+    assert "took 0:0" in text and " minutes." in text
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,25 @@ def test_only_the_own_section_changes():
 def test_every_benchmark_is_found_and_nothing_else():
     names = report.benchmark_names()
     assert {"data_loading", "inference", "mgfn"} <= set(names) and not {"machine", "report", "plain_mgfn"} & set(names)
+
+
+def test_the_same_command_runs_again_and_the_time_of_all_is_stated(tmp_path, monkeypatch):
+    line = json.dumps({"benchmark": "sums", "ratios": {"all": 2.5}, "figures": {}})
+    write_benchmark(tmp_path, line)
+    commands = []
+
+    def run(name, options, folder=tmp_path):
+        commands.append(options)
+        return report.Measured(f"python benchmarks/{name}.py {' '.join(options)}".strip(), "2 cores", {}, {}, 61.0)
+
+    monkeypatch.setattr(report, "benchmark_names", lambda: ["sums"])
+    monkeypatch.setattr(report, "run_benchmark", run)
+    section, output = report.section, tmp_path / "README.md"
+    monkeypatch.setattr(report, "section", lambda name, measured: section(name, measured, tmp_path))
+    for words in (["sums", "--", "--rounds", "2"], [], ["--defaults"]):
+        report.main(["--output", str(output), *words])
+        if not words:
+            assert "`python benchmarks/sums.py --rounds 2`" in output.read_text()
+    assert commands == [["--rounds", "2"], ["--rounds", "2"], []]
+    text = output.read_text()
+    assert text.count("All of it took 1:01 minutes (1 of 1 sections") == 1 and text.count("# Benchmarks") == 1

@@ -13,6 +13,7 @@ import pytest
 
 from aux_code.errors import UserError
 from aux_code.pipeline.executor import Outcome, run_tasks
+from aux_code.pipeline.preparation import stage_times
 from aux_code.pipeline.status import StatusDisplay
 from aux_code.pipeline.tasks import Task
 
@@ -91,6 +92,16 @@ def test_a_step_that_ends_well_without_its_output_has_failed(make_task, artifact
 def test_status_3_counts_as_done_with_a_warning(make_task):
     outcome, text = run([make_task("partly", status=3)])
     assert outcome.done == ["partly"] and "some inputs failed" in text
+
+
+def test_processor_time_is_that_of_each_step(make_task, artifacts):
+    busy = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.4: pass\n"
+    (artifacts / "step.py").write_text(busy + (artifacts / "step.py").read_text().replace("time.sleep", "0 and "))
+    tasks = [make_task(name) for name in "ab"]
+    run(tasks, jobs=2)
+    for task in tasks:
+        assert 0.4 <= read_stamp(task)["cpu_seconds"] < 0.8, "not that of both"
+    assert stage_times(tasks)["step"].cpu_seconds >= 0.8
 
 
 def test_two_steps_overlap_with_two_jobs_and_never_with_one(make_task):
@@ -194,3 +205,22 @@ def test_the_estimate_learns_from_the_same_stage(make_task):
     assert estimates.seconds_left(tasks[1:], [], jobs=2) == pytest.approx(15)
     assert estimates.seconds_left(tasks[2:], [(tasks[1], 4.0)], jobs=2) == pytest.approx(13)
     assert Estimates([make_task("paper_s0_a")]).seconds_left([make_task("paper_s0_a")], [], 1) is None
+
+
+def test_a_stages_fixed_share_is_told_from_what_grows_with_the_work(artifacts):
+    """In the miniature most of an extraction is decoding, the same for all methods, whatever f_A costs."""
+    import reproduce
+    from aux_code.pipeline.costs import gflop
+    from aux_code.pipeline.estimates import Estimates
+    from aux_code.pipeline.plan import PlanSettings, build_plan
+
+    methods = ["raw", "blur", "spact", "ted_spad"]
+    tasks = build_plan(methods, [0], PlanSettings("miniature"), reproduce.preset_parameters)
+    steps = {task.method: task for task in tasks if task.name.startswith("extraction_ucf_crime")}
+    estimates = Estimates(tasks)
+    estimates.learn(steps["raw"], 10.0)
+    assert estimates.seconds(steps["spact"]) == 10.0, "one kind alone: no reason to believe in thirteen times as much"
+    estimates.learn(steps["spact"], 13.0)
+    assert estimates.seconds(steps["ted_spad"]) == pytest.approx(13.0)
+    assert estimates.seconds(steps["blur"]) == pytest.approx(10.0)
+    assert gflop(steps["ted_spad"]) > 10 * gflop(steps["blur"])

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,15 @@ from aux_code.parameters import parse
 from aux_code.pipeline.costs import gflop
 from aux_code.pipeline.estimates import Estimates
 from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_1, TABLE_8
+from aux_code.pipeline.outside_weights import weight_notes
 from aux_code.pipeline.plan import PlanSettings, build_plan
-from aux_code.pipeline.preparation import describe_plan, missing_inputs, sustained_gflops, worked_seconds
+from aux_code.pipeline.preparation import (
+    describe_plan,
+    incomplete_data,
+    missing_inputs,
+    sustained_gflops,
+    worked_seconds,
+)
 from aux_code.pipeline.status import clock
 from aux_code.reporting import published
 
@@ -134,6 +142,49 @@ def test_missing_data_is_named_with_what_to_do(artifacts, monkeypatch):
     assert len(missing) == 5 and not any("VISPR_ROOT" in line for line in missing)
     assert any("UCF101_ROOT" in line and "TED_SPAD_DATA_ROOT" in line for line in missing)
     assert missing_inputs("miniature", PlanSettings("miniature")) == []
+
+
+def test_data_sets_that_are_there_are_looked_into(artifacts, monkeypatch, tmp_path):
+    from aux_code.miniature.render import render_benchmark
+
+    data = tmp_path / "rendered"
+    render_benchmark(data, seed=0, scale=0.02, only=["ucf101"], workers=1)
+    for name in ("VISPR", "UCF_CRIME", "XD_VIOLENCE", "SHANGHAITECH"):
+        monkeypatch.setattr(config, f"{name}_ROOT", data / name)
+    monkeypatch.setattr(config, "UCF101_ROOT", data / "UCF101")
+    settings = PlanSettings("paper")
+    assert incomplete_data("paper", settings) == ([], []), "whole, and what is absent is missing_inputs' business"
+    monkeypatch.setattr(config, "DATA_ROOT", data)
+    assert "drawn scenes" in incomplete_data("paper", settings)[1][0], "nobody takes them for the paper's data"
+    lost = next((data / "UCF101").rglob("*.avi"))
+    lost.unlink()
+    (data / "VISPR").mkdir()
+    useless, lacking = incomplete_data("paper", settings)
+    assert any("1 files are missing" in line and lost.name in line for line in lacking)
+    assert useless and all(line.startswith("vispr: ") for line in useless)
+    text = describe_plan(plan(["raw"], preset="paper"), 1, useless, lacking=lacking)
+    assert "# MISSING: vispr: " in text and "# INCOMPLETE: ucf101: 1 files are missing" in text
+    commands = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(line.startswith(("cd ", shlex.quote(sys.executable))) for line in commands if line)
+
+
+def test_weights_from_outside_are_named_with_the_place_where_they_belong(artifacts, monkeypatch, tmp_path):
+    for name in ("UCF101", "VISPR", "UCF_CRIME", "XD_VIOLENCE", "SHANGHAITECH"):
+        monkeypatch.setattr(config, f"{name}_ROOT", artifacts / name)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    notes = weight_notes(plan(["raw", "blur", "mvitv2", "r3d_18"], preset="paper", utility_weights="k400.pth"))
+    assert [note.split(":")[0] for note in notes] == [
+        "weights of the person detector of blur and blacken (no person_boxes.csv in SHANGHAITECH, UCF101, UCF_CRIME, "
+        "VISPR, XD_VIOLENCE)",
+        "weights of f_T mvitv2 (Kinetics-400, torchvision)",
+        "weights of f_T r3d_18 (Kinetics-400, torchvision)",
+    ]
+    assert all(str(tmp_path / "hub") in note and "https://" in note for note in notes)
+    cached = Path(notes[2].split("not at ")[1].split(",")[0])
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    assert len(weight_notes(plan(["r3d_18"], preset="paper", utility_weights="k400.pth"))) == 0
+    assert "random weights" in weight_notes(plan(["raw"], preset="paper"))[0]
 
 
 def test_wall_clock_counts_overlapping_work_once(make_task):

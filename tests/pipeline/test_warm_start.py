@@ -45,7 +45,9 @@ def test_a_step_is_what_python_would_have_run(server, tmp_path, monkeypatch):
     output.write_text("first line\n")
     for status in (0, 3, 1):
         step = server.start([sys.executable, str(script), str(status)], str(output), {"STEP_VALUE": "7"})
+        assert step.cpu_seconds is None
         assert step.wait(timeout=30) == status == step.returncode
+        assert 0 < step.cpu_seconds < 5
     lines = output.read_text().splitlines()
     assert lines[0] == "first line" and lines.count("left") == 3, "exit handlers run, output is kept"
     said = json.loads(lines[1])

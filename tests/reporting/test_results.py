@@ -10,7 +10,10 @@ import pytest
 from aux_code import config
 from aux_code.datasets.vispr import VISPR1
 from aux_code.errors import UserError
-from aux_code.reporting import report, tables
+from aux_code.pipeline.methods import METHODS
+from aux_code.reporting import report, tables, texts
+from aux_code.reporting.detail_tables import attacker_table
+from aux_code.reporting.orders import compare_orders
 from aux_code.reporting.results import collect_results
 from aux_code.reporting.summary import build_summary
 from tests.reporting import synthetic_results
@@ -55,7 +58,7 @@ def test_the_strongest_attacker_counts():
     results = collected()
     assert len(results.by_method["ted_spad_plus"][0].attackers) == 2
     assert results.mean("ted_spad_plus", "cmap") == pytest.approx(0.48), "the averaging attacker's, not 0.45"
-    cells = [row for row in tables.attacker_table(results).rows if row[0].startswith("TeD-SPAD+")]
+    cells = [row for row in attacker_table(results).rows if row[0].startswith("TeD-SPAD+")]
     assert [row[-1] for row in cells] == ["no", "yes"]
 
 
@@ -80,7 +83,7 @@ def test_a_missing_result_is_a_gap_not_a_number():
     entry = build_summary(results)["methods"]["ted_spad"]
     assert set(entry["anomaly"]) == {"xd_violence"}
     row = next(row for row in tables.main_table(results).rows if row[0] == "TeD-SPAD")
-    assert row[3] == tables.MISSING and row[4].startswith("70.00")
+    assert row[3].split("\n")[0] == tables.MISSING and row[4].startswith("70.00")
     assert "blur" not in build_summary(results)["methods"]
 
 
@@ -88,10 +91,12 @@ def test_the_main_table_shows_changes_against_raw_and_sets_controls_apart():
     write_all(VALUES, 0)
     table = tables.main_table(collected())
     ted = next(row for row in table.rows if row[0] == "TeD-SPAD")
-    assert ted[1] == "60.00 (-25.00 %)" and ted[3] == "93.00 (-2.11 %)"
+    assert ted[1] == "60.00 (-25.00 %)\npaper 42.21 (-32.25 %)" and ted[3] == "93.00 (-2.11 %)\npaper 74.81 (-3.69 %)"
+    assert ted[2].endswith("paper 53.5") and "paper" not in table.rows[2][1], "TeD-SPAD+ is not the paper's"
+    assert any("Not measured: Downsample-2x" in note for note in table.notes)
     assert [table.rows[i][0] for i in table.emphasised] == ["Control: Reconstruction only"]
-    text = tables.write_markdown(collected())
-    assert "42.21 (-32.25 %)" in text and "real data sets" in text, "the paper's row, marked as other data"
+    text = texts.write_markdown(collected())
+    assert "42.21 (-32.25 %)" in text and "real data sets" in text, "the paper's value, marked as of other data"
     widths = {line.count("|") for line in text.split("### ")[1].splitlines() if line.startswith("|")}
     assert len(widths) == 1
 
@@ -106,13 +111,19 @@ def test_another_protocol_is_read_and_a_missing_one_named():
 def test_ablation_notes_say_whether_the_order_agrees():
     write_all({"raw": (0.8, 0.9), "spact": (0.6, 0.9), "ted_spad": (0.5, 0.91), "invariance_1": (0.55, 0.8)}, 0)
     methods = ("raw", "spact", "ted_spad", "invariance_1")
-    note = tables.ablation_table(collected(methods=methods), "2").notes[0]
-    assert (
-        "cMAP: the rows come out in the paper's order" in note and "AUC: the rows come out in the paper's order" in note
-    )
+    table = tables.ablation_table(collected(methods=methods), "2")
+    assert table.notes[:2] == tuple(f"{m}: the rows come out in the paper's order." for m in ("cMAP", "AUC"))
+    assert not table.warnings and "One seed (0)" in table.notes[-1]
+    assert "Protocol: epoch chosen on validation data" in table.notes[-1]
+    assert table.rows[1][1:] == (
+        "50.00 (-37.50 %)", "42.21 (-32.25 %)", "91.00 (+1.11 %)", "74.81 (-3.69 %)",
+    )  # fmt: skip
     write_all({"ted_spad": (0.58, 0.85)}, 0)
-    note = tables.ablation_table(collected(methods=methods), "2").notes[0]
-    assert "cMAP: the rows come out in another order" in note and "AUC: the rows come out in another order" in note
+    table = tables.ablation_table(collected(methods=methods), "2")
+    assert [warning.split(";")[0] for warning in table.warnings] == [
+        f"{m}: the rows come out in another order than in the paper" for m in ("cMAP", "AUC")
+    ]
+    assert "2 of 3 pairs agree" in table.warnings[0]
 
 
 def test_the_report_is_one_file_with_its_pictures_inside(results_root: Path):
@@ -121,7 +132,9 @@ def test_the_report_is_one_file_with_its_pictures_inside(results_root: Path):
     html = paths[-1].read_text()
     assert {path.name for path in paths} == {"summary.json", "tables.md", "report.html"}
     assert html.count("data:image/png;base64,") >= 2
-    assert not re.search(r'(?:src|href)="(?!data:)', html) and "<script" not in html and "http" not in html
+    bare = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]*", "data:", html)  # chance may spell anything in a picture
+    assert not re.search(r'(?:src|href)="(?!data:)', bare) and "<script" not in bare and "//" not in bare
+    assert "@import" not in bare and "url(" not in bare
     assert "60.00 (-25.00 %)" in html and "No pictures:" in html, "without data the report still comes out"
     for figure in (results_root / "figures").glob("*.png"):
         assert figure.stat().st_size > 10_000
@@ -148,13 +161,13 @@ def test_bars_show_raw_beside_anonymized_per_category(results_root: Path):
     from aux_code.reporting.plots import category_bars
 
     write_all(VALUES, 0)
-    figure = category_bars(collected(), ("raw", "ted_spad", "blur"), ("Abuse", "Arson"))
+    figure = category_bars(collected(), "ucf_crime", [METHODS[name] for name in ("raw", "ted_spad", "blur")])
     heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in figure.axes[0].containers}
     assert set(heights) == {"Raw", "TeD-SPAD"}, "what was not measured has no bar"
     assert heights["Raw"][0] == pytest.approx(95) and heights["TeD-SPAD"][0] == pytest.approx(93)
-    assert np.isnan(heights["Raw"][1])
+    assert heights["Raw"][1] == pytest.approx(90)
     report.write_all(collected(), report.ReportOptions((), 48))
-    assert (results_root / "figures" / "categories.png").stat().st_size > 5_000
+    assert (results_root / "figures" / "categories_ucf_crime.png").stat().st_size > 5_000
 
 
 def test_training_pictures_are_those_of_the_log(results_root: Path):
@@ -162,7 +175,6 @@ def test_training_pictures_are_those_of_the_log(results_root: Path):
     from torch.utils.tensorboard import SummaryWriter
     from torchvision.utils import make_grid
 
-    from aux_code.pipeline.methods import METHODS
     from aux_code.pipeline.plan import training_log
     from aux_code.reporting.training_pictures import spread_over, training_pictures
 
@@ -198,13 +210,66 @@ def test_table_1_compares_features_and_says_when_the_order_differs():
     assert results.mean("raw", "cmap") == 0.8, "an attack on features is not one on pictures"
     table = tables.any_table(results, "1")
     assert [row[1] for row in table.rows[:3]] == ["70.00", "50.00 (-28.57 %)", "60.00 (-14.29 %)"]
-    assert table.rows[2][2] == "52.30 (-17.18 %)" and "another order" in table.notes[0]
-    assert "here SPAct (ω = 0) < TeD-SPAD < Raw" in table.notes[0]
-    assert "70.00" in tables.write_markdown(results, ("1",)).split("Table 1:")[1]
+    assert table.rows[2][2] == "52.30 (-17.18 %)" and "another order" in table.warnings[0]
+    assert "here SPAct (ω = 0) < TeD-SPAD < Raw" in table.warnings[0]
+    assert "70.00" in texts.write_markdown(results, ("1",)).split("Table 1:")[1]
 
 
 def test_the_miniatures_other_networks_are_not_compared_with_the_papers():
     write_all({"raw": (0.8, 0.9), "ted_spad": (0.5, 0.91), "mvitv2": (0.55, 0.8), "r3d_18": (0.6, 0.8)}, 0)
     table = tables.ablation_table(collected(methods=("raw", "ted_spad", "mvitv2", "r3d_18")), "10")
     assert "small_wide" in table.rows[1][0] and "no order to compare" in table.notes[0]
-    assert table.rows[1][1].startswith("55.00 (-31.25 %)") and table.rows[1][3] == "24.21"
+    assert table.rows[1][1].startswith("55.00 (-31.25 %)") and table.rows[1][2].startswith("24.21")
+
+
+def test_pairs_of_rows_are_compared():
+    agreement = compare_orders({"a": 1.0, "b": 3.0, "c": 2.0, "d": None}, {"a": 10, "b": 20, "c": 30, "d": 40})
+    assert agreement.agreeing == [("a", "b"), ("a", "c")] and agreement.differing == [("b", "c")]
+    assert compare_orders({"a": 1.0, "b": 1.0}, {"a": 1, "b": 2}).differing == [("a", "b")], "equal is not in order"
+    assert compare_orders({"a": 1.0, "b": 2.0}, {"a": 2, "b": 2}) == ([], [])
+
+
+def test_table_8_says_where_its_order_is_not_the_papers():
+    values = {"raw": (0.8, 0.95), "downsample2x": (0.75, 0.9), "downsample4x": (0.7, 0.8), "blur": (0.76, 0.89)}
+    values |= {"blacken": (0.755, 0.85), "spact": (0.69, 0.86), "ted_spad": (0.6, 0.87)}
+    write_all(values, 0)
+    table = tables.main_table(collected(methods=tuple(values)))
+    assert "VISPR cMAP: the rows come out in the paper's order." in table.notes
+    assert "UCF-Crime AUC: the rows come out in the paper's order." in table.notes
+    write_all({"spact": (0.55, 0.86)}, 0)
+    warning = tables.main_table(collected(methods=tuple(values))).warnings[0]
+    assert warning == (
+        "VISPR cMAP: the rows come out in another order than in the paper; 20 of 21 pairs agree; TeD-SPAD stands on "
+        "the other side of: SPAct (ω = 0)."
+    )
+
+
+def test_a_difference_smaller_than_the_seeds_is_called_so():
+    methods = ("raw", "spact", "ted_spad", "invariance_1")
+    for seed, shift in ((0, 0.04), (1, -0.03)):
+        cells = {"raw": (0.8, 0.9), "spact": (0.6, 0.9), "ted_spad": (0.5, 0.91), "invariance_1": (0.495 + shift, 0.8)}
+        write_all(cells, seed)
+    table = tables.ablation_table(collected(seeds=(0, 1), methods=methods), "2")
+    assert "0 of the 1 others differ" not in table.warnings[0]
+    assert "1 of the 1 others differ by less than the seeds do" in table.warnings[0]
+    assert "Mean ± standard deviation over the seeds 0, 1" in table.notes[-1]
+
+
+def test_a_row_with_fewer_seeds_is_named():
+    write_all({"raw": (0.8, 0.9), "spact": (0.6, 0.9)}, 0)
+    write_all({"raw": (0.8, 0.9)}, 1)
+    note = tables.main_table(collected(seeds=(0, 1), methods=("raw", "spact"))).notes[1]
+    assert "Fewer seeds: SPAct" in note
+
+
+def test_rows_of_ablations_stay_out_of_table_8(results_root: Path):
+    write_all({**VALUES, "spact": (0.6, 0.9), "omega_1": (0.61, 0.8), "omega_10": (0.62, 0.7)}, 0)
+    methods = (*VALUES, "spact", "omega_1", "omega_10")
+    results = collected(methods=methods)
+    assert not any("ω = 1" in row[0] for row in tables.main_table(results).rows)
+    html = report.write_all(results, report.ReportOptions((), 48, ("8", "4")))[-1].read_text()
+    assert "Table 4: Weight ω" in html and "Table 8:" in html and (results_root / "figures" / "ablations.png").is_file()
+    assert set(build_summary(results)["methods"]) >= {"omega_1", "omega_10"}
+    html = report.write_all(results, report.ReportOptions((), 48, ("4",)))[-1].read_text()
+    assert "Table 4: Weight ω" in html and "Table 8" not in html
+    assert "Table 8" not in (results_root / "tables.md").read_text()

@@ -14,6 +14,7 @@ from torch import nn
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_fa_model
 from aux_code.models.person_boxes import open_person_boxes
+from tests.datasets.media import rotate_mp4
 from tests.feature_extraction.videos import painted, write_sound, write_video
 from visualization import anonymize_video
 from visualization.frame_anonymizer import FrameAnonymizer, boxes_for, tile_starts
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 
 def _run(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["anonymize_video.py", *map(str, options), "--device", "cpu"])
-    anonymize_video.main()
+    return anonymize_video.main()
 
 
 def _read(path):
@@ -39,8 +40,10 @@ def test_copy_keeps_size_rate_and_length_but_no_metadata(tmp_path, monkeypatch):
     with av.open(str(source), "w") as container:
         container.metadata["location"] = "+48.2/+16.3"
         container.metadata["title"] = "front door"
+        container.metadata["creation_time"] = "2024-05-01T10:00:00Z"
         stream = container.add_stream("libx264", rate=Fraction(30000, 1001))
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.metadata["handler_name"] = "camera 4711"
         sound = container.add_stream("aac", rate=16000)
         for i in range(20):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(i), format="rgb24")))
@@ -51,7 +54,9 @@ def test_copy_keeps_size_rate_and_length_but_no_metadata(tmp_path, monkeypatch):
     _run(monkeypatch, source, tmp_path / "out.mp4", "--anonymizer", "raw", "--frames_per_pass", 3)
     frames, rate, metadata, n_streams = _read(tmp_path / "out.mp4")
     assert frames.shape == (20, 48, 64, 3) and rate == Fraction(30000, 1001) and n_streams == 1
-    assert not {"location", "title"} & set(metadata)
+    assert not {"location", "title", "creation_time"} & set(metadata)
+    content = (tmp_path / "out.mp4").read_bytes()
+    assert b"camera 4711" in source.read_bytes() and b"camera 4711" not in content and b"front door" not in content
     original = _read(source)[0]
     assert np.abs(frames.astype(int) - original).mean() < 3
 
@@ -141,3 +146,88 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
     with VideoWriter(tmp_path / "out.mp4", source, 30) as writer:
         assert anonymized_copy(source, FrameAnonymizer(nn.Identity(), CPU), writer, 4, True) == 60
     assert len(source.alive) == 60 and max(source.alive) <= 2 * 4 + 1
+
+
+def write_lossless(path, times, rate=25, aspect=Fraction(1), **colours):
+    """A video of 64 x 48 whose frames stand at these times, in thousandths of a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base, stream.codec_context.sample_aspect_ratio = Fraction(1, 1000), aspect
+        for name, value in colours.items():
+            setattr(stream.codec_context, name, value)
+        for i, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(painted(i), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def frame_times(path):
+    with av.open(str(path)) as container:
+        return [round(1000 * frame.time) for frame in container.decode(video=0)]
+
+
+def test_frames_keep_their_times_where_the_rate_varies(tmp_path, monkeypatch):
+    times = [0, 33, 67, 100, 500, 1500, 1533, 4000]
+    source = write_lossless(tmp_path / "in.mkv", times)
+    _run(monkeypatch, source, tmp_path / "out.mkv", "--anonymizer", "raw")
+    assert frame_times(tmp_path / "out.mkv") == frame_times(source) == times
+
+
+def test_a_video_that_lies_on_its_side_comes_upright_and_wide_pixels_turn_with_it(tmp_path, monkeypatch):
+    source = write_lossless(tmp_path / "in.mp4", [0, 40, 80], aspect=Fraction(16, 15))
+    _run(monkeypatch, source, tmp_path / "flat.mp4", "--anonymizer", "raw")
+    turned = rotate_mp4(source, (0, 1, -1, 0))
+    _run(monkeypatch, turned, tmp_path / "upright.mp4", "--anonymizer", "raw")
+    for name, size, aspect in (("flat", (64, 48), Fraction(16, 15)), ("upright", (48, 64), Fraction(15, 16))):
+        with av.open(str(tmp_path / f"{name}.mp4")) as container:
+            stream = container.streams.video[0]
+            assert (stream.width, stream.height) == size and stream.sample_aspect_ratio == aspect
+            assert next(container.decode(stream)).rotation == 0
+
+
+def test_colours_are_stored_as_the_original_says(tmp_path, monkeypatch):
+    """BT.709, as cameras write it: without its mark a player shows other colours."""
+    source = write_lossless(tmp_path / "in.mp4", [0, 40], colorspace=1, color_primaries=1, color_trc=1, color_range=1)
+    _run(monkeypatch, source, tmp_path / "out.mp4", "--anonymizer", "raw", "--crf", 1)
+    frames = []
+    for path in (source, tmp_path / "out.mp4"):
+        with av.open(str(path)) as container:
+            codec = container.streams.video[0].codec_context
+            assert (codec.colorspace, codec.color_primaries, codec.color_trc) == (1, 1, 1)
+            frames.append(next(container.decode(video=0)).to_ndarray().astype(int))
+    assert np.abs(frames[0] - frames[1]).mean() < 1.5
+
+
+def test_a_copy_that_is_interrupted_leaves_no_file(tmp_path):
+    source = VideoSource(write_video(tmp_path / "in.mp4", 20), Fraction(24))
+
+    def interrupt(frames, first):
+        if first >= 8:
+            raise KeyboardInterrupt
+        return frames
+
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "out.mp4", source, 18) as writer:
+        anonymized_copy(source, interrupt, writer, 4, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_a_folder_of_videos_becomes_a_folder_of_copies(tmp_path, monkeypatch, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    for name, codec in (("a.mp4", "libx264"), ("a.avi", "mpeg4"), ("cam 2/b.avi", "mpeg4")):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(source / name, 3, codec)
+    (source / "broken.mp4").write_bytes(b"no video")
+    (source / "notes.txt").write_text("no video either")
+    assert _run(monkeypatch, source, target, "--anonymizer", "raw") == 3
+    copies = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+    assert copies == ["a.avi.mp4", "a.mp4.mp4", "cam 2/b.mp4"]
+    assert all(len(_read(target / copy)[0]) == 3 for copy in copies)
+    assert "1 of 4 videos cannot be read" in capsys.readouterr().err
+    with pytest.raises(UserError, match="give a folder"):
+        _run(monkeypatch, source, tmp_path / "out.mp4", "--anonymizer", "raw")
+    (source / "a.avi").unlink()
+    with pytest.raises(UserError, match="replace the original"):
+        _run(monkeypatch, source, source, "--anonymizer", "raw")
