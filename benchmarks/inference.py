@@ -2,10 +2,11 @@
 
 The prepared networks are computed by OpenVINO where it is installed, else by PyTorch (the first line says which); their
 conversion, one or two seconds, is not counted. The plain version is the network as it is built, NCHW, one clip per
-batch (for f_A: its frames), in a process of its own, whose allocator is the default one. Both sides and the machine's ceiling run in turns, in alternating order;
-figures are medians. The ceiling is the faster of PyTorch's square matrix product and a 1 x 1 convolution of the same
-size by oneDNN: on some processors the first is far from what the second reaches. Errors are relative, in the Euclidean
-norm, of the 2048-d feature of f_A -> I3D. Where the CPU has no bf16, those lines are fp32 too (a warning says so).
+batch (for f_A: its frames), in a process of its own, whose allocator is the default one. Both sides and the machine's
+ceiling run in turns, in alternating order; figures are medians. The ceiling is the faster of PyTorch's square matrix
+product and a 1 x 1 convolution of the same size by oneDNN: on some processors the first is far from what the second
+reaches. Errors are relative, in the Euclidean norm, of the 2048-d feature of f_A -> I3D. Where the CPU has no bf16,
+those lines are fp32 too (a warning says so).
 """
 
 import argparse
@@ -98,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(f"{describe_machine()}, {runtime()}; one clip of {N_FRAMES} x {options.size} x {options.size}, {options.rounds} rounds")
+    sizes = f"one clip of {N_FRAMES} x {options.size} x {options.size}, {options.rounds} rounds"
+    print(f"{describe_machine()}, {runtime()}; {sizes}")
     with ChildProcess(plain_functions, options.size) as child:
         expected = torch.from_numpy(child.call("feature"))
         measures, features = prepared_measures(options.size, options.chunk)
