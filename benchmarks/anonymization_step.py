@@ -10,8 +10,9 @@ Speed and memory are those of one setting, the preset `paper`: f_A's activations
 pass, 16 frames at a time (--recompute_chunk 0 keeps them: faster and larger). `pair_*_against_no_grad` compares with a
 plain version that at least runs f_A without gradient in step 2, as the release does.
 
-The batch that fits a GPU is computed: from the highest memory here with one and with two videos at 224 pixels and the
-paper's 12 images, in bf16 where the CPU has it, follows what a video adds and what is there without one.
+The batch that fits a GPU is computed, if 224 pixels are among the sizes: from the highest memory here with one and with
+two videos of that size and the paper's 12 images, in bf16 where the CPU has it, follows what a video adds and what is
+there without one.
 """
 
 import argparse
@@ -250,6 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     first = {f"pair_{kind}": ratios[f"pair_{kind}_{options.sizes[0]}"] for kind in kinds[1:]}
     if options.memory:
         figures["memory_share"] = max(share for name, share in figures.items() if name.startswith("memory_share"))
+    if options.memory and PAPER.size in options.sizes:
         figures |= fitting_batches(kinds[-1])
     print(json_line("anonymization_step", first | ratios, figures))
     return 0
