@@ -5,6 +5,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -79,7 +80,6 @@ class OpenVinoNetwork(nn.Module):
 
     def _compiled(self, method: str, piece: Tensor) -> Callable[[Tensor], Tensor]:
         """The pass of one size of input."""
-        openvino = _import_openvino()
         size = method, tuple(piece.shape[1:])
         if size not in self._models:
             _keep(self._models, size, _convert(_Method(self.network, method), piece[:1]))
@@ -92,7 +92,7 @@ class OpenVinoNetwork(nn.Module):
             # several processes on a machine (shards) would otherwise all sit on the first cores
             "ENABLE_CPU_PINNING": False,
         }
-        request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+        request = _core().compile_model(model, "CPU", options).create_infer_request()
 
         def run(x: Tensor) -> Tensor:
             output = request.infer([x.numpy()], share_inputs=True, share_outputs=True)[0]
@@ -146,6 +146,17 @@ def _convert(network: nn.Module, example: Tensor) -> Any:
             return front_end.convert(input_model)
         except Exception as error:  # its failures have no common base
             raise CannotConvert(str(error).splitlines()[-1]) from error
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    """The one openvino.Core of the process, which lives as long as the process.
+
+    A core's CPU plugin gives the thread a stack for signal handlers and puts the one before back when it goes. Of two
+    cores, the second to go would put back what the first has freed, and the next signal, such as that of Ctrl-C, would
+    end the process with SIGSEGV.
+    """
+    return _import_openvino().Core()
 
 
 def _import_openvino() -> Any:

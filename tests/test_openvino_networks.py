@@ -157,3 +157,30 @@ def test_nothing_is_sent_and_nothing_is_left_on_the_disk(tmp_path):
     environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home / "tmp"), "CI": "", "XDG_CACHE_HOME": str(home)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
     assert [path.name for path in home.rglob("*")] == ["tmp"]
+
+
+SIGNALLED = """
+import faulthandler, gc, os, signal, torch
+from torch import nn
+from aux_code.openvino_networks import OpenVinoNetwork
+
+faulthandler.enable()  # as pytest does: gives the thread a stack for handlers, which OpenVINO replaces
+caught = []
+signal.signal(signal.SIGTERM, lambda *_: caught.append(1))
+networks = [OpenVinoNetwork(nn.Conv2d(3, 4, 3).eval(), "fp32") for _ in range(2)]
+for network in networks:
+    network(torch.zeros(1, 3, 16, 16))
+del networks[0]
+gc.collect()
+del networks, network
+gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+print("caught", caught)
+"""
+
+
+def test_signals_are_still_handled_when_the_networks_are_gone():
+    """An interrupted run saves its state in a handler. Of two OpenVINO cores, the second to go leaves the thread a stack
+    for handlers that the first has freed."""
+    result = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and "caught [1]" in result.stdout, result.stderr
