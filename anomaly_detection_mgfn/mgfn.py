@@ -91,10 +91,10 @@ class RowLinear(torch.autograd.Function):
         if len(used) > DENSE_SHARE * len(rows):
             d_rows = gradient @ weight if of_rows else None
         else:
-            gradient, rows = gradient[used], rows[used]
+            # index_select copies whole rows; indexing in brackets goes element by element
+            gradient, rows = gradient.index_select(0, used), rows.index_select(0, used)
             if of_rows:
-                d_rows = weight.new_zeros(ctx.saved_tensors[0].shape)
-                d_rows[used] = gradient @ weight
+                d_rows = weight.new_zeros(ctx.saved_tensors[0].shape).index_copy_(0, used, gradient @ weight)
         return d_rows, gradient.t() @ rows if of_weight else None, d_bias
 
 
