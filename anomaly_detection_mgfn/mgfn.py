@@ -1,6 +1,7 @@
 """MGFN, the magnitude-contrastive glance-and-focus network (AAAI 2023): feature bags -> anomaly scores."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -23,20 +24,42 @@ class TimeConv(nn.Conv1d):
     It is one matrix product over all times: twice as fast as a convolution on a CPU, its gradients in bf16 even more.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        dtype = torch.get_autocast_dtype(x.device.type) if _autocasts(x) else self.weight.dtype
-        taps = self.kernel_size[0]
+    prepared: tuple[Tensor, Tensor | None] | None = None
+    """What `operands` gives, while `weights_prepared` holds it."""
+
+    def operands(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The matrix and the bias in the number format of the products."""
         weight = self.weight.to(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
-        if taps == 1:
-            return linear(x.to(dtype), weight.squeeze(-1), bias)
         if self.out_channels >= self.in_channels:
-            windows = torch.cat(shifted(x.to(dtype), taps), dim=-1)
-            return linear(windows, weight.transpose(1, 2).flatten(1), bias)
+            return weight.transpose(1, 2).flatten(1), bias
+        return weight.permute(2, 0, 1).flatten(0, 1), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        matrix, bias = self.prepared or self.operands(_product_dtype(self.weight))
+        x, taps = x.to(matrix.dtype), self.kernel_size[0]
+        if taps == 1:
+            return linear(x, matrix, bias)
+        if self.out_channels >= self.in_channels:
+            return linear(torch.cat(shifted(x, taps), dim=-1), matrix, bias)
         # a product for each tap first, then moved: windows of the wide input are never made
-        products = linear(x.to(dtype), weight.permute(2, 0, 1).flatten(0, 1), None).unflatten(-1, (taps, -1))
+        products = linear(x, matrix, None).unflatten(-1, (taps, -1))
         moved = (shifted(products[..., tap, :], taps)[tap] for tap in range(taps))
         return sum(moved, start=bias if bias is not None else 0)
+
+
+@contextmanager
+def weights_prepared(net: nn.Module) -> Iterator[None]:
+    """For several passes of a network that does not change meanwhile: its weights are converted once, not in each."""
+    layers = [module for module in net.modules() if isinstance(module, TimeConv)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.prepared = layer.operands(_product_dtype(layer.weight))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.prepared = None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,15 +91,19 @@ class RowLinear(torch.autograd.Function):
         if len(used) > DENSE_SHARE * len(rows):
             d_rows = gradient @ weight if of_rows else None
         else:
-            gradient, rows = gradient[used], rows[used]
+            # index_select copies whole rows; indexing in brackets goes element by element
+            gradient, rows = gradient.index_select(0, used), rows.index_select(0, used)
             if of_rows:
-                d_rows = weight.new_zeros(ctx.saved_tensors[0].shape)
-                d_rows[used] = gradient @ weight
+                d_rows = weight.new_zeros(ctx.saved_tensors[0].shape).index_copy_(0, used, gradient @ weight)
         return d_rows, gradient.t() @ rows if of_weight else None, d_bias
 
 
 DENSE_SHARE = 0.8
 """Above this share of rows with a gradient, leaving the others out gains nothing."""
+
+
+def _product_dtype(weight: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype(weight.device.type) if _autocasts(weight) else weight.dtype
 
 
 def _autocasts(x: Tensor) -> bool:
@@ -119,11 +146,29 @@ class Glance(nn.Module):
         self.to_out = TimeConv(heads * head_dim, channels, 1)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = None if valid is None else valid[:, None, None, :, 0]
+        qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
         # never holds a T x T matrix where the device has a fused kernel: T is thousands for a long test video
-        mixed = F.scaled_dot_product_attention(*qkv.contiguous(), attn_mask=seen)
+        if valid is None:
+            mixed = F.scaled_dot_product_attention(*qkv)
+        else:
+            mixed = _attention_without_padding(qkv, valid[..., 0].sum(1))
         return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+
+def _attention_without_padding(qkv: Tensor, lengths: Tensor) -> Tensor:
+    """Attention of each bag to its own times (3, B, heads, T, C) -> (B, heads, T, C), zeros behind the end.
+
+    Bags of one length go together and none has a mask, so that the result is that of the bag alone to the last bit: in
+    bf16 the smallest difference could be rounded up to one of 1e-3.
+    """
+    mixed = torch.zeros_like(qkv[0])
+    sizes, counts = (part.tolist() for part in lengths.unique_consecutive(return_counts=True))
+    start = 0
+    for size, count in zip(sizes, counts, strict=True):
+        own = slice(start, start + count)
+        mixed[own, :, :size] = F.scaled_dot_product_attention(*qkv[:, own, :, :size])
+        start += count
+    return mixed
 
 
 class Focus(nn.Module):
@@ -138,7 +183,7 @@ class Focus(nn.Module):
         self.to_out = TimeConv(heads * head_dim, channels, 1)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        values = _zero_outside(self.to_v(self.norm(x.flatten(0, 1)).view(x.shape)), valid)
+        values = _zero_outside(self.to_v(self.norm(x.flatten(0, 1)).view(x.shape)), valid).to(x.dtype)
         # the head is the fastest index of the channels in the published weights
         values = values.unflatten(-1, (-1, self.heads))
         mixed = self.rel_pos.bias

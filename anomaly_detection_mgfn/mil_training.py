@@ -141,6 +141,11 @@ class TrainingBags:
     normal: Tensor
     anomalous: Tensor
 
+    def take(self, normal: Tensor, anomalous: Tensor) -> tuple[Tensor, Tensor]:
+        """The bags at these indices of each kind, copied whole (indexing in brackets goes element by element)."""
+        device = self.normal.device
+        return self.normal.index_select(0, normal.to(device)), self.anomalous.index_select(0, anomalous.to(device))
+
 
 def with_noise(bags: Tensor, share: float) -> Tensor:
     """Adds Gaussian noise of `share` standard deviations of each feature to bags (B, n_crops, S, F + 1).
@@ -243,8 +248,7 @@ class MilTraining:
         sums: dict[str, float] = {}
         n_batches = 0
         for normal, anomalous in pair_batches(len(bags.normal), len(bags.anomalous), self.params.batch_size, generator):
-            device = bags.normal.device
-            parts = self.step(bags.normal[normal.to(device)], bags.anomalous[anomalous.to(device)])
+            parts = self.step(*bags.take(normal, anomalous))
             n_batches += 1
             for key, value in parts.items():
                 sums[key] = sums.get(key, 0.0) + value

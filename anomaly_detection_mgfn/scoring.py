@@ -8,6 +8,7 @@ from torch import nn
 
 from anomaly_detection_mgfn.feature_bags import VideoFeatures
 from anomaly_detection_mgfn.ground_truth import VideoTruth
+from anomaly_detection_mgfn.mgfn import weights_prepared
 from aux_code.errors import UserError
 from aux_code.metrics import RankingMetrics, ranking_metrics
 
@@ -93,15 +94,16 @@ def score_videos(net: nn.Module, videos: VideoFeatures, device: torch.device, cl
     scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(videos.names)
     mode = net.training
     net.eval()
-    for group in group_by_length(lengths, clips_per_pass // videos.data.shape[1]):
-        own = torch.from_numpy(lengths[group])
-        bags = torch.zeros(len(group), videos.data.shape[1], int(own.max()), videos.data.shape[2])
-        for bag, index in zip(bags, group, strict=True):
-            bag[:, : lengths[index]] = torch.from_numpy(videos.bag(index))
-        padded = None if bool((own == own[0]).all()) else own.to(device)
-        rows = net(bags.to(device), padded).scores.float().cpu().numpy()
-        for row, index in zip(rows, group, strict=True):
-            scores[index] = row[: lengths[index]].copy()
+    with weights_prepared(net):
+        for group in group_by_length(lengths, clips_per_pass // videos.data.shape[1]):
+            own = torch.from_numpy(lengths[group])
+            bags = torch.zeros(len(group), videos.data.shape[1], int(own.max()), videos.data.shape[2])
+            for bag, index in zip(bags, group, strict=True):
+                bag[:, : lengths[index]] = torch.from_numpy(videos.bag(index))
+            padded = None if bool((own == own[0]).all()) else own.to(device)
+            rows = net(bags.to(device), padded).scores.float().cpu().numpy()
+            for row, index in zip(rows, group, strict=True):
+                scores[index] = row[: lengths[index]].copy()
     net.train(mode)
     return scores
 

@@ -105,7 +105,7 @@ class OurEpoch:
         """An epoch's batches out of the memory, without the training."""
         counts = len(self.bags.normal), len(self.bags.anomalous)
         for normal, anomalous in pair_batches(*counts, self.params.batch_size, seeded_generator("benchmark")):
-            self.bags.normal[normal], self.bags.anomalous[anomalous]
+            self.bags.take(normal, anomalous)
 
     def score(self, clips_per_pass: int = 0) -> list[np.ndarray]:
         """Clip scores of the test videos in the training's number format; with 1 clip per pass one by one."""
