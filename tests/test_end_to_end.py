@@ -17,6 +17,7 @@ import reproduce
 from aux_code import config
 from aux_code.datasets import ucf_crime
 from aux_code.datasets.decode import count_frames
+from aux_code.pipeline.by_hand import holds_its_features, was_run_by_hand
 from aux_code.pipeline.executor import run_tasks
 from aux_code.pipeline.plan import PlanSettings, build_plan
 from aux_code.pipeline.status import StatusDisplay
@@ -80,6 +81,30 @@ def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
 
     again = run_tasks(tasks, 1, StatusDisplay())
     assert len(again.kept) == len(tasks) and not again.done
+    check_that_work_by_hand_is_known(tasks)
+
+
+def check_that_work_by_hand_is_known(tasks: list[Task]) -> None:
+    """Somebody who pastes the commands leaves results without marks; other parameters or inputs are other work."""
+    for task in tasks:
+        if not task.own_folder:
+            task.stamp_path.unlink()
+    for changed in tasks:
+        if changed.stage != "dali_extraction":
+            assert was_run_by_hand(changed)
+            assert not was_run_by_hand(replace(changed, parameters=changed.parameters | {"precision": "fp8"}))
+            assert not was_run_by_hand(replace(changed, arguments=(*changed.arguments, "--seed", "1")))
+    anonymizer = next(task for task in tasks if task.stage == "train_anonymizer")
+    start = anonymizer.inputs[1]
+    content = start.read_bytes()
+    start.write_bytes(content + b"0")
+    assert not was_run_by_hand(anonymizer)
+    start.write_bytes(content)
+    third = run_tasks(tasks, 1, StatusDisplay())
+    assert len(third.kept) == len(tasks) and not third.done
+    extraction = next(task for task in tasks if task.stage == "dali_extraction" and task.method == "ted_spad_plus")
+    assert holds_its_features(extraction)
+    assert not holds_its_features(replace(extraction, inputs=(start,)))
 
 
 def check_features(roots: Path) -> None:

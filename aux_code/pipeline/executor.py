@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from aux_code import config
 from aux_code.errors import UserError
+from aux_code.pipeline.by_hand import holds_its_features, was_run_by_hand
 from aux_code.pipeline.estimates import Estimates
 from aux_code.pipeline.status import StatusDisplay
 from aux_code.pipeline.tasks import Task
@@ -99,13 +100,19 @@ class _Executor:
             for task in list(self.waiting):
                 if lost.intersection(task.needs):
                     self.outcome.not_run.append(task.name)
-                elif self._is_ready(task) and task.name not in self.forced and task.is_done():
+                elif self._is_ready(task) and task.name not in self.forced and self._is_done(task):
                     self.outcome.kept.append(task.name)
                     self.display.kept(task)
                 else:
                     continue
                 self.waiting.remove(task)
                 changed = True
+
+    def _is_done(self, task: Task) -> bool:
+        if not task.is_done() and was_run_by_hand(task):
+            task.mark_done(None, None, 0)
+            return True
+        return task.is_done()
 
     def _is_ready(self, task: Task) -> bool:
         finished = {*self.outcome.done, *self.outcome.kept}
@@ -121,7 +128,7 @@ class _Executor:
     def _start(self, task: Task) -> _Running:
         resume = task.was_interrupted() and task.script.endswith(".py")
         task.log_path.parent.mkdir(parents=True, exist_ok=True)
-        if task.own_folder and not resume:
+        if task.own_folder and not resume and (task.name in self.forced or not holds_its_features(task)):
             shutil.rmtree(task.own_folder, ignore_errors=True)
         task.mark_started()
         task.log_path.write_text(task.shell_line() + (" --resume" if resume else "") + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.datasets.check import CHECKS
 from aux_code.errors import UserError
+from aux_code.pipeline.by_hand import was_run_by_hand
 from aux_code.pipeline.estimates import Estimates
 from aux_code.pipeline.outside_weights import weight_notes
 from aux_code.pipeline.plan import PlanSettings
@@ -177,7 +178,7 @@ def _span(task: Task) -> tuple[float, float] | None:
     try:
         stamp = read_json(task.stamp_path)
         return float(stamp["started"]), float(stamp["finished"])
-    except (UserError, KeyError):
+    except (UserError, KeyError, TypeError):  # what was run by hand has no times
         return None
 
 
@@ -185,6 +186,6 @@ def _done(tasks: list[Task]) -> set[str]:
     """Names of the tasks that are done, those they need included."""
     done: set[str] = set()
     for task in tasks:
-        if done.issuperset(task.needs) and task.is_done():
+        if done.issuperset(task.needs) and (task.is_done() or was_run_by_hand(task)):
             done.add(task.name)
     return done

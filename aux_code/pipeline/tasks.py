@@ -105,8 +105,13 @@ class Task:
         self.stamp_path.unlink(missing_ok=True)
         write_json(self.started_path, {"fingerprint": self.fingerprint()})
 
-    def mark_done(self, started: float, finished: float, status: int, cpu_seconds: float | None = None) -> None:
-        """Writes the stamp: fingerprint, the command, the span of time (seconds since the epoch), processor time."""
+    def mark_done(
+        self, started: float | None, finished: float | None, status: int, cpu_seconds: float | None = None
+    ) -> None:
+        """Writes the stamp: fingerprint, the command, the span of time (seconds since the epoch), processor time.
+
+        Times of what was run by hand are not known: None.
+        """
         stamp = {"task": self.name, "stage": self.stage, "method": self.method, "seed": self.seed}
         stamp |= {"fingerprint": self.fingerprint(), "command": self.shell_line(), "status": status}
         stamp |= {"folder": self._folder_digest(), "commit": git_commit()}
