@@ -19,7 +19,6 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalle
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -53,8 +52,8 @@ def n_parameters(case: Case) -> int:
 
 
 def gflop(case: Case, training: bool) -> float:
-    """Counted on fake tensors, with which nothing is computed."""
-    with FakeTensorMode():
+    """Counted on the meta device, on which nothing is computed."""
+    with torch.device("meta"):
         network, example = case.build().eval(), torch.zeros(case.shape, requires_grad=training)
         with FlopCounterMode(display=False) as counter:
             run(network, example, training)

@@ -239,13 +239,19 @@ def _report(findings: Findings) -> None:
     _say(f"  not complete: {_WHAT_TO_DO}{place}")
 
 
-def check(name: str, decode: bool, n_workers: int) -> bool:
-    """Checks one data set and writes its report to standard output; whether it is complete."""
+def find(name: str) -> Findings:
+    """What there is of a data set, a key of CHECKS or a folder of own videos; no file is decoded."""
     findings = _nothing_found_yet(name)
     try:
         CHECKS.get(name, check_surveillance)(findings)
     except UserError as error:
         findings.problems.append(str(error))
+    return findings
+
+
+def check(name: str, decode: bool, n_workers: int) -> bool:
+    """Checks one data set and writes its report to standard output; whether it is complete."""
+    findings = find(name)
     if decode:
         decode_all(findings, n_workers)
     _report(findings)

@@ -10,7 +10,7 @@ import torch
 
 from aux_code import config
 from aux_code.checkpoints import read_json
-from aux_code.datasets.check import CHECKS
+from aux_code.datasets.check import find
 from aux_code.errors import UserError
 from aux_code.pipeline.by_hand import was_run_by_hand
 from aux_code.pipeline.estimates import Estimates
@@ -62,11 +62,7 @@ def incomplete_data(preset: str, settings: PlanSettings) -> tuple[list[str], lis
     for name in ("ucf101", "vispr", *settings.datasets):
         if not getattr(config, _CONSTANTS[name]).is_dir():
             continue
-        try:
-            findings = CHECKS[name]()
-        except UserError as error:
-            useless.append(f"{name}: {error}")
-            continue
+        findings = find(name)
         problems = [f"{name}: {problem}" for problem in findings.problems]
         if sum(findings.counts.values()):
             lacking += problems
