@@ -180,7 +180,7 @@ print("caught", caught)
 
 
 def test_signals_are_still_handled_when_the_networks_are_gone():
-    """An interrupted run saves its state in a handler. Of two OpenVINO cores, the second to go leaves the thread a stack
-    for handlers that the first has freed."""
+    """An interrupted run saves its state in a handler. Of two OpenVINO cores, the second to go leaves the thread a
+    stack for handlers that the first has freed."""
     result = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and "caught [1]" in result.stdout, result.stderr
