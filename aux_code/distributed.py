@@ -165,11 +165,16 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 class _WholeLoss(nn.Module):
-    """A network as DistributedDataParallel takes it: one forward call per backward pass, whatever it computes."""
+    """A network as DistributedDataParallel takes it: one forward call per backward pass, whatever it computes.
+
+    It has the network's parameters alone, since batch norms see all ranks by themselves and no buffers are to be sent.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = network
+        self.learning = nn.ParameterList(p for p in network.parameters() if p.requires_grad)
+        # Spares the advice not to look for unused parameters, which is wrong here: see `data_parallel`.
+        self.unused = nn.Parameter(torch.zeros_like(self.learning[0].flatten()[:1]))
 
     def forward(self, compute: Callable, *arguments):
         return compute(*arguments)
@@ -180,8 +185,7 @@ def data_parallel(network: nn.Module) -> Callable:
 
     DistributedDataParallel averages the gradients of the parameters that require one now, and expects one forward call
     of one module before each backward pass. Here this call computes a whole loss: it may enter the network several
-    times, by several methods, in chunks that the backward pass computes again, and other networks beside it. Batch
-    norms see all ranks by themselves (`synchronise_batch_norms`), so no buffers are sent.
+    times, by several methods, in chunks that the backward pass computes again, and other networks beside it.
 
     Returns:
         call(compute, *arguments) -> compute(*arguments). After the backward pass of a loss so computed the parameters'
@@ -191,9 +195,9 @@ def data_parallel(network: nn.Module) -> Callable:
     if world_size() == 1:
         return lambda compute, *arguments: compute(*arguments)
     join()
-    # Looking for unused parameters also keeps the buckets as they are from the first step on: a resumed job adds
-    # gradients in the order in which it would have added them.
-    return DistributedDataParallel(_WholeLoss(network), broadcast_buffers=False, find_unused_parameters=True)
+    # f_T's head is unused without a temporal loss. Besides, looking for unused parameters keeps the buckets as they are
+    # from the first step on: a resumed job adds gradients in the order in which it would have added them.
+    return DistributedDataParallel(_WholeLoss(network), find_unused_parameters=True)
 
 
 def share(items: list) -> list:

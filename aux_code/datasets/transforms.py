@@ -329,13 +329,13 @@ def _canvas(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _stack(clips: list[np.ndarray | Tensor], canvas: tuple[int, ...]) -> Tensor:
     """Clips in the first rows and columns of a batch (B,*canvas) of zeros."""
-    tensors = [torch.as_tensor(clip) for clip in clips]
-    if all(clip.shape == canvas for clip in tensors):
-        return torch.stack(tensors)
-    batch = tensors[0].new_zeros((len(tensors), *canvas))
-    for place, clip in zip(batch, tensors, strict=True):
+    if isinstance(clips[0], Tensor):
+        batch = clips[0].new_zeros((len(clips), *canvas))
+    else:
+        batch = np.zeros((len(clips), *canvas), dtype=clips[0].dtype)
+    for place, clip in zip(batch, clips, strict=True):
         place[:, : clip.shape[1], : clip.shape[2]] = clip
-    return batch
+    return torch.as_tensor(batch)
 
 
 def _checked(clips: Tensor) -> Tensor:
