@@ -7,6 +7,7 @@ Without torchrun there is one process, rank 0 of 1, and everything here is an id
 writes files; several machines need a shared file system, from which all ranks read.
 """
 
+import gc
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -57,6 +58,10 @@ def join() -> None:
     """
     if world_size() == 1 or dist.is_initialized():
         return
+    # DistributedDataParallel imports it; where a group exists by then, that import holds the group for good (torch 2.14)
+    # and `leave` cannot end its threads.
+    import torch._dynamo  # noqa: F401
+
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
@@ -69,8 +74,13 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Parts from the others, so that no process waits for this one at exit."""
+    """Parts from the others, so that no process waits for this one at exit.
+
+    Gloo's threads end with the group if nobody holds it. One that releases a tensor while the interpreter exits aborts
+    the process, so what DistributedDataParallel left in reference cycles goes first.
+    """
     if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
 
 

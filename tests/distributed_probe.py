@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 
@@ -33,9 +34,15 @@ def main() -> None:
     }
     everyone = distributed.gather_objects(seen)
     distributed.barrier()
-    if distributed.is_main():
-        sys.stdout.write(json.dumps(everyone) + "\n")
     distributed.leave()
+    if distributed.is_main():
+        sys.stdout.write(json.dumps({"ranks": everyone, "threads_left": gloo_threads()}) + "\n")
+
+
+def gloo_threads() -> list[str]:
+    """Names of the threads of this process that serve gloo."""
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
 
 
 def averaged_gradients(rank: int) -> list:

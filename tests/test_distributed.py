@@ -42,7 +42,7 @@ def test_shares_must_be_equal(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture(scope="module")
-def observed() -> list[dict]:
+def probe() -> dict:
     """What two processes saw."""
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
@@ -52,6 +52,16 @@ def observed() -> list[dict]:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def observed(probe: dict) -> list[dict]:
+    """What each rank saw."""
+    return probe["ranks"]
+
+
+def test_no_thread_of_the_group_is_left_to_abort_the_exit(probe):
+    assert probe["threads_left"] == []
 
 
 def test_rows_are_gathered_by_rank_and_every_ranks_loss_reaches_them(observed):
