@@ -219,10 +219,13 @@ def plan_settings(params: ReproduceParams, n_jobs: int, tables: tuple[str, ...])
             environment[variable] = str(Path(os.environ[variable]).absolute())
     ablations = {name for table in tables for name in ABLATION_TABLES.get(table, ())}
     main_rows = {*TABLE_8, *CONTROLS, *params.methods} if "8" in tables else set()
+    partial = {"raw", *ablations} - main_rows
+    if params.preset == "miniature":
+        partial |= {*CONTROLS} - {*params.methods}
     return PlanSettings(
         params.preset,
         DATASETS if main_rows else ("ucf_crime",),
-        ucf_crime_only=frozenset({"raw", *ablations} - main_rows),
+        ucf_crime_only=frozenset(partial),
         feature_level=TABLE_1 if "1" in tables else (),
         machine_arguments=machine,
         environment=environment,

@@ -77,7 +77,9 @@ class Updater:
         if precision == "auto":
             precision = "bf16" if supports_bf16(device) else "fp32"
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self.optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=learning_rate)
+        self.optimizer = torch.optim.Adam(
+            [p for p in net.parameters() if p.requires_grad], lr=learning_rate, fused=True
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     @cached_property

@@ -301,7 +301,7 @@ def clip_source(
 
 def image_source(paths: Sequence[Path], cache: DecodedCache, params, folder: Path) -> BatchSource:
     """Batches of image views for a stage's parameters (batch_images, n_workers, max_unreadable_share, size, seed)."""
-    unreadable = UnreadableLog(folder / "images", len(paths), params.max_unreadable_share)
+    unreadable = UnreadableLog(folder, len(paths), params.max_unreadable_share)
     samples = ImageSamples(paths, cache, params.seed)
     collate = _CollateImages(params.size, VIEW_AUGMENTATIONS[params.augmentation])
     return BatchSource(samples, collate, params.batch_images, params.n_workers, unreadable, params.seed)

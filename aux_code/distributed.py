@@ -58,8 +58,8 @@ def join() -> None:
     """
     if world_size() == 1 or dist.is_initialized():
         return
-    # DistributedDataParallel imports it; where a group exists by then, that import holds the group for good (torch 2.14)
-    # and `leave` cannot end its threads.
+    # DistributedDataParallel imports it; where a group exists by then, that import holds the group for good (torch
+    # 2.14) and `leave` cannot end its threads.
     import torch._dynamo  # noqa: F401
 
     backend = "gloo"

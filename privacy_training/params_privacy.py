@@ -180,7 +180,7 @@ PRESETS = {
     "miniature": MINIATURE,
     "miniature_from_raw": replace(
         MINIATURE, image_epochs=64, image_learning_rate=2e-3, schedule="constant", warmup_epochs=1,
-        weight_averaging=0.99, plateau_epochs=8, plateau_gain=0.005,
+        weight_averaging=0.99, plateau_epochs=8, plateau_gain=0.01,
     ),
 }  # fmt: skip
 """Preset name -> parameters; the first is the default. `miniature_from_raw` is for --attacker_weights: an attacker that

@@ -50,7 +50,7 @@ class PlanSettings:
     utility_weights: str = ""
     """File of weights from which init_utility starts (the paper: Kinetics-400); empty: random."""
     ucf_crime_only: frozenset[str] = frozenset()
-    """Methods that only ablation tables show: these report UCF-Crime alone."""
+    """Methods that only ablation tables show, and the miniature's controls: these report UCF-Crime alone."""
     feature_level: tuple[str, ...] = ()
     """Methods whose f_T features are attacked too (Table 1)."""
 

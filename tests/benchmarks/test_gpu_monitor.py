@@ -11,7 +11,10 @@ def test_means_of_the_columns():
     assert mean_utilisation("No devices were found\n") == mean_utilisation("") == {}
 
 
-def test_samples_until_it_is_left():
-    with GpuMonitor(command=["sh", "-c", "while :; do echo 50, 10; sleep 0.01; done"]) as monitor:
-        time.sleep(0.2)
+def test_samples_until_it_is_left(tmp_path):
+    sampled = tmp_path / "sampled"
+    command = f"echo 50, 10; echo 50, 10; touch {sampled}; exec sleep 60"
+    with GpuMonitor(command=["sh", "-c", command]) as monitor:
+        while not sampled.exists():
+            time.sleep(0.01)
     assert monitor.means == {"utilization.gpu": 0.5, "utilization.decoder": 0.1}

@@ -275,6 +275,16 @@ def test_ablations_alone_need_ucf_crime_only(artifacts):
     assert len(sets["ted_spad"]) == len(sets["raw"]) == 3 and sets["omega_1"] == sets["mvitv2"] == {"ucf_crime"}
 
 
+def test_controls_report_ucf_crime_only_in_the_miniature_unless_asked_for(artifacts):
+    def sets_of(control: str, *options: str) -> set[str]:
+        return {option(t, "--dataset") for t in plan_of(*options) if t.method == control and "--dataset" in t.arguments}
+
+    for control in ("reconstruction", "spact_equal_compute"):
+        assert sets_of(control, "--preset", "miniature") == {"ucf_crime"}
+        assert len(sets_of(control, "--preset", "miniature", "--methods", control)) == 3
+    assert len(sets_of("reconstruction", "--preset", "paper")) == 3
+
+
 def test_all_tables_of_the_miniature_fit_into_two_hours_on_two_cores(artifacts):
     tasks = plan_of("--preset", "miniature", "--table", "all")
     seconds = Estimates(tasks).seconds_left(tasks, [], jobs=2)
