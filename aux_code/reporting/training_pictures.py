@@ -1,6 +1,7 @@
 """What f_A made of the same pictures after each epoch of its training (paper, Figs. 4 and 11), from TensorBoard."""
 
 import io
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ def training_pictures(log_folder: Path) -> list[EpochPictures]:
     # imported here because TensorBoard takes a second or two, which a report without training pictures need not pay
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells where each file ends
     events = EventAccumulator(str(log_folder), size_guidance={"images": 0})
     events.Reload()
     if TAG not in events.Tags()["images"]:
