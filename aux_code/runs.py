@@ -61,7 +61,6 @@ def run_script(main: Callable[[], int | None]) -> None:
     signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         status = main() or 0
-        distributed.leave()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         status = 2
@@ -88,6 +87,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     except Terminated:
         sys.stderr.write("terminated; the same command with --resume goes on from the last saved state\n")
         status = 143
+    if status not in (1, 2):  # after an error another process may be gone, or still wait for this one
+        distributed.leave()
     raise SystemExit(status)
 
 
