@@ -11,7 +11,7 @@ import numpy as np
 from aux_code.datasets.decode import RgbConverter, frame_rate
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import decoded_frames, open_video
+from aux_code.datasets.video_index import decoded_frames, open_video, stated_seconds
 from feature_extraction.clip_views import ClipGeometry
 
 log = logging.getLogger(__name__)
@@ -174,18 +174,6 @@ def announced_frames(container: av.container.InputContainer, n_frames: int, end_
     frames = container.streams.video[0].frames
     if frames:
         return float(frames)
-    duration = _stated_seconds(container)
+    duration = stated_seconds(container)
     return n_frames * duration / end_seconds if duration > end_seconds > 0 else float(n_frames)
 
-
-def _stated_seconds(container: av.container.InputContainer) -> float:
-    """Duration of the video stream, 0 where the file does not say; the whole file's may be that of its sound."""
-    stream = container.streams.video[0]
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]  # Matroska, WebM
-    try:
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        alone = len(container.streams) == 1
-        return container.duration / av.time_base if container.duration and alone else 0.0
