@@ -176,4 +176,3 @@ def announced_frames(container: av.container.InputContainer, n_frames: int, end_
         return float(frames)
     duration = stated_seconds(container)
     return n_frames * duration / end_seconds if duration > end_seconds > 0 else float(n_frames)
-
