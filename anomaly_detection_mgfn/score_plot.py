@@ -22,9 +22,7 @@ SCORE_COLOUR, TRUTH_COLOUR = "#2a7f3f", "#9db8e8"
 
 
 @torch.inference_mode()
-def anonymized_frames(
-    video: Path, anonymizer: str, size: int, n_frames: int, boxes_csv: str = ""
-) -> np.ndarray | None:
+def anonymized_frames(video: Path, anonymizer: str, size: int, n_frames: int, boxes_csv: str = "") -> np.ndarray | None:
     """A few frames, evenly spread, as the detector saw them: uint8 (N, size, size, 3).
 
     Args:

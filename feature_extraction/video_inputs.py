@@ -56,9 +56,7 @@ def list_inputs(dataset: str) -> VideoInputs:
     if root is not None or (path.is_dir() and any((path / name).is_file() for name in _LISTS)):
         return _from_surveillance(dataset, root or path)
     if not path.exists():
-        raise UserError(
-            f"--dataset {dataset}: neither one of {', '.join(LOADERS)} nor a folder, a file or a .txt list"
-        )
+        raise UserError(f"--dataset {dataset}: neither one of {', '.join(LOADERS)} nor a folder, a file or a .txt list")
     if path.is_file() and path.suffix.lower() == ".txt":
         root, files = path.parent, _listed_files(path)
     elif path.is_file():

@@ -158,9 +158,9 @@ MINIATURE = PrivacyParams(
     inversion_network="small",
     inversion_learning_rate=3e-3,
     size=48,
-    image_epochs=44,
+    image_epochs=40,
     feature_epochs=40,
-    batch_size=32,
+    batch_size=64,
     image_learning_rate=4e-3,
     feature_learning_rate=1e-3,
     weight_decay=0.05,
@@ -179,8 +179,8 @@ PRESETS = {
     "paper": PrivacyParams(),
     "miniature": MINIATURE,
     "miniature_from_raw": replace(
-        MINIATURE, image_epochs=64, image_learning_rate=2e-3, schedule="constant", warmup_epochs=1,
-        weight_averaging=0.99, plateau_epochs=8, plateau_gain=0.01,
+        MINIATURE, image_epochs=64, image_learning_rate=2.5e-3, schedule="constant", warmup_epochs=1,
+        weight_averaging=0.98, plateau_epochs=8, plateau_gain=0.01,
     ),
 }  # fmt: skip
 """Preset name -> parameters; the first is the default. `miniature_from_raw` is for --attacker_weights: an attacker that

@@ -142,6 +142,7 @@ CAMERAS = (
 )
 
 
+@lru_cache(maxsize=4096)
 def shade(colour: RGB, factor: float) -> RGB:
     """The colour times `factor`, kept in 0..255."""
     return tuple(max(0, min(255, int(c * factor))) for c in colour)

@@ -15,10 +15,11 @@ from aux_code import config
 from aux_code.errors import UserError
 
 LIBRARIES = (
-    "torch", "torch.utils.tensorboard", "torch.optim.swa_utils", "numpy", "PIL.Image", "av", "tyro", "sklearn.metrics",
-    "matplotlib.pyplot",
+    "torch", "torch._dynamo", "torch.utils.tensorboard", "torch.optim.swa_utils", "torchvision", "numpy", "PIL.Image",
+    "av", "nvidia.dali.fn", "tyro", "sklearn.metrics", "matplotlib.pyplot",
 )  # fmt: skip
-"""What the stages import, now or later; each is imported once for all steps."""
+"""What the stages import, now or later; each is imported once for all steps. torch._dynamo is what every optimizer
+imports when it is made, which takes a second. OpenVINO is not here: its import starts a thread."""
 
 _SERVER = Path(__file__).with_name("warm_server.py")
 

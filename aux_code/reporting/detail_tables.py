@@ -12,9 +12,7 @@ def attribute_table(results: Results) -> Table:
     methods = [*results.methods(control=False), *results.methods(control=True)]
     methods = [m for m in methods if results.mean(m.name, "cmap") is not None]
     preset = results.preset
-    rows = [
-        (m.label_in(preset), *(percent(results, m.name, f"attribute:{a}") for a in attributes)) for m in methods
-    ]
+    rows = [(m.label_in(preset), *(percent(results, m.name, f"attribute:{a}") for a in attributes)) for m in methods]
     chances = next((r.leakage.chance_per_attribute for e in results.by_method.values() for r in e if r.leakage), {})
     rows.append(("Chance", *(cell(chances.get(a)) for a in attributes)))
     return Table("Leakage per attribute, average precision", ("Method", *attributes), tuple(rows))

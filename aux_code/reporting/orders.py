@@ -59,9 +59,7 @@ def feature_order_notes(results: Results) -> OrderNotes:
     return _notes(results, [("cMAP", "feature_cmap", published.TABLE_1)])
 
 
-def _notes(
-    results: Results, columns: Iterable[tuple[str, str, Mapping[str, float]]], whole: bool = True
-) -> OrderNotes:
+def _notes(results: Results, columns: Iterable[tuple[str, str, Mapping[str, float]]], whole: bool = True) -> OrderNotes:
     """Sentences for columns (label, metric, the paper's values); `whole`: every row belongs to the comparison."""
     agree, differ = [], []
     for label, metric, paper in columns:
