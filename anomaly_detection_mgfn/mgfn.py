@@ -184,12 +184,14 @@ class Focus(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         values = _zero_outside(self.to_v(self.norm(x.flatten(0, 1)).view(x.shape)), valid).to(x.dtype)
-        # the head is the fastest index of the channels in the published weights
-        values = values.unflatten(-1, (-1, self.heads))
-        mixed = self.rel_pos.bias
-        for tap, neighbours in enumerate(shifted(values.flatten(2), self.rel_pos.kernel_size[0])):
-            mixed = torch.addcmul(mixed, neighbours.unflatten(-1, (-1, self.heads)), self.rel_pos.weight[:, 0, tap])
-        return self.to_out(mixed.flatten(2))
+        # the head is the fastest index of the channels in the published weights; a weight for every channel instead of
+        # one for every head keeps the products long
+        n_repeats = values.shape[-1] // self.heads
+        taps = self.rel_pos.weight[:, 0].t().repeat(1, n_repeats)
+        mixed = self.rel_pos.bias.repeat(n_repeats)
+        for neighbours, weights in zip(shifted(values, len(taps)), taps, strict=True):
+            mixed = torch.addcmul(mixed, neighbours, weights)
+        return self.to_out(mixed)
 
 
 def _zero_outside(x: Tensor, valid: Tensor | None) -> Tensor:
