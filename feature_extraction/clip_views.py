@@ -33,6 +33,21 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A clip as the networks take it.
+
+    Attributes:
+        index: its place in the video, from 0.
+        views: float32 (n_crops, T, 3, size, size) in [0,1].
+        boxes: per crop and frame the (K,4) person boxes in pixels of the view; None where nobody needs them.
+    """
+
+    index: int
+    views: Tensor
+    boxes: list[list[Tensor]] | None = None
+
+
+@dataclass(frozen=True)
 class ClipGeometry:
     """Which frames make a clip and which part of them is seen. All as in `FeatureExtractionParams`.
 

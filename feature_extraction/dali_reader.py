@@ -26,9 +26,9 @@ from torch import Tensor
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.datasets.video_index import open_video, picture_size
 from aux_code.models.person_boxes import PersonBoxes
-from feature_extraction.clip_views import ClipGeometry, Cut
+from feature_extraction.clip_views import Clip, ClipGeometry, Cut
 from feature_extraction.frame_stream import FrameStream, SourceClip, VideoEnd, announced_frames, clips_of
-from feature_extraction.readers import Clip, view_boxes
+from feature_extraction.pyav_reader import view_boxes
 from feature_extraction.video_inputs import VideoInput
 
 log = logging.getLogger(__name__)

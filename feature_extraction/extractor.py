@@ -17,11 +17,11 @@ from aux_code.layout import apply_per_frame
 from aux_code.model_loaders import apply_anonymizer
 from aux_code.progress import progress
 from aux_code.runs import seeded_generator
+from feature_extraction.clip_views import Clip
 from feature_extraction.frame_stream import VideoEnd
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.pass_timer import PassTimer
 from feature_extraction.read_ahead import Failure, Item
-from feature_extraction.readers import Clip
 from feature_extraction.video_inputs import VideoInput
 
 log = logging.getLogger(__name__)

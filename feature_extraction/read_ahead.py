@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from aux_code.errors import UserError
+from feature_extraction.clip_views import Clip
 from feature_extraction.frame_stream import VideoEnd
-from feature_extraction.readers import Clip, Reader
+from feature_extraction.readers import Reader
 from feature_extraction.video_inputs import VideoInput
 
 

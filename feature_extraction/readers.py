@@ -5,32 +5,16 @@
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from aux_code.errors import UserError
 from aux_code.models.person_boxes import PersonBoxes
-from feature_extraction.clip_views import ClipGeometry
-from feature_extraction.frame_stream import FrameStream, SourceClip, VideoEnd, clips_of
+from feature_extraction.clip_views import Clip, ClipGeometry
+from feature_extraction.frame_stream import VideoEnd
+from feature_extraction.pyav_reader import PyavReader
 from feature_extraction.video_inputs import VideoInput
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A clip as the networks take it.
-
-    Attributes:
-        index: its place in the video, from 0.
-        views: float32 (n_crops, T, 3, size, size) in [0,1].
-        boxes: per crop and frame the (K,4) person boxes in pixels of the view; None where nobody needs them.
-    """
-
-    index: int
-    views: Tensor
-    boxes: list[list[Tensor]] | None = None
 
 
 class Reader(Protocol):
@@ -40,34 +24,6 @@ class Reader(Protocol):
 
     def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
         """Yields the clips in order, then one VideoEnd. Raises UnreadableMedia for what does not decode."""
-
-
-class PyavReader:
-    """Decodes with PyAV and transforms with PyTorch, on the CPU."""
-
-    name = "pyav"
-
-    def __init__(self, geometry: ClipGeometry, min_decoded_share: float = 0.9, box_source: PersonBoxes | None = None):
-        self.geometry = geometry
-        self.min_decoded_share = min_decoded_share
-        self.box_source = box_source
-
-    def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
-        stream = FrameStream(video.path, self.min_decoded_share)
-        for clip in clips_of(iter(stream), self.geometry):
-            boxes = view_boxes(video, clip, self.geometry, self.box_source)
-            yield Clip(clip.index, self.geometry.views(clip.frames), boxes)
-        yield stream.end()
-
-
-def view_boxes(
-    video: VideoInput, clip: SourceClip, geometry: ClipGeometry, source: PersonBoxes | None
-) -> list[list[Tensor]] | None:
-    """The boxes of a decoded clip in pixels of its views."""
-    if source is None:
-        return None
-    boxes = source.of_frames(video.path, clip.frame_indices, clip.frames)
-    return geometry.boxes(boxes, clip.frames.shape[1:3])
 
 
 def resolve_reader(name: str) -> str:

@@ -3,7 +3,7 @@
 import segmentation_models_pytorch as smp
 from torch import Tensor
 
-from aux_code.models.anonymizers import pad_to_multiple
+from aux_code.models.padding import pad_to_multiple
 
 
 class UNetPlusPlus(smp.UnetPlusPlus):

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
-from feature_extraction.clip_views import ClipGeometry
+from feature_extraction.clip_views import Clip, ClipGeometry
 from feature_extraction.extractor import ClipEncoder, Extraction, LaunchedPass
 from feature_extraction.frame_stream import VideoEnd
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.pass_timer import PassTimer
+from feature_extraction.pyav_reader import PyavReader
 from feature_extraction.read_ahead import Item, ReadAhead
-from feature_extraction.readers import Clip, PyavReader, make_reader
+from feature_extraction.readers import make_reader
 from feature_extraction.video_inputs import VideoInput
 from tests.feature_extraction.videos import write_video
 
