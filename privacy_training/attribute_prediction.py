@@ -58,8 +58,10 @@ class Attack:
         return n_done >= params.n_epochs or self.plateau_rate() < params.min_learning_rate or self.at_plateau()
 
     def at_plateau(self) -> bool:
-        """Whether the last `plateau_epochs` have added no more than `plateau_gain` to the validation cMAP."""
-        if not self.params.plateau_epochs:
+        """Whether the last `plateau_epochs` have added no more than `plateau_gain` to the validation cMAP, and
+        `least_epochs` are done.
+        """
+        if not self.params.plateau_epochs or len(self.history) < self.params.least_epochs:
             return False
         evaluated = [entry for entry in self.history if "validation_cmap" in entry]
         scores = [entry["validation_cmap"] for entry in evaluated]

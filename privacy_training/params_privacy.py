@@ -78,6 +78,8 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     plateau_gain: float = 0.01
     """Validation cMAP that an attacker at its plateau may still gain: over plateau_epochs, or where that is 0 over the
     last quarter of the training (ours)."""
+    least_epochs: int = 0
+    """Epochs before which no plateau ends the training (ours): an attacker may find nothing at first."""
     evaluate_every: int = 1
     """Epochs between two evaluations on validation and test pictures; the last epoch is always evaluated."""
     shift: float = 0.08
@@ -122,7 +124,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
         # one picture has no batch statistics; the networks halve the resolution three times
         least = {**dict.fromkeys(counts, 1), "batch_size": 2, "size": 8}
         least |= dict.fromkeys(("epochs", "max_steps", "warmup_epochs", "weight_decay", "zoom", "shift", "jitter"), 0)
-        least |= dict.fromkeys(("weight_averaging", "plateau_epochs", "plateau_gain"), 0)
+        least |= dict.fromkeys(("weight_averaging", "plateau_epochs", "plateau_gain", "least_epochs"), 0)
         above = {**dict.fromkeys(rates, 0), "lr_divisor": 1}
         check_ranges(self, at_least=least, above=above, below={"zoom": 1, "weight_averaging": 1})
         if self.level == "feature" and self.attacker in (
@@ -180,7 +182,7 @@ PRESETS = {
     "miniature": MINIATURE,
     "miniature_from_raw": replace(
         MINIATURE, image_epochs=64, image_learning_rate=2.5e-3, schedule="constant", warmup_epochs=1,
-        weight_averaging=0.98, plateau_epochs=8, plateau_gain=0.01,
+        weight_averaging=0.98, plateau_epochs=8, plateau_gain=0.01, least_epochs=20,
     ),
 }  # fmt: skip
 """Preset name -> parameters; the first is the default. `miniature_from_raw` is for --attacker_weights: an attacker that

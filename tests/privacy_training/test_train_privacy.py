@@ -154,8 +154,10 @@ def test_resumed_run_equals_an_uninterrupted_one(run_stage, monkeypatch, learnin
 
 def test_training_ends_at_the_plateau_of_the_averaged_weights(run_stage):
     """Evaluated, saved and judged is the average; a plateau that allows any gain ends the training at once."""
-    report = run_stage("--epochs", 9, *AVERAGED, "--evaluate_every", 1, "--plateau_epochs", 2, "--plateau_gain", 1)
+    at_once = ("--epochs", 9, *AVERAGED, "--evaluate_every", 1, "--plateau_epochs", 2, "--plateau_gain", 1)
+    report = run_stage(*at_once)
     assert report["plateau"]["reached"] and report["plateau"]["last_epoch"] == 3 == len(report["curve"])
+    assert len(run_stage(*at_once, "--least_epochs", 6, run_id="least")["curve"]) == 6
     unending = run_stage("--epochs", 5, *AVERAGED, "--plateau_epochs", 4, "--plateau_gain", 0, run_id="on")
     assert len(unending["curve"]) == 5
     averaged, plain = (
