@@ -1,8 +1,6 @@
 """Brings features, lists and annotations together: what a training run or an evaluation needs."""
 
 import logging
-import math
-import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,26 +92,10 @@ def load_bags(
 
     def segments(names: list[str]) -> torch.Tensor:
         bags = load_segments(source, names, params.n_segments, params.memory_limit_gib)
-        if isinstance(bags, np.memmap):
-            return torch.from_numpy(bags).to(device)
-        dtype = torch.bfloat16 if trains_in_bf16(params, device) else torch.float32
-        if device.type != "cpu":
-            return torch.from_numpy(bags).to(device, dtype)
-        return empty_in_huge_pages(bags.shape, dtype).copy_(torch.from_numpy(bags))
+        in_bf16 = trains_in_bf16(params, device) and not isinstance(bags, np.memmap)
+        return torch.from_numpy(bags).to(device, torch.bfloat16 if in_bf16 else torch.float32)
 
     return TrainingBags(segments(normal), segments(anomalous))
-
-
-def empty_in_huge_pages(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised tensor on the CPU in pages of 2 MB where the kernel has them: rows of hundreds of megabytes are
-    gathered a quarter faster than out of pages of 4 KB, of which every one has to be looked up.
-    """
-    n_items = math.prod(shape)
-    if not n_items or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, n_items * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype, count=n_items).view(shape)
 
 
 def load_test_videos(params: MgfnParams, source: FeatureSource, videos: LabelledVideos) -> VideoFeatures:

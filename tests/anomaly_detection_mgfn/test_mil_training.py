@@ -19,7 +19,7 @@ from anomaly_detection_mgfn.mil_training import (
     with_noise,
 )
 from anomaly_detection_mgfn.params_mgfn import MINIATURE, PAPER, RELEASE
-from anomaly_detection_mgfn.stage_data import empty_in_huge_pages, load_bags, load_training_data, open_features
+from anomaly_detection_mgfn.stage_data import load_bags, load_training_data, open_features
 from aux_code.errors import UserError
 from aux_code.runs import seeded_generator, start_run
 
@@ -208,17 +208,6 @@ def test_bags_of_a_training_in_bf16_are_in_bf16_unless_they_are_mapped(small_set
     torch.testing.assert_close(bags.normal, exact.normal.bfloat16())
     mapped = load_bags(replace(params, memory_limit_gib=0.0), source, names[:3], names[3:5], cpu)
     assert torch.equal(mapped.anomalous, exact.anomalous)
-
-
-@pytest.mark.parametrize("shape", [(3, 2, 5), (0, 4), (1,)])
-def test_memory_in_huge_pages_is_an_ordinary_tensor(shape):
-    numbers = torch.randn(shape).bfloat16()
-    copy = empty_in_huge_pages(shape, torch.bfloat16).copy_(numbers)
-    assert copy.shape == numbers.shape and copy.dtype == torch.bfloat16 and copy.is_contiguous()
-    del numbers
-    assert torch.equal(copy.index_select(0, torch.arange(shape[0])), copy)
-    copy.add_(1)
-    assert torch.isfinite(copy).all()
 
 
 def test_noise_follows_each_feature_and_keeps_the_magnitude_true():
