@@ -33,8 +33,9 @@ $(VENV)/.ready: pip_requirements.txt pyproject.toml
 reproduce: $(ENVIRONMENT)
 	$(PYTHON) reproduce.py --preset miniature $(ARGS)
 
+# Files of tests run side by side, one per core; an environment of one's own may lack pytest-xdist.
 test: $(ENVIRONMENT)
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest $$($(PYTHON) -c "import xdist" 2>/dev/null && echo " -n auto --maxprocesses 4 --dist loadfile") $(ARGS)
 
 check: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .

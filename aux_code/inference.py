@@ -104,6 +104,8 @@ def prepare_for_inference(
     narrow = copy if isinstance(copy, NarrowOutput) else None
     inner = copy.network if narrow else copy
     fold_batch_norms(inner, example)
+    if device.type == "cpu" and hasattr(inner, "fold_upsampling"):
+        inner.fold_upsampling()
     if device.type == "cpu" and not compile_network and is_worthwhile(inner):
         inner = OpenVinoNetwork(inner, precision)
         if narrow:

@@ -16,7 +16,6 @@ there without one.
 """
 
 import argparse
-import resource
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +37,15 @@ from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.losses.temporal import temporally_distinct_loss
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
 from aux_code.training_networks import prepare_for_training
-from benchmarks.machine import ChildProcess, describe_machine, json_line, medians, rounds_in_turns, seconds_of
+from benchmarks.machine import (
+    ChildProcess,
+    describe_machine,
+    json_line,
+    medians,
+    peak_mib,
+    rounds_in_turns,
+    seconds_of,
+)
 
 CPU = torch.device("cpu")
 CORNER = 64
@@ -140,7 +147,7 @@ def serve(kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]) -> 
     if kind == "plain":
         functions["step_2_no_grad"] = lambda: seconds_of(lambda: steps.step_2(gradient_of_fa=False))
     functions["corner"] = lambda: take_on_corner(steps)
-    return functions | {"peak": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return functions | {"peak": lambda: peak_mib() * 2**20}
 
 
 def time_steps(

@@ -36,7 +36,7 @@ from aux_code.checkpoints import build_meta, save_checkpoint
 from aux_code.model_loaders import load_fa_model, load_ft_model
 from aux_code.parameters import CommonParams
 from aux_code.runs import start_run
-from benchmarks.machine import ChildProcess, describe_machine, json_line
+from benchmarks.machine import ChildProcess, describe_machine, json_line, peak_mib
 from feature_extraction import dali_extraction
 from feature_extraction.dali_extraction import extract
 from feature_extraction.manifest import FeatureFolder
@@ -120,7 +120,7 @@ def one_run(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, Callable
         return {
             "seconds": time.monotonic() - start,
             "n_clips": outcome.extraction.n_clips,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mib": peak_mib(),
             **by_tenths(written),
         }
 

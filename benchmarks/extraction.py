@@ -20,7 +20,6 @@ decoding on the CPU, and nvidia-smi says how busy the GPU and its decoders were.
 
 import argparse
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -42,7 +41,15 @@ from aux_code.model_loaders import load_fa_model, load_ft_model
 from aux_code.parameters import CommonParams
 from aux_code.runs import choose_device, start_run
 from benchmarks.gpu_monitor import GpuMonitor
-from benchmarks.machine import ChildProcess, MatrixProduct, describe_machine, json_line, medians, rounds_in_turns
+from benchmarks.machine import (
+    ChildProcess,
+    MatrixProduct,
+    describe_machine,
+    json_line,
+    medians,
+    peak_mib,
+    rounds_in_turns,
+)
 from benchmarks.machine import seconds_of as timed
 from benchmarks.model_costs import Case, gflop
 from benchmarks.plain_extraction import extract_plainly
@@ -137,11 +144,6 @@ def our_side(params: FeatureExtractionParams, folder: Path, name: str) -> dict[s
 
 def _by_part(profiles: list[dict[str, float]]) -> dict[str, list[float]]:
     return {part: [profile[part] for profile in profiles] for part in profiles[0]}
-
-
-def peak_mib() -> float:
-    """Highest resident memory of this process, networks included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def agreement(folder: Path, precision: str) -> float:

@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -81,6 +83,18 @@ class MatrixProduct:
         torch.mm(self.left, self.right, out=self.output)
         if self.output.is_cuda:
             torch.cuda.synchronize()
+
+
+def peak_mib() -> float:
+    """Highest resident memory of this process so far, what its libraries map included.
+
+    Linux's `VmHWM` where there is one: `ru_maxrss` never falls below what the parent had when it started the process.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        peak = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 class ChildProcess:

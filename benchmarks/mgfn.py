@@ -11,7 +11,6 @@ On a busy machine trust the ratio of seconds on the processor, with --threads 1.
 
 import argparse
 import gc
-import resource
 import statistics
 import sys
 import tempfile
@@ -36,7 +35,15 @@ from anomaly_detection_mgfn.scoring import score_videos, weighted_scores
 from anomaly_detection_mgfn.stage_data import load_bags
 from aux_code.checkpoints import write_json
 from aux_code.runs import Run, seeded_generator
-from benchmarks.machine import ChildProcess, describe_machine, json_line, medians, rounds_in_turns, seconds_of
+from benchmarks.machine import (
+    ChildProcess,
+    describe_machine,
+    json_line,
+    medians,
+    peak_mib,
+    rounds_in_turns,
+    seconds_of,
+)
 from benchmarks.plain_mgfn import PlainEpoch, list_metrics, plain_forward
 
 N_NORMAL, N_ANOMALOUS, N_TEST = 800, 810, 290
@@ -163,9 +170,9 @@ def build_long_video(is_plain: bool, n_clips: int) -> dict[str, Callable[[], obj
 
     def peak() -> float:
         score(short)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_mib()
         score(features)
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+        return (peak_mib() - before) / 1024
 
     return {"peak": peak}
 

@@ -1,10 +1,18 @@
 """What every test finds."""
 
+import os
 import signal
 
 import pytest
 
 from aux_code import config
+
+
+def pytest_configure() -> None:
+    """Workers of pytest-xdist share the cores; the processes that tests start inherit this."""
+    n_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+    if n_workers:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_workers)))
 
 
 @pytest.fixture(autouse=True, scope="session")

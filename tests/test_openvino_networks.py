@@ -51,7 +51,7 @@ def test_frames_of_any_number_and_size(fa, fast_fa, size):
     assert output.dtype == torch.float32 and output.is_contiguous()
     assert relative(output, fa(frames)) < 1e-5
     first = output[:1].clone()
-    assert relative(fast_fa(frames[:1]), first) < 1e-6
+    assert relative(fast_fa(frames[:1]), first) < 1e-5
     assert torch.equal(output[:1], first), "an output must not be written again by the next pass"
 
 

@@ -15,6 +15,7 @@ def child_functions(answer: int) -> dict:
         "answer": lambda: answer,
         "pid": os.getpid,
         "variable": lambda: os.environ.get("TED_SPAD_OF_THE_CHILD"),
+        "peak": machine.peak_mib,
         "end": lambda: os._exit(1),
     }
 
@@ -26,6 +27,13 @@ def test_a_child_process_answers_from_its_own_process_and_environment():
         assert child.call("variable") == "7" and "TED_SPAD_OF_THE_CHILD" not in os.environ
         with pytest.raises(RuntimeError, match="end"):
             child.call("end")
+
+
+def test_peak_memory_of_a_child_is_its_own():
+    ours = torch.ones(400 * 2**20, dtype=torch.uint8)
+    with machine.ChildProcess(child_functions, 42) as child:
+        assert child.call("peak") < machine.peak_mib() - 300
+    assert machine.peak_mib() > ours.numel() / 2**20
 
 
 def test_rounds_alternate_and_medians_are_medians():

@@ -7,6 +7,7 @@ import torch
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_fa_model
 from aux_code.models.anonymizers import NarrowOutput, Up, build_anonymizer, set_noise_generator
+from aux_code.models.unet_plus_plus import UNetPlusPlus, UpsampledConv2d
 from tests.fill import GOLDEN, fill, layout, picture, relative_error, shapes
 
 
@@ -39,6 +40,27 @@ def test_any_size(arch, size):
     output = build_anonymizer(arch).eval()(torch.rand(2, 3, *size))
     assert output.shape == (2, 3, *size)
     assert torch.isfinite(output).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("n_fine", "bias"), [(5, True), (5, False), (0, True)])
+def test_convolution_of_doubled_maps(n_fine, bias):
+    """Borders and odd sizes included."""
+    conv = torch.nn.Conv2d(4 + n_fine, 3, 3, padding=1, bias=bias)
+    coarse, fine = torch.randn(2, 4, 5, 7), torch.randn(2, n_fine, 10, 14)
+    expected = conv(torch.cat([coarse.repeat_interleave(2, 2).repeat_interleave(2, 3), fine], dim=1))
+    torch.testing.assert_close(UpsampledConv2d(conv, 4)(coarse, fine if n_fine else None), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arguments", [{}, {"sigmoid": True, "out_channels": 1}])
+@pytest.mark.parametrize("size", [(48, 32), (37, 50)])
+def test_folded_upsampling_gives_the_same_outputs(arguments, size):
+    network, frames = fill(UNetPlusPlus(**arguments)).eval(), picture("frames", 2, 3, *size)
+    expected = network(frames)
+    network.fold_upsampling()
+    assert relative_error(network(frames), expected.numpy()) < 1e-5
+    assert not any(hasattr(module, "interpolation_mode") for module in network.modules())
 
 
 @torch.no_grad()

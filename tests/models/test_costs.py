@@ -28,6 +28,16 @@ def test_costs(build, shape, parameters, gflop):
     assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, rel=0.005)
 
 
+@torch.no_grad()
+def test_folded_upsampling_saves_a_fifth():
+    with torch.device("meta"):
+        network = load_fa_model().eval()
+        network.fold_upsampling()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, 224, 224))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(19.7, rel=0.005)
+
+
 @pytest.mark.parametrize(
     ("build", "shape", "mflop"),
     [(load_fa_model, (1, 3, 48, 48), 28), (load_ft_model, (1, 3, 8, 48, 48), 64), (load_fb_model, (1, 3, 48, 48), 41)],
