@@ -123,7 +123,7 @@ def test_recomputing_in_chunks_gives_the_same_update(networks, batch, objective,
 
 def slow_nt_xent(a: Tensor, b: Tensor, temperature: float) -> float:
     """NT-Xent with loops and logarithms."""
-    rows = [*a.double(), *b.double()]
+    rows = [*a.detach().double(), *b.detach().double()]
     total = 0.0
     for i, row in enumerate(rows):
         exponentials = [math.exp(float(row @ other) / temperature) for other in rows]
