@@ -193,9 +193,9 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> int:
     Both must run exactly once in a pass. A network whose output would change is left as it was (with a warning): some
     convolution's output is read elsewhere too. The network must be in eval mode.
     """
-    expected = _first(network(example))
+    pairs, expected = _find_pairs(network, example)
     replaced: list[tuple[str, nn.Module]] = []
-    for conv_name, norm_name in _find_pairs(network, example):
+    for conv_name, norm_name in pairs:
         conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
         network.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
         network.set_submodule(norm_name, nn.Identity())
@@ -213,7 +213,8 @@ def _first(output) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _find_pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
+def _find_pairs(network: nn.Module, example: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
+    """Names of (convolution, the batch norm that takes its output), and the network's output of the example."""
     # the outputs are kept alive, so that no two tensors of the pass share an id
     produced: dict[int, tuple[str, Tensor]] = {}
     found: list[tuple[str, str]] = []
@@ -232,8 +233,8 @@ def _find_pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
     watched = [(n, m) for n, m in network.named_modules() if isinstance(m, (*_CONVOLUTIONS, _BatchNorm))]
     handles = [watch(name, module) for name, module in watched]
     try:
-        network(example)
+        output = _first(network(example))
     finally:
         for handle in handles:
             handle.remove()
-    return [pair for pair in found if runs[pair[0]] == runs[pair[1]] == 1]
+    return [pair for pair in found if runs[pair[0]] == runs[pair[1]] == 1], output

@@ -39,13 +39,13 @@ class OpenVinoNetwork(nn.Module):
     grow with the batch. As many threads as PyTorch has are used. A size that cannot be converted stays with PyTorch.
 
     Args:
-        network: f_A, f_T or f_B in float32, in eval mode.
+        network: f_A, f_T or f_B in float32, in eval mode; its weights are frozen here.
         precision: "fp32" or "bf16", the number format of convolutions and matrix products.
     """
 
     def __init__(self, network: nn.Module, precision: str):
         super().__init__()
-        self.network, self.precision = network, precision
+        self.network, self.precision = network.requires_grad_(False), precision  # constants of what is traced
         self.requires_boxes = getattr(network, "requires_boxes", False)
         self.feature_dim = getattr(network, "feature_dim", 0)
         self._models: dict[tuple, Any] = {}
@@ -82,7 +82,7 @@ class OpenVinoNetwork(nn.Module):
         """The pass of one size of input."""
         size = method, tuple(piece.shape[1:])
         if size not in self._models:
-            _keep(self._models, size, _convert(_Method(self.network, method), piece[:1]))
+            _keep(self._models, size, _convert(getattr(self.network, method), piece[:1]))
         model = self._models[size].clone()
         model.reshape(list(piece.shape))
         options = {
@@ -108,23 +108,12 @@ def _keep(cache: dict, key: tuple, value: Any) -> None:
     cache[key] = value
 
 
-class _Method(nn.Module):
-    """A method of a network as a network."""
-
-    def __init__(self, network: nn.Module, method: str):
-        super().__init__()
-        self.network, self.method = network, method
-
-    def forward(self, x: Tensor) -> Tensor:
-        return getattr(self.network, self.method)(x)
-
-
 class CannotConvert(Exception):
     """OpenVINO has no counterpart for some operation of a network."""
 
 
-def _convert(network: nn.Module, example: Tensor) -> Any:
-    """openvino.Model of a network for inputs of the example's size.
+def _convert(compute: Callable[[Tensor], Tensor], example: Tensor) -> Any:
+    """openvino.Model of a network's method for inputs of the example's size.
 
     Raises:
         CannotConvert: says which operation is at fault.
@@ -137,7 +126,8 @@ def _convert(network: nn.Module, example: Tensor) -> Any:
     # traced may be neither an inference tensor nor one of a caller's inference mode.
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(network, (example.clone(),), check_trace=False)
+        # a function: of a module, a script module would be made for each of its parts first, which takes as long
+        traced = torch.jit.trace(lambda x: compute(x), (example.clone(),), check_trace=False)
         decoder = TorchScriptPythonDecoder(traced)
         # by the front end itself, since `openvino.convert_model` would report to the maker, see `_import_openvino`
         front_end = FrontEndManager().load_by_framework("pytorch")

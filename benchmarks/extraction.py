@@ -160,9 +160,9 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=0, help="number of videos; 0: 4 on a CPU, 32 on a GPU")
-    parser.add_argument("--clips", type=int, default=0, help="clips (32 frames) per video; 0: 8 on a CPU, 64 on a GPU")
+    parser.add_argument("--clips", type=int, default=0, help="clips (32 frames) per video; 0: 12 on a CPU, 64 on a GPU")
     parser.add_argument("--size", type=int, default=224, help="height and width that the networks see, in pixels")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that count")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds that count")
     parser.add_argument("--product", type=int, default=0, help="rows of the ceiling's matrices; 0: by device")
     parser.add_argument("--threads", type=int, default=0, help="threads of all sides; 0: PyTorch's default")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the networks run")
@@ -171,7 +171,7 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
     options.device = choose_device(options.device).type
     on_gpu = options.device == "cuda"
     options.videos = options.videos or (32 if on_gpu else 4)
-    options.clips = options.clips or (64 if on_gpu else 8)
+    options.clips = options.clips or (64 if on_gpu else 12)
     options.product = options.product or (8192 if on_gpu else 2048)
     return options
 
