@@ -36,8 +36,8 @@ def seconds_of(function: Callable[[], object]) -> float:
 def rounds_in_turns(measures: Mapping[str, Callable[[], float]], n_rounds: int) -> dict[str, list[float]]:
     """Takes every measure once per round, in alternating order, so that all of them see the same machine.
 
-    Before each of them comes a tenth of a second in which the threads of the one before, perhaps of another process, end
-    their waiting in a loop for more work: they would have a core for the first ten milliseconds or so.
+    Before each of them comes a tenth of a second in which the threads of the one before, perhaps of another process,
+    stop waiting in a loop for more work: they would have a core for the first ten milliseconds or so.
 
     Args:
         measures: name -> a function that does the work once and returns its seconds.
