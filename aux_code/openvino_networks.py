@@ -35,8 +35,9 @@ def is_worthwhile(network: nn.Module) -> bool:
 class OpenVinoNetwork(nn.Module):
     """A frozen network on the CPU whose passes OpenVINO computes; float32 in and out.
 
-    It is converted when an input of a new size comes. Batches go in pieces, clips one by one, so that memory does not
-    grow with the batch. As many threads as PyTorch has are used. A size that cannot be converted stays with PyTorch.
+    It is converted when an input of a new size comes. Batches go in pieces of 1, 2, 4, ... frames, clips one by one, so
+    that memory does not grow with the batch. As many threads as PyTorch has are used. A size that cannot be converted
+    stays with PyTorch.
 
     Args:
         network: f_A, f_T or f_B in float32, in eval mode; its weights are frozen here.
@@ -62,7 +63,7 @@ class OpenVinoNetwork(nn.Module):
 
     def _in_pieces(self, method: str, x: Tensor) -> Tensor:
         n_pixels = x[0, 0].numel() if len(x) else 1
-        pieces = x.contiguous().split(max(1, _PIXELS_PER_PASS // n_pixels))
+        pieces = x.contiguous().split(_piece_lengths(len(x), max(1, _PIXELS_PER_PASS // n_pixels)))
         outputs = [self._pass(method, piece)(piece) for piece in pieces]
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
@@ -99,6 +100,18 @@ class OpenVinoNetwork(nn.Module):
             return torch.from_numpy(output.copy())  # the request writes the next output to the same place
 
         return run
+
+
+def _piece_lengths(n: int, longest: int) -> list[int]:
+    """Powers of two that sum to a batch of `n`, none above `longest`: a pass is compiled for each length that occurs.
+
+    With odd lengths oneDNN shares out some transposed convolutions among the threads in another way, and rounds in
+    another way.
+    """
+    lengths = []
+    while n > sum(lengths):
+        lengths.append(1 << min(n - sum(lengths), longest).bit_length() - 1)
+    return lengths or [0]
 
 
 def _keep(cache: dict, key: tuple, value: Any) -> None:

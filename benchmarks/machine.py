@@ -36,9 +36,6 @@ def seconds_of(function: Callable[[], object]) -> float:
 def rounds_in_turns(measures: Mapping[str, Callable[[], float]], n_rounds: int) -> dict[str, list[float]]:
     """Takes every measure once per round, in alternating order, so that all of them see the same machine.
 
-    Before each of them comes a tenth of a second in which the threads of the one before, perhaps of another process,
-    stop waiting in a loop for more work: they would have a core for the first ten milliseconds or so.
-
     Args:
         measures: name -> a function that does the work once and returns its seconds.
         n_rounds: rounds that count.
@@ -49,7 +46,6 @@ def rounds_in_turns(measures: Mapping[str, Callable[[], float]], n_rounds: int) 
     seconds: dict[str, list[float]] = {name: [] for name in measures}
     for i in range(n_rounds):
         for name in list(measures)[:: -1 if i % 2 else 1]:
-            time.sleep(0.1)
             seconds[name].append(measures[name]())
     return seconds
 

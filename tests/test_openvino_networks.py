@@ -51,8 +51,32 @@ def test_frames_of_any_number_and_size(fa, fast_fa, size):
     assert output.dtype == torch.float32 and output.is_contiguous()
     assert relative(output, fa(frames)) < 1e-5
     first = output[:1].clone()
-    assert relative(fast_fa(frames[:1]), first) < 1e-5
+    assert relative(fast_fa(frames[:1]), first) < 1e-6
     assert torch.equal(output[:1], first), "an output must not be written again by the next pass"
+
+
+@pytest.mark.parametrize(
+    ("n", "longest", "lengths"),
+    [
+        (0, 4, [0]),
+        (1, 4, [1]),
+        (3, 4, [2, 1]),
+        (11, 4, [4, 4, 2, 1]),
+        (11, 49, [8, 2, 1]),
+        (16, 5, [4] * 4),
+        (2, 1, [1, 1]),
+    ],
+)
+def test_lengths_of_pieces(n, longest, lengths):
+    assert openvino_networks._piece_lengths(n, longest) == lengths
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n", [3, 5, 7])
+def test_a_frame_is_the_same_in_any_batch(fast_fa, n):
+    frames = picture("frames", 8, 3, 64, 64)
+    together = fast_fa(frames).clone()
+    assert relative(fast_fa(frames[:n]), together[:n]) < 1e-6
 
 
 @torch.no_grad()
