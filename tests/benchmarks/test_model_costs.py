@@ -32,6 +32,14 @@ def test_peak_memory_is_what_a_pass_holds_at_once():
     assert peak_memory(case, training=True) >= 4 * n_bytes
 
 
+def test_training_of_one_unit_with_a_head():
+    """A batch norm over vectors has no statistics in a batch of one clip."""
+    case = Case(
+        lambda: nn.Sequential(nn.Conv1d(3, 8, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.BatchNorm1d(8)), (1, 3, 50)
+    )
+    assert peak_memory(case, training=True) > peak_memory(case, training=False) > 0
+
+
 def test_runs_and_reports(capsys, monkeypatch):
     monkeypatch.setitem(model_costs.CASES, "mgfn", Case(lambda: nn.Linear(8, 4), (5, 8)))
     assert model_costs.main(["--networks", "mgfn"]) == 0
