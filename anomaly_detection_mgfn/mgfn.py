@@ -1,12 +1,13 @@
 """MGFN, the magnitude-contrastive glance-and-focus network (AAAI 2023): feature bags -> anomaly scores."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from anomaly_detection_mgfn.time_convolution import ChannelConv, TimeConv, autocasts, rows_filled_up
 
 
 class MGFNOutput(NamedTuple):
@@ -16,105 +17,6 @@ class MGFNOutput(NamedTuple):
     """(B, T) anomaly scores in [0, 1], averaged over the crops."""
     features: Tensor
     """(B, n_crops, T, dims[-1]) normalised features whose magnitude selects the segments in training."""
-
-
-class TimeConv(nn.Conv1d):
-    """Convolution over time of (B, T, C_in) -> (B, T, C_out), with the weights and names of nn.Conv1d.
-
-    It is one matrix product over all times: twice as fast as a convolution on a CPU, its gradients in bf16 even more.
-    """
-
-    prepared: tuple[Tensor, Tensor | None] | None = None
-    """What `operands` gives, while `weights_prepared` holds it."""
-
-    def operands(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """The matrix and the bias in the number format of the products."""
-        weight = self.weight.to(dtype)
-        bias = None if self.bias is None else self.bias.to(dtype)
-        if self.out_channels >= self.in_channels:
-            return weight.transpose(1, 2).flatten(1), bias
-        return weight.permute(2, 0, 1).flatten(0, 1), bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        matrix, bias = self.prepared or self.operands(_product_dtype(self.weight))
-        x, taps = x.to(matrix.dtype), self.kernel_size[0]
-        if taps == 1:
-            return linear(x, matrix, bias)
-        if self.out_channels >= self.in_channels:
-            return linear(torch.cat(shifted(x, taps), dim=-1), matrix, bias)
-        # a product for each tap first, then moved: windows of the wide input are never made
-        products = linear(x, matrix, None).unflatten(-1, (taps, -1))
-        moved = (shifted(products[..., tap, :], taps)[tap] for tap in range(taps))
-        return sum(moved, start=bias if bias is not None else 0)
-
-
-@contextmanager
-def weights_prepared(net: nn.Module) -> Iterator[None]:
-    """For several passes of a network that does not change meanwhile: its weights are converted once, not in each."""
-    layers = [module for module in net.modules() if isinstance(module, TimeConv)]
-    with torch.no_grad():
-        for layer in layers:
-            layer.prepared = layer.operands(_product_dtype(layer.weight))
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.prepared = None
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear of (B, T, C_in) whose gradients on a CPU leave out the times that have none (see `RowLinear`)."""
-    if x.device.type != "cpu" or not torch.is_grad_enabled():
-        return F.linear(x, weight, bias)
-    return RowLinear.apply(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
-
-
-class RowLinear(torch.autograd.Function):
-    """F.linear of rows (R, C_in); the backward pass computes with those rows only whose gradient is not zero.
-
-    Exact: a zero row adds nothing. A normal bag is trained by its few selected segments, so that in the last layers
-    nearly half of the rows have no gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows, weight)
-        return F.linear(rows, weight, bias)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        rows, weight = ctx.saved_tensors
-        of_rows, of_weight, of_bias = ctx.needs_input_grad
-        d_bias = gradient.sum(0) if of_bias else None
-        used = gradient.abs().sum(1).nonzero().squeeze(1)
-        d_rows = None
-        if len(used) > DENSE_SHARE * len(rows):
-            d_rows = gradient @ weight if of_rows else None
-        else:
-            # index_select copies whole rows; indexing in brackets goes element by element
-            gradient, rows = gradient.index_select(0, used), rows.index_select(0, used)
-            if of_rows:
-                d_rows = weight.new_zeros(ctx.saved_tensors[0].shape).index_copy_(0, used, gradient @ weight)
-        return d_rows, gradient.t() @ rows if of_weight else None, d_bias
-
-
-DENSE_SHARE = 0.8
-"""Above this share of rows with a gradient, leaving the others out gains nothing."""
-
-
-def _product_dtype(weight: Tensor) -> torch.dtype:
-    return torch.get_autocast_dtype(weight.device.type) if _autocasts(weight) else weight.dtype
-
-
-def _autocasts(x: Tensor) -> bool:
-    kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def shifted(x: Tensor, taps: int) -> list[Tensor]:
-    """Views of (B, T, C), moved by -(taps // 2) to taps // 2 in time; zeros come in from outside."""
-    padded = F.pad(x, (0, 0, taps // 2, taps // 2))
-    return [padded[:, k : k + x.shape[1]] for k in range(taps)]
 
 
 class ChannelNorm(nn.Module):
@@ -147,12 +49,23 @@ class Glance(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
-        # never holds a T x T matrix where the device has a fused kernel: T is thousands for a long test video
         if valid is None:
-            mixed = F.scaled_dot_product_attention(*qkv)
+            mixed = _attention(*qkv)
         else:
             mixed = _attention_without_padding(qkv, valid[..., 0].sum(1))
         return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+
+SHORT_BAG = 128
+"""Times up to which the gradient of the fused attention takes a CPU longer than that of products."""
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of (B, heads, T, C) each; never a T x T matrix of the thousands of times that a test video has, where
+    the device has a fused kernel."""
+    if q.requires_grad and q.device.type == "cpu" and q.shape[2] <= SHORT_BAG:
+        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def _attention_without_padding(qkv: Tensor, lengths: Tensor) -> Tensor:
@@ -187,16 +100,19 @@ class Focus(nn.Module):
         # the head is the fastest index of the channels in the published weights; a weight for every channel instead of
         # one for every head keeps the products long
         n_repeats = values.shape[-1] // self.heads
-        taps = self.rel_pos.weight[:, 0].t().repeat(1, n_repeats)
-        mixed = self.rel_pos.bias.repeat(n_repeats)
-        for neighbours, weights in zip(shifted(values, len(taps)), taps, strict=True):
-            mixed = torch.addcmul(mixed, neighbours, weights)
-        return self.to_out(mixed)
+        taps, bias = self.rel_pos.weight[:, 0].t().repeat(1, n_repeats), self.rel_pos.bias.repeat(n_repeats)
+        return self.to_out(ChannelConv.apply(values, taps, bias))
 
 
 def _zero_outside(x: Tensor, valid: Tensor | None) -> Tensor:
     """Zeros where a padded bag has ended, as a convolution finds them behind a video's last clip."""
     return x if valid is None else x * valid
+
+
+def _scattered(values: Tensor, rows: Tensor, n_bags: int, n_times: int) -> Tensor:
+    """Values (R, ...) at their rows of (n_bags, n_times, ...), zeros elsewhere."""
+    whole = values.new_zeros(n_bags * n_times, *values.shape[1:])
+    return whole.index_copy(0, rows, values).unflatten(0, (n_bags, n_times))
 
 
 def _feed_forward(channels: int, dropout: float) -> nn.Sequential:
@@ -227,10 +143,13 @@ class Backbone(nn.Module):
             for _ in range(depth)
         )
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        for shortcut, attention, feed_forward in self.layers:
+    def forward(self, x: Tensor, valid: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C), or, with indices of R of the B * T times, (1, R, C): those alone."""
+        for i, (shortcut, attention, feed_forward) in enumerate(self.layers):
             x = shortcut(_zero_outside(x, valid)) + x
             x = attention(x, valid) + x
+            if rows is not None and i + 1 == len(self.layers):
+                x = x.flatten(0, 1).index_select(0, rows)[None]
             x = feed_forward(x) + x
         return x
 
@@ -261,8 +180,8 @@ class MGFN(nn.Module):
         feed_forward_dropout: float = 0.0,
     ):
         super().__init__()
-        if len(dims) != len(depths):
-            raise ValueError(f"dims {dims} and depths {depths} must have one entry for each part")
+        if len(dims) != len(depths) or depths[-1] < 1:
+            raise ValueError(f"dims {dims} and depths {depths} must have one entry for each part, the last depth >= 1")
         self.feature_dim, self.magnitude_ratio = feature_dim, magnitude_ratio
         self.to_tokens = TimeConv(feature_dim, dims[0], 3, padding=1)
         self.to_mag = TimeConv(1, dims[0], 3, padding=1)
@@ -276,13 +195,15 @@ class MGFN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(dims[-1], 1)
 
-    def forward(self, bags: Tensor, lengths: Tensor | None = None) -> MGFNOutput:
+    def forward(self, bags: Tensor, lengths: Tensor | None = None, wanted: Tensor | None = None) -> MGFNOutput:
         """Scores bags; the residual sums and the head stay in float32 under autocast.
 
         Args:
             bags: (B, n_crops, T, feature_dim + 1).
             lengths: (B,) valid times of each bag, the rest being padding that changes no score before it; None: all
                 are. For inference only: batch statistics would count the padding.
+            wanted: (B, T) bool, times whose scores and features are asked for; None: all are. The others may come out
+                as zeros: the last layers, which look at no other time, leave most of them out.
 
         Raises:
             ValueError: the bags are not (B, n_crops, T >= 1, feature_dim + 1).
@@ -297,12 +218,16 @@ class MGFN(nn.Module):
         features, magnitude = x[..., : self.feature_dim], x[..., self.feature_dim :]
         dtype = self.fc.weight.dtype
         x = (self.to_tokens(features) + self.magnitude_ratio * self.to_mag(magnitude)).to(dtype)
-        for backbone, *transition in self.stages:
-            x = backbone(x, valid)
+        rows = None if wanted is None else rows_filled_up(wanted.repeat_interleave(bags.shape[1], dim=0).flatten())
+        for i, (backbone, *transition) in enumerate(self.stages):
+            x = backbone(x, valid, rows if i + 1 == len(self.stages) else None)
             for part in transition:
                 x = part(x).to(dtype)
         # the meta device, on which costs are counted, knows no autocast
-        with torch.autocast(bags.device.type, enabled=False) if _autocasts(bags) else nullcontext():
+        with torch.autocast(bags.device.type, enabled=False) if autocasts(bags) else nullcontext():
             features = self.to_logits(x)
             scores = self.fc(self.dropout(features)).squeeze(-1).sigmoid()
+        if rows is not None:
+            n_bags, n_times = bags.shape[0] * bags.shape[1], bags.shape[2]
+            scores, features = (_scattered(part[0], rows, n_bags, n_times) for part in (scores, features))
         return MGFNOutput(scores.unflatten(0, bags.shape[:2]).mean(1), features.unflatten(0, bags.shape[:2]))

@@ -17,22 +17,38 @@ class Selection(NamedTuple):
     """(B, n_crops, k, F) their features."""
 
 
-def select_top_segments(
-    scores: Tensor, features: Tensor, k: int, dropout: float = 0.0, generator: torch.Generator | None = None
-) -> Selection:
-    """Selects the segments that stand for a bag (paper: k = 3, dropout 0.7 on the candidates in training).
+def draw_candidates(
+    n_bags: int, n_segments: int, k: int, dropout: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Segments that may be selected, so that not always the same ones learn (paper: in training 0.7 are passed over).
+
+    Args:
+        n_bags, n_segments: B and T.
+        k: segments that will be selected; a bag that would keep fewer keeps all (the release takes any).
+        dropout: probability of passing over a segment, in [0, 1).
+        generator: of the CPU; None: the global one.
+
+    Returns:
+        (B, T) bool, on the CPU.
+    """
+    if dropout == 0:
+        return torch.ones(n_bags, n_segments, dtype=torch.bool)
+    kept = torch.rand(n_bags, n_segments, generator=generator) >= dropout
+    return kept | (kept.sum(1, keepdim=True) < k)
+
+
+def select_top_segments(scores: Tensor, features: Tensor, k: int, candidates: Tensor | None = None) -> Selection:
+    """Selects the segments that stand for a bag (paper: k = 3).
 
     Args:
         scores: (B, T) in [0, 1].
         features: (B, n_crops, T, F); the magnitude is their L2 norm, averaged over the crops.
         k: segments to select, all of them where T < k.
-        dropout: probability of passing over a segment, so that not always the same ones learn; in [0, 1).
-        generator: draws the dropout, on the device of the features; None: the global one.
+        candidates: (B, T) bool, those to select from; None: all.
     """
     magnitudes = torch.linalg.vector_norm(features, dim=-1).mean(1)
-    if dropout > 0:
-        drawn = torch.rand(magnitudes.shape, generator=generator, device=magnitudes.device)
-        magnitudes = magnitudes * (drawn >= dropout)
+    if candidates is not None:
+        magnitudes = magnitudes.masked_fill(~candidates, -1)
     chosen = magnitudes.topk(min(k, magnitudes.shape[1]), dim=1).indices
     n_crops, _, width = features.shape[1:]
     index = chosen[:, None, :, None].expand(-1, n_crops, -1, width)

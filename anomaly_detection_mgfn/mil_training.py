@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anomaly_detection_mgfn.feature_bags import VideoFeatures
 from anomaly_detection_mgfn.ground_truth import VideoTruth
 from anomaly_detection_mgfn.mgfn import MGFN
-from anomaly_detection_mgfn.mgfn_losses import LossWeights, mgfn_loss, select_top_segments
+from anomaly_detection_mgfn.mgfn_losses import LossWeights, draw_candidates, mgfn_loss, select_top_segments
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.scoring import score_videos, video_score, weighted_scores
 from aux_code.checkpoints import load_checkpoint
@@ -166,12 +166,15 @@ def training_losses(net: MGFN, normal: Tensor, anomalous: Tensor, params: MgfnPa
     Raises:
         UserError: the scores are not finite any more.
     """
-    output = net(with_noise(torch.cat([normal, anomalous]), params.feature_noise))
+    n_normal, bags = len(normal), torch.cat([normal, anomalous])
+    candidates = draw_candidates(len(bags), bags.shape[2], params.top_k, params.candidate_dropout).to(bags.device)
+    wanted = candidates.clone()
+    wanted[n_normal:] = True  # smoothness and sparsity take every score of an anomalous bag
+    output = net(with_noise(bags, params.feature_noise), wanted=None if wanted.all() else wanted)
     if not torch.isfinite(output.scores).all():
         raise UserError(f"the training diverged: scores are not finite; lower --lr {params.lr}")
-    n_normal = len(normal)
     selections = [
-        select_top_segments(output.scores[part], output.features[part], params.top_k, params.candidate_dropout)
+        select_top_segments(output.scores[part], output.features[part], params.top_k, candidates[part])
         for part in (slice(0, n_normal), slice(n_normal, None))
     ]
     weights = LossWeights(params.smoothness_weight, params.sparsity_weight, params.contrastive_weight, params.margin)

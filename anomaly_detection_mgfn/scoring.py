@@ -8,7 +8,7 @@ from torch import nn
 
 from anomaly_detection_mgfn.feature_bags import VideoFeatures
 from anomaly_detection_mgfn.ground_truth import VideoTruth
-from anomaly_detection_mgfn.mgfn import weights_prepared
+from anomaly_detection_mgfn.time_convolution import weights_prepared
 from aux_code.errors import UserError
 from aux_code.metrics import RankingMetrics, ranking_metrics
 

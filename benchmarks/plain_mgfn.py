@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anomaly_detection_mgfn.mgfn import MGFN, Backbone, Focus
-from anomaly_detection_mgfn.mgfn_losses import LossWeights, mgfn_loss, select_top_segments
+from anomaly_detection_mgfn.mgfn_losses import LossWeights, draw_candidates, mgfn_loss, select_top_segments
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from benchmarks.machine import seconds_of
 
@@ -85,8 +85,9 @@ class PlainEpoch:
         for start in range(0, max(map(len, bags)), size):
             batch = [kind[(start + i) % len(kind)] for kind in bags for i in range(size)]
             scores, features = plain_forward(self.net, torch.from_numpy(np.stack(batch)[:, None]))
+            candidates = draw_candidates(*scores.shape, params.top_k, params.candidate_dropout)
             selections = [
-                select_top_segments(scores[part], features[part], params.top_k, params.candidate_dropout)
+                select_top_segments(scores[part], features[part], params.top_k, candidates[part])
                 for part in (slice(0, size), slice(size, None))
             ]
             loss = sum(mgfn_loss(*selections, scores[size:], weights, params.loss).values())

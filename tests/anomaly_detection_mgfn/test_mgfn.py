@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_detection_mgfn.mgfn import MGFN, ChannelNorm, Focus, Glance, RowLinear, TimeConv
+from anomaly_detection_mgfn.mgfn import MGFN, ChannelNorm, Focus, Glance
 from tests.fill import GOLDEN, bags, fill, layout, relative_error, shapes
 
 
@@ -103,33 +103,28 @@ def test_padding_changes_no_score(published):
         torch.testing.assert_close(output.features[i, :, :length], alone.features[0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("channels, taps", [((6, 9), 3), ((9, 6), 3), ((9, 6), 1), ((1, 4), 3)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_matrix_products_equal_the_convolution(channels, taps, bias):
-    torch.manual_seed(0)
-    layer = TimeConv(*channels, taps, padding=taps // 2, bias=bias)
-    x = torch.randn(3, 7, channels[0], requires_grad=True)
-    expected = torch.nn.Conv1d.forward(layer, x.transpose(1, 2)).transpose(1, 2)
-    weights = torch.randn_like(expected)
-    inputs = [x, *layer.parameters()]
-    for own, other in zip(
-        [layer(x), *torch.autograd.grad((layer(x) * weights).sum(), inputs)],
-        [expected, *torch.autograd.grad((expected * weights).sum(), inputs)],
-        strict=True,
-    ):
-        torch.testing.assert_close(own, other)
+def test_times_that_are_not_wanted_change_neither_scores_nor_gradients():
+    net, bag = small().train(), torch.rand(4, 2, 24, 9)
+    wanted = torch.rand(4, 24, generator=torch.Generator().manual_seed(0)) < 0.3
+    found = []
+    for only in (None, wanted):
+        net.zero_grad()
+        output = net(bag, wanted=only)
+        scores, features = output.scores[wanted], output.features.transpose(1, 2)[wanted]
+        (scores.square().sum() + features.sum(-1).square().sum()).backward()
+        found.append([scores.detach(), features.detach(), *(p.grad.clone() for p in net.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert (output.scores[~wanted] == 0).float().mean() > 0.5
 
 
-@pytest.mark.parametrize("used", [[], [2], [0, 3, 7], range(10)])
-def test_gradients_leave_out_rows_without_one(used):
+def test_attention_of_short_bags_in_training_is_the_fused_one():
     torch.manual_seed(0)
-    inputs = [torch.randn(shape, requires_grad=True) for shape in ((10, 5), (4, 5), (4,))]
-    gradient = torch.zeros(10, 4)
-    gradient[list(used)] = torch.randn(len(used), 4)
-    own = torch.autograd.grad(RowLinear.apply(*inputs), inputs, gradient)
-    expected = torch.autograd.grad(torch.nn.functional.linear(*inputs), inputs, gradient)
-    for one, other in zip(own, expected, strict=True):
-        torch.testing.assert_close(one, other)
+    layer, x = Glance(64, 2, 32), torch.randn(3, 9, 64)
+    fused = layer(x, torch.ones(3, 9, 1, dtype=torch.bool))
+    torch.testing.assert_close(layer(x), fused)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), fused)
 
 
 def test_bf16_gives_nearly_the_same_scores_and_gradients():

@@ -11,6 +11,7 @@ from anomaly_detection_mgfn.mgfn import MGFN
 from anomaly_detection_mgfn.mgfn_losses import (
     PAPER_WEIGHTS,
     RELEASE_WEIGHTS,
+    draw_candidates,
     magnitude_contrastive_loss,
     magnitude_contrastive_loss_release,
     mgfn_loss,
@@ -68,14 +69,21 @@ def test_selection_of_short_bags_takes_all():
     assert select_top_segments(torch.rand(2, 1), torch.rand(2, 1, 1, 4), 3).features.shape == (2, 1, 1, 4)
 
 
-def test_candidate_dropout_passes_over_segments():
-    features = torch.arange(1.0, 33).view(1, 1, 32, 1).expand(64, 1, 32, 1)
-    scores = torch.arange(32.0).expand(64, 32)
+def test_selection_among_candidates():
+    features, scores = torch.tensor([0.0, 3.0, 2.0, 1.0]).view(1, 1, 4, 1), torch.arange(4.0)[None]
+    candidates = torch.tensor([[True, False, True, True]])
+    assert select_top_segments(scores, features, 1, candidates).scores.item() == 2
+    assert select_top_segments(scores, features, 3, candidates).scores.item() == pytest.approx((0 + 2 + 3) / 3)
+
+
+def test_candidates_are_drawn_with_their_share_and_are_always_enough():
     generator = torch.Generator().manual_seed(0)
-    chosen = select_top_segments(scores, features, 1, dropout=0.7, generator=generator).scores
-    # the largest of 32 is left out with probability 0.7
-    assert 0.15 < (chosen == 31).float().mean() < 0.5
-    assert (select_top_segments(scores, features, 1).scores == 31).all()
+    candidates = draw_candidates(2000, 32, 3, 0.7, generator)
+    assert candidates.float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert draw_candidates(5, 7, 3, 0.0).all()
+    # of four segments the share of 0.7 often leaves less than three: such a bag keeps all
+    counts = draw_candidates(500, 4, 3, 0.7, generator).sum(1)
+    assert set(counts.tolist()) == {3, 4} and (counts == 4).float().mean() > 0.5
 
 
 def test_smoothness_and_sparsity_are_per_video():

@@ -1,0 +1,98 @@
+"""Convolutions over time as products and sums, against nn.functional's convolution."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from anomaly_detection_mgfn.time_convolution import (
+    PAIR_CHANNELS,
+    ROWS_AT_ONCE,
+    ChannelConv,
+    PairConv,
+    RowLinear,
+    TimeConv,
+    pair_matrices,
+    rows_filled_up,
+    weights_prepared,
+)
+from tests.fill import relative_error
+
+
+def assert_same_values_and_gradients(one, other, inputs):
+    """Both outputs, and their gradients by all inputs, are equal."""
+    weights = torch.randn_like(other)
+    gradients = [torch.autograd.grad((output * weights).sum(), inputs) for output in (one, other)]
+    for own, expected in zip((one, *gradients[0]), (other, *gradients[1]), strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+def doubles(*shapes):
+    torch.manual_seed(0)
+    return [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("channels, taps", [((6, 9), 3), ((9, 6), 3), ((9, 6), 1), ((1, 4), 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_matrix_products_equal_the_convolution(channels, taps, bias):
+    torch.manual_seed(0)
+    layer = TimeConv(*channels, taps, padding=taps // 2, bias=bias)
+    x = torch.randn(3, 7, channels[0], requires_grad=True)
+    expected = torch.nn.Conv1d.forward(layer, x.transpose(1, 2)).transpose(1, 2)
+    assert_same_values_and_gradients(layer(x), expected, [x, *layer.parameters()])
+
+
+@pytest.mark.parametrize("n_times", [1, 2, 5, 8])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_pairs_of_times_equal_the_convolution(n_times, has_bias):
+    x, weight, bias = doubles((3, n_times, 6), (5, 6, 3), 5)
+    expected = F.conv1d(x.transpose(1, 2), weight, bias if has_bias else None, padding=1).transpose(1, 2)
+    own = PairConv.apply(x, pair_matrices(weight), bias if has_bias else None)
+    assert_same_values_and_gradients(own, expected, [x, weight, bias][: 2 + has_bias])
+
+
+@pytest.mark.parametrize("n_times", [1, 3, 9])
+def test_convolution_of_each_channel(n_times):
+    x, taps, bias = doubles((3, n_times, 4), (5, 4), 4)
+    expected = F.conv1d(x.transpose(1, 2), taps.t()[:, None], bias, padding=2, groups=4).transpose(1, 2)
+    assert_same_values_and_gradients(ChannelConv.apply(x, taps, bias), expected, [x, taps, bias])
+
+
+@pytest.mark.parametrize("taps, n_matrices", [(1, 1), (3, 4)])
+def test_wide_layers_in_bf16(taps, n_matrices):
+    """Three taps go in pairs of times; prepared weights change nothing; all is as in fp32 but for rounding."""
+    torch.manual_seed(0)
+    layer, x = TimeConv(PAIR_CHANNELS, PAIR_CHANNELS, taps, padding=taps // 2), torch.randn(2, 9, PAIR_CHANNELS)
+    assert layer.operands(torch.bfloat16)[0].numel() == n_matrices * PAIR_CHANNELS**2
+    found = []
+    for enabled in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = layer(x)
+        output.float().square().sum().backward()
+        found.append((output.detach().float(), layer.weight.grad.clone(), layer.bias.grad.clone()))
+    for exact, rounded in zip(*found, strict=True):
+        assert 0 < relative_error(rounded, exact.numpy()) < 0.02
+    assert layer.weight.grad.is_contiguous()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), weights_prepared(layer):
+        assert torch.equal(layer(x).float(), found[1][0])
+
+
+@pytest.mark.parametrize("n_wanted", [0, 1, 31, 32, 33, 99])
+def test_rows_are_filled_up(n_wanted):
+    wanted = torch.zeros(100, dtype=torch.bool)
+    wanted[torch.randperm(100, generator=torch.Generator().manual_seed(0))[:n_wanted]] = True
+    rows = rows_filled_up(wanted)
+    assert len(rows) == min(100, -(-n_wanted // ROWS_AT_ONCE) * ROWS_AT_ONCE)
+    assert rows.equal(rows.unique()) and wanted[rows].sum() == n_wanted
+
+
+@pytest.mark.parametrize("used", [[], [2], [0, 3, 7, 99], range(100)])
+def test_gradients_leave_out_rows_without_one(used):
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((100, 5), (4, 5), (4,))]
+    gradient = torch.zeros(100, 4)
+    gradient[list(used)] = torch.randn(len(used), 4)
+    own = torch.autograd.grad(RowLinear.apply(*inputs), inputs, gradient)
+    expected = torch.autograd.grad(F.linear(*inputs), inputs, gradient)
+    for one, other in zip(own, expected, strict=True):
+        torch.testing.assert_close(one, other)
