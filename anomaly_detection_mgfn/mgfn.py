@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_detection_mgfn.time_convolution import ChannelConv, TimeConv, autocasts, rows_filled_up
+from anomaly_detection_mgfn.time_convolution import (
+    TimeConv,
+    autocasts,
+    channel_convolution,
+    product_dtype,
+    rows_filled_up,
+)
 
 
 class MGFNOutput(NamedTuple):
@@ -47,23 +53,20 @@ class Glance(nn.Module):
         self.to_qkv = TimeConv(channels, 3 * heads * head_dim, 1, bias=False)
         self.to_out = TimeConv(heads * head_dim, channels, 1)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
-        if valid is None:
-            mixed = _attention(*qkv)
-        else:
-            mixed = _attention_without_padding(qkv, valid[..., 0].sum(1))
-        return self.to_out(mixed.transpose(1, 2).flatten(2))
+        mixed = _attention(*qkv) if valid is None else _attention_without_padding(qkv, valid[..., 0].sum(1))
+        return self.to_out(_at(rows, mixed.transpose(1, 2).flatten(2)))
 
 
 SHORT_BAG = 128
-"""Times up to which the gradient of the fused attention takes a CPU longer than that of products."""
+"""Times up to which the gradient of the fused attention takes a CPU twice as long in bf16 as that of products."""
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (B, heads, T, C) each; never a T x T matrix of the thousands of times that a test video has, where
     the device has a fused kernel."""
-    if q.requires_grad and q.device.type == "cpu" and q.shape[2] <= SHORT_BAG:
+    if q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= SHORT_BAG:
         return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
@@ -95,18 +98,23 @@ class Focus(nn.Module):
         self.rel_pos = nn.Conv1d(heads, heads, kernel, padding=kernel // 2, groups=heads)
         self.to_out = TimeConv(heads * head_dim, channels, 1)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         values = _zero_outside(self.to_v(self.norm(x.flatten(0, 1)).view(x.shape)), valid).to(x.dtype)
         # the head is the fastest index of the channels in the published weights; a weight for every channel instead of
         # one for every head keeps the products long
         n_repeats = values.shape[-1] // self.heads
         taps, bias = self.rel_pos.weight[:, 0].t().repeat(1, n_repeats), self.rel_pos.bias.repeat(n_repeats)
-        return self.to_out(ChannelConv.apply(values, taps, bias))
+        return self.to_out(_at(rows, channel_convolution(values, taps, bias)))
 
 
 def _zero_outside(x: Tensor, valid: Tensor | None) -> Tensor:
     """Zeros where a padded bag has ended, as a convolution finds them behind a video's last clip."""
     return x if valid is None else x * valid
+
+
+def _at(rows: Tensor | None, x: Tensor) -> Tensor:
+    """R of the B * T times of (B, T, C) as (1, R, C); all of them where rows is None."""
+    return x if rows is None else x.flatten(0, 1).index_select(0, rows)[None]
 
 
 def _scattered(values: Tensor, rows: Tensor, n_bags: int, n_times: int) -> Tensor:
@@ -147,9 +155,8 @@ class Backbone(nn.Module):
         """(B, T, C) -> (B, T, C), or, with indices of R of the B * T times, (1, R, C): those alone."""
         for i, (shortcut, attention, feed_forward) in enumerate(self.layers):
             x = shortcut(_zero_outside(x, valid)) + x
-            x = attention(x, valid) + x
-            if rows is not None and i + 1 == len(self.layers):
-                x = x.flatten(0, 1).index_select(0, rows)[None]
+            kept = rows if i + 1 == len(self.layers) else None
+            x = attention(x, valid, kept) + _at(kept, x)
             x = feed_forward(x) + x
         return x
 
@@ -218,7 +225,10 @@ class MGFN(nn.Module):
         features, magnitude = x[..., : self.feature_dim], x[..., self.feature_dim :]
         dtype = self.fc.weight.dtype
         x = (self.to_tokens(features) + self.magnitude_ratio * self.to_mag(magnitude)).to(dtype)
-        rows = None if wanted is None else rows_filled_up(wanted.repeat_interleave(bags.shape[1], dim=0).flatten())
+        rows = None
+        if wanted is not None:
+            wanted = wanted.repeat_interleave(bags.shape[1], dim=0).flatten()
+            rows = rows_filled_up(wanted, product_dtype(self.fc.weight))
         for i, (backbone, *transition) in enumerate(self.stages):
             x = backbone(x, valid, rows if i + 1 == len(self.stages) else None)
             for part in transition:

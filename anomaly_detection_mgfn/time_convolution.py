@@ -31,11 +31,11 @@ class TimeConv(nn.Conv1d):
         return weight.permute(2, 0, 1).flatten(0, 1), bias
 
     def _goes_in_pairs(self, dtype: torch.dtype) -> bool:
-        is_wide = min(self.in_channels, self.out_channels) >= PAIR_CHANNELS
+        is_wide = min(self.in_channels, self.out_channels) >= WIDE
         return is_wide and self.kernel_size[0] == 3 and dtype == torch.bfloat16 and self.weight.device.type == "cpu"
 
     def forward(self, x: Tensor) -> Tensor:
-        matrix, bias = self.prepared or self.operands(_product_dtype(self.weight))
+        matrix, bias = self.prepared or self.operands(product_dtype(self.weight))
         x, taps = x.to(matrix.dtype), self.kernel_size[0]
         if taps == 1:
             return linear(x, matrix, bias)
@@ -55,7 +55,7 @@ def weights_prepared(net: nn.Module) -> Iterator[None]:
     layers = [module for module in net.modules() if isinstance(module, TimeConv)]
     with torch.no_grad():
         for layer in layers:
-            layer.prepared = layer.operands(_product_dtype(layer.weight))
+            layer.prepared = layer.operands(product_dtype(layer.weight))
     try:
         yield
     finally:
@@ -69,7 +69,8 @@ def autocasts(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def _product_dtype(weight: Tensor) -> torch.dtype:
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """Number format of the products with a weight: autocast's where it is on."""
     return torch.get_autocast_dtype(weight.device.type) if autocasts(weight) else weight.dtype
 
 
@@ -81,7 +82,8 @@ def shifted(x: Tensor, taps: int) -> list[Tensor]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.linear of (B, T, C_in) whose gradients on a CPU leave out the times that have none (see `RowLinear`)."""
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or weight.numel() <= SMALL_LAYER:
+    is_small = weight.dtype == torch.bfloat16 and weight.numel() <= SMALL_LAYER
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or is_small:
         return F.linear(x, weight, bias)
     return RowLinear.apply(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
 
@@ -103,9 +105,9 @@ class RowLinear(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         of_rows, of_weight, of_bias = ctx.needs_input_grad
         d_bias = gradient.sum(0) if of_bias else None
-        used = rows_filled_up(gradient.abs().sum(1) > 0)
+        used = rows_filled_up(gradient.abs().sum(1) > 0, gradient.dtype)
         d_rows = None
-        if len(used) > DENSE_SHARE * len(rows):
+        if len(rows) - len(used) < min(LEFT_OUT_SHARE * len(rows), LEFT_OUT_ROWS):
             d_rows = gradient @ weight if of_rows else None
         else:
             # index_select copies whole rows; indexing in brackets goes element by element
@@ -116,24 +118,26 @@ class RowLinear(torch.autograd.Function):
 
 
 SMALL_LAYER = 2**17
-"""Weights up to which looking for rows without a gradient takes longer than the products with them."""
+"""Weights up to which looking for rows without a gradient takes longer than products with them do in bf16."""
 
-DENSE_SHARE = 0.9
-"""Above this share of rows with a gradient, leaving the others out gains nothing."""
+LEFT_OUT_SHARE, LEFT_OUT_ROWS = 0.2, 64
+"""Leaving rows without a gradient out gains something from this share of them or from this number on."""
 
 ROWS_AT_ONCE = 32
-"""Numbers of rows that are multiples of this keep the number of different products small: each size of a product is
-prepared once, which takes a millisecond, and odd sizes are slower."""
+"""Numbers of rows that are multiples of this keep the number of different bf16 products small: oneDNN prepares each
+size once, which takes a millisecond, and odd sizes are slower."""
 
 
-def rows_filled_up(wanted: Tensor) -> Tensor:
-    """Indices of the rows that are wanted (R,), in order, and of others up to a multiple of ROWS_AT_ONCE."""
+def rows_filled_up(wanted: Tensor, dtype: torch.dtype) -> Tensor:
+    """Indices of the rows that are wanted (R,), in order, for products in bf16 with others up to ROWS_AT_ONCE."""
+    if dtype != torch.bfloat16:
+        return wanted.nonzero().squeeze(1)
     count = -(-int(wanted.sum()) // ROWS_AT_ONCE) * ROWS_AT_ONCE
     return wanted.logical_not().argsort(stable=True)[:count].sort().values
 
 
-PAIR_CHANNELS = 512
-"""Channels from which `PairConv` saves more than its sums cost."""
+WIDE = 512
+"""Channels from which `PairConv` saves more than its sums cost, and `ChannelConv` half of its time."""
 
 _PAIR_TRANSFORM = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
@@ -181,8 +185,20 @@ class PairConv(torch.autograd.Function):
         return d_x[:, 1 : 1 + n_times], d_matrices, d_bias
 
 
-class ChannelConv(torch.autograd.Function):
+def channel_convolution(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     """Convolution over time of each channel of (B, T, C) with taps (K, C) of its own, K odd, and a bias (C,)."""
+    return (ChannelConv.apply if x.shape[-1] >= WIDE else _weighted_sum)(x, taps, bias)
+
+
+def _weighted_sum(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    mixed = bias
+    for neighbours, weights in zip(shifted(x, len(taps)), taps, strict=True):
+        mixed = torch.addcmul(mixed, neighbours, weights)
+    return mixed
+
+
+class ChannelConv(torch.autograd.Function):
+    """`channel_convolution` whose gradient passes over wide tensors half as often."""
 
     @staticmethod
     def forward(ctx, x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
@@ -194,11 +210,3 @@ class ChannelConv(torch.autograd.Function):
         x, taps = ctx.saved_tensors
         d_taps = torch.stack([(gradient * neighbours).sum((0, 1)) for neighbours in shifted(x, len(taps))])
         return _weighted_sum(gradient, taps.flip(0), torch.zeros_like(taps[0])), d_taps, gradient.sum((0, 1))
-
-
-def _weighted_sum(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
-    first, *others = shifted(x, len(taps))
-    mixed = torch.addcmul(bias, first, taps[0])
-    for neighbours, weights in zip(others, taps[1:], strict=True):
-        mixed.addcmul_(neighbours, weights)
-    return mixed

@@ -103,8 +103,10 @@ def test_padding_changes_no_score(published):
         torch.testing.assert_close(output.features[i, :, :length], alone.features[0], atol=1e-4, rtol=1e-4)
 
 
-def test_times_that_are_not_wanted_change_neither_scores_nor_gradients():
-    net, bag = small().train(), torch.rand(4, 2, 24, 9)
+@pytest.mark.parametrize("n_parts", [1, 3])
+def test_times_that_are_not_wanted_change_neither_scores_nor_gradients(n_parts):
+    torch.manual_seed(0)
+    net, bag = MGFN(8, (16, 24, 32)[:n_parts], (1, 1, 2)[:n_parts]).train(), torch.rand(4, 2, 24, 9)
     wanted = torch.rand(4, 24, generator=torch.Generator().manual_seed(0)) < 0.3
     found = []
     for only in (None, wanted):
@@ -118,13 +120,14 @@ def test_times_that_are_not_wanted_change_neither_scores_nor_gradients():
     assert (output.scores[~wanted] == 0).float().mean() > 0.5
 
 
-def test_attention_of_short_bags_in_training_is_the_fused_one():
+def test_attention_of_short_bags_in_bf16_is_the_fused_one_but_for_rounding():
     torch.manual_seed(0)
     layer, x = Glance(64, 2, 32), torch.randn(3, 9, 64)
-    fused = layer(x, torch.ones(3, 9, 1, dtype=torch.bool))
-    torch.testing.assert_close(layer(x), fused)
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x), fused)
+    with torch.autocast("cpu", torch.bfloat16):
+        own = layer(x)
+        with torch.no_grad():
+            fused = layer(x)
+    assert own.requires_grad and 0 < relative_error(own.detach().float(), fused.float().numpy()) < 0.01
 
 
 def test_bf16_gives_nearly_the_same_scores_and_gradients():

@@ -5,12 +5,13 @@ import torch
 from torch.nn import functional as F
 
 from anomaly_detection_mgfn.time_convolution import (
-    PAIR_CHANNELS,
     ROWS_AT_ONCE,
+    WIDE,
     ChannelConv,
     PairConv,
     RowLinear,
     TimeConv,
+    channel_convolution,
     pair_matrices,
     rows_filled_up,
     weights_prepared,
@@ -50,19 +51,20 @@ def test_pairs_of_times_equal_the_convolution(n_times, has_bias):
     assert_same_values_and_gradients(own, expected, [x, weight, bias][: 2 + has_bias])
 
 
+@pytest.mark.parametrize("convolution", [ChannelConv.apply, channel_convolution])
 @pytest.mark.parametrize("n_times", [1, 3, 9])
-def test_convolution_of_each_channel(n_times):
+def test_convolution_of_each_channel(convolution, n_times):
     x, taps, bias = doubles((3, n_times, 4), (5, 4), 4)
     expected = F.conv1d(x.transpose(1, 2), taps.t()[:, None], bias, padding=2, groups=4).transpose(1, 2)
-    assert_same_values_and_gradients(ChannelConv.apply(x, taps, bias), expected, [x, taps, bias])
+    assert_same_values_and_gradients(convolution(x, taps, bias), expected, [x, taps, bias])
 
 
 @pytest.mark.parametrize("taps, n_matrices", [(1, 1), (3, 4)])
 def test_wide_layers_in_bf16(taps, n_matrices):
     """Three taps go in pairs of times; prepared weights change nothing; all is as in fp32 but for rounding."""
     torch.manual_seed(0)
-    layer, x = TimeConv(PAIR_CHANNELS, PAIR_CHANNELS, taps, padding=taps // 2), torch.randn(2, 9, PAIR_CHANNELS)
-    assert layer.operands(torch.bfloat16)[0].numel() == n_matrices * PAIR_CHANNELS**2
+    layer, x = TimeConv(WIDE, WIDE, taps, padding=taps // 2), torch.randn(2, 9, WIDE)
+    assert layer.operands(torch.bfloat16)[0].numel() == n_matrices * WIDE**2
     found = []
     for enabled in (False, True):
         layer.zero_grad()
@@ -78,15 +80,16 @@ def test_wide_layers_in_bf16(taps, n_matrices):
 
 
 @pytest.mark.parametrize("n_wanted", [0, 1, 31, 32, 33, 99])
-def test_rows_are_filled_up(n_wanted):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_are_filled_up_in_bf16(n_wanted, dtype):
     wanted = torch.zeros(100, dtype=torch.bool)
     wanted[torch.randperm(100, generator=torch.Generator().manual_seed(0))[:n_wanted]] = True
-    rows = rows_filled_up(wanted)
-    assert len(rows) == min(100, -(-n_wanted // ROWS_AT_ONCE) * ROWS_AT_ONCE)
+    rows, step = rows_filled_up(wanted, dtype), ROWS_AT_ONCE if dtype == torch.bfloat16 else 1
+    assert len(rows) == min(100, -(-n_wanted // step) * step)
     assert rows.equal(rows.unique()) and wanted[rows].sum() == n_wanted
 
 
-@pytest.mark.parametrize("used", [[], [2], [0, 3, 7, 99], range(100)])
+@pytest.mark.parametrize("used", [[], [2], [0, 3, 7, 99], range(85), range(100)])
 def test_gradients_leave_out_rows_without_one(used):
     torch.manual_seed(0)
     inputs = [torch.randn(shape, requires_grad=True) for shape in ((100, 5), (4, 5), (4,))]
