@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_detection_mgfn.time_convolution import (
+    WIDE,
     TimeConv,
     autocasts,
     channel_convolution,
@@ -35,12 +36,42 @@ class ChannelNorm(nn.Module):
         self.b = nn.Parameter(torch.zeros(1, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        # several times faster than torch.var_mean over the last axis on a CPU
-        variance = centred.square().mean(-1, keepdim=True)
-        # the lower bound keeps the root's gradient finite where all channels are equal
-        scale = (variance.clamp_min(1e-12).sqrt() + self.eps).reciprocal()
-        return torch.addcmul(self.b.flatten(), centred * scale, self.g.flatten())
+        if x.shape[-1] >= WIDE:
+            return WideChannelNorm.apply(x, self.g.flatten(), self.b.flatten(), self.eps)
+        normalised, _, _ = _normalised(x, self.eps)
+        return torch.addcmul(self.b.flatten(), normalised, self.g.flatten())
+
+
+def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """x without its mean over the channels, times the scale 1 / (std + eps); the scale and the std, (B, T, 1) each."""
+    centred = x - x.mean(-1, keepdim=True)
+    # several times faster than torch.var_mean over the last axis on a CPU; the lower bound keeps the root's gradient
+    # finite where all channels are equal
+    std = centred.square().mean(-1, keepdim=True).clamp_min(SMALLEST_STD**2).sqrt()
+    scale = (std + eps).reciprocal()
+    return centred * scale, scale, std
+
+
+SMALLEST_STD = 1e-6
+
+
+class WideChannelNorm(torch.autograd.Function):
+    """`ChannelNorm` whose gradient passes over wide tensors two thirds as often: (B, T, C), (C,), (C,), eps."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, g: Tensor, b: Tensor, eps: float) -> Tensor:
+        normalised, scale, std = _normalised(x, eps)
+        ctx.save_for_backward(normalised, scale, std, g)
+        return torch.addcmul(b, normalised, g)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        normalised, scale, std, g = ctx.saved_tensors
+        d_g, d_b = (gradient * normalised).sum((0, 1)), gradient.sum((0, 1))
+        d_normalised = gradient * g
+        through_std = (d_normalised * normalised).mean(-1, keepdim=True) / (scale * std) * (std > SMALLEST_STD)
+        d_x = torch.addcmul(d_normalised, normalised, through_std, value=-1).mul_(scale)
+        return d_x.sub_(d_x.mean(-1, keepdim=True)), d_g, d_b, None
 
 
 class Glance(nn.Module):

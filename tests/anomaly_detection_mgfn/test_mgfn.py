@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from anomaly_detection_mgfn.mgfn import MGFN, ChannelNorm, Focus, Glance
+from anomaly_detection_mgfn.time_convolution import WIDE
 from tests.fill import GOLDEN, bags, fill, layout, relative_error, shapes
 
 
@@ -164,10 +165,28 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(net(x).scores, net(x).scores)
 
 
-def test_constant_input_has_a_finite_gradient():
-    norm, x = ChannelNorm(4), torch.ones(1, 3, 4, requires_grad=True)
+@pytest.mark.parametrize("channels", [4, WIDE])
+def test_constant_input_has_a_finite_gradient(channels):
+    norm, x = ChannelNorm(channels), torch.ones(1, 3, channels, requires_grad=True)
     norm(x).sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("channels", [5, WIDE])
+def test_channel_norm_divides_by_the_deviation_and_eps(channels):
+    torch.manual_seed(0)
+    norm, x = ChannelNorm(channels, eps=0.1).double(), torch.randn(2, 3, channels, dtype=torch.double)
+    x = (x * torch.tensor([1e-2, 1.0, 30.0])[:, None]).requires_grad_()
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    deviation, mean = torch.std_mean(x, dim=-1, correction=0, keepdim=True)
+    expected = (x - mean) / (deviation + 0.1) * norm.g.flatten() + norm.b.flatten()
+    inputs, weights = [x, norm.g, norm.b], torch.randn_like(x)
+    torch.testing.assert_close(norm(x), expected)
+    for own, other in zip(
+        *(torch.autograd.grad((y * weights).sum(), inputs) for y in (norm(x), expected)), strict=True
+    ):
+        torch.testing.assert_close(own, other)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 9), (1, 1, 4, 8), (1, 1, 0, 9)])

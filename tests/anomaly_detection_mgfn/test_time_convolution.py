@@ -92,10 +92,18 @@ def test_rows_are_filled_up_in_bf16(n_wanted, dtype):
 @pytest.mark.parametrize("used", [[], [2], [0, 3, 7, 99], range(85), range(100)])
 def test_gradients_leave_out_rows_without_one(used):
     torch.manual_seed(0)
-    inputs = [torch.randn(shape, requires_grad=True) for shape in ((100, 5), (4, 5), (4,))]
-    gradient = torch.zeros(100, 4)
-    gradient[list(used)] = torch.randn(len(used), 4)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((100, 5), (40, 5), (40,))]
+    gradient = torch.zeros(100, 40)
+    gradient[list(used), 35:] = torch.randn(len(used), 5)  # behind the columns that are looked at first
     own = torch.autograd.grad(RowLinear.apply(*inputs), inputs, gradient)
     expected = torch.autograd.grad(F.linear(*inputs), inputs, gradient)
     for one, other in zip(own, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_gradient_that_is_not_a_number_is_not_left_out():
+    x, weight = torch.randn(100, 40, requires_grad=True), torch.randn(40, 40)
+    gradient = torch.zeros(100, 40)
+    gradient[7, 39] = torch.nan
+    (own,) = torch.autograd.grad(RowLinear.apply(x, weight, None), x, gradient)
+    assert own[7].isnan().all() and (own[8:] == 0).all()
