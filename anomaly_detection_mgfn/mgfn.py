@@ -56,7 +56,7 @@ SMALLEST_STD = 1e-6
 
 
 class WideChannelNorm(torch.autograd.Function):
-    """`ChannelNorm` whose gradient passes over wide tensors two thirds as often: (B, T, C), (C,), (C,), eps."""
+    """`ChannelNorm` of (B, T, C) with (C,), (C,), eps, whose gradient takes two thirds of the time for wide tensors."""
 
     @staticmethod
     def forward(ctx, x: Tensor, g: Tensor, b: Tensor, eps: float) -> Tensor:
