@@ -8,7 +8,7 @@ from torch import nn
 
 from anomaly_detection_mgfn.feature_bags import VideoFeatures
 from anomaly_detection_mgfn.ground_truth import VideoTruth
-from anomaly_detection_mgfn.time_convolution import weights_prepared
+from anomaly_detection_mgfn.time_convolution import product_dtype, weights_prepared
 from aux_code.errors import UserError
 from aux_code.metrics import RankingMetrics, ranking_metrics
 
@@ -91,13 +91,16 @@ def score_videos(net: nn.Module, videos: VideoFeatures, device: torch.device, cl
         V arrays (n_clips,) float32 in [0, 1], in the videos' order.
     """
     lengths = videos.lengths()
+    # the first layer would round them anyway
+    dtype = product_dtype(next(net.parameters()))
     scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(videos.names)
     mode = net.training
     net.eval()
     with weights_prepared(net):
         for group in group_by_length(lengths, clips_per_pass // videos.data.shape[1]):
             own = torch.from_numpy(lengths[group])
-            bags = torch.zeros(len(group), videos.data.shape[1], int(own.max()), videos.data.shape[2])
+            shape = len(group), videos.data.shape[1], int(own.max()), videos.data.shape[2]
+            bags = torch.zeros(shape, dtype=dtype)
             for bag, index in zip(bags, group, strict=True):
                 bag[:, : lengths[index]] = torch.from_numpy(videos.bag(index))
             padded = None if bool((own == own[0]).all()) else own.to(device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,11 @@ class TimeConv(nn.Conv1d):
     It is one matrix product over all times: twice as fast as a convolution on a CPU, its gradients in bf16 even more.
     """
 
-    prepared: tuple[Tensor, Tensor | None] | None = None
+    prepared: tuple[tuple[Tensor, ...], Tensor | None] | None = None
     """What `operands` gives, while `weights_prepared` holds it."""
 
-    def operands(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """The matrix, for `PairConv` the four matrices, and the bias in the number format of the products."""
+    def operands(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The matrix, or the four of `PairConv`, and the bias, in the number format of the products."""
         weight = self.weight.to(dtype)
         if weight.requires_grad and weight is not self.weight:
             # in the weight's order before it is converted: in fp32 it would be put in order at a fifth of the speed
@@ -27,20 +28,20 @@ class TimeConv(nn.Conv1d):
         if self._goes_in_pairs(dtype):
             return pair_matrices(weight), bias
         if self.out_channels >= self.in_channels:
-            return weight.transpose(1, 2).flatten(1), bias
-        return weight.permute(2, 0, 1).flatten(0, 1), bias
+            return (weight.transpose(1, 2).flatten(1),), bias
+        return (weight.permute(2, 0, 1).flatten(0, 1),), bias
 
     def _goes_in_pairs(self, dtype: torch.dtype) -> bool:
         is_wide = min(self.in_channels, self.out_channels) >= WIDE
         return is_wide and self.kernel_size[0] == 3 and dtype == torch.bfloat16 and self.weight.device.type == "cpu"
 
     def forward(self, x: Tensor) -> Tensor:
-        matrix, bias = self.prepared or self.operands(product_dtype(self.weight))
+        (matrix, *others), bias = self.prepared or self.operands(product_dtype(self.weight))
         x, taps = x.to(matrix.dtype), self.kernel_size[0]
         if taps == 1:
             return linear(x, matrix, bias)
-        if matrix.dim() == 3:
-            return PairConv.apply(x, matrix, bias)
+        if others:
+            return PairConv.apply(x, bias, matrix, *others)
         if self.out_channels >= self.in_channels:
             return linear(torch.cat(shifted(x, taps), dim=-1), matrix, bias)
         # a product for each tap first, then moved: windows of the wide input are never made
@@ -51,16 +52,42 @@ class TimeConv(nn.Conv1d):
 
 @contextmanager
 def weights_prepared(net: nn.Module) -> Iterator[None]:
-    """For several passes of a network that does not change meanwhile: its weights are converted once, not in each."""
+    """For several passes without gradients: the weights, which may not change meanwhile, are converted only once."""
     layers = [module for module in net.modules() if isinstance(module, TimeConv)]
     with torch.no_grad():
         for layer in layers:
-            layer.prepared = layer.operands(product_dtype(layer.weight))
+            matrices, bias = layer.operands(product_dtype(layer.weight))
+            layer.prepared = tuple(map(packed, matrices)), bias
     try:
         yield
     finally:
         for layer in layers:
             layer.prepared = None
+
+
+def packed(matrix: Tensor) -> Tensor:
+    """A matrix in the order in which oneDNN reads it fastest, where `product` hands it over: a tenth less time."""
+    return torch.ops.mkldnn._reorder_linear_weight(matrix) if _is_for_onednn(matrix) else matrix
+
+
+def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear, also with a matrix that is `packed`; without a gradient, wide ones in bf16 go to oneDNN at once.
+
+    On the way of F.linear it would copy the bias over the whole output first.
+    """
+    if torch.is_grad_enabled() or not _is_for_onednn(matrix):
+        return F.linear(x, matrix, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
+
+
+def _is_for_onednn(matrix: Tensor) -> bool:
+    is_wide = matrix.device.type == "cpu" and matrix.dtype == torch.bfloat16 and min(matrix.shape) >= WIDE
+    return is_wide and _onednn_has_bf16()
+
+
+@cache
+def _onednn_has_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def autocasts(x: Tensor) -> bool:
@@ -84,7 +111,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.linear of (B, T, C_in) whose gradients on a CPU leave out the times that have none (see `RowLinear`)."""
     is_small = weight.dtype == torch.bfloat16 and weight.numel() <= SMALL_LAYER
     if x.device.type != "cpu" or not torch.is_grad_enabled() or is_small:
-        return F.linear(x, weight, bias)
+        return product(x, weight, bias)
     return RowLinear.apply(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
 
 
@@ -98,7 +125,7 @@ class RowLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        return F.linear(rows, weight, bias)
+        return product(rows, weight, bias)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -153,13 +180,21 @@ def rows_filled_up(wanted: Tensor, dtype: torch.dtype) -> Tensor:
 WIDE = 512
 """Channels from which fewer passes over tensors save more than they cost to prepare."""
 
-_PAIR_TRANSFORM = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+
+def is_fused(x: Tensor) -> bool:
+    """Whether operations on (B, T, C) have gradients of their own here, which pass over the tensors less often.
+
+    Those of narrow networks in fp32, as the miniature is, stay as torch derives them: its published results hang on the
+    last digit.
+    """
+    return x.shape[-1] >= WIDE or autocasts(x)
 
 
-def pair_matrices(weight: Tensor) -> Tensor:
-    """The four matrices (4, C_out, C_in) of `PairConv` from a convolution's weight (C_out, C_in, 3)."""
-    taps = weight.permute(2, 0, 1).contiguous()
-    return (taps.new_tensor(_PAIR_TRANSFORM) @ taps.flatten(1)).view(4, *weight.shape[:2])
+def pair_matrices(weight: Tensor) -> tuple[Tensor, ...]:
+    """The four matrices (C_out, C_in) of `PairConv` from a convolution's weight (C_out, C_in, 3)."""
+    first, second, third = weight.permute(2, 0, 1).contiguous().unbind()
+    outer, inner = (first + third) / 2, second / 2
+    return first, outer + inner, outer - inner, third
 
 
 class PairConv(torch.autograd.Function):
@@ -170,41 +205,38 @@ class PairConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, matrices: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, bias: Tensor | None, *matrices: Tensor) -> Tensor:
         n_times = x.shape[1]
         padded = F.pad(x, (0, 0, 1, 1 + n_times % 2))
         one, two, three, four = padded[:, :-2:2], padded[:, 1:-2:2], padded[:, 2::2], padded[:, 3::2]
         pieces = one - three, two + three, three - two, two - four
-        first, second, third, fourth = map(F.linear, pieces, matrices)
+        first, second, third, fourth = map(product, pieces, matrices)
         y = torch.stack([first + second + third, second - third - fourth], dim=2).flatten(1, 2)[:, :n_times]
-        ctx.save_for_backward(matrices, *pieces)
+        ctx.save_for_backward(*matrices, *pieces)
         return y if bias is None else y.add_(bias)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        matrices, *pieces = ctx.saved_tensors
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        matrices, pieces = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
         n_times = gradient.shape[1]
         pairs = F.pad(gradient, (0, 0, 0, n_times % 2)).unflatten(1, (-1, 2))
         even, odd = pairs.unbind(2)
         of_products = even, even + odd, even - odd, -odd
         one, two, three, four = (of_product @ matrix for of_product, matrix in zip(of_products, matrices, strict=True))
-        d_x = gradient.new_zeros(len(gradient), 2 * pairs.shape[1] + 2, matrices.shape[2])
+        d_x = gradient.new_zeros(len(gradient), 2 * pairs.shape[1] + 2, matrices[0].shape[1])
         d_x[:, 1:-2:2], d_x[:, 2::2] = two - three + four, two + three - one
         d_x[:, :-2:2] += one
         d_x[:, 3::2] -= four
-        d_matrices = torch.stack(
-            [a.flatten(0, 1).t() @ b.flatten(0, 1) for a, b in zip(of_products, pieces, strict=True)]
-        )
-        d_bias = gradient.sum((0, 1)) if ctx.needs_input_grad[2] else None
-        return d_x[:, 1 : 1 + n_times], d_matrices, d_bias
+        d_matrices = (a.flatten(0, 1).t() @ b.flatten(0, 1) for a, b in zip(of_products, pieces, strict=True))
+        d_bias = gradient.sum((0, 1)) if ctx.needs_input_grad[1] else None
+        return d_x[:, 1 : 1 + n_times], d_bias, *d_matrices
 
 
 def channel_convolution(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     """Convolution over time of each channel of (B, T, C) with taps (K, C) of its own, K odd, and a bias (C,)."""
-    return (ChannelConv.apply if x.shape[-1] >= WIDE else _weighted_sum)(x, taps, bias)
-
-
-def _weighted_sum(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    if is_fused(x):
+        dtype = product_dtype(taps)
+        return ChannelConv.apply(x.to(dtype), taps.to(dtype), bias.to(dtype))
     mixed = bias
     for neighbours, weights in zip(shifted(x, len(taps)), taps, strict=True):
         mixed = torch.addcmul(mixed, neighbours, weights)
@@ -212,15 +244,25 @@ def _weighted_sum(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
 
 
 class ChannelConv(torch.autograd.Function):
-    """`channel_convolution` whose gradient passes over the tensors less often: half of the time for wide ones."""
+    """`channel_convolution` with one pass over the tensors, its gradient with few."""
 
     @staticmethod
     def forward(ctx, x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, taps)
-        return _weighted_sum(x, taps, bias)
+        return _convolved(x, taps, bias)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, taps = ctx.saved_tensors
-        d_taps = torch.stack([(gradient * neighbours).sum((0, 1)) for neighbours in shifted(x, len(taps))])
-        return _weighted_sum(gradient, taps.flip(0), torch.zeros_like(taps[0])), d_taps, gradient.sum((0, 1))
+        d_taps = []
+        for later in range(-(len(taps) // 2), len(taps) // 2 + 1):
+            start = max(0, -later)
+            end = max(start, x.shape[1] - max(0, later))
+            d_taps.append((gradient[:, start:end] * x[:, start + later : end + later]).sum((0, 1)))
+        return _convolved(gradient, taps.flip(0), None), torch.stack(d_taps), gradient.sum((0, 1))
+
+
+def _convolved(x: Tensor, taps: Tensor, bias: Tensor | None) -> Tensor:
+    """As a picture one pixel high whose channels are its fastest index: oneDNN has a kernel for that."""
+    picture, kernel = x.transpose(1, 2).unsqueeze(2), taps.t()[:, None, None]
+    return F.conv2d(picture, kernel, bias, padding=(0, len(taps) // 2), groups=len(kernel)).squeeze(2).transpose(1, 2)

@@ -1,6 +1,10 @@
 """Prepared networks give the same outputs, without batch norms."""
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from aux_code import inference
 from aux_code.inference import (
     OneDnnConv3d,
     fold_batch_norms,
+    keep_prepared_products,
     prepare_anonymizer,
     prepare_for_inference,
     prepare_utility,
@@ -172,3 +177,35 @@ def test_a_convolution_with_a_second_reader_is_not_folded():
     expected = network(x)
     assert fold_batch_norms(network, x) == 0
     assert torch.equal(network(x), expected)
+
+
+TWO_PASSES = """
+import torch
+from aux_code.inference import keep_prepared_products
+torch.set_num_threads(2)
+{call}
+for _ in range(2):
+    for size in range(1, 1101):
+        torch.nn.functional.conv2d(torch.zeros(2, 8, 1, size), torch.zeros(8, 8, 1, 1))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+@pytest.mark.parametrize("call, n_preparations", [("keep_prepared_products()", 1100), ("", 2200)])
+def test_more_sizes_than_onednn_keeps_by_itself(call, n_preparations):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN")}
+    process = subprocess.run(
+        [sys.executable, "-c", TWO_PASSES.format(call=call)],
+        env={**environment, "ONEDNN_VERBOSE": "profile_create"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout.count("create:cache_miss,cpu,convolution") == n_preparations
+
+
+def test_number_of_kept_products_can_be_set(monkeypatch):
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    keep_prepared_products()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

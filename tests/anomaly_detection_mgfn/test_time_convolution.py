@@ -12,7 +12,9 @@ from anomaly_detection_mgfn.time_convolution import (
     RowLinear,
     TimeConv,
     channel_convolution,
+    packed,
     pair_matrices,
+    product,
     rows_filled_up,
     weights_prepared,
 )
@@ -47,7 +49,7 @@ def test_matrix_products_equal_the_convolution(channels, taps, bias):
 def test_pairs_of_times_equal_the_convolution(n_times, has_bias):
     x, weight, bias = doubles((3, n_times, 6), (5, 6, 3), 5)
     expected = F.conv1d(x.transpose(1, 2), weight, bias if has_bias else None, padding=1).transpose(1, 2)
-    own = PairConv.apply(x, pair_matrices(weight), bias if has_bias else None)
+    own = PairConv.apply(x, bias if has_bias else None, *pair_matrices(weight))
     assert_same_values_and_gradients(own, expected, [x, weight, bias][: 2 + has_bias])
 
 
@@ -64,7 +66,7 @@ def test_wide_layers_in_bf16(taps, n_matrices):
     """Three taps go in pairs of times; prepared weights change nothing; all is as in fp32 but for rounding."""
     torch.manual_seed(0)
     layer, x = TimeConv(WIDE, WIDE, taps, padding=taps // 2), torch.randn(2, 9, WIDE)
-    assert layer.operands(torch.bfloat16)[0].numel() == n_matrices * WIDE**2
+    assert [len(matrix) for matrix in layer.operands(torch.bfloat16)[0]] == n_matrices * [WIDE]
     found = []
     for enabled in (False, True):
         layer.zero_grad()
@@ -77,6 +79,25 @@ def test_wide_layers_in_bf16(taps, n_matrices):
     assert layer.weight.grad.is_contiguous()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), weights_prepared(layer):
         assert torch.equal(layer(x).float(), found[1][0])
+
+
+@pytest.mark.parametrize("n_in, n_out", [(WIDE, 2 * WIDE), (WIDE + 8, WIDE), (WIDE, 8)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_products_round_once(n_in, n_out, has_bias):
+    """Packed or not, the product in bf16 is the exact one, rounded: no error of 0.2 % (half of 2**-8) is exceeded."""
+    torch.manual_seed(0)
+    x, matrix, bias = (torch.randn(shape).bfloat16() for shape in ((2, 9, n_in), (n_out, n_in), (n_out,)))
+    exact = F.linear(x.double(), matrix.double(), bias.double() if has_bias else None)
+    with torch.no_grad():
+        for own in (product(x, form, bias if has_bias else None) for form in (matrix, packed(matrix))):
+            torch.testing.assert_close(own.double(), exact, rtol=2**-8, atol=1e-3)
+
+
+def test_products_with_a_gradient():
+    x, matrix = doubles((3, WIDE), (WIDE, WIDE))
+    x, matrix = x.bfloat16(), matrix.bfloat16()
+    (own,) = torch.autograd.grad(product(x, matrix).sum(), x)
+    torch.testing.assert_close(own, matrix.sum(0).expand(3, -1), rtol=2**-6, atol=0.05)
 
 
 @pytest.mark.parametrize("n_wanted", [0, 1, 31, 32, 33, 99])
