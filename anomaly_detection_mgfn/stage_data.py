@@ -89,13 +89,10 @@ def load_bags(
     A training in bf16 gets its bags in bf16: half of the memory and of the time that batches take, and its first layer
     would round them anyway. Bags above the memory limit stay mapped, in float32.
     """
-
-    def segments(names: list[str]) -> torch.Tensor:
-        bags = load_segments(source, names, params.n_segments, params.memory_limit_gib)
-        in_bf16 = trains_in_bf16(params, device) and not isinstance(bags, np.memmap)
-        return torch.from_numpy(bags).to(device, torch.bfloat16 if in_bf16 else torch.float32)
-
-    return TrainingBags(segments(normal), segments(anomalous))
+    bags = load_segments(source, [*normal, *anomalous], params.n_segments, params.memory_limit_gib)
+    in_bf16 = trains_in_bf16(params, device) and not isinstance(bags, np.memmap)
+    data = torch.from_numpy(bags).to(device, torch.bfloat16 if in_bf16 else torch.float32)
+    return TrainingBags(data, len(normal))
 
 
 def load_test_videos(params: MgfnParams, source: FeatureSource, videos: LabelledVideos) -> VideoFeatures:

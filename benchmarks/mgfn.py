@@ -49,6 +49,8 @@ from benchmarks.plain_mgfn import PlainEpoch, list_metrics, plain_forward
 N_NORMAL, N_ANOMALOUS, N_TEST = 800, 810, 290
 MEDIAN_CLIPS, SPREAD, LONGEST = 70, 1.0, 4000
 FEATURE_DIM = 2048
+LOADINGS = 5
+"""Of an epoch's batches in a row: one takes some milliseconds, too few for a single measurement."""
 
 
 class Files(NamedTuple):
@@ -109,20 +111,24 @@ class OurEpoch:
         self.test = load_videos(source, [path.stem for path in files.test], self.params.memory_limit_gib)
 
     def load_from_memory(self) -> float:
-        """Seconds to take an epoch's batches out of the memory, right after a training step, as in an epoch.
+        """Seconds to take an epoch's batches out of the memory: the median of LOADINGS, each right after a step.
 
-        The threads of a process that was idle, as this one is while the plain loop runs, take milliseconds to wake.
+        In an epoch, too, a step has gone before. The threads of a process that was idle, as this one is while the plain
+        loop runs, take milliseconds to wake.
         """
-        counts = len(self.bags.normal), len(self.bags.anomalous)
+        counts = self.bags.n_normal, self.bags.n_anomalous
         batches = list(pair_batches(*counts, self.params.batch_size, seeded_generator("benchmark")))
         self.training.net.train()
-        self.training.step(*self.bags.take(*batches[0]))
 
         def take() -> None:
             for normal, anomalous in batches:
                 self.bags.take(normal, anomalous)
 
-        return seconds_of(take)
+        found = []
+        for _ in range(LOADINGS):
+            self.training.step(*self.bags.take(*batches[0]))
+            found.append(seconds_of(take))
+        return statistics.median(found)
 
     def score(self, clips_per_pass: int = 0) -> list[np.ndarray]:
         """Clip scores of the test videos in the training's number format; with 1 clip per pass one by one."""

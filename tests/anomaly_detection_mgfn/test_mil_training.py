@@ -12,6 +12,7 @@ from anomaly_detection_mgfn.mgfn_files import build_network, network_arguments
 from anomaly_detection_mgfn.mil_training import (
     Choice,
     MilTraining,
+    TrainingBags,
     pair_batches,
     split_validation,
     training_losses,
@@ -192,7 +193,8 @@ def test_a_diverging_loss_ends_the_run(small_set):
 def test_all_training_videos_are_in_bags_or_held_out(small_set):
     training, data = make_training(tiny(small_set), "counts")
     n_train = sum("train" in name for name in small_set.arrays)
-    assert len(data.bags.normal) + len(data.bags.anomalous) + len(data.held_out.validation.names) == n_train
+    assert len(data.bags.data) + len(data.held_out.validation.names) == n_train
+    assert data.bags.n_normal + data.bags.n_anomalous == len(data.bags.data)
     held_out = dict(zip(data.held_out.validation.names, data.held_out.validation_labels))
     assert all(small_set.labels[name] == label for name, label in held_out.items())
 
@@ -203,11 +205,18 @@ def test_bags_of_a_training_in_bf16_are_in_bf16_unless_they_are_mapped(small_set
     names = list(small_set.arrays)
     cpu = torch.device("cpu")
     bags = load_bags(params, source, names[:3], names[3:5], cpu)
-    assert bags.normal.dtype == bags.anomalous.dtype == torch.bfloat16
+    assert bags.data.dtype == torch.bfloat16
     exact = load_bags(replace(params, precision="fp32"), source, names[:3], names[3:5], cpu)
-    torch.testing.assert_close(bags.normal, exact.normal.bfloat16())
+    torch.testing.assert_close(bags.data, exact.data.bfloat16())
     mapped = load_bags(replace(params, memory_limit_gib=0.0), source, names[:3], names[3:5], cpu)
-    assert torch.equal(mapped.anomalous, exact.anomalous)
+    assert torch.equal(mapped.data, exact.data)
+
+
+def test_batches_are_copies_of_the_bags_at_their_indices():
+    bags = TrainingBags(torch.rand(5, 2, 3, 4), n_normal=3)
+    normal, anomalous = bags.take(torch.tensor([2, 0]), torch.tensor([1, 0, 1]))
+    assert torch.equal(normal, bags.data[[2, 0]])
+    assert torch.equal(anomalous, bags.data[[4, 3, 4]])
 
 
 def test_noise_follows_each_feature_and_keeps_the_magnitude_true():
