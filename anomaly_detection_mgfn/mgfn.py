@@ -154,6 +154,11 @@ def _scattered(values: Tensor, rows: Tensor, n_bags: int, n_times: int) -> Tenso
     return whole.index_copy(0, rows, values).unflatten(0, (n_bags, n_times))
 
 
+def _sum(x: Tensor, branch: Tensor) -> Tensor:
+    """x and a branch of it, in the number format of x; the branch is converted once and no second time for the sum."""
+    return branch + x if branch.dtype == x.dtype else branch.to(x.dtype).add_(x)
+
+
 def _feed_forward(channels: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         ChannelNorm(channels),
@@ -185,10 +190,10 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C), or, with indices of R of the B * T times, (1, R, C): those alone."""
         for i, (shortcut, attention, feed_forward) in enumerate(self.layers):
-            x = shortcut(_zero_outside(x, valid)) + x
+            x = _sum(x, shortcut(_zero_outside(x, valid)))
             kept = rows if i + 1 == len(self.layers) else None
-            x = attention(x, valid, kept) + _at(kept, x)
-            x = feed_forward(x) + x
+            x = _sum(_at(kept, x), attention(x, valid, kept))
+            x = _sum(x, feed_forward(x))
         return x
 
 

@@ -191,10 +191,13 @@ def is_fused(x: Tensor) -> bool:
 
 
 def pair_matrices(weight: Tensor) -> tuple[Tensor, ...]:
-    """The four matrices (C_out, C_in) of `PairConv` from a convolution's weight (C_out, C_in, 3)."""
+    """The four matrices (C_out, C_in) of `PairConv` from a convolution's weight (C_out, C_in, 3).
+
+    The two in the middle are twice what Winograd has; their products are halved instead.
+    """
     first, second, third = weight.permute(2, 0, 1).contiguous().unbind()
-    outer, inner = (first + third) / 2, second / 2
-    return first, outer + inner, outer - inner, third
+    outer = first + third
+    return first, outer + second, outer - second, third
 
 
 class PairConv(torch.autograd.Function):
@@ -211,7 +214,8 @@ class PairConv(torch.autograd.Function):
         one, two, three, four = padded[:, :-2:2], padded[:, 1:-2:2], padded[:, 2::2], padded[:, 3::2]
         pieces = one - three, two + three, three - two, two - four
         first, second, third, fourth = map(product, pieces, matrices)
-        y = torch.stack([first + second + third, second - third - fourth], dim=2).flatten(1, 2)[:, :n_times]
+        even, odd = torch.add(first, second + third, alpha=0.5), torch.sub((second - third).mul_(0.5), fourth)
+        y = torch.stack([even, odd], dim=2).flatten(1, 2)[:, :n_times]
         ctx.save_for_backward(*matrices, *pieces)
         return y if bias is None else y.add_(bias)
 
@@ -221,7 +225,7 @@ class PairConv(torch.autograd.Function):
         n_times = gradient.shape[1]
         pairs = F.pad(gradient, (0, 0, 0, n_times % 2)).unflatten(1, (-1, 2))
         even, odd = pairs.unbind(2)
-        of_products = even, even + odd, even - odd, -odd
+        of_products = even, (even + odd).mul_(0.5), (even - odd).mul_(0.5), -odd
         one, two, three, four = (of_product @ matrix for of_product, matrix in zip(of_products, matrices, strict=True))
         d_x = gradient.new_zeros(len(gradient), 2 * pairs.shape[1] + 2, matrices[0].shape[1])
         d_x[:, 1:-2:2], d_x[:, 2::2] = two - three + four, two + three - one
