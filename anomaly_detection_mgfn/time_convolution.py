@@ -66,7 +66,7 @@ def weights_prepared(net: nn.Module) -> Iterator[None]:
 
 
 def packed(matrix: Tensor) -> Tensor:
-    """A matrix in the order in which oneDNN reads it fastest, where `product` hands it over: a tenth less time."""
+    """A matrix in the order in which oneDNN reads it fastest, where `product` hands it over: 4 to 12 % less time."""
     return torch.ops.mkldnn._reorder_linear_weight(matrix) if _is_for_onednn(matrix) else matrix
 
 
