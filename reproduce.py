@@ -1,4 +1,5 @@
-"""The main job: runs the stages for every method of a table, then writes results/{summary.json,tables.md,report.html}.
+"""The main job: runs the stages for every method of a table, then writes
+results/{summary.json,tables.md,report.html}.
 
 python reproduce.py --preset miniature                 Table 8 on the embedded benchmark, no data needed
 python reproduce.py --preset paper                     Table 8 on the real data sets named in aux_code/config.py
@@ -73,26 +74,30 @@ class ReproduceParams:
     controls: bool = True
     """Also run SPAct with as much compute as TeD-SPAD, and reconstruction only."""
     protocol: Literal["validation", "last", "best_on_test"] = "validation"
-    """Which epoch the tables show; best_on_test is the paper's protocol. The miniature shows the last one: the
-    25 videos of its validation part say little."""
+    """Which epoch the tables show; best_on_test is the paper's protocol. The miniature shows the
+    last one: the 25 videos of its validation part say little."""
     init_weights: str = ""
     """File of Kinetics-400 weights for f_T's start (paper preset); empty: random start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
     jobs: int = 0
-    """Steps that run at once; 0: one with a GPU or in the paper preset, else one for each of at most two cores."""
+    """Steps that run at once; 0: one with a GPU or in the paper preset, else one for each of at
+    most two cores."""
     tflops: float = 0.0
-    """TFLOP per second that the machine sustains: what --dry_run reckons with where nothing is measured, e.g. for a GPU
-    that this machine lacks. 0: 30 % of a matrix product timed here and now."""
+    """TFLOP per second that the machine sustains: what --dry_run reckons with where nothing is
+    measured, e.g. for a GPU that this machine lacks. 0: 30 % of a matrix product timed here and
+    now."""
     dry_run: bool = False
     """Print the plan as shell commands, what is missing and how long it may take; run nothing."""
     slurm: bool = False
-    """Print a bash script that submits the plan to Slurm, one array element per row and seed; run nothing."""
+    """Print a bash script that submits the plan to Slurm, one array element per row and seed; run
+    nothing."""
     part: str = ""
-    """Run the steps of one part alone, `shared:SEED` or METHOD:SEED, without a report: what --slurm submits. Parts may
-    run at the same time on machines that share a file system."""
+    """Run the steps of one part alone, `shared:SEED` or METHOD:SEED, without a report: what --slurm
+    submits. Parts may run at the same time on machines that share a file system."""
     force: tuple[str, ...] = ()
-    """Names of steps (as --dry_run lists them) to run again although they are done; `all` for all."""
+    """Names of steps (as --dry_run lists them) to run again although they are done; `all` for
+    all."""
 
     def __post_init__(self) -> None:
         check_ranges(self, at_least={"jobs": 0, "seeds": 0, "tflops": 0})
@@ -100,7 +105,10 @@ class ReproduceParams:
             raise UserError("--seeds needs at least one number, such as 0")
 
 
-PRESETS = {"paper": ReproduceParams(), "miniature": ReproduceParams(preset="miniature", protocol="last")}
+PRESETS = {
+    "paper": ReproduceParams(),
+    "miniature": ReproduceParams(preset="miniature", protocol="last"),
+}
 
 
 def main() -> int:
@@ -129,7 +137,9 @@ def main() -> int:
         return status_of(run_tasks(steps, n_jobs, StatusDisplay(), forced, params.part))
     outcome = run_tasks(tasks, n_jobs, StatusDisplay(), forced)
     shown = dict.fromkeys([*methods, *settings.feature_level])
-    results = collect_results(params.preset, params.seeds, shown, params.protocol, worked_seconds(tasks))
+    results = collect_results(
+        params.preset, params.seeds, shown, params.protocol, worked_seconds(tasks)
+    )
     size = PRESETS_OF_SCRIPT["feature_extraction/dali_extraction.py"][params.preset].size
     options = ReportOptions(tuple(tasks), size, tables)
     for path in write_all(results, options):
@@ -153,8 +163,12 @@ def printed_plan(
         words = [word for word in sys.argv[1:] if word not in ("--slurm", "--dry_run")]
         command = [sys.executable, str(config.REPOSITORY_ROOT / "reproduce.py"), *words]
         roots = ("TED_SPAD_DATA_ROOT", "TED_SPAD_ARTIFACT_ROOT")
-        environment = {name: str(Path(os.environ[name]).absolute()) for name in roots if os.environ.get(name)}
-        return sbatch_script(plan_parts(tasks), command, environment, str(config.LOGS_ROOT / "slurm"))
+        environment = {
+            name: str(Path(os.environ[name]).absolute()) for name in roots if os.environ.get(name)
+        }
+        return sbatch_script(
+            plan_parts(tasks), command, environment, str(config.LOGS_ROOT / "slurm")
+        )
     gflops = 1000 * params.tflops
     if params.preset == "paper" and not gflops:
         gflops = sustained_gflops(choose_device(params.device))
@@ -176,10 +190,16 @@ def chosen_methods(params: ReproduceParams, tables: tuple[str, ...]) -> list[str
         return list(dict.fromkeys(["raw", *params.methods]))
     names = ["raw"]
     for table in tables:
-        names += TABLE_8 if table == "8" else ABLATION_TABLES.get(table, ())  # Table 1 has attacks of its own only
+        names += (
+            TABLE_8 if table == "8" else ABLATION_TABLES.get(table, ())
+        )  # Table 1 has attacks of its own only
     if params.controls and "8" in tables:
         names += CONTROLS
-    return [name for name in dict.fromkeys(names) if not METHODS[name].control or _has_preset(name, params.preset)]
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if not METHODS[name].control or _has_preset(name, params.preset)
+    ]
 
 
 def _has_preset(method: str, preset: str) -> bool:
@@ -200,7 +220,8 @@ def preset_parameters(script: str, preset: str) -> dict[str, Any]:
 
 
 def default_jobs(params: ReproduceParams) -> int:
-    """One where a GPU or real data is shared by the steps; else one for each of at most two cores."""
+    """One where a GPU or real data is shared by the steps; else one for each of at most two
+    cores."""
     if params.preset == "paper" or (params.device != "cpu" and torch.cuda.is_available()):
         return 1
     return min(2, os.cpu_count() or 1)

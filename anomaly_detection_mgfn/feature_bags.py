@@ -11,21 +11,23 @@ from aux_code.errors import UserError
 from aux_code.progress import progress
 
 GEOMETRY = {"frames_per_clip": 16, "stride": 2, "frames_per_feature": 32}
-"""What the training assumes of a feature (paper 3.4): 16 frames, every second one, one feature per 32 frames."""
+"""What the training assumes of a feature (paper 3.4): 16 frames, every second one, one feature per
+32 frames."""
 
 _MANIFEST_TABLES = ("videos", "failed", "anonymizer", "utility")
 
 
 def segment_borders(n_clips: int, n_segments: int) -> np.ndarray:
-    """Borders of the segments, (n_segments + 1,): linspace(0, n_clips), truncated to integers (release)."""
+    """Borders of the segments, (n_segments + 1,): linspace(0, n_clips), truncated to integers
+    (release)."""
     return np.linspace(0, n_clips, n_segments + 1).astype(np.int64)
 
 
 def segment_features(features: np.ndarray, n_segments: int) -> np.ndarray:
     """Averages a video's clip features to a fixed number of segments.
 
-    A segment without a clip of its own (videos of fewer clips than segments) takes the clip at its border. The release
-    takes the first clip of each segment instead of the mean.
+    A segment without a clip of its own (videos of fewer clips than segments) takes the clip at its
+    border. The release takes the first clip of each segment instead of the mean.
 
     Args:
         features: (n, F) or (n, n_crops, F), n >= 1.
@@ -47,7 +49,9 @@ def segment_features(features: np.ndarray, n_segments: int) -> np.ndarray:
 
 def append_magnitude(features: np.ndarray) -> np.ndarray:
     """Appends the L2 norm over the last axis: (..., F) -> (..., F + 1), as MGFN takes its input."""
-    return np.concatenate([features, np.linalg.norm(features, axis=-1, keepdims=True)], axis=-1, dtype=np.float32)
+    return np.concatenate(
+        [features, np.linalg.norm(features, axis=-1, keepdims=True)], axis=-1, dtype=np.float32
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ class FeatureSource:
         """One video's features, (n_clips, n_crops, F) float32.
 
         Raises:
-            UserError: the file is missing or damaged, has another shape than the manifest says, or is not finite.
+            UserError: the file is missing or damaged, has another shape than the manifest says, or
+                is not finite.
         """
         entry = self.entries[name]
         array = read_array(entry.path)
@@ -107,7 +112,9 @@ def read_array(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; extract the features again") from error
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is damaged or not a .npy array ({error}); extract this video again") from error
+        raise UserError(
+            f"{path} is damaged or not a .npy array ({error}); extract this video again"
+        ) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         raise UserError(f"{path}: not an array of floating-point numbers")
     return array
@@ -133,21 +140,35 @@ def open_feature_folder(folder: Path | str) -> FeatureSource:
     """
     path = Path(folder) / "manifest.json"
     if not path.is_file():
-        raise UserError(f"{path} does not exist; run feature_extraction/dali_extraction.py or give --features DIR")
+        raise UserError(
+            f"{path} does not exist; run feature_extraction/dali_extraction.py or give --features DIR"
+        )
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key, {}), dict) for key in _MANIFEST_TABLES):
-        raise UserError(f"{path} is not a manifest of dali_extraction.py; extract the features again")
+    if not isinstance(manifest, dict) or not all(
+        isinstance(manifest.get(key, {}), dict) for key in _MANIFEST_TABLES
+    ):
+        raise UserError(
+            f"{path} is not a manifest of dali_extraction.py; extract the features again"
+        )
     for key, value in GEOMETRY.items():
         if manifest.get(key) != value:
-            raise UserError(f"{path}: {key} is {manifest.get(key)}, but must be {value}; extract the features again")
+            raise UserError(
+                f"{path}: {key} is {manifest.get(key)}, but must be {value}; extract the features again"
+            )
     entries = {}
     for name, video in manifest.get("videos", {}).items():
         try:
-            entry = FeatureEntry(name, Path(folder) / video["file"], int(video["n_clips"]), int(video["n_frames"]))
+            entry = FeatureEntry(
+                name, Path(folder) / video["file"], int(video["n_clips"]), int(video["n_frames"])
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: the entry of video '{name}' lacks or spoils {error}; extract it again") from error
+            raise UserError(
+                f"{path}: the entry of video '{name}' lacks or spoils {error}; extract it again"
+            ) from error
         if entry.n_clips < 1 or entry.n_frames < 1:
-            raise UserError(f"{path}: video '{name}' has {entry.n_clips} clips and {entry.n_frames} frames")
+            raise UserError(
+                f"{path}: video '{name}' has {entry.n_clips} clips and {entry.n_frames} frames"
+            )
         expected = -(-entry.n_frames // GEOMETRY["frames_per_feature"])
         if abs(entry.n_clips - expected) > 1:
             raise UserError(
@@ -159,12 +180,17 @@ def open_feature_folder(folder: Path | str) -> FeatureSource:
         raise UserError(f"{path} lists no video; extract the features first")
     dimension, n_crops = manifest.get("feature_dim"), manifest.get("n_crops", 1)
     if not all(isinstance(number, int) and number >= 1 for number in (dimension, n_crops)):
-        raise UserError(f"{path}: feature_dim is {dimension} and n_crops {n_crops}; both must be at least 1")
-    return FeatureSource(path, entries, dimension, n_crops, GEOMETRY["frames_per_feature"], manifest)
+        raise UserError(
+            f"{path}: feature_dim is {dimension} and n_crops {n_crops}; both must be at least 1"
+        )
+    return FeatureSource(
+        path, entries, dimension, n_crops, GEOMETRY["frames_per_feature"], manifest
+    )
 
 
 def check_anonymizer(source: FeatureSource, anonymizer: str) -> None:
-    """Refuses features of another anonymizer than the one named (a name, or a path whose content is compared).
+    """Refuses features of another anonymizer than the one named (a name, or a path whose content is
+    compared).
 
     Raises:
         UserError: they differ.
@@ -200,7 +226,8 @@ class VideoFeatures:
 
 
 def load_videos(source: FeatureSource, names: list[str], memory_limit_gib: float) -> VideoFeatures:
-    """Reads whole videos once, into memory or, above the limit, into a memory-mapped temporary file."""
+    """Reads whole videos once, into memory or, above the limit, into a memory-mapped temporary
+    file."""
     offsets = np.cumsum([0, *(source.entries[name].n_clips for name in names)])
     shape = (int(offsets[-1]), source.n_crops, source.feature_dim + 1)
     data = _allocate(shape, memory_limit_gib)
@@ -209,9 +236,14 @@ def load_videos(source: FeatureSource, names: list[str], memory_limit_gib: float
     return VideoFeatures(list(names), data, offsets)
 
 
-def load_segments(source: FeatureSource, names: list[str], n_segments: int, memory_limit_gib: float) -> np.ndarray:
-    """Reads and averages the training videos once: (V, n_crops, n_segments, F + 1) float32, magnitude appended."""
-    bags = _allocate((len(names), source.n_crops, n_segments, source.feature_dim + 1), memory_limit_gib)
+def load_segments(
+    source: FeatureSource, names: list[str], n_segments: int, memory_limit_gib: float
+) -> np.ndarray:
+    """Reads and averages the training videos once: (V, n_crops, n_segments, F + 1) float32,
+    magnitude appended."""
+    bags = _allocate(
+        (len(names), source.n_crops, n_segments, source.feature_dim + 1), memory_limit_gib
+    )
     for i, name in enumerate(progress(names, "load segments")):
         bags[i] = append_magnitude(segment_features(source.read(name), n_segments)).swapaxes(0, 1)
     return bags
@@ -221,5 +253,6 @@ def _allocate(shape: tuple[int, ...], memory_limit_gib: float) -> np.ndarray:
     if 4 * np.prod(shape, dtype=np.float64) <= memory_limit_gib * 2**30:
         return np.empty(shape, dtype=np.float32)
     with tempfile.NamedTemporaryFile(prefix="features_", suffix=".tmp") as file:
-        # The file has no name any more once this block ends; the map keeps it until the process is gone.
+        # The file has no name any more once this block ends; the map keeps it until the process is
+        # gone.
         return np.memmap(file.name, dtype=np.float32, mode="w+", shape=shape)

@@ -1,4 +1,5 @@
-"""Frame labels of the test videos, from the annotations and the frame counts in the feature manifest."""
+"""Frame labels of the test videos, from the annotations and the frame counts in the feature
+manifest."""
 
 import logging
 from dataclasses import dataclass
@@ -32,14 +33,20 @@ class VideoTruth:
     """(n_clips,) other frames per clip."""
 
 
-def truth_from_labels(name: str, category: str, label: int, labels: np.ndarray, frames_per_feature: int) -> VideoTruth:
+def truth_from_labels(
+    name: str, category: str, label: int, labels: np.ndarray, frames_per_feature: int
+) -> VideoTruth:
     """Counts the frames of each clip of a video whose frame labels are (n_frames,) in {0, 1}."""
     starts = np.arange(0, len(labels), frames_per_feature)
     positives = np.add.reduceat(labels.astype(np.int64), starts)
     sizes = np.diff(np.append(starts, len(labels)))
     steps = np.diff(np.concatenate([[0], labels.astype(np.int8), [0]]))
-    events = tuple(zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True))
-    return VideoTruth(name, category, label, len(labels), frames_per_feature, events, positives, sizes - positives)
+    events = tuple(
+        zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True)
+    )
+    return VideoTruth(
+        name, category, label, len(labels), frames_per_feature, events, positives, sizes - positives
+    )
 
 
 class LabelledVideos(NamedTuple):
@@ -52,10 +59,21 @@ class LabelledVideos(NamedTuple):
 
 
 LIST_FILES = {
-    "train": ("Anomaly_Train.txt", "Anomaly_Detection_splits/Anomaly_Train.txt", "SH_Train.txt", "train.csv"),
-    "test": ("Anomaly_Test.txt", "Anomaly_Detection_splits/Anomaly_Test.txt", "SH_Test.txt", "test.csv"),
+    "train": (
+        "Anomaly_Train.txt",
+        "Anomaly_Detection_splits/Anomaly_Train.txt",
+        "SH_Train.txt",
+        "train.csv",
+    ),
+    "test": (
+        "Anomaly_Test.txt",
+        "Anomaly_Detection_splits/Anomaly_Test.txt",
+        "SH_Test.txt",
+        "test.csv",
+    ),
 }
-"""Where the data sets list their videos, for messages; XD-Violence has folders in place of lists."""
+"""Where the data sets list their videos, for messages; XD-Violence has folders in place of
+lists."""
 
 
 def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> LabelledVideos:
@@ -67,28 +85,39 @@ def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> 
         training: whether the training videos are needed; else `train` is empty.
 
     Raises:
-        UserError: a listed video has neither features nor a recorded failure; only one class in training; no test
-            video of one of the classes.
+        UserError: a listed video has neither features nor a recorded failure; only one class in
+            training; no test video of one of the classes.
     """
     videos = load_surveillance(dataset)
     failed = source.manifest.get("failed", {})
     listed = [*(videos.train if training else ()), *videos.test]
-    absent = [video.name for video in listed if video.name not in source.entries and video.name not in failed]
+    absent = [
+        video.name
+        for video in listed
+        if video.name not in source.entries and video.name not in failed
+    ]
     if absent:
         raise UserError(
             f"{source.location}: {len(absent)} of {len(listed)} videos of {dataset} have no features, the first is "
             f"'{absent[0]}'; run the extraction again (it goes on where it stopped)"
         )
-    missing = {video.name: failed[video.name] for video in listed if video.name not in source.entries}
+    missing = {
+        video.name: failed[video.name] for video in listed if video.name not in source.entries
+    }
     for name, reason in missing.items():
         log.warning("no features of %s: %s", name, reason)
-    train, test = ([v for v in listed if v.split == split and v.name in source.entries] for split in ("train", "test"))
+    train, test = (
+        [v for v in listed if v.split == split and v.name in source.entries]
+        for split in ("train", "test")
+    )
     if training:
         _require_both_kinds(train, _list_file(videos.root, "train"))
     truths = [_truth(video, source) for video in test]
     if not any(t.positives.any() for t in truths) or not any(t.negatives.any() for t in truths):
         place = _list_file(videos.root, "test")
-        raise UserError(f"{place}: the test videos need anomalous and normal frames; check it and the annotations")
+        raise UserError(
+            f"{place}: the test videos need anomalous and normal frames; check it and the annotations"
+        )
     return LabelledVideos(train, truths, missing)
 
 
@@ -96,7 +125,9 @@ def _require_both_kinds(train: list[SurveillanceVideo], place: Path) -> None:
     kinds = {video.label for video in train}
     if kinds != {0, 1}:
         found = "no" if not kinds else "only normal" if kinds == {0} else "only anomalous"
-        raise UserError(f"{place}: {found} training videos in the list; training needs normal and anomalous ones")
+        raise UserError(
+            f"{place}: {found} training videos in the list; training needs normal and anomalous ones"
+        )
 
 
 def _list_file(root: Path, split: str) -> Path:
@@ -106,4 +137,6 @@ def _list_file(root: Path, split: str) -> Path:
 
 def _truth(video: SurveillanceVideo, source: FeatureSource) -> VideoTruth:
     labels = frame_labels(video, source.entries[video.name].n_frames)
-    return truth_from_labels(video.name, video.category, int(video.label), labels, source.frames_per_feature)
+    return truth_from_labels(
+        video.name, video.category, int(video.label), labels, source.frames_per_feature
+    )

@@ -39,7 +39,9 @@ def main() -> int:
         return score_command(params)
     if params.eval_only:
         params = replace(params, run_id=params.run_id or f"main_{params.preset}_eval_only")
-        return evaluate_checkpoint(params, start_run(params, f"main_{dataset_label(params.dataset)}"), started)
+        return evaluate_checkpoint(
+            params, start_run(params, f"main_{dataset_label(params.dataset)}"), started
+        )
     params = replace(params, run_id=params.run_id or f"main_{params.preset}")
     if params.seeds:
         write_seeds(params, [train(own) for own in runs_of_seeds(params)])

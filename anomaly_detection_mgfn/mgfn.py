@@ -1,4 +1,5 @@
-"""MGFN, the magnitude-contrastive glance-and-focus network (AAAI 2023): feature bags -> anomaly scores."""
+"""MGFN, the magnitude-contrastive glance-and-focus network (AAAI 2023): feature bags -> anomaly
+scores."""
 
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -23,11 +24,13 @@ class MGFNOutput(NamedTuple):
     scores: Tensor
     """(B, T) anomaly scores in [0, 1], averaged over the crops."""
     features: Tensor
-    """(B, n_crops, T, dims[-1]) normalised features whose magnitude selects the segments in training."""
+    """(B, n_crops, T, dims[-1]) normalised features whose magnitude selects the segments in
+    training."""
 
 
 class ChannelNorm(nn.Module):
-    """Normalises (B, T, C) over the channels, each time on its own; divides by std + eps, as the release does."""
+    """Normalises (B, T, C) over the channels, each time on its own; divides by std + eps, as the
+    release does."""
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
@@ -43,10 +46,11 @@ class ChannelNorm(nn.Module):
 
 
 def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """x without its mean over the channels, times the scale 1 / (std + eps); the scale and the std, (B, T, 1) each."""
+    """x without its mean over the channels, times the scale 1 / (std + eps); the scale and the std,
+    (B, T, 1) each."""
     centred = x - x.mean(-1, keepdim=True)
-    # several times faster than torch.var_mean over the last axis on a CPU; the lower bound keeps the root's gradient
-    # finite where all channels are equal
+    # several times faster than torch.var_mean over the last axis on a CPU; the lower bound keeps
+    # the root's gradient finite where all channels are equal
     std = centred.square().mean(-1, keepdim=True).clamp_min(SMALLEST_STD**2).sqrt()
     scale = (std + eps).reciprocal()
     return centred * scale, scale, std
@@ -56,7 +60,8 @@ SMALLEST_STD = 1e-6
 
 
 class FusedChannelNorm(torch.autograd.Function):
-    """`ChannelNorm` of (B, T, C) with (C,), (C,), eps, whose gradient takes two thirds of the time."""
+    """`ChannelNorm` of (B, T, C) with (C,), (C,), eps, whose gradient takes two thirds of the
+    time."""
 
     @staticmethod
     def forward(ctx, x: Tensor, g: Tensor, b: Tensor, eps: float) -> Tensor:
@@ -69,7 +74,11 @@ class FusedChannelNorm(torch.autograd.Function):
         normalised, scale, std, g = ctx.saved_tensors
         d_g, d_b = (gradient * normalised).sum((0, 1)), gradient.sum((0, 1))
         d_normalised = gradient * g
-        through_std = (d_normalised * normalised).mean(-1, keepdim=True) / (scale * std) * (std > SMALLEST_STD)
+        through_std = (
+            (d_normalised * normalised).mean(-1, keepdim=True)
+            / (scale * std)
+            * (std > SMALLEST_STD)
+        )
         d_x = torch.addcmul(d_normalised, normalised, through_std, value=-1).mul_(scale)
         return d_x.sub_(d_x.mean(-1, keepdim=True)), d_g, d_b, None
 
@@ -85,28 +94,44 @@ class Glance(nn.Module):
         self.to_out = TimeConv(heads * head_dim, channels, 1)
 
     def forward(self, x: Tensor, valid: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
-        qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
-        mixed = _attention(*qkv) if valid is None else _attention_without_padding(qkv, valid[..., 0].sum(1))
+        qkv = (
+            self.to_qkv(self.norm(x))
+            .unflatten(-1, (3, self.heads, -1))
+            .permute(2, 0, 3, 1, 4)
+            .contiguous()
+        )
+        mixed = (
+            _attention(*qkv)
+            if valid is None
+            else _attention_without_padding(qkv, valid[..., 0].sum(1))
+        )
         return self.to_out(_at(rows, mixed.transpose(1, 2).flatten(2)))
 
 
 SHORT_BAG = 128
-"""Times up to which the gradient of the fused attention takes a CPU twice as long in bf16 as that of products."""
+"""Times up to which the gradient of the fused attention takes a CPU twice as long in bf16 as that
+of products."""
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of (B, heads, T, C) each; never a T x T matrix of the thousands of times that a test video has, where
-    the device has a fused kernel."""
-    if q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= SHORT_BAG:
+    """Attention of (B, heads, T, C) each; never a T x T matrix of the thousands of times that a
+    test video has, where the device has a fused kernel."""
+    if (
+        q.requires_grad
+        and q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and q.shape[2] <= SHORT_BAG
+    ):
         return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 
 def _attention_without_padding(qkv: Tensor, lengths: Tensor) -> Tensor:
-    """Attention of each bag to its own times (3, B, heads, T, C) -> (B, heads, T, C), zeros behind the end.
+    """Attention of each bag to its own times (3, B, heads, T, C) -> (B, heads, T, C), zeros behind
+    the end.
 
-    Bags of one length go together and none has a mask, so that the result is that of the bag alone to the last bit: in
-    bf16 the smallest difference could be rounded up to one of 1e-3.
+    Bags of one length go together and none has a mask, so that the result is that of the bag alone
+    to the last bit: in bf16 the smallest difference could be rounded up to one of 1e-3.
     """
     mixed = torch.zeros_like(qkv[0])
     sizes, counts = (part.tolist() for part in lengths.unique_consecutive(return_counts=True))
@@ -119,7 +144,8 @@ def _attention_without_padding(qkv: Tensor, lengths: Tensor) -> Tensor:
 
 
 class Focus(nn.Module):
-    """Local aggregation: each head mixes 5 neighbouring times with weights of its own, shared by its channels."""
+    """Local aggregation: each head mixes 5 neighbouring times with weights of its own, shared by
+    its channels."""
 
     def __init__(self, channels: int, heads: int, head_dim: int, kernel: int = 5):
         super().__init__()
@@ -131,15 +157,19 @@ class Focus(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         values = _zero_outside(self.to_v(self.norm(x.flatten(0, 1)).view(x.shape)), valid)
-        # the head is the fastest index of the channels in the published weights; a weight for every channel instead of
-        # one for every head keeps the products long
+        # the head is the fastest index of the channels in the published weights; a weight for every
+        # channel instead of one for every head keeps the products long
         n_repeats = values.shape[-1] // self.heads
-        taps, bias = self.rel_pos.weight[:, 0].t().repeat(1, n_repeats), self.rel_pos.bias.repeat(n_repeats)
+        taps, bias = (
+            self.rel_pos.weight[:, 0].t().repeat(1, n_repeats),
+            self.rel_pos.bias.repeat(n_repeats),
+        )
         return self.to_out(_at(rows, channel_convolution(values, taps, bias)))
 
 
 def _zero_outside(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Zeros where a padded bag has ended, as a convolution finds them behind a video's last clip."""
+    """Zeros where a padded bag has ended, as a convolution finds them behind a video's last
+    clip."""
     return x if valid is None else x * valid
 
 
@@ -155,7 +185,8 @@ def _scattered(values: Tensor, rows: Tensor, n_bags: int, n_times: int) -> Tenso
 
 
 def _sum(x: Tensor, branch: Tensor) -> Tensor:
-    """x and a branch of it, in the number format of x; the branch is converted once and no second time for the sum."""
+    """x and a branch of it, in the number format of x; the branch is converted once and no second
+    time for the sum."""
     return branch + x if branch.dtype == x.dtype else branch.to(x.dtype).add_(x)
 
 
@@ -188,7 +219,8 @@ class Backbone(nn.Module):
         )
 
     def forward(self, x: Tensor, valid: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C), or, with indices of R of the B * T times, (1, R, C): those alone."""
+        """(B, T, C) -> (B, T, C), or, with indices of R of the B * T times, (1, R, C): those
+        alone."""
         for i, (shortcut, attention, feed_forward) in enumerate(self.layers):
             x = _sum(x, shortcut(_zero_outside(x, valid)))
             kept = rows if i + 1 == len(self.layers) else None
@@ -200,16 +232,18 @@ class Backbone(nn.Module):
 class MGFN(nn.Module):
     """Bags (B, n_crops, T, feature_dim + 1) -> scores and features; any T >= 1.
 
-    The last channel of a bag is the L2 magnitude of its features. The first part glances, the others focus.
-    28.65 M parameters with the defaults (paper section 4, release); smaller `dims` and `depths` give the miniature's.
+    The last channel of a bag is the L2 magnitude of its features. The first part glances, the
+    others focus. 28.65 M parameters with the defaults (paper section 4, release); smaller `dims`
+    and `depths` give the miniature's.
 
     Args:
         feature_dim: F, width of the features, without the magnitude.
         dims: channels of the parts; above 64, multiples of 64.
         depths: blocks of the parts.
         magnitude_ratio: weight of the magnitude's tokens; 0.1.
-        dropout: share of the normalised features that is dropped before the score in training (ours; 0 in the
-            release, whose 0.7 drops *candidates*: see `mgfn_losses.select_top_segments`).
+        dropout: share of the normalised features that is dropped before the score in training
+            (ours; 0 in the release, whose 0.7 drops *candidates*: see
+            `mgfn_losses.select_top_segments`).
         feed_forward_dropout: inside the feed-forward parts; 0 in the release.
     """
 
@@ -224,7 +258,9 @@ class MGFN(nn.Module):
     ):
         super().__init__()
         if len(dims) != len(depths) or depths[-1] < 1:
-            raise ValueError(f"dims {dims} and depths {depths} must have one entry for each part, the last depth >= 1")
+            raise ValueError(
+                f"dims {dims} and depths {depths} must have one entry for each part, the last depth >= 1"
+            )
         self.feature_dim, self.magnitude_ratio = feature_dim, magnitude_ratio
         self.to_tokens = TimeConv(feature_dim, dims[0], 3, padding=1)
         self.to_mag = TimeConv(1, dims[0], 3, padding=1)
@@ -232,27 +268,35 @@ class MGFN(nn.Module):
         for i, (channels, depth) in enumerate(zip(dims, depths, strict=True)):
             parts = [Backbone(channels, depth, Glance if i == 0 else Focus, feed_forward_dropout)]
             if i + 1 < len(dims):
-                parts.append(nn.Sequential(ChannelNorm(channels), TimeConv(channels, dims[i + 1], 1)))
+                parts.append(
+                    nn.Sequential(ChannelNorm(channels), TimeConv(channels, dims[i + 1], 1))
+                )
             self.stages.append(nn.ModuleList(parts))
         self.to_logits = nn.Sequential(nn.LayerNorm(dims[-1]))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(dims[-1], 1)
 
-    def forward(self, bags: Tensor, lengths: Tensor | None = None, wanted: Tensor | None = None) -> MGFNOutput:
+    def forward(
+        self, bags: Tensor, lengths: Tensor | None = None, wanted: Tensor | None = None
+    ) -> MGFNOutput:
         """Scores bags; the residual sums and the head stay in float32 under autocast.
 
         Args:
             bags: (B, n_crops, T, feature_dim + 1).
-            lengths: (B,) valid times of each bag, the rest being padding that changes no score before it; None: all
-                are. For inference only: batch statistics would count the padding.
-            wanted: (B, T) bool, times whose scores and features are asked for; None: all are. The others may come out
-                as zeros: the last layers, which look at no other time, leave most of them out.
+            lengths: (B,) valid times of each bag, the rest being padding that changes no score
+                before it; None: all are. For inference only: batch statistics would count the
+                padding.
+            wanted: (B, T) bool, times whose scores and features are asked for; None: all are. The
+                others may come out as zeros: the last layers, which look at no other time, leave
+                most of them out.
 
         Raises:
             ValueError: the bags are not (B, n_crops, T >= 1, feature_dim + 1).
         """
         if bags.dim() != 4 or bags.shape[-1] != self.feature_dim + 1 or bags.shape[2] < 1:
-            raise ValueError(f"bags must be (B, n_crops, T, {self.feature_dim + 1}), got {tuple(bags.shape)}")
+            raise ValueError(
+                f"bags must be (B, n_crops, T, {self.feature_dim + 1}), got {tuple(bags.shape)}"
+            )
         valid = None
         if lengths is not None:
             inside = torch.arange(bags.shape[2], device=bags.device) < lengths[:, None]
@@ -275,5 +319,9 @@ class MGFN(nn.Module):
             scores = self.fc(self.dropout(features)).squeeze(-1).sigmoid()
         if rows is not None:
             n_bags, n_times = bags.shape[0] * bags.shape[1], bags.shape[2]
-            scores, features = (_scattered(part[0], rows, n_bags, n_times) for part in (scores, features))
-        return MGFNOutput(scores.unflatten(0, bags.shape[:2]).mean(1), features.unflatten(0, bags.shape[:2]))
+            scores, features = (
+                _scattered(part[0], rows, n_bags, n_times) for part in (scores, features)
+            )
+        return MGFNOutput(
+            scores.unflatten(0, bags.shape[:2]).mean(1), features.unflatten(0, bags.shape[:2])
+        )

@@ -1,4 +1,5 @@
-"""Features as circulated with RTFM and MGFN: .list files of .npy paths, and a ground truth of concatenated frames.
+"""Features as circulated with RTFM and MGFN: .list files of .npy paths, and a ground truth of
+concatenated frames.
 
     train.list, test.list     one .npy path per line; optionally blanks or a comma and 0 (normal) or 1 (anomalous), and
                               for test videos, after that, the number of frames
@@ -7,8 +8,8 @@
                               <name>.npy for all
     gt.npy                    one 0 or 1 per frame, the test videos one after the other in the order of their list
 
-Labels come from the column, else from the name (`_label_A`, `Normal`, a UCF-Crime category), else from the data set's
-own annotations; never from the place in the list.
+Labels come from the column, else from the name (`_label_A`, `Normal`, a UCF-Crime category), else
+from the data set's own annotations; never from the place in the list.
 """
 
 import logging
@@ -57,10 +58,12 @@ def read_list(path: Path, folder: Path | None) -> list[ListedVideo]:
 
     Args:
         path: the list.
-        folder: where to look for files that are not where the list says (lists often hold the author's own paths).
+        folder: where to look for files that are not where the list says (lists often hold the
+            author's own paths).
 
     Raises:
-        UserError: a line that names no .npy, a file that is nowhere, a crop that is missing, an empty list.
+        UserError: a line that names no .npy, a file that is nowhere, a crop that is missing, an
+            empty list.
     """
     rows = []
     for number, line in numbered_lines(path):
@@ -68,7 +71,11 @@ def read_list(path: Path, folder: Path | None) -> list[ListedVideo]:
         if not match:
             raise broken_line(path, number, line, "'<path>.npy [0 or 1 [number of frames]]'")
         label, n_frames = (None if text is None else int(text) for text in match.groups()[1:])
-        rows.append(ListedVideo(Path(match[1]).stem, _find(Path(match[1]), path, number, folder), label, n_frames))
+        rows.append(
+            ListedVideo(
+                Path(match[1]).stem, _find(Path(match[1]), path, number, folder), label, n_frames
+            )
+        )
     if not rows:
         raise UserError(f"{path} lists no features")
     crops: dict[str, dict[int, ListedVideo]] = {}
@@ -105,7 +112,9 @@ def _find(listed: Path, path: Path, number: int, folder: Path | None) -> tuple[P
             crops = sorted(place.parent.glob(f"{_escaped(place.stem)}{mark}[0-9].npy"))
             if crops:
                 return tuple(crops)
-    raise UserError(f"{path}, line {number}: {places[-1]} does not exist; name the folder of the features: --features")
+    raise UserError(
+        f"{path}, line {number}: {places[-1]} does not exist; name the folder of the features: --features"
+    )
 
 
 def _escaped(text: str) -> str:
@@ -113,20 +122,25 @@ def _escaped(text: str) -> str:
 
 
 def read_lists(params: MgfnParams) -> tuple[list[ListedVideo], list[ListedVideo]]:
-    """(training videos, test videos) of --features_list; with --eval_only one list, that of the test, will do.
+    """(training videos, test videos) of --features_list; with --eval_only one list, that of the
+    test, will do.
 
     Raises:
         UserError: another number of lists, or a video in both.
     """
     lists = [Path(item) for item in params.features_list]
     if len(lists) != 2 and not (params.eval_only and len(lists) == 1):
-        raise UserError("--features_list takes two files, TRAIN.list TEST.list (with --eval_only TEST.list will do)")
+        raise UserError(
+            "--features_list takes two files, TRAIN.list TEST.list (with --eval_only TEST.list will do)"
+        )
     folder = Path(params.features) if params.features else None
     *train, test = (read_list(path, folder) for path in lists)
     train = train[0] if train and not params.eval_only else []
     both = {video.name for video in train} & {video.name for video in test}
     if both:
-        raise UserError(f"{lists[-1]}: '{min(both)}' is in the training list too; keep test videos out of the training")
+        raise UserError(
+            f"{lists[-1]}: '{min(both)}' is in the training list too; keep test videos out of the training"
+        )
     return train, test
 
 
@@ -141,19 +155,36 @@ def open_feature_lists(params: MgfnParams) -> FeatureSource:
     for video in (*train, *test):
         shapes = [map_array(file).shape for file in video.files]
         if any(len(shape) not in (2, 3) or shape[0] < 1 or shape != shapes[0] for shape in shapes):
-            raise UserError(f"{video.files[0]}: expected (n, D) or (n, crops, D), alike for all crops, found {shapes}")
+            raise UserError(
+                f"{video.files[0]}: expected (n, D) or (n, crops, D), alike for all crops, found {shapes}"
+            )
         n_clips, dimension = shapes[0][0], shapes[0][-1]
         n_crops = len(shapes) * (shapes[0][1] if len(shapes[0]) == 3 else 1)
         widths.setdefault((n_crops, dimension), video.files[0])
         n_frames = video.n_frames or n_clips * params.frames_per_feature
-        entries[video.name] = FeatureEntry(video.name, video.files[0], n_clips, n_frames, video.files[1:])
+        entries[video.name] = FeatureEntry(
+            video.name, video.files[0], n_clips, n_frames, video.files[1:]
+        )
     if len(widths) > 1:
-        found = "; ".join(f"{file}: {crops} crops of {width}" for (crops, width), file in widths.items())
-        raise UserError(f"the listed features differ in crops or dimension: {found}; list features of one kind")
+        found = "; ".join(
+            f"{file}: {crops} crops of {width}" for (crops, width), file in widths.items()
+        )
+        raise UserError(
+            f"the listed features differ in crops or dimension: {found}; list features of one kind"
+        )
     n_crops, dimension = next(iter(widths))
-    manifest = {"frames_per_feature": params.frames_per_feature, "feature_dim": dimension, "n_crops": n_crops}
+    manifest = {
+        "frames_per_feature": params.frames_per_feature,
+        "feature_dim": dimension,
+        "n_crops": n_crops,
+    }
     return FeatureSource(
-        Path(params.features_list[-1]), entries, dimension, n_crops, params.frames_per_feature, manifest
+        Path(params.features_list[-1]),
+        entries,
+        dimension,
+        n_crops,
+        params.frames_per_feature,
+        manifest,
     )
 
 
@@ -161,13 +192,16 @@ def match_lists(params: MgfnParams, source: FeatureSource) -> LabelledVideos:
     """Labels of the listed videos, and the test videos' frames from --ground_truth.
 
     Raises:
-        UserError: a label that nothing tells, lengths that do not fit, no video of one of the classes.
+        UserError: a label that nothing tells, lengths that do not fit, no video of one of the
+            classes.
     """
     train, test = read_lists(params)
     annotated = _Annotations(params.dataset)
     labelled = [annotated.label(video, "train") for video in train]
     if train and {video.label for video in labelled} != {0, 1}:
-        raise UserError(f"{params.features_list[0]}: training needs normal and anomalous videos, by name or column")
+        raise UserError(
+            f"{params.features_list[0]}: training needs normal and anomalous videos, by name or column"
+        )
     truths = read_ground_truth(params, source, [annotated.label(video, "test") for video in test])
     return LabelledVideos(labelled, truths, {})
 
@@ -208,46 +242,62 @@ class _Annotations:
     def _annotated(self) -> dict[str, SurveillanceVideo]:
         if self._known is None:
             try:
-                self._known = {video.name: video for video in load_surveillance(self.dataset).videos}
+                self._known = {
+                    video.name: video for video in load_surveillance(self.dataset).videos
+                }
             except UserError as error:
                 log.warning("no annotations: %s", error)
                 self._known = {}
         return self._known
 
 
-def read_ground_truth(params: MgfnParams, source: FeatureSource, videos: list[SurveillanceVideo]) -> list[VideoTruth]:
+def read_ground_truth(
+    params: MgfnParams, source: FeatureSource, videos: list[SurveillanceVideo]
+) -> list[VideoTruth]:
     """Cuts the concatenated frame labels into those of each test video.
 
     Raises:
-        UserError: no file, labels other than 0 and 1, or lengths that do not fit, with what each video needs.
+        UserError: no file, labels other than 0 and 1, or lengths that do not fit, with what each
+            video needs.
     """
     if not params.ground_truth:
-        raise UserError("--features_list needs --ground_truth GT.npy, the test videos' frame labels in list order")
+        raise UserError(
+            "--features_list needs --ground_truth GT.npy, the test videos' frame labels in list order"
+        )
     path = Path(params.ground_truth)
     labels = np.asarray(map_array(path)).reshape(-1)
     if not np.isin(labels, (0, 1)).all():
         raise UserError(f"{path}: expected 0 and 1 for each frame")
     lengths = np.array([source.entries[video.name].n_frames for video in videos])
     borders = np.cumsum([0, *lengths])
-    parts = [labels[start:end].astype(np.uint8) for start, end in zip(borders[:-1], borders[1:], strict=True)]
+    parts = [
+        labels[start:end].astype(np.uint8)
+        for start, end in zip(borders[:-1], borders[1:], strict=True)
+    ]
     wrong = [
         f"{video.name}: {source.entries[video.name].n_clips} features, {n_frames} frames"
         for video, n_frames in zip(videos, lengths, strict=True)
         if abs(-(-n_frames // source.frames_per_feature) - source.entries[video.name].n_clips) > 1
     ]
     if wrong:
-        raise UserError(f"{source.location}: lengths do not fit: {_named(wrong)}; see --frames_per_feature")
+        raise UserError(
+            f"{source.location}: lengths do not fit: {_named(wrong)}; see --frames_per_feature"
+        )
     against = [v.name for v, part in zip(videos, parts, strict=True) if not v.label and part.any()]
     if borders[-1] != len(labels):
         for video, length in zip(videos, lengths, strict=True):
-            log.error("%s: %d features, %d frames", video.name, source.entries[video.name].n_clips, length)
+            log.error(
+                "%s: %d features, %d frames", video.name, source.entries[video.name].n_clips, length
+            )
         raise UserError(
             f"{path} has {len(labels)} frames, the videos of {source.location} have {borders[-1]} (each named above); "
             f"normal videos that would hold anomalous frames: {_named(against) or 'none'}. Give --frames_per_feature, "
             "or each test video's label and number of frames after its path in the list"
         )
     if against:
-        raise UserError(f"{path}: anomalous frames in normal videos: {_named(against)}; is the list in another order?")
+        raise UserError(
+            f"{path}: anomalous frames in normal videos: {_named(against)}; is the list in another order?"
+        )
     if not labels.any() or labels.all():
         raise UserError(f"{path}: the test videos need anomalous and normal frames")
     return [

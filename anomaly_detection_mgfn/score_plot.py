@@ -1,4 +1,5 @@
-"""The picture of one scored video: its score curve, the truth where known, and anonymized frames below (Figs. 5, 8)."""
+"""The picture of one scored video: its score curve, the truth where known, and anonymized frames
+below (Figs. 5, 8)."""
 
 import logging
 from pathlib import Path
@@ -22,7 +23,9 @@ SCORE_COLOUR, TRUTH_COLOUR = "#2a7f3f", "#9db8e8"
 
 
 @torch.inference_mode()
-def anonymized_frames(video: Path, anonymizer: str, size: int, n_frames: int, boxes_csv: str = "") -> np.ndarray | None:
+def anonymized_frames(
+    video: Path, anonymizer: str, size: int, n_frames: int, boxes_csv: str = ""
+) -> np.ndarray | None:
     """A few frames, evenly spread, as the detector saw them: uint8 (N, size, size, 3).
 
     Args:
@@ -33,7 +36,8 @@ def anonymized_frames(video: Path, anonymizer: str, size: int, n_frames: int, bo
         boxes_csv: person boxes for the anonymizers that need them.
 
     Returns:
-        None where the frames would show people: of raw video, and without the boxes that blur and blacken need.
+        None where the frames would show people: of raw video, and without the boxes that blur and
+        blacken need.
     """
     net = load_anonymizer(anonymizer)
     if isinstance(net, Raw):
@@ -44,12 +48,17 @@ def anonymized_frames(video: Path, anonymizer: str, size: int, n_frames: int, bo
     if getattr(net, "requires_boxes", False):
         rows = _rows_of(video, boxes_csv)
         if rows is None:
-            log.info("no frames below the curve: '%s' needs person boxes of this video (--boxes)", anonymizer)
+            log.info(
+                "no frames below the curve: '%s' needs person boxes of this video (--boxes)",
+                anonymizer,
+            )
             return None
         boxes = [rows.get(int(i), np.zeros((0, 4), np.float32)) for i in indices]
     frames = read_frames(video, indices)
     if boxes is not None:
-        boxes = [torch.from_numpy(transform_boxes(own, frames.shape[1:3], size)).float() for own in boxes]
+        boxes = [
+            torch.from_numpy(transform_boxes(own, frames.shape[1:3], size)).float() for own in boxes
+        ]
     shown = apply_anonymizer(net, evaluation_transform(frames, size), boxes)
     return (shown.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
@@ -84,10 +93,19 @@ def plot_scores(
     rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
     axes = rows[0, 0].subplots()
     for number, (start, end) in enumerate(events):
-        axes.axvspan(start / fps, end / fps, color=TRUTH_COLOUR, alpha=0.6, lw=0, label=None if number else "truth")
+        axes.axvspan(
+            start / fps,
+            end / fps,
+            color=TRUTH_COLOUR,
+            alpha=0.6,
+            lw=0,
+            label=None if number else "truth",
+        )
     axes.axhline(threshold, color="0.5", lw=0.8, ls="--", label="threshold")
     seconds = np.arange(len(scores) + 1) / fps
-    axes.step(seconds, np.append(scores, scores[-1]), where="post", color=SCORE_COLOUR, label="score")
+    axes.step(
+        seconds, np.append(scores, scores[-1]), where="post", color=SCORE_COLOUR, label="score"
+    )
     axes.set(xlabel="seconds", ylabel="anomaly score", ylim=(0, 1.02), xlim=(0, len(scores) / fps))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, frameon=False, ncols=3)
     axes.spines[["top", "right"]].set_visible(False)

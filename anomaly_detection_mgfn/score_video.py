@@ -1,4 +1,5 @@
-"""--score: from videos of one's own to frame scores, anomalous intervals and plots. Nothing unanonymized is written."""
+"""--score: from videos of one's own to frame scores, anomalous intervals and plots. Nothing
+unanonymized is written."""
 
 import csv
 import io
@@ -57,26 +58,38 @@ class ScoredVideo:
 
 
 def score_command(params: MgfnParams) -> int:
-    """Extracts, scores and reports the videos that --score names; returns the exit status (3: some videos failed).
+    """Extracts, scores and reports the videos that --score names; returns the exit status (3: some
+    videos failed).
 
     Raises:
-        UserError: no --checkpoint, no video, networks other than those of the training features, nothing extracted.
+        UserError: no --checkpoint, no video, networks other than those of the training features,
+            nothing extracted.
     """
     if not params.checkpoint:
-        raise UserError("--score needs --checkpoint PATH, a file of main.py's (saved_models/<run>/mgfn_*/best.pth)")
+        raise UserError(
+            "--score needs --checkpoint PATH, a file of main.py's (saved_models/<run>/mgfn_*/best.pth)"
+        )
     if not Path(params.score).exists():
-        raise UserError(f"--score {params.score} does not exist; give a video, a folder of frames or one of videos")
+        raise UserError(
+            f"--score {params.score} does not exist; give a video, a folder of frames or one of videos"
+        )
     params = replace(params, run_id=params.run_id or f"main_{params.preset}_score")
     loaded = load_network(params.checkpoint)
     recipe = find_recipe(params, loaded.meta)
     if params.anonymized_copy and recipe.anonymizer == "raw":
-        raise UserError("--anonymized_copy: this detector's features are raw, so there is nothing to anonymize with")
-    output = Path(params.output) if params.output else config.RESULTS_ROOT / f"scores_{params.run_id}"
+        raise UserError(
+            "--anonymized_copy: this detector's features are raw, so there is nothing to anonymize with"
+        )
+    output = (
+        Path(params.output) if params.output else config.RESULTS_ROOT / f"scores_{params.run_id}"
+    )
     run = start_run(params, "main_score")
     extracted = extract_videos(params, recipe, output / "features")
     source = extracted.source
     features = load_videos(source, list(extracted.paths), params.memory_limit_gib)
-    clip_scores = score_videos(loaded.net.to(run.device), features, run.device, params.clips_per_pass)
+    clip_scores = score_videos(
+        loaded.net.to(run.device), features, run.device, params.clips_per_pass
+    )
     folders = result_folders(output, features.names)
     for name, scores in zip(progress(features.names, "report"), clip_scores, strict=True):
         path = extracted.paths[name]
@@ -84,7 +97,9 @@ def score_command(params: MgfnParams) -> int:
             name=name,
             path=path,
             fps=float(source.manifest["videos"][name].get("fps") or 25.0),
-            scores=frame_scores(scores, source.entries[name].n_frames, source.frames_per_feature, name),
+            scores=frame_scores(
+                scores, source.entries[name].n_frames, source.frames_per_feature, name
+            ),
             events=known_events(params, path),
         )
         report_video(params, recipe, video, folders[name])
@@ -103,7 +118,8 @@ class Extracted(NamedTuple):
 
 
 def extract_videos(params: MgfnParams, recipe: Recipe, folder: Path) -> Extracted:
-    """Features of the videos that --score names; those that stand already are kept if they are of the same files."""
+    """Features of the videos that --score names; those that stand already are kept if they are of
+    the same files."""
     candidates = candidate_paths(Path(params.score))
     sources = ExtractedSources(folder)
     sources.forget_changed(candidates)
@@ -115,7 +131,8 @@ def extract_videos(params: MgfnParams, recipe: Recipe, folder: Path) -> Extracte
 
 
 def safe_name(name: str) -> str:
-    """A folder name for a video's results, without characters that shells or file systems dislike."""
+    """A folder name for a video's results, without characters that shells or file systems
+    dislike."""
     return re.sub(r"[^\w.+-]", "_", name)
 
 
@@ -134,19 +151,23 @@ def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
     """Names the networks for the extraction.
 
     Raises:
-        UserError: the checkpoint does not say how its features were made, a network's file is gone, or --anonymizer
-            or --utility is another one than that of the training features.
+        UserError: the checkpoint does not say how its features were made, a network's file is gone,
+            or --anonymizer or --utility is another one than that of the training features.
     """
     features = meta.get("features")
     if not features:
-        raise UserError(f"{params.checkpoint} does not say how its features were made; use a checkpoint of main.py's")
+        raise UserError(
+            f"{params.checkpoint} does not say how its features were made; use a checkpoint of main.py's"
+        )
     chosen = {}
     for role, given in (("anonymizer", params.anonymizer), ("utility", params.utility)):
         recorded = features.get(role) or {}
         sha256 = recorded.get("sha256", "")
         path = given or find_file(recorded.get("path") or recorded.get("name") or "", sha256)
         if sha256 and path not in OBFUSCATIONS and not Path(path).is_file():
-            raise UserError(f"{role} '{path}' of the training features is not there; give its file as --{role} PATH")
+            raise UserError(
+                f"{role} '{path}' of the training features is not there; give its file as --{role} PATH"
+            )
         found = sha256_of(path) if sha256 and Path(path).is_file() else path
         if found != (sha256 or recorded.get("name")):
             raise UserError(
@@ -158,7 +179,8 @@ def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
 
 
 def find_file(name: str, sha256: str) -> str:
-    """The recorded file where it is, or one of its name and content below saved_models/; names such as raw stay."""
+    """The recorded file where it is, or one of its name and content below saved_models/; names such
+    as raw stay."""
     if not sha256 or Path(name).is_file():
         return name
     candidates = sorted(config.SAVED_MODELS_ROOT.rglob(Path(name).name)) if name else []
@@ -169,7 +191,14 @@ def extract(params: MgfnParams, recipe: Recipe, folder: Path) -> bool:
     """Runs stage 3 on the videos, as its own process; returns whether some of them failed."""
     arguments = ["--preset", extraction_preset(params)]
     arguments += ["--dataset", str(Path(params.score).resolve()), "--anonymizer", recipe.anonymizer]
-    arguments += ["--utility", recipe.utility, "--output", str(folder), "--run_id", f"{params.run_id}_extraction"]
+    arguments += [
+        "--utility",
+        recipe.utility,
+        "--output",
+        str(folder),
+        "--run_id",
+        f"{params.run_id}_extraction",
+    ]
     for key in ("size", "crop", "n_crops"):
         if recipe.features.get(key) is not None:
             arguments += [f"--{key}", str(recipe.features[key])]
@@ -179,12 +208,15 @@ def extract(params: MgfnParams, recipe: Recipe, folder: Path) -> bool:
 def common_options(params: MgfnParams) -> list[str]:
     """Options that the other stages' scripts take as this one does."""
     people = {"--boxes": params.boxes, "--detector_weights": params.detector_weights}
-    given = [word for option, path in people.items() if path is not None for word in (option, str(path))]
+    given = [
+        word for option, path in people.items() if path is not None for word in (option, str(path))
+    ]
     return ["--device", params.device, "--n_threads", str(params.n_threads), *given]
 
 
 def run_repository_script(script: str, arguments: list[str]) -> int:
-    """Runs a script of the repository as a process of its own: stages hand over through the disk only.
+    """Runs a script of the repository as a process of its own: stages hand over through the disk
+    only.
 
     Raises:
         UserError: it ended with another status than 0 or 3; its own message stands above.
@@ -193,12 +225,15 @@ def run_repository_script(script: str, arguments: list[str]) -> int:
     log.info("%s", shlex.join(command))
     status = subprocess.run(command, check=False).returncode
     if status not in (0, 3):
-        raise UserError(f"status {status}, see the message above, of the command {shlex.join(command)}")
+        raise UserError(
+            f"status {status}, see the message above, of the command {shlex.join(command)}"
+        )
     return status
 
 
 def candidate_paths(path: Path) -> dict[str, Path]:
-    """What --score names: every name that the extraction may give to a video -> its file or folder of frames."""
+    """What --score names: every name that the extraction may give to a video -> its file or folder
+    of frames."""
     if path.is_file():
         return {path.stem: path}
     if any((path / name).is_file() for name in ("train.csv", "test.csv")):
@@ -221,15 +256,22 @@ def video_paths(candidates: dict[str, Path], source: FeatureSource) -> dict[str,
     Raises:
         UserError: there is none.
     """
-    there = (name for name, entry in source.entries.items() if name in candidates and entry.path.is_file())
+    there = (
+        name
+        for name, entry in source.entries.items()
+        if name in candidates and entry.path.is_file()
+    )
     found = {name: candidates[name] for name in there}
     if not found:
-        raise UserError(f"no video of --score could be extracted; see the messages above and {source.location}")
+        raise UserError(
+            f"no video of --score could be extracted; see the messages above and {source.location}"
+        )
     return found
 
 
 class ExtractedSources:
-    """Which file each extracted video came from: another one of the same name must not be given its features.
+    """Which file each extracted video came from: another one of the same name must not be given its
+    features.
 
     Args:
         folder: of the features; it holds this record as sources.json.
@@ -240,7 +282,8 @@ class ExtractedSources:
         self.known: dict[str, list] = read_json(self.path) if self.path.is_file() else {}
 
     def forget_changed(self, candidates: dict[str, Path]) -> None:
-        """Removes the features of videos that are another file now, or of which nothing is known."""
+        """Removes the features of videos that are another file now, or of which nothing is
+        known."""
         for file in self.folder.glob("*.npy"):
             path = candidates.get(file.stem)
             if path is not None and self.known.get(file.stem) != file_signature(path):
@@ -255,13 +298,16 @@ class ExtractedSources:
 
 def file_signature(path: Path) -> list:
     """[path, bytes, time of change] of a file; of a folder of frames the sums over its files."""
-    files = [path] if path.is_file() else [item for item in sorted(path.iterdir()) if item.is_file()]
+    files = (
+        [path] if path.is_file() else [item for item in sorted(path.iterdir()) if item.is_file()]
+    )
     states = [file.stat() for file in files]
     return [str(path.resolve()), sum(s.st_size for s in states), sum(s.st_mtime_ns for s in states)]
 
 
 def known_events(params: MgfnParams, video: Path) -> tuple[tuple[int, int], ...] | None:
-    """True anomalous intervals in frames, if the video belongs to the data set of --dataset or of its own folder."""
+    """True anomalous intervals in frames, if the video belongs to the data set of --dataset or of
+    its own folder."""
     has_list = any((Path(params.score) / name).is_file() for name in ("train.csv", "test.csv"))
     try:
         videos = load_surveillance(params.score if has_list else params.dataset)
@@ -281,8 +327,14 @@ def report_video(params: MgfnParams, recipe: Recipe, video: ScoredVideo, folder:
     frames = [[i, f"{i / video.fps:.3f}", f"{score:.6f}"] for i, score in enumerate(video.scores)]
     write_csv(folder / "scores.csv", ["frame", "seconds", "score"], frames)
     header = ["start", "end", "start_seconds", "end_seconds", "peak"]
-    write_csv(folder / "intervals.csv", header, [[item[key] for key in header] for item in intervals])
-    roles = {"checkpoint": params.checkpoint, "anonymizer": recipe.anonymizer, "utility": recipe.utility}
+    write_csv(
+        folder / "intervals.csv", header, [[item[key] for key in header] for item in intervals]
+    )
+    roles = {
+        "checkpoint": params.checkpoint,
+        "anonymizer": recipe.anonymizer,
+        "utility": recipe.utility,
+    }
     content = {
         "video": video.path.name,
         "n_frames": len(video.scores),
@@ -299,7 +351,12 @@ def report_video(params: MgfnParams, recipe: Recipe, video: ScoredVideo, folder:
     curve = (video.scores, video.fps)
     plot_scores(folder / "scores.png", curve, params.threshold, video.events or (), strip)
     if params.anonymized_copy:
-        target = [str(video.path), str(folder / "anonymized.mp4"), "--anonymizer", recipe.anonymizer]
+        target = [
+            str(video.path),
+            str(folder / "anonymized.mp4"),
+            "--anonymizer",
+            recipe.anonymizer,
+        ]
         run_repository_script(COPY_SCRIPT, [*target, *common_options(params)])
     log.info("%s: %d anomalous intervals", video.name, len(intervals))
 
@@ -308,7 +365,10 @@ def describe_interval(span: tuple[int, int], video: ScoredVideo) -> dict[str, fl
     """An interval [start, end) in frames and seconds, with its highest score."""
     start, end = span
     peak = float(video.scores[start:end].max())
-    seconds = {"start_seconds": round(start / video.fps, 3), "end_seconds": round(end / video.fps, 3)}
+    seconds = {
+        "start_seconds": round(start / video.fps, 3),
+        "end_seconds": round(end / video.fps, 3),
+    }
     return {"start": start, "end": end, **seconds, "peak": round(peak, 6)}
 
 

@@ -1,4 +1,5 @@
-"""From the network to clip scores, frame scores, metrics and anomalous intervals, each video aligned on its own."""
+"""From the network to clip scores, frame scores, metrics and anomalous intervals, each video
+aligned on its own."""
 
 from typing import NamedTuple
 
@@ -17,8 +18,11 @@ class AlignmentError(UserError, ValueError):
     """A video's number of clips does not fit its number of frames."""
 
 
-def align_clip_scores(clip_scores: np.ndarray, n_frames: int, frames_per_feature: int, name: str = "") -> np.ndarray:
-    """Clip scores cut or completed to the ceil(n_frames / frames_per_feature) clips that a video has.
+def align_clip_scores(
+    clip_scores: np.ndarray, n_frames: int, frames_per_feature: int, name: str = ""
+) -> np.ndarray:
+    """Clip scores cut or completed to the ceil(n_frames / frames_per_feature) clips that a video
+    has.
 
     One surplus clip is dropped; one missing clip takes the last score.
 
@@ -35,8 +39,11 @@ def align_clip_scores(clip_scores: np.ndarray, n_frames: int, frames_per_feature
     return np.append(scores, scores[-1])[:expected]
 
 
-def frame_scores(clip_scores: np.ndarray, n_frames: int, frames_per_feature: int, name: str = "") -> np.ndarray:
-    """One score per frame of the video: each clip's score repeated over its frames, cut to n_frames (paper 4).
+def frame_scores(
+    clip_scores: np.ndarray, n_frames: int, frames_per_feature: int, name: str = ""
+) -> np.ndarray:
+    """One score per frame of the video: each clip's score repeated over its frames, cut to n_frames
+    (paper 4).
 
     Args:
         clip_scores: (n_clips,) or (n_clips, 1).
@@ -55,7 +62,8 @@ def frame_scores(clip_scores: np.ndarray, n_frames: int, frames_per_feature: int
 
 
 MAX_PADDING = 0.1
-"""Videos share a pass where padding makes none of them longer than this share of the longest (ours)."""
+"""Videos share a pass where padding makes none of them longer than this share of the longest
+(ours)."""
 
 
 def group_by_length(lengths: np.ndarray, rows_per_pass: int) -> list[list[int]]:
@@ -78,8 +86,11 @@ def group_by_length(lengths: np.ndarray, rows_per_pass: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def score_videos(net: nn.Module, videos: VideoFeatures, device: torch.device, clips_per_pass: int) -> list[np.ndarray]:
-    """Clip scores of whole videos, several videos of similar length per pass; the padding changes no score.
+def score_videos(
+    net: nn.Module, videos: VideoFeatures, device: torch.device, clips_per_pass: int
+) -> list[np.ndarray]:
+    """Clip scores of whole videos, several videos of similar length per pass; the padding changes
+    no score.
 
     Args:
         net: MGFN; put into eval mode, and back into the mode it had.
@@ -126,25 +137,32 @@ class WeightedScores(NamedTuple):
 
 
 def weighted_scores(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> WeightedScores:
-    """Clip scores with the number of positive and negative frames each stands for, aligned per video.
+    """Clip scores with the number of positive and negative frames each stands for, aligned per
+    video.
 
     Raises:
         AlignmentError: a video's clips do not fit its frames.
     """
     aligned, positives, negatives = [np.empty(0)], [np.empty(0)], [np.empty(0)]
     for scores, truth in zip(clip_scores, truths, strict=True):
-        aligned.append(align_clip_scores(scores, truth.n_frames, truth.frames_per_feature, truth.name))
+        aligned.append(
+            align_clip_scores(scores, truth.n_frames, truth.frames_per_feature, truth.name)
+        )
         positives.append(truth.positives)
         negatives.append(truth.negatives)
-    return WeightedScores(*(np.concatenate(part).astype(np.float64) for part in (aligned, positives, negatives)))
+    return WeightedScores(
+        *(np.concatenate(part).astype(np.float64) for part in (aligned, positives, negatives))
+    )
 
 
-def category_metrics(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> dict[str, dict[str, float]]:
+def category_metrics(
+    clip_scores: list[np.ndarray], truths: list[VideoTruth]
+) -> dict[str, dict[str, float]]:
     """AUC of each anomaly category (Figs. 6 and 7).
 
     Returns:
-        category -> {"auc": its videos together with all normal test videos, "auc_within": its videos alone,
-        "n_videos"}; an area that is not defined is left out.
+        category -> {"auc": its videos together with all normal test videos, "auc_within": its
+        videos alone, "n_videos"}; an area that is not defined is left out.
     """
     result = {}
     for category in sorted({truth.category for truth in truths if truth.label}):
@@ -152,15 +170,22 @@ def category_metrics(clip_scores: list[np.ndarray], truths: list[VideoTruth]) ->
         with_normal = [i for i, t in enumerate(truths) if i in set(own) or not t.label]
         areas = {}
         for key, members in (("auc", with_normal), ("auc_within", own)):
-            area = weighted_scores([clip_scores[i] for i in members], [truths[i] for i in members]).metrics().roc_auc
+            area = (
+                weighted_scores([clip_scores[i] for i in members], [truths[i] for i in members])
+                .metrics()
+                .roc_auc
+            )
             if np.isfinite(area):
                 areas[key] = area
         result[category] = {**areas, "n_videos": len(own)}
     return result
 
 
-def false_alarm_rate(clip_scores: list[np.ndarray], truths: list[VideoTruth], threshold: float) -> float | None:
-    """Share of the frames of normal videos whose score reaches the threshold; None without a normal video."""
+def false_alarm_rate(
+    clip_scores: list[np.ndarray], truths: list[VideoTruth], threshold: float
+) -> float | None:
+    """Share of the frames of normal videos whose score reaches the threshold; None without a normal
+    video."""
     normal = [i for i, truth in enumerate(truths) if not truth.label]
     if not normal:
         return None
@@ -174,8 +199,11 @@ def video_score(clip_scores: np.ndarray, top_k: int) -> float:
     return float(np.sort(clip_scores)[-top_k:].mean())
 
 
-def anomalous_intervals(scores: np.ndarray, threshold: float, min_frames: int) -> list[tuple[int, int]]:
-    """Runs of frames whose score reaches the threshold and that last at least min_frames, as [start, end)."""
+def anomalous_intervals(
+    scores: np.ndarray, threshold: float, min_frames: int
+) -> list[tuple[int, int]]:
+    """Runs of frames whose score reaches the threshold and that last at least min_frames, as
+    [start, end)."""
     above = np.concatenate([[False], np.asarray(scores) >= threshold, [False]]).astype(np.int8)
     steps = np.diff(above)
     starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)

@@ -1,4 +1,5 @@
-"""Several seeds of one training: which runs they are, and the mean and deviation of their results."""
+"""Several seeds of one training: which runs they are, and the mean and deviation of their
+results."""
 
 import logging
 from dataclasses import replace
@@ -17,7 +18,10 @@ METRICS = ("auc", "ap", "average_precision")
 
 def runs_of_seeds(params: MgfnParams) -> list[MgfnParams]:
     """The parameters of every single training, each with a run id of its own."""
-    return [replace(params, seeds=(), seed=seed, run_id=f"{params.run_id}_s{seed}") for seed in params.seeds]
+    return [
+        replace(params, seeds=(), seed=seed, run_id=f"{params.run_id}_s{seed}")
+        for seed in params.seeds
+    ]
 
 
 def write_seeds(params: MgfnParams, results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -28,8 +32,9 @@ def write_seeds(params: MgfnParams, results: list[dict[str, Any]]) -> dict[str, 
         results: of each training, in the order of the seeds.
 
     Returns:
-        {"seeds", "runs", "protocols": {protocol: {metric: {"mean", "deviation"}}}, "per_category": {category: the
-        same of its AUC}, "false_alarm_rate": the same}; deviations are None with one seed.
+        {"seeds", "runs", "protocols": {protocol: {metric: {"mean", "deviation"}}}, "per_category":
+        {category: the same of its AUC}, "false_alarm_rate": the same}; deviations are None with one
+        seed.
     """
     per_category: dict[str, list[float]] = {}
     for own in results:
@@ -42,10 +47,15 @@ def write_seeds(params: MgfnParams, results: list[dict[str, Any]]) -> dict[str, 
         "seeds": list(params.seeds),
         "runs": [own["run_id"] for own in results],
         "protocols": {
-            name: {key: mean_and_deviation([own["protocols"][name][key] for own in results]) for key in METRICS}
+            name: {
+                key: mean_and_deviation([own["protocols"][name][key] for own in results])
+                for key in METRICS
+            }
             for name in results[0]["protocols"]
         },
-        "per_category": {category: mean_and_deviation(areas) for category, areas in per_category.items() if areas},
+        "per_category": {
+            category: mean_and_deviation(areas) for category, areas in per_category.items() if areas
+        },
         "false_alarm_rate": mean_and_deviation([rate for rate in rates if rate is not None]),
     }
     path = results_path(params)

@@ -1,4 +1,5 @@
-"""MGFN's convolutions over time as matrix products and sums that a CPU does fast, with exact gradients."""
+"""MGFN's convolutions over time as matrix products and sums that a CPU does fast, with exact
+gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +11,23 @@ from torch.nn import functional as F
 
 
 class TimeConv(nn.Conv1d):
-    """Convolution over time of (B, T, C_in) -> (B, T, C_out), with the weights and names of nn.Conv1d.
+    """Convolution over time of (B, T, C_in) -> (B, T, C_out), with the weights and names of
+    nn.Conv1d.
 
-    It is one matrix product over all times: twice as fast as a convolution on a CPU, its gradients in bf16 even more.
+    It is one matrix product over all times: twice as fast as a convolution on a CPU, its gradients
+    in bf16 even more.
     """
 
     prepared: tuple[tuple[Tensor, ...], Tensor | None] | None = None
     """What `operands` gives, while `weights_prepared` holds it."""
 
     def operands(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """The matrix, or the four of `PairConv`, and the bias, in the number format of the products."""
+        """The matrix, or the four of `PairConv`, and the bias, in the number format of the
+        products."""
         weight = self.weight.to(dtype)
         if weight.requires_grad and weight is not self.weight:
-            # in the weight's order before it is converted: in fp32 it would be put in order at a fifth of the speed
+            # in the weight's order before it is converted: in fp32 it would be put in order at a
+            # fifth of the speed
             weight.register_hook(Tensor.contiguous)
         bias = None if self.bias is None else self.bias.to(dtype)
         if self._goes_in_pairs(dtype):
@@ -33,7 +38,12 @@ class TimeConv(nn.Conv1d):
 
     def _goes_in_pairs(self, dtype: torch.dtype) -> bool:
         is_wide = min(self.in_channels, self.out_channels) >= WIDE
-        return is_wide and self.kernel_size[0] == 3 and dtype == torch.bfloat16 and self.weight.device.type == "cpu"
+        return (
+            is_wide
+            and self.kernel_size[0] == 3
+            and dtype == torch.bfloat16
+            and self.weight.device.type == "cpu"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         (matrix, *others), bias = self.prepared or self.operands(product_dtype(self.weight))
@@ -52,7 +62,8 @@ class TimeConv(nn.Conv1d):
 
 @contextmanager
 def weights_prepared(net: nn.Module) -> Iterator[None]:
-    """For several passes without gradients: the weights, which may not change meanwhile, are converted only once."""
+    """For several passes without gradients: the weights, which may not change meanwhile, are
+    converted only once."""
     layers = [module for module in net.modules() if isinstance(module, TimeConv)]
     with torch.no_grad():
         for layer in layers:
@@ -66,12 +77,14 @@ def weights_prepared(net: nn.Module) -> Iterator[None]:
 
 
 def packed(matrix: Tensor) -> Tensor:
-    """A matrix in the order in which oneDNN reads it fastest, where `product` hands it over: 4 to 12 % less time."""
+    """A matrix in the order in which oneDNN reads it fastest, where `product` hands it over: 4 to
+    12 % less time."""
     return torch.ops.mkldnn._reorder_linear_weight(matrix) if _is_for_onednn(matrix) else matrix
 
 
 def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear, also with a matrix that is `packed`; without a gradient, wide ones in bf16 go to oneDNN at once.
+    """F.linear, also with a matrix that is `packed`; without a gradient, wide ones in bf16 go to
+    oneDNN at once.
 
     On the way of F.linear it would copy the bias over the whole output first.
     """
@@ -81,7 +94,9 @@ def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _is_for_onednn(matrix: Tensor) -> bool:
-    is_wide = matrix.device.type == "cpu" and matrix.dtype == torch.bfloat16 and min(matrix.shape) >= WIDE
+    is_wide = (
+        matrix.device.type == "cpu" and matrix.dtype == torch.bfloat16 and min(matrix.shape) >= WIDE
+    )
     return is_wide and _onednn_has_bf16()
 
 
@@ -102,13 +117,15 @@ def product_dtype(weight: Tensor) -> torch.dtype:
 
 
 def shifted(x: Tensor, taps: int) -> list[Tensor]:
-    """Views of (B, T, C), moved by -(taps // 2) to taps // 2 in time; zeros come in from outside."""
+    """Views of (B, T, C), moved by -(taps // 2) to taps // 2 in time; zeros come in from
+    outside."""
     padded = F.pad(x, (0, 0, taps // 2, taps // 2))
     return [padded[:, k : k + x.shape[1]] for k in range(taps)]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear of (B, T, C_in) whose gradients on a CPU leave out the times that have none (see `RowLinear`)."""
+    """F.linear of (B, T, C_in) whose gradients on a CPU leave out the times that have none (see
+    `RowLinear`)."""
     is_small = weight.dtype == torch.bfloat16 and weight.numel() <= SMALL_LAYER
     if x.device.type != "cpu" or not torch.is_grad_enabled() or is_small:
         return product(x, weight, bias)
@@ -116,10 +133,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class RowLinear(torch.autograd.Function):
-    """F.linear of rows (R, C_in); the backward pass computes with those rows only whose gradient is not zero.
+    """F.linear of rows (R, C_in); the backward pass computes with those rows only whose gradient is
+    not zero.
 
-    Exact: a zero row adds nothing. A normal bag is trained by its few selected segments, so that in the last layers
-    nearly half of the rows have no gradient.
+    Exact: a zero row adds nothing. A normal bag is trained by its few selected segments, so that in
+    the last layers nearly half of the rows have no gradient.
     """
 
     @staticmethod
@@ -140,22 +158,27 @@ class RowLinear(torch.autograd.Function):
             # index_select copies whole rows; indexing in brackets goes element by element
             gradient, rows = gradient.index_select(0, used), rows.index_select(0, used)
             if of_rows:
-                d_rows = weight.new_zeros(ctx.saved_tensors[0].shape).index_copy_(0, used, gradient @ weight)
+                d_rows = weight.new_zeros(ctx.saved_tensors[0].shape).index_copy_(
+                    0, used, gradient @ weight
+                )
         return d_rows, gradient.t() @ rows if of_weight else None, d_bias
 
 
 SMALL_LAYER = 2**17
-"""Weights up to which looking for rows without a gradient takes longer than products with them do in bf16."""
+"""Weights up to which looking for rows without a gradient takes longer than products with them do
+in bf16."""
 
 LEFT_OUT_SHARE, LEFT_OUT_ROWS = 0.2, 64
-"""Leaving rows without a gradient out gains something from this share of them or from this number on."""
+"""Leaving rows without a gradient out gains something from this share of them or from this number
+on."""
 
 PROBED_COLUMNS = 32
 """Columns in which nearly every row that has a gradient shows it."""
 
 
 def _rows_with_gradient(gradient: Tensor) -> Tensor | None:
-    """Indices of the rows of (R, C) that have a gradient; None where leaving the others out gains nothing."""
+    """Indices of the rows of (R, C) that have a gradient; None where leaving the others out gains
+    nothing."""
     fewest = min(LEFT_OUT_SHARE * len(gradient), LEFT_OUT_ROWS)
     for part in (gradient[:, :PROBED_COLUMNS], gradient):
         used = rows_filled_up(part.abs().sum(1) != 0, gradient.dtype)
@@ -165,12 +188,13 @@ def _rows_with_gradient(gradient: Tensor) -> Tensor | None:
 
 
 ROWS_AT_ONCE = 32
-"""Numbers of rows that are multiples of this keep the number of different bf16 products small: oneDNN prepares each
-size once, which takes a millisecond, and odd sizes are slower."""
+"""Numbers of rows that are multiples of this keep the number of different bf16 products small:
+oneDNN prepares each size once, which takes a millisecond, and odd sizes are slower."""
 
 
 def rows_filled_up(wanted: Tensor, dtype: torch.dtype) -> Tensor:
-    """Indices of the rows that are wanted (R,), in order, for products in bf16 with others up to ROWS_AT_ONCE."""
+    """Indices of the rows that are wanted (R,), in order, for products in bf16 with others up to
+    ROWS_AT_ONCE."""
     if dtype != torch.bfloat16:
         return wanted.nonzero().squeeze(1)
     count = -(-int(wanted.sum()) // ROWS_AT_ONCE) * ROWS_AT_ONCE
@@ -182,10 +206,11 @@ WIDE = 512
 
 
 def is_fused(x: Tensor) -> bool:
-    """Whether operations on (B, T, C) have gradients of their own here, which pass over the tensors less often.
+    """Whether operations on (B, T, C) have gradients of their own here, which pass over the tensors
+    less often.
 
-    Those of narrow networks in fp32, as the miniature is, stay as torch derives them: its published results hang on the
-    last digit.
+    Those of narrow networks in fp32, as the miniature is, stay as torch derives them: its published
+    results hang on the last digit.
     """
     return x.shape[-1] >= WIDE or autocasts(x)
 
@@ -201,20 +226,29 @@ def pair_matrices(weight: Tensor) -> tuple[Tensor, ...]:
 
 
 class PairConv(torch.autograd.Function):
-    """Three-tap convolution of (B, T, C_in) by Winograd's F(2, 3): four products for two times instead of six.
+    """Three-tap convolution of (B, T, C_in) by Winograd's F(2, 3): four products for two times
+    instead of six.
 
-    Exact but for rounding. In bf16, sums of inputs and of taps are rounded once more, so that the result's error grows
-    from 0.3 to 0.55 %.
+    Exact but for rounding. In bf16, sums of inputs and of taps are rounded once more, so that the
+    result's error grows from 0.3 to 0.55 %.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, bias: Tensor | None, *matrices: Tensor) -> Tensor:
         n_times = x.shape[1]
         padded = F.pad(x, (0, 0, 1, 1 + n_times % 2))
-        one, two, three, four = padded[:, :-2:2], padded[:, 1:-2:2], padded[:, 2::2], padded[:, 3::2]
+        one, two, three, four = (
+            padded[:, :-2:2],
+            padded[:, 1:-2:2],
+            padded[:, 2::2],
+            padded[:, 3::2],
+        )
         pieces = one - three, two + three, three - two, two - four
         first, second, third, fourth = map(product, pieces, matrices)
-        even, odd = torch.add(first, second + third, alpha=0.5), torch.sub((second - third).mul_(0.5), fourth)
+        even, odd = (
+            torch.add(first, second + third, alpha=0.5),
+            torch.sub((second - third).mul_(0.5), fourth),
+        )
         y = torch.stack([even, odd], dim=2).flatten(1, 2)[:, :n_times]
         ctx.save_for_backward(*matrices, *pieces)
         return y if bias is None else y.add_(bias)
@@ -226,18 +260,23 @@ class PairConv(torch.autograd.Function):
         pairs = F.pad(gradient, (0, 0, 0, n_times % 2)).unflatten(1, (-1, 2))
         even, odd = pairs.unbind(2)
         of_products = even, (even + odd).mul_(0.5), (even - odd).mul_(0.5), -odd
-        one, two, three, four = (of_product @ matrix for of_product, matrix in zip(of_products, matrices, strict=True))
+        one, two, three, four = (
+            of_product @ matrix for of_product, matrix in zip(of_products, matrices, strict=True)
+        )
         d_x = gradient.new_zeros(len(gradient), 2 * pairs.shape[1] + 2, matrices[0].shape[1])
         d_x[:, 1:-2:2], d_x[:, 2::2] = two - three + four, two + three - one
         d_x[:, :-2:2] += one
         d_x[:, 3::2] -= four
-        d_matrices = (a.flatten(0, 1).t() @ b.flatten(0, 1) for a, b in zip(of_products, pieces, strict=True))
+        d_matrices = (
+            a.flatten(0, 1).t() @ b.flatten(0, 1) for a, b in zip(of_products, pieces, strict=True)
+        )
         d_bias = gradient.sum((0, 1)) if ctx.needs_input_grad[1] else None
         return d_x[:, 1 : 1 + n_times], d_bias, *d_matrices
 
 
 def channel_convolution(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
-    """Convolution over time of each channel of (B, T, C) with taps (K, C) of its own, K odd, and a bias (C,)."""
+    """Convolution over time of each channel of (B, T, C) with taps (K, C) of its own, K odd, and a
+    bias (C,)."""
     if is_fused(x):
         dtype = product_dtype(taps)
         return ChannelConv.apply(x.to(dtype), taps.to(dtype), bias.to(dtype))
@@ -267,6 +306,11 @@ class ChannelConv(torch.autograd.Function):
 
 
 def _convolved(x: Tensor, taps: Tensor, bias: Tensor | None) -> Tensor:
-    """As a picture one pixel high whose channels are its fastest index: oneDNN has a kernel for that."""
+    """As a picture one pixel high whose channels are its fastest index: oneDNN has a kernel for
+    that."""
     picture, kernel = x.transpose(1, 2).unsqueeze(2), taps.t()[:, None, None]
-    return F.conv2d(picture, kernel, bias, padding=(0, len(taps) // 2), groups=len(kernel)).squeeze(2).transpose(1, 2)
+    return (
+        F.conv2d(picture, kernel, bias, padding=(0, len(taps) // 2), groups=len(kernel))
+        .squeeze(2)
+        .transpose(1, 2)
+    )

@@ -1,4 +1,5 @@
-"""The course of the anonymizer training: minimax epochs, settling of f_T, validation, and the choice of `best`."""
+"""The course of the anonymizer training: minimax epochs, settling of f_T, validation, and the
+choice of `best`."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -34,7 +35,8 @@ from aux_code.runs import Run, seeded_generator
 from aux_code.training_state import TrainingState
 
 N_PROBED_IMAGES = 128
-"""Training images on whose views the quick label-free privacy probe measures f_B's NT-Xent accuracy."""
+"""Training images on whose views the quick label-free privacy probe measures f_B's NT-Xent
+accuracy."""
 N_SHOWN = 8
 """Images and video frames in TensorBoard's raw and anonymized grids."""
 
@@ -63,12 +65,22 @@ class AnonymizerTraining:
         self, networks: Networks, params: TrainAnonymizerParams, run: Run, data: TrainingData,
         save: Callable[[str, dict[str, float], int], None],
     ):  # fmt: skip
-        self.networks, self.params, self.run, self.data, self.save = networks, params, run, data, save
-        self.objective = Objective(**{name: getattr(params, name) for name in Objective.__dataclass_fields__})
+        self.networks, self.params, self.run, self.data, self.save = (
+            networks,
+            params,
+            run,
+            data,
+            save,
+        )
+        self.objective = Objective(
+            **{name: getattr(params, name) for name in Objective.__dataclass_fields__}
+        )
         self.updaters = build_updaters(networks, params, run.device)
         self.probe = PrivacyProbe(data.cache, params.size, run.device)
         trained = {"fa": networks.fa, "ft": networks.ft, "fb": networks.fb}
-        stateful = trained | {f"updater_{name}": updater for name, updater in self.updaters._asdict().items()}
+        stateful = trained | {
+            f"updater_{name}": updater for name, updater in self.updaters._asdict().items()
+        }
         path = run.folder / "train_anonymizer_state.pth"
         self.state = TrainingState(path, vars(params), stateful, params.minutes_between_saves)
 
@@ -83,7 +95,9 @@ class AnonymizerTraining:
         n_settle = planned_steps(params, clips.steps_per_epoch, params.settle_epochs)
         position = self.state.restore(params.resume) or {"step": 0, "best": None}
         if position["step"] < n_minimax:
-            self._loop("minimax", 0, n_minimax, clips.steps_per_epoch, list(self.updaters[:3])).train(
+            self._loop(
+                "minimax", 0, n_minimax, clips.steps_per_epoch, list(self.updaters[:3])
+            ).train(
                 position, batch_pairs(clips, images, position["step"], n_minimax), self.minimax_step
             )
         if position["step"] < n_minimax + n_settle:
@@ -109,7 +123,9 @@ class AnonymizerTraining:
             losses |= step_anonymizer(networks, clips, images, objective, updaters.fa)
         if both or not fa_turn:
             for _ in range(self.params.adversary_steps):
-                losses |= step_adversaries(networks, clips, images, objective, updaters.ft, updaters.fb)
+                losses |= step_adversaries(
+                    networks, clips, images, objective, updaters.ft, updaters.fb
+                )
         return losses
 
     def settling_step(self, clips: ClipBatch) -> dict[str, float]:
@@ -117,9 +133,19 @@ class AnonymizerTraining:
         self.networks.fa.eval()
         return step_utility(self.networks, clips, self.objective, self.updaters.settle)
 
-    def _loop(self, description: str, first: int, last: int, steps_per_epoch: int, updaters: list[Updater]) -> StepLoop:
+    def _loop(
+        self, description: str, first: int, last: int, steps_per_epoch: int, updaters: list[Updater]
+    ) -> StepLoop:
         return StepLoop(
-            self.run, self.params, self.state, updaters, steps_per_epoch, description, first, last, self._end_of_epoch
+            self.run,
+            self.params,
+            self.state,
+            updaters,
+            steps_per_epoch,
+            description,
+            first,
+            last,
+            self._end_of_epoch,
         )
 
     def _end_of_epoch(self, position: dict, means: dict[str, float]) -> None:
@@ -139,9 +165,11 @@ class AnonymizerTraining:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Accuracy on anonymized clips of the validation part, and what f_B still tells of anonymized images.
+        """Accuracy on anonymized clips of the validation part, and what f_B still tells of
+        anonymized images.
 
-        No private label is used: the probe is f_B's NT-Xent accuracy on two views of training images.
+        No private label is used: the probe is f_B's NT-Xent accuracy on two views of training
+        images.
         """
         networks, data, device = self.networks, self.data, self.run.device
         fa_mode = networks.fa.training
@@ -149,7 +177,9 @@ class AnonymizerTraining:
         accuracy = recognition_accuracy(networks.ft, anonymize, data.validation, data.cache, self.params, n_modes=1,
                                         device=device)  # fmt: skip
         images = readable_images(data.images.paths[:N_PROBED_IMAGES], data.cache)
-        generators = [seeded_generator("probe", view, k) for view in range(2) for k in range(len(images))]
+        generators = [
+            seeded_generator("probe", view, k) for view in range(2) for k in range(len(images))
+        ]
         policy = VIEW_AUGMENTATIONS[self.params.augmentation]
         pair = augment_images(images * 2, policy, self.params.size, generators).to(device)
         embedding = torch.cat([networks.fb.eval()(networks.fa(part)) for part in pair.split(64)])
@@ -173,7 +203,8 @@ class AnonymizerTraining:
         self.run.writer.add_image("raw above anonymized", grid, epoch)
 
     def _shown_pictures(self) -> list[np.ndarray]:
-        """Images, then the middle frames of validation videos, in equal number where there are as many."""
+        """Images, then the middle frames of validation videos, in equal number where there are as
+        many."""
         cache, half = self.data.cache, N_SHOWN // 2
         pictures = readable_images(self.data.images.paths[:half], cache)
         for video in list(self.data.validation)[:half]:
@@ -183,7 +214,9 @@ class AnonymizerTraining:
         return pictures
 
 
-def build_updaters(networks: Networks, params: TrainAnonymizerParams, device: torch.device) -> Updaters:
+def build_updaters(
+    networks: Networks, params: TrainAnonymizerParams, device: torch.device
+) -> Updaters:
     """Adam for each network; only f_A's gradient is clipped."""
 
     def updater(net: torch.nn.Module, factor: float, gradient_clip: float = 0.0) -> Updater:
@@ -207,7 +240,8 @@ def batch_pairs(
 def trade_off(metrics: dict[str, float]) -> float:
     """What `best` maximises: accuracy of the utility network minus accuracy of the privacy network.
 
-    top1 in [0, 1] is that of actions on anonymized clips of the validation part, nt_xent_accuracy in [0, 1] the share
-    of anonymized training images whose other view f_B recognises. No private label enters.
+    top1 in [0, 1] is that of actions on anonymized clips of the validation part, nt_xent_accuracy
+    in [0, 1] the share of anonymized training images whose other view f_B recognises. No private
+    label enters.
     """
     return metrics["top1"] - metrics["nt_xent_accuracy"]

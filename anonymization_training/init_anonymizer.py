@@ -1,4 +1,5 @@
-"""Initialises the anonymizer f_A as the identity: L1 reconstruction of UCF101 frames and VISPR images.
+"""Initialises the anonymizer f_A as the identity: L1 reconstruction of UCF101 frames and VISPR
+images.
 
 Writes <run>/fa_recon.pth, which train_anonymizer.py finds by default.
 """
@@ -6,7 +7,9 @@ Writes <run>/fa_recon.pth, which train_anonymizer.py finds by default.
 import sys
 from pathlib import Path
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from anonymization_training.initialisation import reconstruction_psnr, reconstruction_step
@@ -37,7 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     params = parse(INIT_ANONYMIZER, argv, __doc__)
     run = start_run(params, "init_anonymizer")
     data = load_training_data(params)
-    narrow = {name: getattr(params, name) for name in ("output_channels", "output_scale", "output_noise")}
+    narrow = {
+        name: getattr(params, name) for name in ("output_channels", "output_scale", "output_noise")
+    }
     fa = prepare_for_training(load_fa_model(params.fa_arch, **narrow), run.device)
     updater = Updater(fa, params.learning_rate, params.precision, run.device, gradient_clip=0.0)
     output = run.folder / "fa_recon.pth"
@@ -54,18 +59,39 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(
-    fa, updater: Updater, state: TrainingState, data: TrainingData, params: InitAnonymizerParams, run: Run
+    fa,
+    updater: Updater,
+    state: TrainingState,
+    data: TrainingData,
+    params: InitAnonymizerParams,
+    run: Run,
 ) -> None:
     """Runs all steps."""
-    sampling = Sampling(params.clip_length, params.stride, params.size, "ce", 0, params.augmentation, params.seed)
+    sampling = Sampling(
+        params.clip_length, params.stride, params.size, "ce", 0, params.augmentation, params.seed
+    )
     clips = clip_source(data.train, sampling, data.cache, params, run.folder)
     images = image_source(data.images, data.cache, params, run.folder)
     n_steps = planned_steps(params, clips.steps_per_epoch)
     position = state.restore(params.resume) or {"step": 0}
     remaining = (position["step"], n_steps - position["step"])
-    loop = StepLoop(run, params, state, [updater], clips.steps_per_epoch, "init f_A", 0, n_steps, lambda *_: None)
+    loop = StepLoop(
+        run,
+        params,
+        state,
+        [updater],
+        clips.steps_per_epoch,
+        "init f_A",
+        0,
+        n_steps,
+        lambda *_: None,
+    )
     batches = zip(clips.batches(*remaining), images.batches(*remaining), strict=True)
-    loop.train(position, batches, lambda *pair: reconstruction_step(fa, *pair, params.frames_per_video, updater))
+    loop.train(
+        position,
+        batches,
+        lambda *pair: reconstruction_step(fa, *pair, params.frames_per_video, updater),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Initialises the privacy (budget) network f_B: NT-Xent on two views of VISPR images, without labels.
+"""Initialises the privacy (budget) network f_B: NT-Xent on two views of VISPR images, without
+labels.
 
 Writes <run>/fb_ssl.pth, which train_anonymizer.py finds by default. The release lacks this script.
 """
@@ -6,7 +7,9 @@ Writes <run>/fb_ssl.pth, which train_anonymizer.py finds by default. The release
 import sys
 from pathlib import Path
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from anonymization_training.initialisation import contrastive_step
@@ -37,14 +40,18 @@ def main(argv: list[str] | None = None) -> None:
     if state.is_complete(output, params.resume):
         return
     cache = DecodedCache(params.cache_megabytes * 2**20)
-    images = image_source(Vispr(config.VISPR_ROOT, "train", load_labels=False), cache, params, run.folder)
+    images = image_source(
+        Vispr(config.VISPR_ROOT, "train", load_labels=False), cache, params, run.folder
+    )
     n_steps = planned_steps(params, images.steps_per_epoch)
     position = state.restore(params.resume) or {"step": 0}
 
     def keep_quality(position: dict, means: dict[str, float]) -> None:
         position["nt_xent_accuracy"] = means["contrast/accuracy"]
 
-    loop = StepLoop(run, params, state, [updater], images.steps_per_epoch, "init f_B", 0, n_steps, keep_quality)
+    loop = StepLoop(
+        run, params, state, [updater], images.steps_per_epoch, "init f_B", 0, n_steps, keep_quality
+    )
     loop.train(
         position,
         zip(images.batches(position["step"], n_steps - position["step"])),

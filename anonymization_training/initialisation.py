@@ -1,4 +1,5 @@
-"""The three initialisations before the minimax: what one step minimises, and how good the result is.
+"""The three initialisations before the minimax: what one step minimises, and how good the result
+is.
 
 f_A: L1 reconstruction. f_T: action recognition. f_B: NT-Xent on two views of an image.
 """
@@ -42,8 +43,11 @@ def reconstruction_step(
 
 
 @torch.no_grad()
-def reconstruction_psnr(fa: nn.Module, images: Sequence[np.ndarray], size: int, device: torch.device) -> float:
-    """Peak signal-to-noise ratio in dB of f_A's output on images at evaluation geometry (peak 1)."""
+def reconstruction_psnr(
+    fa: nn.Module, images: Sequence[np.ndarray], size: int, device: torch.device
+) -> float:
+    """Peak signal-to-noise ratio in dB of f_A's output on images at evaluation geometry (peak
+    1)."""
     fa.eval()
     pictures = evaluation_images(images, size).to(device)
     error = torch.cat([(fa(part) - part).square().mean((1, 2, 3)) for part in pictures.split(32)])
@@ -51,9 +55,15 @@ def reconstruction_psnr(fa: nn.Module, images: Sequence[np.ndarray], size: int, 
 
 
 def recognition_step(
-    ft: nn.Module, obfuscate: "Obfuscator", clips: ClipBatch, omega: float, margin: float, updater: Updater
+    ft: nn.Module,
+    obfuscate: "Obfuscator",
+    clips: ClipBatch,
+    omega: float,
+    margin: float,
+    updater: Updater,
 ) -> dict[str, float]:
-    """One update of f_T: cross-entropy on the anchor clips, with `omega` > 0 the temporally-distinct triplet too."""
+    """One update of f_T: cross-entropy on the anchor clips, with `omega` > 0 the
+    temporally-distinct triplet too."""
     ft.train()
     total, parts = updater.loss(recognition_loss, ft, obfuscate, clips, omega, margin)
     losses = finite({"loss": total} | parts, "recognition/")
@@ -71,13 +81,16 @@ def recognition_loss(
     total = cross_entropy = F.cross_entropy(logits[:n_videos], clips.labels)
     parts = {"cross_entropy": cross_entropy}
     if omega > 0:
-        parts["triplet"] = temporally_distinct_loss(*embedding.float().unflatten(0, (n_views, n_videos)), margin)
+        parts["triplet"] = temporally_distinct_loss(
+            *embedding.float().unflatten(0, (n_views, n_videos)), margin
+        )
         total = total + omega * parts["triplet"]
     return total, parts
 
 
 class Obfuscator:
-    """Any anonymizer on clips in training geometry: a network, or the blurring and blackening of person masks."""
+    """Any anonymizer on clips in training geometry: a network, or the blurring and blackening of
+    person masks."""
 
     def __init__(self, anonymizer: nn.Module, device: torch.device):
         self.anonymizer = anonymizer.to(device).eval()
@@ -85,7 +98,8 @@ class Obfuscator:
     @torch.no_grad()
     def __call__(self, clips: Tensor, masks: Tensor | None = None) -> Tensor:
         """clips (B, 3, T, H, W), masks (B, 1, T, H, W) or None -> anonymized clips."""
-        # at once: what f_T trains on fits without f_A's gradients all the more, and small frames are not worth passes
+        # at once: what f_T trains on fits without f_A's gradients all the more, and small frames
+        # are not worth passes
         if masks is None:
             return apply_per_frame(self.anonymizer, clips, chunk=0)
         replaced = apply_per_frame(_Replacement(self.anonymizer), clips, chunk=0)
@@ -106,10 +120,11 @@ def recognition_accuracy(
     ft: nn.Module, obfuscate: Obfuscator, videos: Sequence[Ucf101Item], cache: DecodedCache, params,
     masks: PersonMasks | None = None, n_modes: int = 5, device: torch.device | str = "cpu",
 ) -> float:  # fmt: skip
-    """Top-1 accuracy by video: probabilities averaged over `n_modes` clips spread over the video, evaluation crop.
+    """Top-1 accuracy by video: probabilities averaged over `n_modes` clips spread over the video,
+    evaluation crop.
 
-    Under torchrun every rank judges its share of the videos, and all get the accuracy on all of them. A video that
-    does not decode is named in the log and judges nothing.
+    Under torchrun every rank judges its share of the videos, and all get the accuracy on all of
+    them. A video that does not decode is named in the log and judges nothing.
 
     Raises:
         UserError: no video decodes.
@@ -118,7 +133,9 @@ def recognition_accuracy(
     hits, n_judged = 0, 0
     for video in list(videos)[rank() :: world_size()]:
         try:
-            indices = uniform_clips(cache.count_frames(video.path), params.clip_length, params.stride, n_modes)
+            indices = uniform_clips(
+                cache.count_frames(video.path), params.clip_length, params.stride, n_modes
+            )
             frames = [cache.read_frames(video.path, clip) for clip in indices]
         except UnreadableMedia as error:
             log.warning("left out of the validation: %s", error)
@@ -127,17 +144,23 @@ def recognition_accuracy(
         painted = None
         if masks is not None:
             arrays = [masks.masks(video.path, clip, frames[0].shape[1:3]) for clip in indices]
-            painted = augment_batch(arrays, EVALUATION, params.size, [None] * n_modes)[:, :1].to(device)
+            painted = augment_batch(arrays, EVALUATION, params.size, [None] * n_modes)[:, :1].to(
+                device
+            )
         logits, _ = ft(obfuscate(clips, painted))
         hits += int(logits.softmax(1).mean(0).argmax() == video.label)
         n_judged += 1
     hits, n_judged = sum_over_ranks(torch.tensor([hits, n_judged])).tolist()
     if not n_judged:
-        raise UserError(f"not one of {len(videos)} validation videos is readable; look at the data set")
+        raise UserError(
+            f"not one of {len(videos)} validation videos is readable; look at the data set"
+        )
     return hits / n_judged
 
 
-def contrastive_step(fb: nn.Module, images: ImageBatch, temperature: float, updater: Updater) -> dict[str, float]:
+def contrastive_step(
+    fb: nn.Module, images: ImageBatch, temperature: float, updater: Updater
+) -> dict[str, float]:
     """One update of f_B: NT-Xent between two views of each image."""
     fb.train()
     loss, accuracy = updater.loss(contrastive_loss, fb, images.views, temperature)
@@ -147,13 +170,15 @@ def contrastive_step(fb: nn.Module, images: ImageBatch, temperature: float, upda
 
 
 def contrastive_loss(fb: nn.Module, views: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """NT-Xent between two views (2, N, 3, H, W) of each image, those of all ranks; and its accuracy."""
+    """NT-Xent between two views (2, N, 3, H, W) of each image, those of all ranks; and its
+    accuracy."""
     first, second = map(gather_rows, fb(views.flatten(0, 1)).float().chunk(2))
     return nt_xent_loss(first, second, temperature), nt_xent_accuracy(first, second)
 
 
 def nt_xent_accuracy(first: Tensor, second: Tensor) -> Tensor:
-    """Share of views whose nearest other embedding is the other view of the same image; first and second (N, D)."""
+    """Share of views whose nearest other embedding is the other view of the same image; first and
+    second (N, D)."""
     both = torch.cat([first, second]).detach().float()
     similarity = both @ both.T
     similarity.fill_diagonal_(float("-inf"))

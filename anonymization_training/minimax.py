@@ -3,9 +3,10 @@
 Step 1 updates the anonymizer f_A to minimise  w_T * L_T - w_B * L_B.
 Step 2, with f_A frozen, lets the utility network f_T minimise L_T and the privacy (budget) network f_B minimise L_B.
 
-Under torchrun every rank takes its share of each batch, and R ranks do what one process does with the whole batch:
-NT-Xent sees the rows of all ranks, with gradient, batch norms see the batches of all ranks, and DistributedDataParallel
-averages the gradients. (LLTC contrasts the clips of one video, and the other losses are means over videos.)
+Under torchrun every rank takes its share of each batch, and R ranks do what one process does with
+the whole batch: NT-Xent sees the rows of all ranks, with gradient, batch norms see the batches of
+all ranks, and DistributedDataParallel averages the gradients. (LLTC contrasts the clips of one
+video, and the other losses are means over videos.)
 """
 
 import contextlib
@@ -38,7 +39,8 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass
 class Networks:
-    """The players. `teacher` is f_T as it was before the training, on raw clips; None without distillation."""
+    """The players. `teacher` is f_T as it was before the training, on raw clips; None without
+    distillation."""
 
     fa: nn.Module
     ft: nn.Module
@@ -70,7 +72,12 @@ class Updater:
     """
 
     def __init__(
-        self, net: nn.Module, learning_rate: float, precision: str, device: torch.device, gradient_clip: float
+        self,
+        net: nn.Module,
+        learning_rate: float,
+        precision: str,
+        device: torch.device,
+        gradient_clip: float,
     ):
         self.net, self.device, self.gradient_clip = net, device, gradient_clip
         self.learning_rate, self.n_updates = learning_rate, 0
@@ -87,7 +94,8 @@ class Updater:
         return data_parallel(self.net)
 
     def loss(self, compute: Callable, *arguments) -> Any:
-        """compute(*arguments), a loss of the network or a tuple with one, in the number format of the training."""
+        """compute(*arguments), a loss of the network or a tuple with one, in the number format of
+        the training."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             return self._data_parallel(compute, *arguments)
 
@@ -101,7 +109,8 @@ class Updater:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.gradient_clip or math.inf)
-        # the scaler itself leaves out a step whose gradients overflowed fp16, and tries a smaller scale
+        # the scaler itself leaves out a step whose gradients overflowed fp16, and tries a smaller
+        # scale
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             raise NonFiniteLoss(f"the gradient of {type(self.net).__name__} is {norm.item()}")
         self.scaler.step(self.optimizer)
@@ -125,7 +134,8 @@ class Updater:
 
 @contextlib.contextmanager
 def frozen(*nets: nn.Module) -> Iterator[None]:
-    """No gradient is computed for these networks' parameters inside; gradients still pass through them."""
+    """No gradient is computed for these networks' parameters inside; gradients still pass through
+    them."""
     parameters = [p for net in nets for p in net.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -138,10 +148,12 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def normalising_by(statistics: str, *nets: nn.Module) -> Iterator[None]:
-    """Sets which batch-norm statistics frozen networks use, and leaves their running statistics as they are.
+    """Sets which batch-norm statistics frozen networks use, and leaves their running statistics as
+    they are.
 
     Args:
-        statistics: "batch" (the batch's own, as the adversaries themselves see it in step 2) or "running" (eval mode).
+        statistics: "batch" (the batch's own, as the adversaries themselves see it in step 2) or
+            "running" (eval mode).
         nets: networks whose modes are restored afterwards.
     """
     modes = [(module, module.training) for net in nets for module in net.modules()]
@@ -158,7 +170,8 @@ def normalising_by(statistics: str, *nets: nn.Module) -> Iterator[None]:
 def step_anonymizer(
     networks: Networks, clips: ClipBatch, images: ImageBatch, objective: Objective, updater: Updater
 ) -> dict[str, float]:
-    """Step 1: one update of f_A; f_T and f_B are left as they are, down to their batch-norm statistics.
+    """Step 1: one update of f_A; f_T and f_B are left as they are, down to their batch-norm
+    statistics.
 
     Returns:
         The named losses; `step1/total` is what was minimised.
@@ -198,8 +211,11 @@ def step_adversaries(
     return losses
 
 
-def step_utility(networks: Networks, clips: ClipBatch, objective: Objective, updater: Updater) -> dict[str, float]:
-    """The part of step 2 that concerns f_T: f_A is frozen. It settles f_T's statistics after the minimax."""
+def step_utility(
+    networks: Networks, clips: ClipBatch, objective: Objective, updater: Updater
+) -> dict[str, float]:
+    """The part of step 2 that concerns f_T: f_A is frozen. It settles f_T's statistics after the
+    minimax."""
     networks.ft.train()
     utility, parts = updater.loss(utility_loss, networks, clips, objective, False)
     losses = finite({"utility": utility} | parts, "settle/")
@@ -228,7 +244,8 @@ def utility_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_T on anonymized clips: cross-entropy + omega * the term of `utility_loss` + distillation.
 
-    All clips of the batch pass f_T together, so that its batch statistics are the same whichever loss is on.
+    All clips of the batch pass f_T together, so that its batch statistics are the same whichever
+    loss is on.
 
     Args:
         through_fa: let the gradient reach f_A.
@@ -248,12 +265,16 @@ def utility_loss(
     parts = {"cross_entropy": cross_entropy}
     total = cross_entropy
     if objective.utility_loss != "ce":
-        parts[objective.utility_loss] = temporal_term(embedding.float().unflatten(0, (n_views, n_videos)), objective)
+        parts[objective.utility_loss] = temporal_term(
+            embedding.float().unflatten(0, (n_views, n_videos)), objective
+        )
         total = total + objective.omega * parts[objective.utility_loss]
     if networks.teacher is not None and objective.distillation_weight > 0:
         with torch.no_grad():
             target = networks.teacher.extract_features(clips)
-        parts["distillation"] = 1 - F.cosine_similarity(features.float(), target.float(), dim=1).mean()
+        parts["distillation"] = (
+            1 - F.cosine_similarity(features.float(), target.float(), dim=1).mean()
+        )
         total = total + objective.distillation_weight * parts["distillation"]
     return total, parts
 
@@ -270,16 +291,23 @@ def temporal_term(embedding: Tensor, objective: Objective) -> Tensor:
 
 
 def budget_loss(
-    networks: Networks, clips: ClipBatch, images: ImageBatch, objective: Objective, through_fa: bool = True
+    networks: Networks,
+    clips: ClipBatch,
+    images: ImageBatch,
+    objective: Objective,
+    through_fa: bool = True,
 ) -> Tensor:
-    """L_B: NT-Xent of f_B on anonymized pictures; positives are two views of an image, or two frames of a video."""
+    """L_B: NT-Xent of f_B on anonymized pictures; positives are two views of an image, or two
+    frames of a video."""
     if objective.budget_positives == "frames":
         # First frame of the first clip and last frame of the last clip: two times of the video.
         pair = torch.stack([clips.clips[0][:, :, 0], clips.clips[-1][:, :, -1]])
     else:
         pair = images.views
     # each picture is a clip of one frame
-    anonymized = anonymize(networks.fa, pair.flatten(0, 1).unsqueeze(2), objective.recompute_chunk, through_fa)
+    anonymized = anonymize(
+        networks.fa, pair.flatten(0, 1).unsqueeze(2), objective.recompute_chunk, through_fa
+    )
     anonymized = anonymized.squeeze(2)
     first, second = networks.fb(anonymized).float().chunk(2)
     return nt_xent_loss(gather_rows(first), gather_rows(second), objective.temperature)
@@ -289,8 +317,9 @@ def anonymize(fa: nn.Module, clips: Tensor, recompute_chunk: int, with_gradient:
     """f_A on clips (B, 3, T, H, W), with or without gradient.
 
     Args:
-        recompute_chunk: frames that f_A sees at a time, and with gradient computes again in the backward pass, at most;
-            fewer where that makes the parts more equal. 0: all frames at once, and their activations are kept.
+        recompute_chunk: frames that f_A sees at a time, and with gradient computes again in the
+            backward pass, at most; fewer where that makes the parts more equal. 0: all frames at
+            once, and their activations are kept.
     """
     n_frames = clips.shape[0] * clips.shape[2]
     chunk = math.ceil(n_frames / math.ceil(n_frames / recompute_chunk)) if recompute_chunk else 0

@@ -1,4 +1,5 @@
-"""Parameters of stage 1: the three initialisations and the minimax training. Presets are instances."""
+"""Parameters of stage 1: the three initialisations and the minimax training. Presets are
+instances."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,26 +17,30 @@ class StageParams(CommonParams):
     batch_videos: int = 8
     """Videos per batch, of all processes together under torchrun (paper and release: 8)."""
     batch_images: int = 12
-    """Images per batch, of all processes together, each with two views where views are used (release: 12)."""
+    """Images per batch, of all processes together, each with two views where views are used
+    (release: 12)."""
     clip_length: int = 16
     """Frames per clip (paper: 16)."""
     stride: int = 2
     """Video frames from one frame of a clip to the next (paper: 2)."""
     augmentation: Literal["strong", "moderate"] = "strong"
-    """Augmentation of clips and of the two views of images (paper: strong: crop 0.6-1, erase, flip, colour)."""
+    """Augmentation of clips and of the two views of images (paper: strong: crop 0.6-1, erase, flip,
+    colour)."""
     epochs: int = 100
     """Passes over the training videos; for init_privacy over the training images."""
     max_steps: int = 0
     """Stop after this many optimisation steps; 0 runs all epochs (ours, for try-outs and tests)."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from 0 (ours; the release's warm-up is read by nothing)."""
+    """Steps in which the learning rate rises linearly from 0 (ours; the release's warm-up is read
+    by nothing)."""
     schedule: Literal["constant", "linear", "cosine", "plateau"] = "constant"
-    """Learning rate after the warm-up; plateau: divided by 5 when the epoch's loss does not fall (release)."""
+    """Learning rate after the warm-up; plateau: divided by 5 when the epoch's loss does not fall
+    (release)."""
     final_learning_rate_factor: float = 0.0
     """Where linear and cosine end, as a share of the base learning rate (ours)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type; auto: bf16 where the device computes in it, else fp32; fp16 comes with a gradient scaler, which
-    the release lacks."""
+    """Autocast type; auto: bf16 where the device computes in it, else fp32; fp16 comes with a
+    gradient scaler, which the release lacks."""
     validation_fraction: float = 0.1
     """Share of the training videos, by group, that choose `best` and are not trained on (ours)."""
     minutes_between_saves: float = 5.0
@@ -43,34 +48,54 @@ class StageParams(CommonParams):
     n_workers: int = 4
     """Processes that decode; 0 decodes in the training process (ours)."""
     cache_megabytes: int = 0
-    """Memory for decoded videos and images, so that small sets are decoded once; 0 decodes every time (ours)."""
+    """Memory for decoded videos and images, so that small sets are decoded once; 0 decodes every
+    time (ours)."""
     max_unreadable_share: float = 0.01
     """Share of unreadable files above which the run stops (ours)."""
 
     def __post_init__(self) -> None:
         # Batch norm and NT-Xent need company; the rest would fail late and without saying why.
-        least = {"batch_videos": 2, "batch_images": 2, "epochs": 1, "clip_length": 2, "stride": 1, "size": 8}
+        least = {
+            "batch_videos": 2,
+            "batch_images": 2,
+            "epochs": 1,
+            "clip_length": 2,
+            "stride": 1,
+            "size": 8,
+        }
         least |= dict.fromkeys(("max_steps", "warmup_steps", "n_workers", "cache_megabytes"), 0)
         # fields of some of the scripts only
-        least |= {"frames_per_video": 1, "adversary_steps": 1, "validate_every": 1, "settle_epochs": 0}
+        least |= {
+            "frames_per_video": 1,
+            "adversary_steps": 1,
+            "validate_every": 1,
+            "settle_epochs": 0,
+        }
         least |= {"negative_distance": 0, "recompute_chunk": 0, "probe_every": 0}
-        check_ranges(self, at_least={name: value for name, value in least.items() if hasattr(self, name)})
+        check_ranges(
+            self, at_least={name: value for name, value in least.items() if hasattr(self, name)}
+        )
         if not 0 < self.validation_fraction < 1:
-            raise UserError(f"--validation_fraction must lie between 0 and 1, not {self.validation_fraction}")
+            raise UserError(
+                f"--validation_fraction must lie between 0 and 1, not {self.validation_fraction}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitAnonymizerParams(StageParams):
-    """L1 reconstruction, so that f_A starts as the identity (release: Adam 1e-3, batch 32, at most 100 epochs)."""
+    """L1 reconstruction, so that f_A starts as the identity (release: Adam 1e-3, batch 32, at most
+    100 epochs)."""
 
     fa_arch: str = "unet++"
     """Architecture of the anonymizer f_A (release: unet++)."""
     output_channels: int = 3
     """3: colour; 1: grey, repeated to three channels (ours: the narrow output of ted_spad_plus)."""
     output_scale: float = 1.0
-    """Resolution of f_A's output relative to its input, brought back by nearest neighbours (ours)."""
+    """Resolution of f_A's output relative to its input, brought back by nearest neighbours
+    (ours)."""
     output_noise: float = 0.0
-    """Standard deviation, in pixel values of [0, 1], of the noise added to every released frame (ours)."""
+    """Standard deviation, in pixel values of [0, 1], of the noise added to every released frame
+    (ours)."""
     learning_rate: float = 1e-3
     """Adam (release: 1e-3)."""
     schedule: Literal["constant", "linear", "cosine", "plateau"] = "plateau"
@@ -85,12 +110,14 @@ class InitAnonymizerParams(StageParams):
 
 @dataclass(frozen=True, kw_only=True)
 class InitUtilityParams(PersonBoxParams, StageParams):
-    """Action recognition on UCF101, on raw or anonymized frames: f_T's start, and the f_T of the comparison methods."""
+    """Action recognition on UCF101, on raw or anonymized frames: f_T's start, and the f_T of the
+    comparison methods."""
 
     ft_arch: str = "largei3d"
     """Architecture of the utility network f_T (paper: I3D with ResNet-50)."""
     anonymizer: str = "raw"
-    """raw, downsample2x, downsample4x, blur, blacken or a checkpoint: what f_T's input passes through."""
+    """raw, downsample2x, downsample4x, blur, blacken or a checkpoint: what f_T's input passes
+    through."""
     init_weights: str = ""
     """Local file of Kinetics-400 or other weights to start from; empty: random initialisation."""
     learning_rate: float = 1e-4
@@ -107,7 +134,8 @@ class InitUtilityParams(PersonBoxParams, StageParams):
 
 @dataclass(frozen=True, kw_only=True)
 class InitPrivacyParams(StageParams):
-    """NT-Xent on two views of VISPR images without labels: f_B's start (the release lacks this script)."""
+    """NT-Xent on two views of VISPR images without labels: f_B's start (the release lacks this
+    script)."""
 
     fb_arch: str = "r50"
     """Architecture of the privacy network f_B (paper: ResNet-50)."""
@@ -123,7 +151,8 @@ class InitPrivacyParams(StageParams):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAnonymizerParams(StageParams):
-    """The minimax training. Without a suffix a preset is TeD-SPAD; `_spact` is omega = 0 without the triplet."""
+    """The minimax training. Without a suffix a preset is TeD-SPAD; `_spact` is omega = 0 without
+    the triplet."""
 
     init_fa: str = ""
     """Checkpoint of init_anonymizer; empty: where the script of the same preset writes it."""
@@ -132,17 +161,20 @@ class TrainAnonymizerParams(StageParams):
     init_fb: str = ""
     """Checkpoint of init_privacy; empty: where the script of the same preset writes it."""
     utility_loss: Literal["ce", "triplet", "lltc", "invariance"] = "triplet"
-    """Cross-entropy alone (SPAct), or beside it the triplet (TeD-SPAD), LLTC or invariance (Tables 2, 3)."""
+    """Cross-entropy alone (SPAct), or beside it the triplet (TeD-SPAD), LLTC or invariance (Tables
+    2, 3)."""
     omega: float = 0.1
     """Weight of the term beside the cross-entropy (paper: 0.1)."""
     margin: float = 1.0
     """Margin mu of the triplet loss (paper: 1)."""
     negative_distance: int = 0
-    """Frames from the anchor's last frame to the negative's first (Table 6); 0: any other time (paper)."""
+    """Frames from the anchor's last frame to the negative's first (Table 6); 0: any other time
+    (paper)."""
     ce_on_all_clips: bool = False
     """Cross-entropy on anchor, positive and negative instead of the anchor alone (ours)."""
     distillation_weight: float = 0.0
-    """Weight of 1 - cosine between f_T's feature of the anonymized clip and that of init_ft of the raw clip (ours)."""
+    """Weight of 1 - cosine between f_T's feature of the anonymized clip and that of init_ft of the
+    raw clip (ours)."""
     utility_weight: float = 0.7
     """w_T in step 1 (release: 0.7)."""
     budget_weight: float = 1.0
@@ -156,7 +188,8 @@ class TrainAnonymizerParams(StageParams):
     adversary_steps: int = 1
     """How often step 2 is taken per step 1 on the same batch (paper: 1)."""
     batch_norm: Literal["batch", "running"] = "batch"
-    """Statistics of f_T and f_B in step 1. The release takes running ones, which a strong f_A attacks."""
+    """Statistics of f_T and f_B in step 1. The release takes running ones, which a strong f_A
+    attacks."""
     fa_batch_norm: Literal["batch", "running"] = "batch"
     """Statistics of f_A in both steps; it is released with running ones (ours)."""
     learning_rate: float = 1e-4
@@ -170,21 +203,25 @@ class TrainAnonymizerParams(StageParams):
     gradient_clip: float = 1.0
     """Largest norm of f_A's gradient (ours); 0: not clipped."""
     recompute_chunk: int = 16
-    """Frames per chunk of f_A whose activations are computed again in the backward pass; 0 keeps all (ours)."""
+    """Frames per chunk of f_A whose activations are computed again in the backward pass; 0 keeps
+    all (ours)."""
     epochs: int = 80
     """Passes over the training videos (paper: 80; release: 100)."""
     settle_epochs: int = 1
-    """Passes after the minimax in which f_A is frozen and f_T goes on learning (ours: its statistics lag behind)."""
+    """Passes after the minimax in which f_A is frozen and f_T goes on learning (ours: its
+    statistics lag behind)."""
     validate_every: int = 5
     """Epochs from one validation to the next (ours)."""
     probe_every: int = 5
-    """Epochs from one privacy probe to the next, 0 for none (ours). The probe reads labels, for TensorBoard alone."""
+    """Epochs from one privacy probe to the next, 0 for none (ours). The probe reads labels, for
+    TensorBoard alone."""
 
 
 SMALL = {
     "size": 48, "clip_length": 8, "augmentation": "moderate", "n_workers": 0, "cache_megabytes": 2000, "n_threads": 1,
 }  # fmt: skip
-"""The miniature's pictures are small and few: decoded once and kept; one thread, so that runs go side by side."""
+"""The miniature's pictures are small and few: decoded once and kept; one thread, so that runs go
+side by side."""
 NARROW = {"output_channels": 1, "output_scale": 1 / 4, "output_noise": 0.05}
 """What f_A of ted_spad_plus lets through."""
 
@@ -208,7 +245,9 @@ INIT_UTILITY = {
 
 INIT_PRIVACY = {
     "paper": InitPrivacyParams(),
-    "miniature": InitPrivacyParams(**SMALL, fb_arch="small", learning_rate=2e-3, epochs=6, batch_images=48),
+    "miniature": InitPrivacyParams(
+        **SMALL, fb_arch="small", learning_rate=2e-3, epochs=6, batch_images=48
+    ),
 }
 
 PAPER = TrainAnonymizerParams()
@@ -243,12 +282,18 @@ TRAIN_ANONYMIZER = {
 }
 ABLATIONS = {
     "lltc": {"utility_loss": "lltc"},  # Table 3
-    **{f"invariance_{w}": {"utility_loss": "invariance", "omega": float(w)} for w in ("0.1", "0.5", "1", "2")},  # 2, 9
+    **{
+        f"invariance_{w}": {"utility_loss": "invariance", "omega": float(w)}
+        for w in ("0.1", "0.5", "1", "2")
+    },  # 2, 9
     **{f"omega_{omega}": {"omega": float(omega)} for omega in ("0.01", "1", "10")},  # Table 4
     **{f"margin_{margin}": {"margin": float(margin)} for margin in ("0.5", "2")},  # Table 5
-    **{f"distance_{frames}": {"negative_distance": int(frames)} for frames in ("8", "32")},  # Table 6
+    **{
+        f"distance_{frames}": {"negative_distance": int(frames)} for frames in ("8", "32")
+    },  # Table 6
 }
-"""Rows of the paper's Tables 2-6 and 9 beside TeD-SPAD and SPAct -> what they change of TeD-SPAD."""
+"""Rows of the paper's Tables 2-6 and 9 beside TeD-SPAD and SPAct -> what they change of
+TeD-SPAD."""
 TRAIN_ANONYMIZER |= {
     f"{scale}_{row}": replace(TRAIN_ANONYMIZER[scale], **changed)
     for scale in ("paper", "miniature")

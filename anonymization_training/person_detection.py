@@ -1,8 +1,10 @@
-"""People in the training videos by a detector: once per video, before the training, and kept on disk.
+"""People in the training videos by a detector: once per video, before the training, and kept on
+disk.
 
-Training draws clips at random times in every epoch, and the decoding processes have no GPU for a detector; so it sees
-every frame once. The boxes lie below ARTIFACT_ROOT/person_boxes, in a folder for each detector, one file per video in
-the format of person_boxes.csv: blur, blacken and every seed share them, and an interrupted detection goes on.
+Training draws clips at random times in every epoch, and the decoding processes have no GPU for a
+detector; so it sees every frame once. The boxes lie below ARTIFACT_ROOT/person_boxes, in a folder
+for each detector, one file per video in the format of person_boxes.csv: blur, blacken and every
+seed share them, and an interrupted detection goes on.
 """
 
 import hashlib
@@ -37,16 +39,24 @@ def detect_in_videos(people: PersonBoxes, videos: Sequence[Path], root: Path) ->
         root: the data set's folder.
 
     Returns:
-        the boxes as rows, which need no frames. A video that does not decode has none: the training, which cannot read
-        it either, counts and names it.
+        the boxes as rows, which need no frames. A video that does not decode has none: the
+        training, which cannot read it either, counts and names it.
     """
     folder = _folder_of(people, root)
     files = {video: folder / f"{video.relative_to(root).as_posix()}.csv" for video in videos}
-    todo = [video for video in list(videos)[rank() :: world_size()] if not _is_current(files[video], video)]
-    log.info("people are sought in %d of %d videos; their boxes go to %s", len(todo), len(videos), folder)
+    todo = [
+        video
+        for video in list(videos)[rank() :: world_size()]
+        if not _is_current(files[video], video)
+    ]
+    log.info(
+        "people are sought in %d of %d videos; their boxes go to %s", len(todo), len(videos), folder
+    )
     for video in progress(todo, "people"):
         try:
-            write_boxes(files[video], {video.relative_to(root).as_posix(): _boxes_of(people, video)})
+            write_boxes(
+                files[video], {video.relative_to(root).as_posix(): _boxes_of(people, video)}
+            )
         except UnreadableMedia as error:
             log.warning("no people in a video that does not decode: %s", error)
     barrier()
@@ -58,9 +68,15 @@ def detect_in_videos(people: PersonBoxes, videos: Sequence[Path], root: Path) ->
 
 
 def _folder_of(people: PersonBoxes, root: Path) -> Path:
-    """One for each detector and place of the data: videos of two data sets may have the same names."""
+    """One for each detector and place of the data: videos of two data sets may have the same
+    names."""
     place = hashlib.sha256(root.resolve().as_posix().encode()).hexdigest()[:8]
-    return config.ARTIFACT_ROOT / "person_boxes" / (people.origin["sha256"][:16] or "torchvision") / place
+    return (
+        config.ARTIFACT_ROOT
+        / "person_boxes"
+        / (people.origin["sha256"][:16] or "torchvision")
+        / place
+    )
 
 
 def _is_current(file: Path, video: Path) -> bool:

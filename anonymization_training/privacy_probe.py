@@ -1,8 +1,10 @@
-"""A quick look at what the privacy network f_B can read from anonymized pictures while the anonymizer trains.
+"""A quick look at what the privacy network f_B can read from anonymized pictures while the
+anonymizer trains.
 
-A ridge regression from f_B's features to VISPR's private attributes, fitted on one part of the *training* images and
-judged on another. It is watched in TensorBoard and nothing else: no weight, no schedule and no choice of `best` depends
-on it, so the training stays without labels. A fresh attacker (stage 2) reads more than this probe.
+A ridge regression from f_B's features to VISPR's private attributes, fitted on one part of the
+*training* images and judged on another. It is watched in TensorBoard and nothing else: no weight,
+no schedule and no choice of `best` depends on it, so the training stays without labels. A fresh
+attacker (stage 2) reads more than this probe.
 """
 
 import logging
@@ -44,14 +46,18 @@ class PrivacyProbe:
 
     @torch.no_grad()
     def cmap(self, fa: nn.Module, fb: nn.Module) -> float | None:
-        """Mean average precision in [0, 1] on the held-out images; None without labels. The modes are restored."""
+        """Mean average precision in [0, 1] on the held-out images; None without labels. The modes
+        are restored."""
         data = self._images_and_labels()
         if data is None:
             return None
         images, labels = data
         modes = fa.training, fb.training
         fa.eval(), fb.eval()
-        parts = [fb.extract_features(fa(part.to(self.device))).double().cpu() for part in images.split(64)]
+        parts = [
+            fb.extract_features(fa(part.to(self.device))).double().cpu()
+            for part in images.split(64)
+        ]
         fa.train(modes[0]), fb.train(modes[1])
         judged = torch.arange(len(images)) % HELD_OUT == 0
         scores = ridge_scores(torch.cat(parts), labels, judged)
@@ -62,7 +68,9 @@ class PrivacyProbe:
         if self._data is None and not self._missing:
             try:
                 vispr = Vispr(config.VISPR_ROOT, "train")
-                chosen = torch.randperm(len(vispr), generator=seeded_generator("privacy probe"))[:N_IMAGES].tolist()
+                chosen = torch.randperm(len(vispr), generator=seeded_generator("privacy probe"))[
+                    :N_IMAGES
+                ].tolist()
                 arrays = [self.cache.read_image(vispr[i]) for i in chosen]
                 labels = torch.from_numpy(vispr.labels[chosen]).double()
                 self._data = evaluation_images(arrays, self.size), labels

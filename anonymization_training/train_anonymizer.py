@@ -1,16 +1,20 @@
-"""Trains the anonymizer f_A against the privacy network f_B and for the utility network f_T (the paper's stage 1).
+"""Trains the anonymizer f_A against the privacy network f_B and for the utility network f_T (the
+paper's stage 1).
 
-Starts from the three initialisations and writes <run>/last.pth and <run>/best.pth with all three networks. The presets
-are TeD-SPAD at the paper's and at the miniature's scale, and the rows it is compared with.
+Starts from the three initialisations and writes <run>/last.pth and <run>/best.pth with all three
+networks. The presets are TeD-SPAD at the paper's and at the miniature's scale, and the rows it is
+compared with.
 
-Several GPUs: torchrun --standalone --nproc_per_node N train_anonymizer.py ... ; with --resume and --max_restarts 3 a
-worker that died is replaced and the training goes on from the last saved state.
+Several GPUs: torchrun --standalone --nproc_per_node N train_anonymizer.py ... ; with --resume and
+--max_restarts 3 a worker that died is replaced and the training goes on from the last saved state.
 """
 
 import sys
 from pathlib import Path
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -18,7 +22,12 @@ import torch
 from anonymization_training.anonymizer_training import AnonymizerTraining
 from anonymization_training.minimax import Networks
 from anonymization_training.params_anonymization import TRAIN_ANONYMIZER, TrainAnonymizerParams
-from anonymization_training.training_batches import Sampling, clip_source, image_source, load_training_data
+from anonymization_training.training_batches import (
+    Sampling,
+    clip_source,
+    image_source,
+    load_training_data,
+)
 from aux_code import config
 from aux_code.checkpoints import build_meta, save_checkpoint
 from aux_code.distributed import is_main
@@ -68,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
-    """Role -> checkpoint to start from; by default where the initialisation of the same preset writes it.
+    """Role -> checkpoint to start from; by default where the initialisation of the same preset
+    writes it.
 
     Raises:
         UserError: a file is missing.
@@ -80,18 +90,35 @@ def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
         "init_ft": f"init_utility_{scale}/ft_action.pth",
         "init_fb": f"init_privacy_{scale}/fb_ssl.pth",
     }
-    files = {role: getattr(params, role) or str(config.SAVED_MODELS_ROOT / path) for role, path in defaults.items()}
+    files = {
+        role: getattr(params, role) or str(config.SAVED_MODELS_ROOT / path)
+        for role, path in defaults.items()
+    }
     for role, path in files.items():
         if not Path(path).is_file():
-            script = {"init_fa": "init_anonymizer.py", "init_ft": "init_utility.py", "init_fb": "init_privacy.py"}[role]
-            raise UserError(f"--{role}: {path} does not exist; run {script} first or name another file")
+            script = {
+                "init_fa": "init_anonymizer.py",
+                "init_ft": "init_utility.py",
+                "init_fb": "init_privacy.py",
+            }[role]
+            raise UserError(
+                f"--{role}: {path} does not exist; run {script} first or name another file"
+            )
     return files
 
 
-def load_networks(files: dict[str, str], params: TrainAnonymizerParams, device: torch.device) -> Networks:
+def load_networks(
+    files: dict[str, str], params: TrainAnonymizerParams, device: torch.device
+) -> Networks:
     """The players from their checkpoints; with distillation the untouched f_T as teacher."""
-    players = (load_anonymizer(files["init_fa"]), load_utility(files["init_ft"]), load_budget(files["init_fb"]))
-    teacher = load_utility(files["init_ft"]).requires_grad_(False) if params.distillation_weight else None
+    players = (
+        load_anonymizer(files["init_fa"]),
+        load_utility(files["init_ft"]),
+        load_budget(files["init_fb"]),
+    )
+    teacher = (
+        load_utility(files["init_ft"]).requires_grad_(False) if params.distillation_weight else None
+    )
     return Networks(
         *(prepare_for_training(network, device) for network in players),
         prepare_for_training(teacher, device) if teacher is not None else None,

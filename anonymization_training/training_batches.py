@@ -1,8 +1,9 @@
 """Batches of stage 1: clips of videos and views of images, decoded, sampled and augmented.
 
-What a batch holds depends on (seed, epoch, position of the sample) alone: not on workers, not on where a run was
-interrupted. So a resumed run sees the batches that it would have seen. Under torchrun each rank reads a contiguous
-share of every batch; batch sizes are those of all ranks together.
+What a batch holds depends on (seed, epoch, position of the sample) alone: not on workers, not on
+where a run was interrupted. So a resumed run sees the batches that it would have seen. Under
+torchrun each rank reads a contiguous share of every batch; batch sizes are those of all ranks
+together.
 """
 
 import logging
@@ -45,18 +46,22 @@ class ClipBatch(NamedTuple):
     """Clips of B videos."""
 
     clips: Tensor
-    """(K, B, 3, T, H, W) in [0, 1]: K views of each video. K = 1: anchor. K = 3: anchor, positive, negative.
-    K = 2: two clips of each video. K = 8 (LLTC): four times in a first view, then the same four in a second view."""
+    """(K, B, 3, T, H, W) in [0, 1]: K views of each video. K = 1: anchor. K = 3: anchor, positive,
+    negative. K = 2: two clips of each video. K = 8 (LLTC): four times in a first view, then the
+    same four in a second view."""
     labels: Tensor
     """(B,) class indices."""
     person_masks: Tensor | None
-    """(K, B, 1, T, H, W) in {0, 1}: where persons are, cropped and flipped like the clips; None unless asked for."""
+    """(K, B, 1, T, H, W) in {0, 1}: where persons are, cropped and flipped like the clips; None
+    unless asked for."""
     names: tuple[str, ...]
     """(B,) files, for messages."""
 
     def to(self, device: torch.device) -> "ClipBatch":
         """The batch on `device`."""
-        masks = None if self.person_masks is None else self.person_masks.to(device, non_blocking=True)
+        masks = (
+            None if self.person_masks is None else self.person_masks.to(device, non_blocking=True)
+        )
         clips, labels = (x.to(device, non_blocking=True) for x in (self.clips, self.labels))
         return self._replace(clips=clips, labels=labels, person_masks=masks)
 
@@ -104,9 +109,12 @@ VIEW_AUGMENTATIONS = {"strong": BUDGET_VIEWS, "moderate": MODERATE_VIEWS}
 
 
 class ClipSamples(Dataset):
-    """Map from (epoch, index) to the decoded frames of one video's clips; None if the file does not decode."""
+    """Map from (epoch, index) to the decoded frames of one video's clips; None if the file does not
+    decode."""
 
-    def __init__(self, videos: Sequence[Ucf101Item], sampling: Sampling, cache: DecodedCache, boxes=None):
+    def __init__(
+        self, videos: Sequence[Ucf101Item], sampling: Sampling, cache: DecodedCache, boxes=None
+    ):
         self.videos, self.sampling, self.cache, self.boxes = videos, sampling, cache, boxes
 
     def __len__(self) -> int:
@@ -129,7 +137,9 @@ class ClipSamples(Dataset):
             painted = self.boxes.masks(video.path, unique, frames.shape[1:3])
             masks = [painted[places] for places in views]
         keys = (sampling.seed, "augment", epoch, index)
-        return _Sample([frames[places] for places in views], keys, video.label, str(video.path), masks)
+        return _Sample(
+            [frames[places] for places in views], keys, video.label, str(video.path), masks
+        )
 
 
 def clip_indices(n_frames: int, sampling: Sampling, generator: torch.Generator) -> list[np.ndarray]:
@@ -159,7 +169,9 @@ class ImageSamples(Dataset):
             image = self.cache.read_image(self.paths[index])
         except UnreadableMedia as error:
             return error
-        return _Sample([image, image], (self.seed, "view", epoch, index), -1, str(self.paths[index]))
+        return _Sample(
+            [image, image], (self.seed, "view", epoch, index), -1, str(self.paths[index])
+        )
 
 
 class _CollateClips:
@@ -168,23 +180,32 @@ class _CollateClips:
         # Without colours and erasing: where the crop and the flip take a mask.
         self.geometry = Policy(policy.crop_factor, flip_probability=policy.flip_probability)
 
-    def __call__(self, samples: list[_Sample | UnreadableMedia]) -> tuple[ClipBatch | None, list[UnreadableMedia]]:
+    def __call__(
+        self, samples: list[_Sample | UnreadableMedia]
+    ) -> tuple[ClipBatch | None, list[UnreadableMedia]]:
         good, bad = _split(samples)
         if not good:
             return None, bad
         n_views = len(good[0].arrays)
         arrays = [sample.arrays[k] for k in range(n_views) for sample in good]
         generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in good]
-        clips = augment_batch(arrays, self.policy, self.size, generators).unflatten(0, (n_views, len(good)))
+        clips = augment_batch(arrays, self.policy, self.size, generators).unflatten(
+            0, (n_views, len(good))
+        )
         labels = torch.tensor([sample.label for sample in good])
-        return ClipBatch(clips, labels, self._masks(good, n_views), tuple(sample.name for sample in good)), bad
+        return ClipBatch(
+            clips, labels, self._masks(good, n_views), tuple(sample.name for sample in good)
+        ), bad
 
     def _masks(self, samples: list[_Sample], n_views: int) -> Tensor | None:
-        """The same crops and flips of the person masks: every policy makes the same draws from equal generators."""
+        """The same crops and flips of the person masks: every policy makes the same draws from
+        equal generators."""
         if samples[0].masks is None:
             return None
         masks = [sample.masks[k] for k in range(n_views) for sample in samples]
-        generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in samples]
+        generators = [
+            seeded_generator(*sample.keys, k) for k in range(n_views) for sample in samples
+        ]
         moved = augment_batch(masks, self.geometry, self.size, generators)[:, :1] >= 0.5
         return moved.float().unflatten(0, (n_views, len(samples)))
 
@@ -193,13 +214,17 @@ class _CollateImages:
     def __init__(self, size: int, policy: Policy):
         self.size, self.policy = size, policy
 
-    def __call__(self, samples: list[_Sample | UnreadableMedia]) -> tuple[ImageBatch | None, list[UnreadableMedia]]:
+    def __call__(
+        self, samples: list[_Sample | UnreadableMedia]
+    ) -> tuple[ImageBatch | None, list[UnreadableMedia]]:
         good, bad = _split(samples)
         if not good:
             return None, bad
         arrays = [sample.arrays[k] for k in range(2) for sample in good]
         generators = [seeded_generator(*sample.keys, k) for k in range(2) for sample in good]
-        views = augment_images(arrays, self.policy, self.size, generators).unflatten(0, (2, len(good)))
+        views = augment_images(arrays, self.policy, self.size, generators).unflatten(
+            0, (2, len(good))
+        )
         return ImageBatch(views, tuple(sample.name for sample in good)), bad
 
 
@@ -214,8 +239,9 @@ def _split(samples: list[_Sample | UnreadableMedia]) -> tuple[list[_Sample], lis
 def _begin_loading(worker: int) -> None:
     """Begins a decoding process.
 
-    Ctrl-C and schedulers signal the whole process group; the training saves first, then ends its workers. Pictures and
-    clips are large temporaries: an allocator that keeps what was freed decodes and augments a quarter faster.
+    Ctrl-C and schedulers signal the whole process group; the training saves first, then ends its
+    workers. Pictures and clips are large temporaries: an allocator that keeps what was freed
+    decodes and augments a quarter faster.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -223,13 +249,14 @@ def _begin_loading(worker: int) -> None:
 
 
 class BatchSource:
-    """Endless, seekable batches of one kind: batch `step` of the whole training, whatever was read before.
+    """Endless, seekable batches of one kind: batch `step` of the whole training, whatever was read
+    before.
 
     Args:
         samples: ClipSamples or ImageSamples.
         collate: list of samples -> (batch, errors).
-        batch_size: samples per batch, of all ranks together; the last, incomplete batch of an epoch is filled from the
-            next epoch's order.
+        batch_size: samples per batch, of all ranks together; the last, incomplete batch of an epoch
+            is filled from the next epoch's order.
         n_workers: decoding processes.
         unreadable: counts and names what does not decode.
         seed: of the order.
@@ -270,7 +297,12 @@ class BatchSource:
             met = gather_objects((batch is None, errors)) if any_rank(bool(errors)) else []
             for error in (error for _, share_of_errors in met for error in share_of_errors):
                 self.unreadable.record(error.path, error.reason)
-            lost = [str(error.path) for is_lost, share_of_errors in met if is_lost for error in share_of_errors]
+            lost = [
+                str(error.path)
+                for is_lost, share_of_errors in met
+                if is_lost
+                for error in share_of_errors
+            ]
             if lost:
                 raise UserError(
                     f"not one file of a batch is readable: {', '.join(lost)}; replace them or enlarge the batches"
@@ -284,27 +316,40 @@ class BatchSource:
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_ordered", None) is None or self._ordered[0] != epoch:
-            order = torch.randperm(len(self.samples), generator=seeded_generator(self.seed, "order", epoch))
+            order = torch.randperm(
+                len(self.samples), generator=seeded_generator(self.seed, "order", epoch)
+            )
             self._ordered = (epoch, order.numpy())
         return self._ordered[1]
 
 
 def clip_source(
-    videos: Sequence[Ucf101Item], sampling: Sampling, cache: DecodedCache, params, folder: Path, boxes=None
+    videos: Sequence[Ucf101Item],
+    sampling: Sampling,
+    cache: DecodedCache,
+    params,
+    folder: Path,
+    boxes=None,
 ) -> BatchSource:
-    """Batches of clips for a stage's parameters (batch_videos, n_workers, max_unreadable_share, seed)."""
+    """Batches of clips for a stage's parameters (batch_videos, n_workers, max_unreadable_share,
+    seed)."""
     unreadable = UnreadableLog(folder, len(videos), params.max_unreadable_share)
     samples = ClipSamples(videos, sampling, cache, boxes)
     collate = _CollateClips(sampling.size, AUGMENTATIONS[sampling.augmentation])
-    return BatchSource(samples, collate, params.batch_videos, params.n_workers, unreadable, params.seed)
+    return BatchSource(
+        samples, collate, params.batch_videos, params.n_workers, unreadable, params.seed
+    )
 
 
 def image_source(paths: Sequence[Path], cache: DecodedCache, params, folder: Path) -> BatchSource:
-    """Batches of image views for a stage's parameters (batch_images, n_workers, max_unreadable_share, size, seed)."""
+    """Batches of image views for a stage's parameters (batch_images, n_workers,
+    max_unreadable_share, size, seed)."""
     unreadable = UnreadableLog(folder, len(paths), params.max_unreadable_share)
     samples = ImageSamples(paths, cache, params.seed)
     collate = _CollateImages(params.size, VIEW_AUGMENTATIONS[params.augmentation])
-    return BatchSource(samples, collate, params.batch_images, params.n_workers, unreadable, params.seed)
+    return BatchSource(
+        samples, collate, params.batch_images, params.n_workers, unreadable, params.seed
+    )
 
 
 def readable_images(paths: Sequence[Path], cache: DecodedCache) -> list[np.ndarray]:
@@ -320,7 +365,9 @@ def readable_images(paths: Sequence[Path], cache: DecodedCache) -> list[np.ndarr
         except UnreadableMedia as error:
             log.warning("left out: %s", error)
     if not images:
-        raise UserError(f"not one of {len(paths)} images is readable, the first of them {paths[0]}; replace them")
+        raise UserError(
+            f"not one of {len(paths)} images is readable, the first of them {paths[0]}; replace them"
+        )
     return images
 
 
@@ -335,7 +382,8 @@ class TrainingData(NamedTuple):
 
 
 def load_training_data(params, with_images: bool = True) -> TrainingData:
-    """UCF101 split 1 and VISPR as config.py says; a part of the training list, by group, is set aside for validation.
+    """UCF101 split 1 and VISPR as config.py says; a part of the training list, by group, is set
+    aside for validation.
 
     Raises:
         UserError: a data set is missing.

@@ -1,4 +1,5 @@
-"""Batch norms: statistics over the batches of all ranks, and passes that leave the running statistics as they are."""
+"""Batch norms: statistics over the batches of all ranks, and passes that leave the running
+statistics as they are."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,10 +13,14 @@ from aux_code.distributed import all_reduce, world_size
 
 @contextlib.contextmanager
 def keep_running_statistics(*nets: nn.Module) -> Iterator[None]:
-    """Passes inside normalise as the modes say but leave running means, variances and counts as they are."""
+    """Passes inside normalise as the modes say but leave running means, variances and counts as
+    they are."""
     norms = [module for net in nets for module in net.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked.clone() if norm.num_batches_tracked is not None else None for norm in norms]
+    counts = [
+        norm.num_batches_tracked.clone() if norm.num_batches_tracked is not None else None
+        for norm in norms
+    ]
     for norm in norms:
         norm.momentum = 0.0
     try:
@@ -28,10 +33,11 @@ def keep_running_statistics(*nets: nn.Module) -> Iterator[None]:
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """Batch norm over the batches of all ranks, on any device; PyTorch's SyncBatchNorm is for GPUs alone.
+    """Batch norm over the batches of all ranks, on any device; PyTorch's SyncBatchNorm is for GPUs
+    alone.
 
-    Ranks of any batch size: R ranks of N samples normalise as one process with R * N. In eval mode it is a plain batch
-    norm.
+    Ranks of any batch size: R ranks of N samples normalise as one process with R * N. In eval mode
+    it is a plain batch norm.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -68,7 +74,8 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 def synchronise_batch_norms(network: nn.Module) -> nn.Module:
-    """Under torchrun, makes all batch norms of a network those of all ranks together, in place; else changes nothing.
+    """Under torchrun, makes all batch norms of a network those of all ranks together, in place;
+    else changes nothing.
 
     Names, values and modes stay. On GPUs they become PyTorch's SyncBatchNorm.
     """

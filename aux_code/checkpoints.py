@@ -1,4 +1,5 @@
-"""Files that are whole or absent: atomic writes, safe reads, checkpoints that describe themselves."""
+"""Files that are whole or absent: atomic writes, safe reads, checkpoints that describe
+themselves."""
 
 import contextlib
 import hashlib
@@ -24,13 +25,15 @@ FORMAT_VERSION = 1
 
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
-    """Writes to a temporary name in the same folder, syncs it and renames it: a kill leaves the old or the new file.
+    """Writes to a temporary name in the same folder, syncs it and renames it: a kill leaves the old
+    or the new file.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the temporary file is removed.
     """
     path = Path(path)
-    # drawn, since processes on two machines, or in two containers, may have one id and share the folder
+    # drawn, since processes on two machines, or in two containers, may have one id and share the
+    # folder
     temporary = path.with_name(f".{path.name}.{os.getpid()}_{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +43,9 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> Non
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # where the folder could not be made there is nothing to remove
+        with contextlib.suppress(
+            OSError
+        ):  # where the folder could not be made there is nothing to remove
             temporary.unlink()
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
@@ -51,7 +56,8 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> Non
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """Writes JSON atomically; NaN and infinity are refused, since other readers do not take them."""
+    """Writes JSON atomically; NaN and infinity are refused, since other readers do not take
+    them."""
     text = json.dumps(content, indent=1, default=_plain, allow_nan=False)
     write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -67,7 +73,9 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); remove it and run its stage again") from error
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); remove it and run its stage again"
+        ) from error
 
 
 def write_npy(path: Path | str, array: np.ndarray) -> None:
@@ -76,42 +84,50 @@ def write_npy(path: Path | str, array: np.ndarray) -> None:
 
 
 class _PlainWriter:
-    """A file that NumPy writes to in Python's way: into real files it writes past Python, and where the disk is full it
-    drops the last bytes of a small array without an error."""
+    """A file that NumPy writes to in Python's way: into real files it writes past Python, and where
+    the disk is full it drops the last bytes of a small array without an error."""
 
     def __init__(self, file: BinaryIO):
         self.write = file.write
 
 
 def save_checkpoint(path: Path | str, checkpoint: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically. Entries must be tensors and plain Python values, so that they load safely."""
+    """Writes a checkpoint atomically. Entries must be tensors and plain Python values, so that they
+    load safely."""
     buffer = BytesIO()
     torch.save(checkpoint, buffer)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def _numpy_values() -> list[Any]:
-    """What numpy's numbers and arrays are pickled as, by this numpy and by numpy 1: data, whose reading runs nothing.
+    """What numpy's numbers and arrays are pickled as, by this numpy and by numpy 1: data, whose
+    reading runs nothing.
 
     Published checkpoints hold some beside the weights, such as a best score.
     """
     multiarray = np._core.multiarray
     functions = [multiarray.scalar, multiarray._reconstruct]
     old_names = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
-    new_names = [(function, f"numpy._core.multiarray.{function.__name__}") for function in functions]
+    new_names = [
+        (function, f"numpy._core.multiarray.{function.__name__}") for function in functions
+    ]
     number_formats = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDGSUOV"]
     return [*old_names, *new_names, np.ndarray, np.dtype, *number_formats]
 
 
 def load_checkpoint(path: Path | str) -> Any:
-    """Reads a file of tensors, plain values, numpy numbers and arrays on the CPU, executing nothing in it.
+    """Reads a file of tensors, plain values, numpy numbers and arrays on the CPU, executing nothing
+    in it.
 
     Raises:
-        UserError: missing, empty, truncated or not a checkpoint, or it would need code to be unpickled.
+        UserError: missing, empty, truncated or not a checkpoint, or it would need code to be
+            unpickled.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; run the stage that writes it or give another path")
+        raise UserError(
+            f"checkpoint {path} does not exist; run the stage that writes it or give another path"
+        )
     if path.stat().st_size == 0:
         raise UserError(f"checkpoint {path} is empty (0 bytes); copy or write it again")
     try:
@@ -123,17 +139,25 @@ def load_checkpoint(path: Path | str) -> Any:
             f"Only tensors and plain values are read. ({_first_line(error)})"
         ) from error
     except Exception as error:  # bytes that are no checkpoint fail in many ways, struct.error and IndexError among them
-        raise UserError(f"checkpoint {path} is truncated or not a checkpoint ({_first_line(error)})") from error
+        raise UserError(
+            f"checkpoint {path} is truncated or not a checkpoint ({_first_line(error)})"
+        ) from error
 
 
 def build_meta(
-    stage: str, architectures: dict[str, dict], params: Any, inputs: dict[str, Path | str], metrics: dict[str, float]
+    stage: str,
+    architectures: dict[str, dict],
+    params: Any,
+    inputs: dict[str, Path | str],
+    metrics: dict[str, float],
 ) -> dict[str, Any]:
-    """The part of a checkpoint from which its consumer rebuilds the networks and a reader learns where it came from.
+    """The part of a checkpoint from which its consumer rebuilds the networks and a reader learns
+    where it came from.
 
     Args:
         stage: name of the script that writes.
-        architectures: network ("fa", "ft", "fb", "mgfn") -> {"arch": name, "arguments": keyword arguments}.
+        architectures: network ("fa", "ft", "fb", "mgfn") -> {"arch": name, "arguments": keyword
+            arguments}.
         params: the resolved parameter dataclass.
         inputs: role -> file that was read; stored with its SHA-256.
         metrics: what is known of the quality.
@@ -142,7 +166,9 @@ def build_meta(
         "format_version": FORMAT_VERSION,
         "stage": stage,
         "architectures": architectures,
-        "parameters": json.loads(json.dumps(asdict(params) if is_dataclass(params) else params, default=_plain)),
+        "parameters": json.loads(
+            json.dumps(asdict(params) if is_dataclass(params) else params, default=_plain)
+        ),
         "seed": int(getattr(params, "seed", 0)),
         "git_commit": git_commit(),
         "inputs": describe_inputs(inputs),
@@ -151,7 +177,8 @@ def build_meta(
 
 
 def describe_inputs(inputs: dict[str, Path | str]) -> dict[str, dict[str, str]]:
-    """role -> {"path", "sha256"}; files that do not exist (names such as `raw`) are kept as names."""
+    """role -> {"path", "sha256"}; files that do not exist (names such as `raw`) are kept as
+    names."""
     described = {}
     for role, path in inputs.items():
         is_file = bool(str(path)) and Path(path).is_file()
@@ -170,7 +197,11 @@ def git_commit() -> str:
     """The commit of the checkout, empty outside one."""
     try:
         result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=config.REPOSITORY_ROOT, capture_output=True, text=True, timeout=10
+            ["git", "rev-parse", "HEAD"],
+            cwd=config.REPOSITORY_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

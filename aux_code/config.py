@@ -3,7 +3,8 @@
 DATA_ROOT       (environment variable TED_SPAD_DATA_ROOT)      holds the data sets, each in the folder named below
 ARTIFACT_ROOT   (environment variable TED_SPAD_ARTIFACT_ROOT)  receives what the stages write
 
-Read the constants as `config.NAME` where they are used, so that an edit or a test that changes one takes effect.
+Read the constants as `config.NAME` where they are used, so that an edit or a test that changes one
+takes effect.
 """
 
 import os

@@ -3,8 +3,9 @@
     torchrun --standalone --nproc_per_node 4 SCRIPT.py ...                       one machine, four GPUs
     torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint HOST:PORT SCRIPT.py   on each of several
 
-Without torchrun there is one process, rank 0 of 1, and everything here is an identity that starts nothing. Only rank 0
-writes files; several machines need a shared file system, from which all ranks read.
+Without torchrun there is one process, rank 0 of 1, and everything here is an identity that starts
+nothing. Only rank 0 writes files; several machines need a shared file system, from which all ranks
+read.
 """
 
 import gc
@@ -20,8 +21,9 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 TIMEOUT = timedelta(hours=6)
-"""How long a rank waits for the others: for as long as one may validate, or extract a share of videos, alone. A rank
-that dies is noticed at once all the same: its connections break, and torchrun ends the others."""
+"""How long a rank waits for the others: for as long as one may validate, or extract a share of
+videos, alone. A rank that dies is noticed at once all the same: its connections break, and torchrun
+ends the others."""
 
 
 def rank() -> int:
@@ -35,7 +37,8 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """This process among those of its machine, which is the number of its GPU; torchrun's LOCAL_RANK."""
+    """This process among those of its machine, which is the number of its GPU; torchrun's
+    LOCAL_RANK."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
@@ -52,14 +55,15 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def join() -> None:
-    """Meets the other processes (env://); the functions below do it when first used. Does nothing without torchrun.
+    """Meets the other processes (env://); the functions below do it when first used. Does nothing
+    without torchrun.
 
     Tensors of the CPU travel by gloo, those of GPUs by NCCL.
     """
     if world_size() == 1 or dist.is_initialized():
         return
-    # DistributedDataParallel imports it; where a group exists by then, that import holds the group for good (torch
-    # 2.14) and `leave` cannot end its threads.
+    # DistributedDataParallel imports it; where a group exists by then, that import holds the group
+    # for good (torch 2.14) and `leave` cannot end its threads.
     import torch._dynamo  # noqa: F401
 
     backend = "gloo"
@@ -68,16 +72,20 @@ def join() -> None:
         backend = "cpu:gloo,cuda:nccl"
     store, own_rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
-        # torchrun's store outlives a restart of its workers: nobody shall meet the addresses of those that are gone
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        # torchrun's store outlives a restart of its workers: nobody shall meet the addresses of
+        # those that are gone
+        store = dist.PrefixStore(
+            f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store
+        )
     dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT)
 
 
 def leave() -> None:
     """Parts from the others, so that no process waits for this one at exit.
 
-    Gloo's threads end with the group if nobody holds it. One that releases a tensor while the interpreter exits aborts
-    the process, so what DistributedDataParallel left in reference cycles goes first.
+    Gloo's threads end with the group if nobody holds it. One that releases a tensor while the
+    interpreter exits aborts the process, so what DistributedDataParallel left in reference cycles
+    goes first.
     """
     if dist.is_initialized():
         gc.collect()
@@ -129,7 +137,8 @@ def gather_objects(item: Any) -> list[Any]:
 
 
 class _AllReduce(torch.autograd.Function):
-    """Sum over ranks. Each rank has a loss of its own, so the gradient is the sum of all ranks' gradients."""
+    """Sum over ranks. Each rank has a loss of its own, so the gradient is the sum of all ranks'
+    gradients."""
 
     @staticmethod
     def forward(ctx, values: Tensor) -> Tensor:
@@ -157,14 +166,15 @@ class _AllGather(torch.autograd.Function):
 def all_reduce(values: Tensor) -> Tensor:
     """`sum_over_ranks` with gradient.
 
-    Where the losses L_r of the ranks are averaged, as `data_parallel` does, the gradients of parameters are those
-    of (1 / R) * sum of L_r, through other ranks too.
+    Where the losses L_r of the ranks are averaged, as `data_parallel` does, the gradients of
+    parameters are those of (1 / R) * sum of L_r, through other ranks too.
     """
     return _AllReduce.apply(values) if world_size() > 1 else values
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """(N, ...) of each of R ranks -> (R * N, ...), ordered by rank, with gradient; see `all_reduce`.
+    """(N, ...) of each of R ranks -> (R * N, ...), ordered by rank, with gradient; see
+    `all_reduce`.
 
     N must be the same on all ranks.
     """
@@ -175,15 +185,18 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 class _WholeLoss(nn.Module):
-    """A network as DistributedDataParallel takes it: one forward call per backward pass, whatever it computes.
+    """A network as DistributedDataParallel takes it: one forward call per backward pass, whatever
+    it computes.
 
-    It has the network's parameters alone, since batch norms see all ranks by themselves and no buffers are to be sent.
+    It has the network's parameters alone, since batch norms see all ranks by themselves and no
+    buffers are to be sent.
     """
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.learning = nn.ParameterList(p for p in network.parameters() if p.requires_grad)
-        # Spares the advice not to look for unused parameters, which is wrong here: see `data_parallel`.
+        # Spares the advice not to look for unused parameters, which is wrong here: see
+        # `data_parallel`.
         self.unused = nn.Parameter(torch.zeros_like(self.learning[0].flatten()[:1]))
 
     def forward(self, compute: Callable, *arguments):
@@ -193,20 +206,22 @@ class _WholeLoss(nn.Module):
 def data_parallel(network: nn.Module) -> Callable:
     """DistributedDataParallel for losses in which a network takes part in any way.
 
-    DistributedDataParallel averages the gradients of the parameters that require one now, and expects one forward call
-    of one module before each backward pass. Here this call computes a whole loss: it may enter the network several
-    times, by several methods, in chunks that the backward pass computes again, and other networks beside it.
+    DistributedDataParallel averages the gradients of the parameters that require one now, and
+    expects one forward call of one module before each backward pass. Here this call computes a
+    whole loss: it may enter the network several times, by several methods, in chunks that the
+    backward pass computes again, and other networks beside it.
 
     Returns:
-        call(compute, *arguments) -> compute(*arguments). After the backward pass of a loss so computed the parameters'
-        gradients are their means over the ranks; a parameter that the loss does not depend on keeps none. One process
-        calls `compute` and nothing else.
+        call(compute, *arguments) -> compute(*arguments). After the backward pass of a loss so
+        computed the parameters' gradients are their means over the ranks; a parameter that the loss
+        does not depend on keeps none. One process calls `compute` and nothing else.
     """
     if world_size() == 1:
         return lambda compute, *arguments: compute(*arguments)
     join()
-    # f_T's head is unused without a temporal loss. Besides, looking for unused parameters keeps the buckets as they are
-    # from the first step on: a resumed job adds gradients in the order in which it would have added them.
+    # f_T's head is unused without a temporal loss. Besides, looking for unused parameters keeps the
+    # buckets as they are from the first step on: a resumed job adds gradients in the order in which
+    # it would have added them.
     return DistributedDataParallel(_WholeLoss(network), find_unused_parameters=True)
 
 

@@ -1,4 +1,5 @@
-"""Networks prepared for inference: folded batch norms, channels-last, bf16; OpenVINO or oneDNN; compiled if wanted."""
+"""Networks prepared for inference: folded batch norms, channels-last, bf16; OpenVINO or oneDNN;
+compiled if wanted."""
 
 import ctypes
 import logging
@@ -23,8 +24,9 @@ _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 def keep_freed_memory() -> bool:
     """Tells glibc's allocator to keep freed memory instead of handing it back after every layer.
 
-    Half of eager CPU time is otherwise page faults of large temporaries. Holds for the whole process; its memory does
-    not shrink any more. Returns whether the allocator took it (False with other C libraries).
+    Half of eager CPU time is otherwise page faults of large temporaries. Holds for the whole
+    process; its memory does not shrink any more. Returns whether the allocator took it (False with
+    other C libraries).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -34,10 +36,12 @@ def keep_freed_memory() -> bool:
 
 
 def keep_prepared_products() -> None:
-    """Lets oneDNN keep what it prepares for a product's size, for 8,192 sizes; call it before the first product.
+    """Lets oneDNN keep what it prepares for a product's size, for 8,192 sizes; call it before the
+    first product.
 
-    It takes a millisecond for each. By default the last 1,024 are kept: with lengths that differ from video to video an
-    epoch with its evaluation has more, so that the next one finds none of them (6 % of MGFN's epoch).
+    It takes a millisecond for each. By default the last 1,024 are kept: with lengths that differ
+    from video to video an epoch with its evaluation has more, so that the next one finds none of
+    them (6 % of MGFN's epoch).
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
@@ -46,7 +50,9 @@ def supports_bf16(device: torch.device | str) -> bool:
     """Whether the device computes in bf16 faster than in fp32 (an unsupported CPU emulates it)."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.backends.cpu.get_cpu_capability() if torch.device(device).type == "cpu" else ""
+    capabilities = (
+        torch.backends.cpu.get_cpu_capability() if torch.device(device).type == "cpu" else ""
+    )
     return "AVX512" in capabilities and torch.cpu._is_avx512_bf16_supported()
 
 
@@ -86,17 +92,19 @@ def prepare_for_inference(
 ) -> InferenceNetwork:
     """A fast frozen copy of a network.
 
-    On a CPU OpenVINO computes it, where that is installed and the network is large; else PyTorch does.
+    On a CPU OpenVINO computes it, where that is installed and the network is large; else PyTorch
+    does.
 
     Args:
         network: f_A, f_T or f_B; it is not changed.
-        example: an input of the kind that will come, on the device where the copy shall run: frames (N, 3, H, W) or
-            clips (B, 3, T, H, W). One small one is enough.
+        example: an input of the kind that will come, on the device where the copy shall run: frames
+            (N, 3, H, W) or clips (B, 3, T, H, W). One small one is enough.
         precision: "fp32", or "bf16" where the device has it (else fp32, with a warning).
         compile_network: torch.compile the copy; pays for long runs at one input size.
 
     Returns:
-        The copy. Its outputs equal the network's in eval mode up to rounding (about 1e-6, in bf16 about 1e-2).
+        The copy. Its outputs equal the network's in eval mode up to rounding (about 1e-6, in bf16
+        about 1e-2).
 
     Raises:
         ValueError: unknown precision.
@@ -124,7 +132,9 @@ def prepare_for_inference(
     return _by_pytorch(copy, example, precision, compile_network)
 
 
-def _by_pytorch(copy: nn.Module, example: Tensor, precision: str, compile_network: bool) -> InferenceNetwork:
+def _by_pytorch(
+    copy: nn.Module, example: Tensor, precision: str, compile_network: bool
+) -> InferenceNetwork:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     memory_format = torch.channels_last_3d if example.dim() == 5 else torch.channels_last
     copy = copy.to(dtype).to(memory_format=memory_format)
@@ -137,26 +147,35 @@ def _by_pytorch(copy: nn.Module, example: Tensor, precision: str, compile_networ
     return InferenceNetwork(copy, dtype, memory_format).eval()
 
 
-def prepare_anonymizer(network: nn.Module, device: torch.device, precision: str = "fp32") -> nn.Module:
+def prepare_anonymizer(
+    network: nn.Module, device: torch.device, precision: str = "fp32"
+) -> nn.Module:
     """f_A as `load_anonymizer` gives it, ready for inference on a device.
 
     Args:
-        network: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W); it is not changed where it is prepared.
+        network: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W); it is not changed where it is
+            prepared.
         device: where it shall run.
         precision: of `prepare_for_inference`.
 
     Returns:
-        A network with weights prepared; one without (raw, blur, blacken, ...) itself, in eval mode on the device.
+        A network with weights prepared; one without (raw, blur, blacken, ...) itself, in eval mode
+        on the device.
     """
     return _prepare(network, (1, 3, 64, 64), device, precision)
 
 
 def prepare_utility(network: nn.Module, device: torch.device, precision: str = "fp32") -> nn.Module:
-    """f_T, for `extract_features(clips)` and `forward`, ready for inference on a device; as `prepare_anonymizer`."""
-    return _prepare(network, (1, 3, *(getattr(network, "clip_shape", None) or (16, 64, 64))), device, precision)
+    """f_T, for `extract_features(clips)` and `forward`, ready for inference on a device; as
+    `prepare_anonymizer`."""
+    return _prepare(
+        network, (1, 3, *(getattr(network, "clip_shape", None) or (16, 64, 64))), device, precision
+    )
 
 
-def _prepare(network: nn.Module, shape: tuple[int, ...], device: torch.device, precision: str) -> nn.Module:
+def _prepare(
+    network: nn.Module, shape: tuple[int, ...], device: torch.device, precision: str
+) -> nn.Module:
     if next(network.parameters(), None) is None:
         return network.to(device).eval()
     # values that differ everywhere: on a constant picture a wrong folding could go unseen
@@ -165,7 +184,8 @@ def _prepare(network: nn.Module, shape: tuple[int, ...], device: torch.device, p
 
 
 class OneDnnConv3d(nn.Module):
-    """nn.Conv3d by oneDNN whatever the batch: PyTorch itself takes a several times slower loop for single fp32 clips.
+    """nn.Conv3d by oneDNN whatever the batch: PyTorch itself takes a several times slower loop for
+    single fp32 clips.
 
     Args:
         conv: a convolution with zero padding, given in numbers; its parameters are shared.
@@ -181,13 +201,16 @@ class OneDnnConv3d(nn.Module):
 
 
 def use_onednn_conv3d(network: nn.Module) -> int:
-    """Replaces the 3-D convolutions of a network on the CPU by `OneDnnConv3d`, in place; returns how many."""
+    """Replaces the 3-D convolutions of a network on the CPU by `OneDnnConv3d`, in place; returns
+    how many."""
     if not torch.backends.mkldnn.is_available():
         return 0
     found = [
         (name, module)
         for name, module in network.named_modules()
-        if isinstance(module, nn.Conv3d) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        if isinstance(module, nn.Conv3d)
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
     ]
     for name, module in found:
         if name:
@@ -197,11 +220,13 @@ def use_onednn_conv3d(network: nn.Module) -> int:
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module, example: Tensor) -> int:
-    """Folds every batch norm that directly follows a convolution into it, in place; returns how many.
+    """Folds every batch norm that directly follows a convolution into it, in place; returns how
+    many.
 
-    The pairs are found by running the example: a batch norm belongs to the convolution whose output it receives.
-    Both must run exactly once in a pass. A network whose output would change is left as it was (with a warning): some
-    convolution's output is read elsewhere too. The network must be in eval mode.
+    The pairs are found by running the example: a batch norm belongs to the convolution whose output
+    it receives. Both must run exactly once in a pass. A network whose output would change is left
+    as it was (with a warning): some convolution's output is read elsewhere too. The network must be
+    in eval mode.
     """
     pairs, expected = _find_pairs(network, example)
     replaced: list[tuple[str, nn.Module]] = []
@@ -213,7 +238,9 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> int:
     difference = (_first(network(example)) - expected).norm()
     if difference <= 1e-3 * expected.norm():
         return len(replaced) // 2
-    logger.warning("the batch norms of %s cannot be folded; it runs as it is", type(network).__name__)
+    logger.warning(
+        "the batch norms of %s cannot be folded; it runs as it is", type(network).__name__
+    )
     for name, module in replaced:
         network.set_submodule(name, module)
     return 0
@@ -224,7 +251,8 @@ def _first(output) -> Tensor:
 
 
 def _find_pairs(network: nn.Module, example: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
-    """Names of (convolution, the batch norm that takes its output), and the network's output of the example."""
+    """Names of (convolution, the batch norm that takes its output), and the network's output of the
+    example."""
     # the outputs are kept alive, so that no two tensors of the pass share an id
     produced: dict[int, tuple[str, Tensor]] = {}
     found: list[tuple[str, str]] = []
@@ -240,7 +268,9 @@ def _find_pairs(network: nn.Module, example: Tensor) -> tuple[list[tuple[str, st
 
         return module.register_forward_hook(after)
 
-    watched = [(n, m) for n, m in network.named_modules() if isinstance(m, (*_CONVOLUTIONS, _BatchNorm))]
+    watched = [
+        (n, m) for n, m in network.named_modules() if isinstance(m, (*_CONVOLUTIONS, _BatchNorm))
+    ]
     handles = [watch(name, module) for name, module in watched]
     try:
         output = _first(network(example))

@@ -10,21 +10,25 @@ from torch.utils.checkpoint import checkpoint
 from aux_code.batch_norm import keep_running_statistics
 
 FRAMES_PER_PASS = {"cpu": 4, "cuda": 32}
-"""Frames of a pass where nobody says: a CPU gains nothing from more, a GPU is busy with so many of the paper's size."""
+"""Frames of a pass where nobody says: a CPU gains nothing from more, a GPU is busy with so many of
+the paper's size."""
 
 
-def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int | None = None, recompute: bool = False) -> Tensor:
+def apply_per_frame(
+    net: nn.Module, clips: Tensor, chunk: int | None = None, recompute: bool = False
+) -> Tensor:
     """Applies an image-to-image network to every frame of every clip.
 
     Args:
         net: frames (N, C, H, W) -> (N, C', H', W').
         clips: (B, C, T, H, W).
-        chunk: frames per pass, which bound the memory of a pass without gradient; 0 takes all B*T at once. None:
-            FRAMES_PER_PASS of the device, but all at once while a batch norm takes its statistics from the batch, since
-            these would be of a chunk (with `recompute` they are, as asked for).
-        recompute: with gradients, keep only each chunk's input and compute its activations again in the backward
-            pass, so that memory does not grow with the length of the clip. Batch-norm statistics are per chunk, and the
-            running ones follow the first computation alone.
+        chunk: frames per pass, which bound the memory of a pass without gradient; 0 takes all B*T
+            at once. None: FRAMES_PER_PASS of the device, but all at once while a batch norm takes
+            its statistics from the batch, since these would be of a chunk (with `recompute` they
+            are, as asked for).
+        recompute: with gradients, keep only each chunk's input and compute its activations again in
+            the backward pass, so that memory does not grow with the length of the clip. Batch-norm
+            statistics are per chunk, and the running ones follow the first computation alone.
 
     Returns:
         (B, C', T, H', W'), frame t of clip b at [b, :, t].
@@ -40,7 +44,9 @@ def apply_per_frame(net: nn.Module, clips: Tensor, chunk: int | None = None, rec
         def contexts() -> tuple:
             return contextlib.nullcontext(), keep_running_statistics(net)
 
-        outputs = [checkpoint(net, piece, use_reentrant=False, context_fn=contexts) for piece in pieces]
+        outputs = [
+            checkpoint(net, piece, use_reentrant=False, context_fn=contexts) for piece in pieces
+        ]
     else:
         outputs = [net(piece) for piece in pieces]
     output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]

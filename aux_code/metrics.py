@@ -15,11 +15,14 @@ class RankingMetrics(NamedTuple):
     """Step-wise average precision."""
 
 
-def ranking_metrics(scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> RankingMetrics:
+def ranking_metrics(
+    scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray
+) -> RankingMetrics:
     """ROC AUC, PR area and average precision of items that occur several times.
 
-    A clip's score stands for all of its frames, so a clip enters once, with its number of positive and of negative
-    frames as weights; the result equals that of the frame vectors without building them.
+    A clip's score stands for all of its frames, so a clip enters once, with its number of positive
+    and of negative frames as weights; the result equals that of the frame vectors without building
+    them.
 
     Args:
         scores: (n,) finite.
@@ -45,7 +48,8 @@ def ranking_metrics(scores: np.ndarray, positives: np.ndarray, negatives: np.nda
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Step-wise average precision of scores (n,) against labels (n,) in {0, 1}; NaN without a positive."""
+    """Step-wise average precision of scores (n,) against labels (n,) in {0, 1}; NaN without a
+    positive."""
     positives = labels.astype(np.float64)
     if positives.sum() == 0:
         return float("nan")
@@ -54,7 +58,9 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     return ranking_metrics(scores, positives, 1.0 - positives).average_precision
 
 
-def weighted_average_precision(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_average_precision(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """`average_precision` under many weightings at once, such as the counts of bootstrap draws.
 
     Args:
@@ -72,7 +78,9 @@ def weighted_average_precision(scores: np.ndarray, labels: np.ndarray, weights: 
     precision = true / np.maximum(np.cumsum(ordered, axis=1)[:, last], 1e-12)
     gains = np.diff(true, axis=1, prepend=0.0)
     positives = true[:, -1]
-    return np.where(positives > 0, (gains * precision).sum(1) / np.maximum(positives, 1e-12), np.nan)
+    return np.where(
+        positives > 0, (gains * precision).sum(1) / np.maximum(positives, 1e-12), np.nan
+    )
 
 
 class AttributeMetrics(NamedTuple):
@@ -87,13 +95,18 @@ class AttributeMetrics(NamedTuple):
 
 
 def attribute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> AttributeMetrics:
-    """Multi-label metrics of probabilities (n, n_attributes) in [0, 1] against labels (n, n_attributes) in {0, 1}."""
-    per_attribute = np.array([average_precision(p, y) for p, y in zip(probabilities.T, labels.T, strict=True)])
+    """Multi-label metrics of probabilities (n, n_attributes) in [0, 1] against labels (n,
+    n_attributes) in {0, 1}."""
+    per_attribute = np.array(
+        [average_precision(p, y) for p, y in zip(probabilities.T, labels.T, strict=True)]
+    )
     predicted, actual = probabilities >= 0.5, labels >= 0.5
     hits = (predicted & actual).sum(0)
     f1 = 2 * hits / np.maximum(predicted.sum(0) + actual.sum(0), 1)
     present = actual.any(0)
-    return AttributeMetrics(float(np.nanmean(per_attribute)), float(f1[present].mean()), per_attribute)
+    return AttributeMetrics(
+        float(np.nanmean(per_attribute)), float(f1[present].mean()), per_attribute
+    )
 
 
 def chance_cmap(labels: np.ndarray) -> float:
@@ -103,12 +116,14 @@ def chance_cmap(labels: np.ndarray) -> float:
 
 
 def f1_always_yes(labels: np.ndarray) -> float:
-    """Macro F1 of saying yes to everything, 2p / (1 + p): the most that a guess without any information gets."""
+    """Macro F1 of saying yes to everything, 2p / (1 + p): the most that a guess without any
+    information gets."""
     prevalence = labels.mean(0)
     present = prevalence[prevalence > 0]
     return float((2 * present / (1 + present)).mean())
 
 
 def leakage_removed(raw: float, anonymized: float, chance: float) -> float:
-    """Share of the removable leakage that is gone: (raw - anonymized) / (raw - chance); 1 is chance level, 0 is raw."""
+    """Share of the removable leakage that is gone: (raw - anonymized) / (raw - chance); 1 is chance
+    level, 0 is raw."""
     return (raw - anonymized) / (raw - chance)

@@ -1,7 +1,9 @@
-"""The three networks by name, with weights of every origin; and the anonymizers as the stages take them.
+"""The three networks by name, with weights of every origin; and the anonymizers as the stages take
+them.
 
-f_A: anonymizer, f_T: utility network, f_B: privacy (budget) network. Every network that a function here returns has
-the attribute `architecture` = {"arch": name, "arguments": keyword arguments}: what a checkpoint's `meta` stores.
+f_A: anonymizer, f_T: utility network, f_B: privacy (budget) network. Every network that a function
+here returns has the attribute `architecture` = {"arch": name, "arguments": keyword arguments}: what
+a checkpoint's `meta` stores.
 """
 
 import logging
@@ -35,17 +37,20 @@ _WITH_BACKBONE = {"fa": ("unet++",), "ft": ("largei3d", "r3d_18", "mvitv2"), "fb
 """Networks that start from weights of another task, see `_adapt_backbone`."""
 
 
-def load_fa_model(arch: str = "unet++", saved_model_file: Path | str | None = None, **arguments) -> nn.Module:
+def load_fa_model(
+    arch: str = "unet++", saved_model_file: Path | str | None = None, **arguments
+) -> nn.Module:
     """The anonymizer f_A: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W).
 
     The published `unet++` has no sigmoid, so its outputs may leave [0, 1].
 
     Args:
         arch: "unet++", "unet" or "small".
-        saved_model_file: weights (checkpoint, published file, safetensors file or folder, or a torchvision ResNet-18
-            for the encoder of unet++); "imagenet" starts that encoder from torchvision's weights; None is random.
-        arguments: of `build_anonymizer`: output_channels, output_scale, output_noise, sigmoid, ... Where the file
-            describes the same architecture, its arguments are the defaults.
+        saved_model_file: weights (checkpoint, published file, safetensors file or folder, or a
+            torchvision ResNet-18 for the encoder of unet++); "imagenet" starts that encoder from
+            torchvision's weights; None is random.
+        arguments: of `build_anonymizer`: output_channels, output_scale, output_noise, sigmoid, ...
+            Where the file describes the same architecture, its arguments are the defaults.
 
     Raises:
         UserError: unknown architecture or argument, or weights that do not fit.
@@ -54,16 +59,22 @@ def load_fa_model(arch: str = "unet++", saved_model_file: Path | str | None = No
 
 
 def load_ft_model(
-    arch: str = "largei3d", saved_model_file: Path | str | None = None, num_classes: int = 102, **arguments
+    arch: str = "largei3d",
+    saved_model_file: Path | str | None = None,
+    num_classes: int = 102,
+    **arguments,
 ) -> UtilityNetwork:
-    """The utility network f_T: clips (B, 3, T, H, W) -> (logits (B, num_classes), unit embedding (B, 128)).
+    """The utility network f_T: clips (B, 3, T, H, W) -> (logits (B, num_classes), unit embedding
+    (B, 128)).
 
-    `extract_features(clips)` gives the pooled features (B, feature_dim); the embedding of "small" has 32 dimensions.
+    `extract_features(clips)` gives the pooled features (B, feature_dim); the embedding of "small"
+    has 32 dimensions.
 
     Args:
         arch: "largei3d", "r3d_18", "mvitv2" or "small".
-        saved_model_file: weights; a Kinetics file of the backbone alone leaves the heads random (logged by name);
-            "kinetics400" takes torchvision's weights (r3d_18, mvitv2); None is random.
+        saved_model_file: weights; a Kinetics file of the backbone alone leaves the heads random
+            (logged by name); "kinetics400" takes torchvision's weights (r3d_18, mvitv2); None is
+            random.
         num_classes: actions.
         arguments: of `build_utility`, such as freeze_bn.
 
@@ -74,15 +85,22 @@ def load_ft_model(
 
 
 def load_fb_model(
-    arch: str = "r50", saved_model_file: Path | str | None = None, num_pa: int = 7, ssl: bool = False, **arguments
+    arch: str = "r50",
+    saved_model_file: Path | str | None = None,
+    num_pa: int = 7,
+    ssl: bool = False,
+    **arguments,
 ) -> nn.Module:
-    """The privacy network f_B: images (N, 3, H, W) -> logits (N, num_pa), or with `ssl` unit embeddings (N, 128).
+    """The privacy network f_B: images (N, 3, H, W) -> logits (N, num_pa), or with `ssl` unit
+    embeddings (N, 128).
 
-    The embedding of "small" has 64 dimensions. `extract_features(images)` gives the pooled features.
+    The embedding of "small" has 64 dimensions. `extract_features(images)` gives the pooled
+    features.
 
     Args:
         arch: "r50" or "small".
-        saved_model_file: weights; "imagenet" or a torchvision file of ResNet-50 for the backbone; None is random.
+        saved_model_file: weights; "imagenet" or a torchvision file of ResNet-50 for the backbone;
+            None is random.
         num_pa: number of private attributes.
         ssl: self-supervised, with projection head.
         arguments: of `build_privacy`.
@@ -94,10 +112,11 @@ def load_fb_model(
 
 
 def load_anonymizer(name_or_path: Path | str) -> nn.Module:
-    """What `--anonymizer` names: raw, downsample2x, downsample4x, blur, blacken, or a file with an f_A.
+    """What `--anonymizer` names: raw, downsample2x, downsample4x, blur, blacken, or a file with an
+    f_A.
 
-    The network is rebuilt from the file's `meta`, from the published layouts without one, and is in eval mode. Its
-    attribute `requires_boxes` says whether `apply_anonymizer` needs person boxes.
+    The network is rebuilt from the file's `meta`, from the published layouts without one, and is in
+    eval mode. Its attribute `requires_boxes` says whether `apply_anonymizer` needs person boxes.
 
     Raises:
         UserError: neither a known name nor a file, or a file without a known f_A.
@@ -114,15 +133,23 @@ def load_anonymizer(name_or_path: Path | str) -> nn.Module:
     return network.eval()
 
 
-def apply_anonymizer(anonymizer: nn.Module, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
-    """Anonymizes frames (N, 3, H, W), handing over the boxes (one (K, 4) tensor per frame) where they are needed."""
-    return anonymizer(frames, boxes) if getattr(anonymizer, "requires_boxes", False) else anonymizer(frames)
+def apply_anonymizer(
+    anonymizer: nn.Module, frames: Tensor, boxes: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Anonymizes frames (N, 3, H, W), handing over the boxes (one (K, 4) tensor per frame) where
+    they are needed."""
+    return (
+        anonymizer(frames, boxes)
+        if getattr(anonymizer, "requires_boxes", False)
+        else anonymizer(frames)
+    )
 
 
 def load_utility(path: Path | str) -> UtilityNetwork:
     """f_T rebuilt from a checkpoint's `meta`, or from the published layout; in eval mode.
 
-    A Kinetics file of a backbone is taken too, with its 400 classes; its embeddings are random (logged).
+    A Kinetics file of a backbone is taken too, with its 400 classes; its embeddings are random
+    (logged).
 
     Raises:
         UserError: no file, or a file without a known f_T.
@@ -131,7 +158,8 @@ def load_utility(path: Path | str) -> UtilityNetwork:
 
 
 def load_budget(path: Path | str) -> nn.Module:
-    """f_B rebuilt from a checkpoint's `meta`, or from the published layouts (with or without `ssl`); in eval mode.
+    """f_B rebuilt from a checkpoint's `meta`, or from the published layouts (with or without
+    `ssl`); in eval mode.
 
     Raises:
         UserError: no file, or a file without a known f_B.
@@ -143,12 +171,16 @@ def _build(role: str, arch: str, arguments: dict[str, Any]) -> nn.Module:
     try:
         network = _BUILDERS[role](arch, **arguments)
     except TypeError as error:
-        raise UserError(f"architecture '{arch}' does not take these arguments: {arguments} ({error})") from error
+        raise UserError(
+            f"architecture '{arch}' does not take these arguments: {arguments} ({error})"
+        ) from error
     network.architecture = {"arch": arch, "arguments": dict(arguments)}
     return network
 
 
-def _load(role: str, arch: str, saved_model_file: Path | str | None, arguments: dict[str, Any]) -> nn.Module:
+def _load(
+    role: str, arch: str, saved_model_file: Path | str | None, arguments: dict[str, Any]
+) -> nn.Module:
     if saved_model_file is None:
         return _build(role, arch, arguments)
     file = _read(role, arch, saved_model_file)
@@ -165,7 +197,11 @@ def _read(role: str, arch: str, saved_model_file: Path | str) -> WeightFile:
     if (role, arch, name) in _LIBRARY_WEIGHTS:
         return _download(role, arch, name)
     if any(name == known for *_, known in _LIBRARY_WEIGHTS) and not Path(name).exists():
-        others = [f"{its_arch} ({known})" for its_role, its_arch, known in _LIBRARY_WEIGHTS if its_role == role]
+        others = [
+            f"{its_arch} ({known})"
+            for its_role, its_arch, known in _LIBRARY_WEIGHTS
+            if its_role == role
+        ]
         raise UserError(
             f"torchvision has no {name} weights of '{arch}', only those of {', '.join(others)}; give the path of a file"
         )
@@ -173,13 +209,17 @@ def _read(role: str, arch: str, saved_model_file: Path | str) -> WeightFile:
 
 
 def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
-    """Strictly, or as the weights of a backbone where the file is one of the known pre-trained kinds.
+    """Strictly, or as the weights of a backbone where the file is one of the known pre-trained
+    kinds.
 
-    A narrow output has no weights of its own, so files of the plain and of the wrapped network serve both.
+    A narrow output has no weights of its own, so files of the plain and of the wrapped network
+    serve both.
     """
     wrapped = all(name.startswith(_NARROW_PREFIX) for name in file.state)
     if wrapped and not isinstance(network, NarrowOutput):
-        file = file._replace(state={n.removeprefix(_NARROW_PREFIX): t for n, t in file.state.items()})
+        file = file._replace(
+            state={n.removeprefix(_NARROW_PREFIX): t for n, t in file.state.items()}
+        )
     if isinstance(network, NarrowOutput) and not wrapped:
         network.network.architecture = network.architecture
         network = network.network
@@ -196,20 +236,35 @@ def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
 
 
 def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> Adapted | None:
-    """Kinetics and ImageNet weights for the backbone of a network; None: the file is of another kind."""
+    """Kinetics and ImageNet weights for the backbone of a network; None: the file is of another
+    kind."""
     arch, ssl = architecture["arch"], architecture["arguments"].get("ssl", False)
     classes = len(state.get("fc.bias", state.get("head.1.bias", ())))
     if role == "ft" and classes == 400 and not arch.startswith("small"):
-        prefix, fresh = ("i3d.", ("i3d.fc.", "mlp.")) if arch == "largei3d" else ("backbone.", ("fc.", "mlp."))
+        prefix, fresh = (
+            ("i3d.", ("i3d.fc.", "mlp.")) if arch == "largei3d" else ("backbone.", ("fc.", "mlp."))
+        )
         head = prefix if arch == "largei3d" else ""
         names = {name: name.replace("head.1.", "fc.") for name in state}
-        return Adapted({(head if n.startswith("fc.") else prefix) + n: state[name] for name, n in names.items()}, fresh)
+        return Adapted(
+            {
+                (head if n.startswith("fc.") else prefix) + n: state[name]
+                for name, n in names.items()
+            },
+            fresh,
+        )
     if role == "fb" and arch == "r50" and classes == 1000:
         if not ssl:
             return Adapted(dict(state), ("fc.",))
-        return Adapted({f"0.{n}": tensor for n, tensor in state.items() if not n.startswith("fc.")}, ("1.",))
+        return Adapted(
+            {f"0.{n}": tensor for n, tensor in state.items() if not n.startswith("fc.")}, ("1.",)
+        )
     if role == "fa" and arch == "unet++" and classes == 1000:
-        encoder = {f"encoder.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")}
+        encoder = {
+            f"encoder.{name}": tensor
+            for name, tensor in state.items()
+            if not name.startswith("fc.")
+        }
         return Adapted(encoder, ("decoder.", "segmentation_head."))
     return None
 
@@ -218,10 +273,13 @@ def _rebuild(role: str, path: Path | str) -> nn.Module:
     file = read_weight_file(path, role)
     described = file.architecture or next(_fitting(role, file.state), None)
     if described is None and role == "ft" and file.bare:
-        # a Kinetics file of the backbone gives features and Kinetics classes; only its embeddings are random
+        # a Kinetics file of the backbone gives features and Kinetics classes; only its embeddings
+        # are random
         described = next(_fitting_backbones(role, file), None)
     if described is None:
-        raise UserError(f"{path} has no meta entry, and its weights fit no known architecture of {role}")
+        raise UserError(
+            f"{path} has no meta entry, and its weights fit no known architecture of {role}"
+        )
     network = _build(role, described["arch"], described.get("arguments", {}))
     _load_weights(network, role, file)
     return network
@@ -235,13 +293,17 @@ def _candidates(role: str, state: dict[str, Tensor]) -> list[dict[str, Any]]:
     if role == "ft":
         return [{"arch": arch, "arguments": {"num_classes": outputs}} for arch in UTILITY_NETWORKS]
     forms = [{"num_pa": outputs, "ssl": False}, {"ssl": True}]
-    return [{"arch": arch, "arguments": arguments} for arch in PRIVACY_NETWORKS for arguments in forms]
+    return [
+        {"arch": arch, "arguments": arguments} for arch in PRIVACY_NETWORKS for arguments in forms
+    ]
 
 
 def _fitting(role: str, state: dict[str, Tensor]):
-    """Yields the descriptions of the networks into which the state dict goes without a difference."""
+    """Yields the descriptions of the networks into which the state dict goes without a
+    difference."""
     for candidate in _candidates(role, state):
-        # shapes are all that is compared: on the meta device no memory is taken and nothing is drawn
+        # shapes are all that is compared: on the meta device no memory is taken and nothing is
+        # drawn
         with torch.device("meta"):
             network = _build(role, candidate["arch"], candidate["arguments"])
         if not compare(network, with_current_names(network, state)):
@@ -260,7 +322,9 @@ def _fitting_architecture(role: str, file: WeightFile) -> str:
 
 
 def _call(role: str, described: dict[str, Any]) -> str:
-    arguments = "".join(f", {key}={value!r}" for key, value in described.get("arguments", {}).items())
+    arguments = "".join(
+        f", {key}={value!r}" for key, value in described.get("arguments", {}).items()
+    )
     return f"load_{role}_model(arch='{described['arch']}'{arguments})"
 
 

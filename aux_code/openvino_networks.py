@@ -1,4 +1,5 @@
-"""Large networks by OpenVINO on the CPU: it fuses layers and packs weights once, which PyTorch's own passes do not."""
+"""Large networks by OpenVINO on the CPU: it fuses layers and packs weights once, which PyTorch's
+own passes do not."""
 
 import importlib.util
 import logging
@@ -16,13 +17,16 @@ from aux_code.models.utility import UtilityNetwork
 logger = logging.getLogger(__name__)
 
 _LARGE = 2_000_000
-"""Trained values from which a network is worth the one or two seconds that its conversion takes per size of input."""
+"""Trained values from which a network is worth the one or two seconds that its conversion takes per
+size of input."""
 
 _PIXELS_PER_PASS = 4 * 224 * 224
-"""Larger passes gain nothing (measured with four frames or a quarter of a clip of the paper's size)."""
+"""Larger passes gain nothing (measured with four frames or a quarter of a clip of the paper's
+size)."""
 
 _MAX_SIZES = 8
-"""Sizes of input whose conversions are kept: more than the tiles of a picture and the rests of a batch need."""
+"""Sizes of input whose conversions are kept: more than the tiles of a picture and the rests of a
+batch need."""
 
 
 def is_worthwhile(network: nn.Module) -> bool:
@@ -35,9 +39,9 @@ def is_worthwhile(network: nn.Module) -> bool:
 class OpenVinoNetwork(nn.Module):
     """A frozen network on the CPU whose passes OpenVINO computes; float32 in and out.
 
-    It is converted when an input of a new size comes. Batches go in pieces of 1, 2, 4, ... frames, clips one by one, so
-    that memory does not grow with the batch. As many threads as PyTorch has are used. A size that cannot be converted
-    stays with PyTorch.
+    It is converted when an input of a new size comes. Batches go in pieces of 1, 2, 4, ... frames,
+    clips one by one, so that memory does not grow with the batch. As many threads as PyTorch has
+    are used. A size that cannot be converted stays with PyTorch.
 
     Args:
         network: f_A, f_T or f_B in float32, in eval mode; its weights are frozen here.
@@ -46,14 +50,19 @@ class OpenVinoNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, precision: str):
         super().__init__()
-        self.network, self.precision = network.requires_grad_(False), precision  # constants of what is traced
+        self.network, self.precision = (
+            network.requires_grad_(False),
+            precision,
+        )  # constants of what is traced
         self.requires_boxes = getattr(network, "requires_boxes", False)
         self.feature_dim = getattr(network, "feature_dim", 0)
         self._models: dict[tuple, Any] = {}
         self._passes: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
     def forward(self, x: Tensor):
-        if isinstance(self.network, UtilityNetwork):  # what follows the feature is not worth a conversion
+        if isinstance(
+            self.network, UtilityNetwork
+        ):  # what follows the feature is not worth a conversion
             return self.network.classify(self.extract_features(x))
         return self._in_pieces("forward", x)
 
@@ -97,16 +106,19 @@ class OpenVinoNetwork(nn.Module):
 
         def run(x: Tensor) -> Tensor:
             output = request.infer([x.numpy()], share_inputs=True, share_outputs=True)[0]
-            return torch.from_numpy(output.copy())  # the request writes the next output to the same place
+            return torch.from_numpy(
+                output.copy()
+            )  # the request writes the next output to the same place
 
         return run
 
 
 def _piece_lengths(n: int, longest: int) -> list[int]:
-    """Powers of two that sum to a batch of `n`, none above `longest`: a pass is compiled for each length that occurs.
+    """Powers of two that sum to a batch of `n`, none above `longest`: a pass is compiled for each
+    length that occurs.
 
-    With odd lengths oneDNN shares out some transposed convolutions among the threads in another way, and rounds in
-    another way.
+    With odd lengths oneDNN shares out some transposed convolutions among the threads in another
+    way, and rounds in another way.
     """
     lengths = []
     while n > sum(lengths):
@@ -115,7 +127,8 @@ def _piece_lengths(n: int, longest: int) -> list[int]:
 
 
 def _keep(cache: dict, key: tuple, value: Any) -> None:
-    """Adds to a cache of the last `_MAX_SIZES`: pictures of ever new sizes would otherwise fill the memory."""
+    """Adds to a cache of the last `_MAX_SIZES`: pictures of ever new sizes would otherwise fill the
+    memory."""
     while len(cache) >= _MAX_SIZES:
         cache.pop(next(iter(cache)))
     cache[key] = value
@@ -135,14 +148,17 @@ def _convert(compute: Callable[[Tensor], Tensor], example: Tensor) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    # Sizes that the network reads off its input become constants, which is right: a model serves one size. What is
-    # traced may be neither an inference tensor nor one of a caller's inference mode.
+    # Sizes that the network reads off its input become constants, which is right: a model serves
+    # one size. What is traced may be neither an inference tensor nor one of a caller's inference
+    # mode.
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # a function: of a module, a script module would be made for each of its parts first, which takes as long
+        # a function: of a module, a script module would be made for each of its parts first, which
+        # takes as long
         traced = torch.jit.trace(lambda x: compute(x), (example.clone(),), check_trace=False)
         decoder = TorchScriptPythonDecoder(traced)
-        # by the front end itself, since `openvino.convert_model` would report to the maker, see `_import_openvino`
+        # by the front end itself, since `openvino.convert_model` would report to the maker, see
+        # `_import_openvino`
         front_end = FrontEndManager().load_by_framework("pytorch")
         try:
             input_model = front_end.load(decoder)
@@ -155,17 +171,19 @@ def _convert(compute: Callable[[Tensor], Tensor], example: Tensor) -> Any:
 def _core() -> Any:
     """The one openvino.Core of the process, which lives as long as the process.
 
-    A core's CPU plugin gives the thread a stack for signal handlers and puts the one before back when it goes. Of two
-    cores, the second to go would put back what the first has freed, and the next signal, such as that of Ctrl-C, would
-    end the process with SIGSEGV.
+    A core's CPU plugin gives the thread a stack for signal handlers and puts the one before back
+    when it goes. Of two cores, the second to go would put back what the first has freed, and the
+    next signal, such as that of Ctrl-C, would end the process with SIGSEGV.
     """
     return _import_openvino().Core()
 
 
 def _import_openvino() -> Any:
-    """The module, without its telemetry: when it is imported it writes to the home folder and calls its maker's server.
+    """The module, without its telemetry: when it is imported it writes to the home folder and calls
+    its maker's server.
 
-    It does without where the package that does so is absent, and this one is made absent for the time of the import.
+    It does without where the package that does so is absent, and this one is made absent for the
+    time of the import.
     """
     if "openvino" not in sys.modules:
         telemetry = sys.modules.get("openvino_telemetry")

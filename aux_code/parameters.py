@@ -1,4 +1,5 @@
-"""Command lines: one frozen dataclass of parameters per stage, presets as instances, tyro for the parsing."""
+"""Command lines: one frozen dataclass of parameters per stage, presets as instances, tyro for the
+parsing."""
 
 import difflib
 import math
@@ -20,7 +21,8 @@ class CommonParams:
     preset: str = "paper"
     """Name of the set of defaults that the other options change (ours)."""
     run_id: str = ""
-    """Name of the run: its folder below saved_models/ and of its results; empty: derived from script and preset."""
+    """Name of the run: its folder below saved_models/ and of its results; empty: derived from
+    script and preset."""
     seed: int = 0
     """Seed of every random generator of the run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -33,31 +35,35 @@ class CommonParams:
 
 @dataclass(frozen=True, kw_only=True)
 class PersonBoxParams:
-    """Where the boxes of blur and blacken come from; every script that takes an anonymizer by name has these."""
+    """Where the boxes of blur and blacken come from; every script that takes an anonymizer by name
+    has these."""
 
     boxes: Path | None = None
-    """CSV of person boxes for blur and blacken (file,frame,x0,y0,x1,y1); None: person_boxes.csv of the data set's
-    folder if it is there, else a detector (paper: a COCO detector)."""
+    """CSV of person boxes for blur and blacken (file,frame,x0,y0,x1,y1); None: person_boxes.csv of
+    the data set's folder if it is there, else a detector (paper: a COCO detector)."""
     detector_weights: Path | None = None
-    """Local weights of torchvision's fasterrcnn_resnet50_fpn: it looks for the people, whatever person_boxes.csv says;
-    None: where there is no boxes file the detector takes torchvision's (cache or download)."""
+    """Local weights of torchvision's fasterrcnn_resnet50_fpn: it looks for the people, whatever
+    person_boxes.csv says; None: where there is no boxes file the detector takes torchvision's
+    (cache or download)."""
 
 
 Params = TypeVar("Params", bound=CommonParams)
 
 
-def parse(presets: dict[str, Params], argv: list[str] | None = None, description: str = "") -> Params:
+def parse(
+    presets: dict[str, Params], argv: list[str] | None = None, description: str = ""
+) -> Params:
     """Parses a command line.
 
     Args:
-        presets: name -> instance; the first one is the default. `--preset NAME` picks the instance whose values the
-            other options replace. Every field of the dataclass is an option.
+        presets: name -> instance; the first one is the default. `--preset NAME` picks the instance
+            whose values the other options replace. Every field of the dataclass is an option.
         argv: the arguments, without the program's name; None takes those of the process.
         description: printed by --help.
 
     Raises:
-        SystemExit: status 2 after a message that lists what exists, for unknown names, presets and wrong types;
-            status 0 after --help.
+        SystemExit: status 2 after a message that lists what exists, for unknown names, presets and
+            wrong types; status 0 after --help.
         UserError: a value that no script can work with, or that the dataclass refuses.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -68,7 +74,9 @@ def parse(presets: dict[str, Params], argv: list[str] | None = None, description
     _refuse_unknown_options(argv, presets[name])
     text = f"{description}\n\nPresets: {', '.join(presets)} (now: {name}).".strip()
     default = replace(presets[name], preset=name)
-    params = tyro.cli(type(default), args=argv, default=default, description=text, use_underscores=True)
+    params = tyro.cli(
+        type(default), args=argv, default=default, description=text, use_underscores=True
+    )
     _refuse_impossible(params)
     return params
 
@@ -80,7 +88,8 @@ def check_ranges(
     at_most: Mapping[str, float] | None = None,
     below: Mapping[str, float] | None = None,
 ) -> None:
-    """Refuses what would fail late, or run and mean nothing; for `__post_init__` of a dataclass of parameters.
+    """Refuses what would fail late, or run and mean nothing; for `__post_init__` of a dataclass of
+    parameters.
 
     Args:
         params: the dataclass; of a field that is a tuple every element is compared.
@@ -105,7 +114,8 @@ def check_ranges(
 
 
 def _refuse_impossible(params: Any) -> None:
-    """What no script of the repository can work with: numbers that are none, run ids that leave their folder."""
+    """What no script of the repository can work with: numbers that are none, run ids that leave
+    their folder."""
     values = {field.name: getattr(params, field.name) for field in fields(params)}
     for name, value in values.items():
         parts = value if isinstance(value, tuple) else (value,)
@@ -115,7 +125,9 @@ def _refuse_impossible(params: Any) -> None:
         raise UserError(f"--n_threads must be at least 0, not {values['n_threads']}")
     run_id = values.get("run_id", "")
     if run_id.startswith(".") or any(character in run_id for character in "/\\\0"):
-        raise UserError(f"--run_id {run_id!r} names a folder and files: it may not hold slashes or begin with a dot")
+        raise UserError(
+            f"--run_id {run_id!r} names a folder and files: it may not hold slashes or begin with a dot"
+        )
 
 
 def _take_preset(argv: list[str], default: str) -> tuple[str, list[str]]:

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 
-def progress(iterable: Iterable | None = None, description: str = "", total: int | None = None, **kwargs) -> tqdm:
-    """A tqdm bar on stderr; without a terminal at most one line in ten seconds, so that logs stay readable."""
+def progress(
+    iterable: Iterable | None = None, description: str = "", total: int | None = None, **kwargs
+) -> tqdm:
+    """A tqdm bar on stderr; without a terminal at most one line in ten seconds, so that logs stay
+    readable."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(iterable, desc=description, total=total, mininterval=interval, dynamic_ncols=True, **kwargs)
+    return tqdm(
+        iterable, desc=description, total=total, mininterval=interval, dynamic_ncols=True, **kwargs
+    )

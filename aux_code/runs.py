@@ -36,7 +36,8 @@ class Run:
 
     @cached_property
     def writer(self):
-        """TensorBoard writer at LOGS_ROOT/<run_id>, made when first used; under torchrun only rank 0 writes."""
+        """TensorBoard writer at LOGS_ROOT/<run_id>, made when first used; under torchrun only rank
+        0 writes."""
         if not distributed.is_main():
             return _NoWriter()
         from torch.utils.tensorboard import SummaryWriter
@@ -56,8 +57,11 @@ class _NoWriter:
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Runs a script's main and ends the process: 0 done, 2 wrong usage or input, 3 done with failed inputs."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    """Runs a script's main and ends the process: 0 done, 2 wrong usage or input, 3 done with failed
+    inputs."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
     signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         status = main() or 0
@@ -65,12 +69,15 @@ def run_script(main: Callable[[], int | None]) -> None:
         sys.stderr.write(f"error: {error}\n")
         status = 2
     except OSError as error:
-        # A folder that cannot be written, a file in place of a folder, a full disk: the user's to mend. Errors of the
-        # operating system without a path are the program's, and their traceback is needed.
+        # A folder that cannot be written, a file in place of a folder, a full disk: the user's to
+        # mend. Errors of the operating system without a path are the program's, and their traceback
+        # is needed.
         if error.filename is None and error.errno not in _FULL_DISK:
             raise
         where = f"{error.filename}: " if error.filename is not None else ""
-        sys.stderr.write(f"error: {where}{error.strerror or error}; make it accessible or choose another path\n")
+        sys.stderr.write(
+            f"error: {where}{error.strerror or error}; make it accessible or choose another path\n"
+        )
         status = 2
     except RuntimeError as error:
         if not distributed.tells_of_a_lost_process(error):
@@ -82,18 +89,26 @@ def run_script(main: Callable[[], int | None]) -> None:
         )
         status = 1
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command with --resume goes on from the last saved state\n")
+        sys.stderr.write(
+            "interrupted; the same command with --resume goes on from the last saved state\n"
+        )
         status = 130
     except Terminated:
-        sys.stderr.write("terminated; the same command with --resume goes on from the last saved state\n")
+        sys.stderr.write(
+            "terminated; the same command with --resume goes on from the last saved state\n"
+        )
         status = 143
-    if status not in (1, 2):  # after an error another process may be gone, or still wait for this one
+    if status not in (
+        1,
+        2,
+    ):  # after an error another process may be gone, or still wait for this one
         distributed.leave()
     raise SystemExit(status)
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt it passes through `except Exception`, so that a loop can save."""
+    """SIGTERM arrived; like KeyboardInterrupt it passes through `except Exception`, so that a loop
+    can save."""
 
 
 def _raise_terminated(signum: int, frame: object) -> None:
@@ -101,10 +116,11 @@ def _raise_terminated(signum: int, frame: object) -> None:
 
 
 class InterruptRequest:
-    """Turns the first Ctrl-C or SIGTERM into a request that a training loop honours between two steps.
+    """Turns the first Ctrl-C or SIGTERM into a request that a training loop honours between two
+    steps.
 
-    Used as a context manager around the loop: `requested` tells that it is time to save, and `honour` then ends the
-    script as the signal would have. A second signal ends it at once.
+    Used as a context manager around the loop: `requested` tells that it is time to save, and
+    `honour` then ends the script as the signal would have. A second signal ends it at once.
     """
 
     def __init__(self):
@@ -132,7 +148,8 @@ class InterruptRequest:
 
 
 def start_run(params: CommonParams, stage: str) -> Run:
-    """Makes the run's folder, writes the resolved parameters to it, seeds every generator and chooses the device.
+    """Makes the run's folder, writes the resolved parameters to it, seeds every generator and
+    chooses the device.
 
     Raises:
         UserError: `--device cuda` without a GPU.
@@ -140,7 +157,9 @@ def start_run(params: CommonParams, stage: str) -> Run:
     run_id = params.run_id or f"{stage}_{params.preset}"
     folder = config.SAVED_MODELS_ROOT / run_id
     if distributed.is_main():
-        write_json(folder / f"params_{stage}.json", {"stage": stage, **asdict(params), "run_id": run_id})
+        write_json(
+            folder / f"params_{stage}.json", {"stage": stage, **asdict(params), "run_id": run_id}
+        )
     seed_everything(params.seed)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
@@ -151,7 +170,9 @@ def choose_device(name: str) -> torch.device:
     """auto, cpu or cuda -> device."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu or install a driver that fits")
+        raise UserError(
+            "--device cuda: PyTorch sees no GPU here; use --device cpu or install a driver that fits"
+        )
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
@@ -169,5 +190,6 @@ def derived_seed(*keys: object) -> int:
 
 
 def seeded_generator(*keys: object) -> torch.Generator:
-    """A CPU generator for one draw, e.g. seeded_generator(seed, "views", epoch, index): no state to save or restore."""
+    """A CPU generator for one draw, e.g. seeded_generator(seed, "views", epoch, index): no state to
+    save or restore."""
     return torch.Generator().manual_seed(derived_seed(*keys))

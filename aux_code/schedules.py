@@ -3,7 +3,9 @@
 import math
 
 
-def learning_rate_factor(step: int, n_steps: int, warmup_steps: int, kind: str, floor: float = 0.0) -> float:
+def learning_rate_factor(
+    step: int, n_steps: int, warmup_steps: int, kind: str, floor: float = 0.0
+) -> float:
     """Factor in [floor, 1] on the base learning rate.
 
     Args:

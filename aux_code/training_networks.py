@@ -1,4 +1,5 @@
-"""Networks prepared for training: their device, the memory layout that convolutions like, batch norms of all ranks."""
+"""Networks prepared for training: their device, the memory layout that convolutions like, batch
+norms of all ranks."""
 
 import torch
 from torch import nn
@@ -13,8 +14,8 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 def prepare_for_training(network: nn.Module, device: torch.device) -> nn.Module:
     """The network on `device` with channels-last weights, which its activations follow.
 
-    On a CPU the process's allocator keeps freed memory from now on. Under torchrun batch norms take their statistics
-    over the batches of all ranks. The state dict keeps its names.
+    On a CPU the process's allocator keeps freed memory from now on. Under torchrun batch norms take
+    their statistics over the batches of all ranks. The state dict keeps its names.
     """
     if device.type == "cpu":
         keep_freed_memory()

@@ -1,18 +1,22 @@
-"""Both steps of the anonymizer training against a plain version of them, at 112 and 224 pixels: speed and memory.
+"""Both steps of the anonymizer training against a plain version of them, at 112 and 224 pixels:
+speed and memory.
 
-Full-size networks (UNet++, I3D-ResNet50, ResNet-50), 2 videos x 3 clips x 16 frames and 4 images x 2 views; at further
-sizes fewer videos and images, and for speed shorter clips, so that a batch has about as many pixels. The plain version
-is eager fp32 in contiguous layout (NCHW) with the C library's default allocator, and computes the gradients of every
-network in both steps. Ours is `anonymization_training.minimax` as train_anonymizer.py calls it. Both work in processes
-of their own and take turns; seconds are medians. Memory is the highest of a fresh process, of one after the other.
+Full-size networks (UNet++, I3D-ResNet50, ResNet-50), 2 videos x 3 clips x 16 frames and 4 images x
+2 views; at further sizes fewer videos and images, and for speed shorter clips, so that a batch has
+about as many pixels. The plain version is eager fp32 in contiguous layout (NCHW) with the C
+library's default allocator, and computes the gradients of every network in both steps. Ours is
+`anonymization_training.minimax` as train_anonymizer.py calls it. Both work in processes of their
+own and take turns; seconds are medians. Memory is the highest of a fresh process, of one after the
+other.
 
-Speed and memory are those of one setting, the preset `paper`: f_A's activations are computed again in the backward
-pass, 16 frames at a time (--recompute_chunk 0 keeps them: faster and larger). `pair_*_against_no_grad` compares with a
-plain version that at least runs f_A without gradient in step 2, as the release does.
+Speed and memory are those of one setting, the preset `paper`: f_A's activations are computed again
+in the backward pass, 16 frames at a time (--recompute_chunk 0 keeps them: faster and larger).
+`pair_*_against_no_grad` compares with a plain version that at least runs f_A without gradient in
+step 2, as the release does.
 
-The batch that fits a GPU is computed, if 224 pixels are among the sizes: from the highest memory here with one and with
-two videos of that size and the paper's 12 images, in bf16 where the CPU has it, follows what a video adds and what is
-there without one.
+The batch that fits a GPU is computed, if 224 pixels are among the sizes: from the highest memory
+here with one and with two videos of that size and the paper's 12 images, in bf16 where the CPU has
+it, follows what a video adds and what is there without one.
 """
 
 import argparse
@@ -21,7 +25,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -49,31 +55,42 @@ from benchmarks.machine import (
 
 CPU = torch.device("cpu")
 CORNER = 64
-"""Pixels of the pictures on which both steps are taken once before memory counts, to have the optimizers' moments."""
+"""Pixels of the pictures on which both steps are taken once before memory counts, to have the
+optimizers' moments."""
 
 
 def build_networks() -> Networks:
     """The paper's architectures with random weights, the same in every process."""
     torch.manual_seed(0)
-    return Networks(load_fa_model("unet++"), load_ft_model("largei3d"), load_fb_model("r50", ssl=True))
+    return Networks(
+        load_fa_model("unet++"), load_ft_model("largei3d"), load_fb_model("r50", ssl=True)
+    )
 
 
-def build_batches(size: int, n_videos: int, n_frames: int, n_images: int) -> tuple[ClipBatch, ImageBatch]:
+def build_batches(
+    size: int, n_videos: int, n_frames: int, n_images: int
+) -> tuple[ClipBatch, ImageBatch]:
     """Random pixels: anchor, positive and negative of each video, two views of each image."""
     generator = torch.Generator().manual_seed(1)
     clips = torch.rand(3, n_videos, 3, n_frames, size, size, generator=generator)
     images = torch.rand(2, n_images, 3, size, size, generator=generator)
-    names = tuple(f"video {i}" for i in range(n_videos)), tuple(f"image {i}" for i in range(n_images))
+    names = (
+        tuple(f"video {i}" for i in range(n_videos)),
+        tuple(f"image {i}" for i in range(n_images)),
+    )
     return ClipBatch(clips, torch.arange(n_videos), None, names[0]), ImageBatch(images, names[1])
 
 
 class PlainSteps:
-    """The textbook form: one loss, one backward pass through everything, one optimizer per network."""
+    """The textbook form: one loss, one backward pass through everything, one optimizer per
+    network."""
 
     def __init__(self, clips: ClipBatch, images: ImageBatch):
         self.networks, self.clips, self.images = build_networks(), clips, images
         players = (self.networks.fa, self.networks.ft, self.networks.fb)
-        self.optimizers = [torch.optim.Adam(net.train().parameters(), lr=PAPER.learning_rate) for net in players]
+        self.optimizers = [
+            torch.optim.Adam(net.train().parameters(), lr=PAPER.learning_rate) for net in players
+        ]
 
     def step_1(self) -> None:
         """f_A learns."""
@@ -115,11 +132,19 @@ class OurSteps:
 
     def __init__(self, clips: ClipBatch, images: ImageBatch, precision: str, recompute_chunk: int):
         networks = build_networks()
-        self.networks = Networks(*(prepare_for_training(n, CPU) for n in (networks.fa, networks.ft, networks.fb)))
+        self.networks = Networks(
+            *(prepare_for_training(n, CPU) for n in (networks.fa, networks.ft, networks.fb))
+        )
         self.networks.fa.train()
         params = replace(PAPER, precision=precision, recompute_chunk=recompute_chunk)
-        self.objective = Objective(**{name: getattr(params, name) for name in Objective.__dataclass_fields__})
-        self.updaters, self.clips, self.images = build_updaters(self.networks, params, CPU), clips, images
+        self.objective = Objective(
+            **{name: getattr(params, name) for name in Objective.__dataclass_fields__}
+        )
+        self.updaters, self.clips, self.images = (
+            build_updaters(self.networks, params, CPU),
+            clips,
+            images,
+        )
 
     def step_1(self) -> None:
         """f_A learns."""
@@ -127,7 +152,14 @@ class OurSteps:
 
     def step_2(self) -> None:
         """f_T and f_B learn."""
-        step_adversaries(self.networks, self.clips, self.images, self.objective, self.updaters.ft, self.updaters.fb)
+        step_adversaries(
+            self.networks,
+            self.clips,
+            self.images,
+            self.objective,
+            self.updaters.ft,
+            self.updaters.fb,
+        )
 
 
 def take_on_corner(steps: PlainSteps | OurSteps) -> None:
@@ -139,11 +171,17 @@ def take_on_corner(steps: PlainSteps | OurSteps) -> None:
     steps.clips, steps.images = clips, images
 
 
-def serve(kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]) -> dict[str, Callable[[], object]]:
-    """Built in a child process: name -> seconds of one call, or the process's peak memory in bytes."""
+def serve(
+    kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]
+) -> dict[str, Callable[[], object]]:
+    """Built in a child process: name -> seconds of one call, or the process's peak memory in
+    bytes."""
     batches = build_batches(*sizes)
     steps = PlainSteps(*batches) if kind == "plain" else OurSteps(*batches, kind, recompute_chunk)
-    functions = {"step_1": lambda: seconds_of(steps.step_1), "step_2": lambda: seconds_of(steps.step_2)}
+    functions = {
+        "step_1": lambda: seconds_of(steps.step_1),
+        "step_2": lambda: seconds_of(steps.step_2),
+    }
     if kind == "plain":
         functions["step_2_no_grad"] = lambda: seconds_of(lambda: steps.step_2(gradient_of_fa=False))
     functions["corner"] = lambda: take_on_corner(steps)
@@ -171,21 +209,28 @@ def time_steps(
 
 
 def peak_bytes(kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]) -> float:
-    """Peak memory of a process that takes both steps, with the optimizers' moments there from the start."""
+    """Peak memory of a process that takes both steps, with the optimizers' moments there from the
+    start."""
     with ChildProcess(serve, kind, recompute_chunk, sizes) as child:
         for step in ("corner", "step_1", "step_2"):
             child.call(step)
         return child.call("peak")
 
 
-def batch_sizes(size: int, options: argparse.Namespace, whole_clips: bool) -> tuple[int, int, int, int]:
-    """(size, n_videos, n_frames, n_images) with about as many pixels as a batch of the first size has.
+def batch_sizes(
+    size: int, options: argparse.Namespace, whole_clips: bool
+) -> tuple[int, int, int, int]:
+    """(size, n_videos, n_frames, n_images) with about as many pixels as a batch of the first size
+    has.
 
-    At least one video and two images; its clips are shorter where that is too much, unless they shall be whole.
+    At least one video and two images; its clips are shorter where that is too much, unless they
+    shall be whole.
     """
     share = min(1.0, (options.sizes[0] / size) ** 2)
     n_videos = max(1, round(options.videos * share))
-    n_frames = max(min(8, options.frames), round(options.frames * share * options.videos / n_videos))
+    n_frames = max(
+        min(8, options.frames), round(options.frames * share * options.videos / n_videos)
+    )
     n_frames = options.frames if whole_clips else min(n_frames, options.frames)
     return size, n_videos, n_frames, max(2, round(options.images * share))
 
@@ -198,13 +243,19 @@ def compare_speed(
     seconds = time_steps(sizes, kinds, options.rounds, options.recompute_chunk)
     ratios, figures = {}, {}
     plain = {step: seconds[f"plain {step}"] for step in ("step_1", "step_2", "step_2_no_grad")}
-    print(f"{size} px: {sizes[1]} videos x 3 clips x {sizes[2]} frames, {sizes[3]} images x 2 views")
+    print(
+        f"{size} px: {sizes[1]} videos x 3 clips x {sizes[2]} frames, {sizes[3]} images x 2 views"
+    )
     for kind in kinds[1:]:
         ours = [seconds[f"{kind} step_1"], seconds[f"{kind} step_2"]]
         ratios[f"pair_{kind}_{size}"] = (plain["step_1"] + plain["step_2"]) / sum(ours)
-        figures[f"pair_{kind}_{size}_against_no_grad"] = (plain["step_1"] + plain["step_2_no_grad"]) / sum(ours)
+        figures[f"pair_{kind}_{size}_against_no_grad"] = (
+            plain["step_1"] + plain["step_2_no_grad"]
+        ) / sum(ours)
         for step, own in zip(("step_1", "step_2"), ours, strict=True):
-            print(f"{size} px, {step}: plain {plain[step]:.2f} s, {kind} {own:.2f} s, {plain[step] / own:.2f} x faster")
+            print(
+                f"{size} px, {step}: plain {plain[step]:.2f} s, {kind} {own:.2f} s, {plain[step] / own:.2f} x faster"
+            )
     return ratios, figures
 
 
@@ -212,8 +263,12 @@ def compare_memory(size: int, options: argparse.Namespace, kinds: list[str]) -> 
     """Peak of each kind as a share of the plain one's; prints gigabytes."""
     sizes = batch_sizes(size, options, whole_clips=True)
     peaks = {kind: peak_bytes(kind, options.recompute_chunk, sizes) for kind in kinds}
-    described = ", ".join(f"{kind} {peak / 1e9:.2f} GB ({peak / peaks['plain']:.0%})" for kind, peak in peaks.items())
-    print(f"{size} px: {sizes[1]} videos x 3 clips x {sizes[2]} frames, {sizes[3]} images x 2 views: peak {described}")
+    described = ", ".join(
+        f"{kind} {peak / 1e9:.2f} GB ({peak / peaks['plain']:.0%})" for kind, peak in peaks.items()
+    )
+    print(
+        f"{size} px: {sizes[1]} videos x 3 clips x {sizes[2]} frames, {sizes[3]} images x 2 views: peak {described}"
+    )
     figures = {f"memory_share_{kind}_{size}": peaks[kind] / peaks["plain"] for kind in kinds[1:]}
     return {f"plain_gb_{size}": peaks["plain"] / 1e9} | figures
 
@@ -221,26 +276,47 @@ def compare_memory(size: int, options: argparse.Namespace, kinds: list[str]) -> 
 def fitting_batches(kind: str) -> dict[str, float]:
     """Videos per batch of the paper's preset that fit 24 and 141 GB; 90 % of the memory is used."""
     peaks = [
-        peak_bytes(kind, PAPER.recompute_chunk, (PAPER.size, n_videos, PAPER.clip_length, PAPER.batch_images))
+        peak_bytes(
+            kind,
+            PAPER.recompute_chunk,
+            (PAPER.size, n_videos, PAPER.clip_length, PAPER.batch_images),
+        )
         for n_videos in (1, 2)
     ]
     per_video = max(1.0, peaks[1] - peaks[0])
     rest = peaks[0] - per_video
-    fits = {f"videos_in_{gb}_gb": float(max(0, int((0.9 * gb * 1e9 - rest) / per_video))) for gb in (24, 141)}
-    print(f"{kind}: {rest / 1e9:.2f} GB and {per_video / 1e9:.2f} GB per video of {PAPER.size} px: {fits}")
+    fits = {
+        f"videos_in_{gb}_gb": float(max(0, int((0.9 * gb * 1e9 - rest) / per_video)))
+        for gb in (24, 141)
+    }
+    print(
+        f"{kind}: {rest / 1e9:.2f} GB and {per_video / 1e9:.2f} GB per video of {PAPER.size} px: {fits}"
+    )
     return fits | {"gb_per_video": per_video / 1e9, "gb_without_videos": rest / 1e9}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224], help="pixels; the first gives the ratios")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[112, 224],
+        help="pixels; the first gives the ratios",
+    )
     parser.add_argument("--videos", type=int, default=2, help="per batch, three clips each")
     parser.add_argument("--frames", type=int, default=16, help="per clip")
     parser.add_argument("--images", type=int, default=4, help="per batch, two views each")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--recompute_chunk", type=int, default=PAPER.recompute_chunk, help="frames; 0 keeps all")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory")
+    parser.add_argument(
+        "--recompute_chunk", type=int, default=PAPER.recompute_chunk, help="frames; 0 keeps all"
+    )
+    parser.add_argument(
+        "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory"
+    )
     return parser.parse_args(argv)
 
 
@@ -257,7 +333,9 @@ def main(argv: list[str] | None = None) -> int:
             figures |= compare_memory(size, options, kinds)
     first = {f"pair_{kind}": ratios[f"pair_{kind}_{options.sizes[0]}"] for kind in kinds[1:]}
     if options.memory:
-        figures["memory_share"] = max(share for name, share in figures.items() if name.startswith("memory_share"))
+        figures["memory_share"] = max(
+            share for name, share in figures.items() if name.startswith("memory_share")
+        )
     if options.memory and PAPER.size in options.sizes:
         figures |= fitting_batches(kinds[-1])
     print(json_line("anonymization_step", first | ratios, figures))

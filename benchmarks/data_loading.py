@@ -1,15 +1,19 @@
-"""Loading clips and images: frame-exact reading against a plain loop that decodes all of a file and then indexes.
+"""Loading clips and images: frame-exact reading against a plain loop that decodes all of a file and
+then indexes.
 
-For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker and one thread. All
-sides run in turns in the same process, whose allocator keeps freed memory as in our loading processes; the figures are
-medians. Frame indices are on disk already, as in every epoch but the first. OpenCV is timed too where it is installed
-(pip install opencv-python-headless): with one decoding thread like the others, and with as many as it takes by itself;
-`*_opencv_same_frames` is the share of clips in which it read the frames that were asked for. The cost of a clip in ten
-minutes of H.264 is compared with decoding 16 frames and one group of pictures from the file's start.
+For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker
+and one thread. All sides run in turns in the same process, whose allocator keeps freed memory as in
+our loading processes; the figures are medians. Frame indices are on disk already, as in every epoch
+but the first. OpenCV is timed too where it is installed (pip install opencv-python-headless): with
+one decoding thread like the others, and with as many as it takes by itself; `*_opencv_same_frames`
+is the share of clips in which it read the frames that were asked for. The cost of a clip in ten
+minutes of H.264 is compared with decoding 16 frames and one group of pictures from the file's
+start.
 
-`workers_needed` is the number of loading processes that keep a GPU busy on paper: seconds in which one process loads a
-batch of the paper's anonymizer training (8 videos with 3 clips each, two views of 12 images; decoded, augmented, handed
-over) over the seconds of a training step on a GPU (by default an assumption: see --step_seconds).
+`workers_needed` is the number of loading processes that keep a GPU busy on paper: seconds in which
+one process loads a batch of the paper's anonymizer training (8 videos with 3 clips each, two views
+of 12 images; decoded, augmented, handed over) over the seconds of a training step on a GPU (by
+default an assumption: see --step_seconds).
 """
 
 import argparse
@@ -23,7 +27,9 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import av
@@ -40,14 +46,21 @@ from aux_code.datasets.image_files import frame_files
 from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.inference import keep_freed_memory
 from aux_code.runs import seeded_generator
-from benchmarks.machine import describe_machine, json_line, median_seconds, medians, rounds_in_turns, seconds_of
+from benchmarks.machine import (
+    describe_machine,
+    json_line,
+    median_seconds,
+    medians,
+    rounds_in_turns,
+    seconds_of,
+)
 
 PAPER = TRAIN_ANONYMIZER["paper"]
 """One step of anonymizer training: 8 videos with 3 clips each, 12 images (paper and release)."""
 
 STEP_TFLOP = 44.0
-"""Its operations: f_A on 384 frames of 24.6 GFLOP, three times in step 1 (forward and backward) and once in step 2; I3D
-on 24 clips of 32.8 GFLOP, forward and backward, twice; f_B is small."""
+"""Its operations: f_A on 384 frames of 24.6 GFLOP, three times in step 1 (forward and backward) and
+once in step 2; I3D on 24 clips of 32.8 GFLOP, forward and backward, twice; f_B is small."""
 STEP_RATE = 88.0
 """TFLOP/s that a data-centre GPU may sustain on it in bf16: an assumption, not a measurement."""
 GROUP_OF_PICTURES = 250
@@ -55,7 +68,8 @@ GROUP_OF_PICTURES = 250
 
 
 class Format(NamedTuple):
-    """A file to render: encoder, options, frames, height, width. A folder of JPEG frames has no encoder."""
+    """A file to render: encoder, options, frames, height, width. A folder of JPEG frames has no
+    encoder."""
 
     suffix: str
     codec: str
@@ -67,21 +81,31 @@ class Format(NamedTuple):
 
 FORMATS = {
     "h264_mp4": Format(
-        ".mp4", "libx264", {"g": str(GROUP_OF_PICTURES), "bf": "2", "preset": "veryfast"}, 1500, 240, 320
+        ".mp4",
+        "libx264",
+        {"g": str(GROUP_OF_PICTURES), "bf": "2", "preset": "veryfast"},
+        1500,
+        240,
+        320,
     ),
     "mpeg4_avi": Format(".avi", "mpeg4", {}, 186, 240, 320),
     "mjpeg_avi": Format(".avi", "mjpeg", {}, 186, 240, 320),
-    "vp9_webm": Format(".webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "128"}, 600, 240, 320),
+    "vp9_webm": Format(
+        ".webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "128"}, 600, 240, 320
+    ),
     "jpeg_folder": Format("", "", {}, 200, 480, 856),
 }
 
 
 def moving_frames(spec: Format):
-    """Frames uint8 (H,W,3) with texture that moves, so that they cost what real ones cost to decode."""
+    """Frames uint8 (H,W,3) with texture that moves, so that they cost what real ones cost to
+    decode."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (spec.height // 8 + 40, spec.width // 8 + 40, 3), dtype=np.uint8)
     texture = np.asarray(
-        Image.fromarray(coarse).resize((spec.width + 256, spec.height + 256), Image.Resampling.BICUBIC)
+        Image.fromarray(coarse).resize(
+            (spec.width + 256, spec.height + 256), Image.Resampling.BICUBIC
+        )
     )
     for i in range(spec.n_frames):
         y, x = (3 * i) % 256, (5 * i) % 256
@@ -113,11 +137,14 @@ def plain_read(path: Path, indices: np.ndarray) -> np.ndarray:
         return np.stack([read_image(file) for file in frame_files(path)])[indices]
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])[indices]
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])[
+            indices
+        ]
 
 
 def opencv_read(n_threads: int) -> Callable[[Path, np.ndarray], np.ndarray] | None:
-    """Reading by OpenCV, which seeks by its own idea of a frame number; None where it is not installed.
+    """Reading by OpenCV, which seeks by its own idea of a frame number; None where it is not
+    installed.
 
     Args:
         n_threads: that decode; 0: as many as it likes.
@@ -132,7 +159,9 @@ def opencv_read(n_threads: int) -> Callable[[Path, np.ndarray], np.ndarray] | No
     def read(path: Path, indices: np.ndarray) -> np.ndarray:
         if path.is_dir():
             files = frame_files(path)
-            return np.stack([cv2.cvtColor(cv2.imread(str(files[i])), cv2.COLOR_BGR2RGB) for i in indices])
+            return np.stack(
+                [cv2.cvtColor(cv2.imread(str(files[i])), cv2.COLOR_BGR2RGB) for i in indices]
+            )
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, options)
         capture.set(cv2.CAP_PROP_POS_FRAMES, int(indices[0]))
         wanted, frames = set(indices.tolist()), []
@@ -151,7 +180,8 @@ class Timed(NamedTuple):
     seconds: dict[str, float]
     """Reader -> median seconds per clip."""
     same_frames: dict[str, float]
-    """Reader -> share of clips that hold the frames that ours holds, however they were converted to RGB."""
+    """Reader -> share of clips that hold the frames that ours holds, however they were converted to
+    RGB."""
 
 
 def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> Timed:
@@ -169,7 +199,8 @@ def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> Tim
         if not np.array_equal(clips["ours"], clips["plain"]):
             raise SystemExit(f"{path.name}: the two readers disagree on frames {indices.tolist()}")
         for name, clip in clips.items():
-            # A neighbouring frame of the moving texture differs by tens of grey levels, another conversion by few.
+            # A neighbouring frame of the moving texture differs by tens of grey levels, another
+            # conversion by few.
             same[name].append(float(np.abs(clip.astype(np.int16) - clips["ours"]).mean()) < 5)
     return Timed(medians(seconds), {name: float(np.mean(shares)) for name, shares in same.items()})
 
@@ -185,14 +216,18 @@ def repeat_stream(path: Path, times: int) -> Path:
                 target = target or output.add_stream_from_template(stream)
                 for packet in source.demux(stream):
                     if packet.dts is not None:
-                        packet.pts, packet.dts = packet.pts + k * stream.duration, packet.dts + k * stream.duration
+                        packet.pts, packet.dts = (
+                            packet.pts + k * stream.duration,
+                            packet.dts + k * stream.duration,
+                        )
                         packet.stream = target
                         output.mux(packet)
     return longer
 
 
 def random_access_cost(path: Path, n_rounds: int) -> float:
-    """Seconds for 16 frames at a random place over seconds for the file's first 16 frames + one group of pictures."""
+    """Seconds for 16 frames at a random place over seconds for the file's first 16 frames + one
+    group of pictures."""
     n_frames = count_frames(path)
 
     def from_the_start() -> None:
@@ -202,7 +237,9 @@ def random_access_cost(path: Path, n_rounds: int) -> float:
                 if i < 16:
                     frame.to_ndarray(format="rgb24")
 
-    clips = iter(random_clip(n_frames, 16, 1, seeded_generator("place", i)) for i in range(n_rounds))
+    clips = iter(
+        random_clip(n_frames, 16, 1, seeded_generator("place", i)) for i in range(n_rounds)
+    )
     measures = {
         "random": lambda: seconds_of(lambda: read_frames(path, next(clips))),
         "start": lambda: seconds_of(from_the_start),
@@ -212,7 +249,8 @@ def random_access_cost(path: Path, n_rounds: int) -> float:
 
 
 def loading_step(folder: Path, video: Path, n_rounds: int) -> dict[str, float]:
-    """What one loading process needs for the data of one training step, with the stage's own batches."""
+    """What one loading process needs for the data of one training step, with the stage's own
+    batches."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
     coarse.resize((1024, 768), Image.Resampling.BICUBIC).save(folder / "image.jpg", quality=90)
@@ -223,9 +261,14 @@ def loading_step(folder: Path, video: Path, n_rounds: int) -> dict[str, float]:
         params.augmentation, params.seed,
     )  # fmt: skip
     cache = DecodedCache(0)
-    clips = clip_source([Ucf101Item(video, 1, 1)] * params.batch_videos, sampling, cache, params, folder)
+    clips = clip_source(
+        [Ucf101Item(video, 1, 1)] * params.batch_videos, sampling, cache, params, folder
+    )
     images = image_source([folder / "image.jpg"] * params.batch_images, cache, params, folder)
-    clip_seconds, image_seconds = seconds_per_batch(clips, n_rounds), seconds_per_batch(images, n_rounds)
+    clip_seconds, image_seconds = (
+        seconds_per_batch(clips, n_rounds),
+        seconds_per_batch(images, n_rounds),
+    )
     return {
         "images_per_second_per_worker": 1 / image_read,
         "clip_batch_seconds_per_worker": clip_seconds,
@@ -235,7 +278,8 @@ def loading_step(folder: Path, video: Path, n_rounds: int) -> dict[str, float]:
 
 
 def seconds_per_batch(source: BatchSource, n_rounds: int) -> float:
-    """Median seconds from one batch to the next, while nothing else is done with them than to take them."""
+    """Median seconds from one batch to the next, while nothing else is done with them than to take
+    them."""
     batches = iter(source.batches(0, n_rounds + 2))
     next(batches)  # the process starts
     return median_seconds(lambda: next(batches), n_rounds)
@@ -248,7 +292,9 @@ def describe_format(name: str, timed: Timed) -> dict[str, float]:
     for reader in [reader for reader in rates if reader not in ("ours", "plain")]:
         figures[f"{name}_times_{reader}"] = rates["ours"] / rates[reader]
         figures[f"{name}_{reader}_same_frames"] = timed.same_frames[reader]
-    print(f"{name:12}" + "".join(f"  {reader} {rate:7.1f} clips/s" for reader, rate in rates.items()))
+    print(
+        f"{name:12}" + "".join(f"  {reader} {rate:7.1f} clips/s" for reader, rate in rates.items())
+    )
     return figures
 
 
@@ -256,12 +302,16 @@ def main(argv: list[str] | None = None) -> int:
     """Renders the files, times the readers and ends with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9, help="clips read per format")
-    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS), metavar="FORMAT")
+    parser.add_argument(
+        "--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS), metavar="FORMAT"
+    )
     parser.add_argument(
         "--step_seconds", type=float, default=STEP_TFLOP / STEP_RATE,
         help=f"duration of the GPU training step to feed; by default {STEP_TFLOP:.0f} TFLOP at {STEP_RATE:.0f} TFLOP/s",
     )  # fmt: skip
-    parser.add_argument("--minutes", type=int, default=10, help="length of the H.264 video of the random access")
+    parser.add_argument(
+        "--minutes", type=int, default=10, help="length of the H.264 video of the random access"
+    )
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -272,7 +322,10 @@ def main(argv: list[str] | None = None) -> int:
     else:
         readers |= {"opencv": opencv_read(1), "opencv_all_threads": opencv_read(0)}
     ratios, figures = {}, {}
-    with tempfile.TemporaryDirectory() as folder, patch.object(config, "FRAME_INDEX_ROOT", Path(folder) / "index"):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(config, "FRAME_INDEX_ROOT", Path(folder) / "index"),
+    ):
         files = {name: render(name, FORMATS[name], Path(folder)) for name in options.formats}
         for name, path in files.items():
             timed = time_readers(path, readers, options.rounds)
@@ -281,7 +334,9 @@ def main(argv: list[str] | None = None) -> int:
             if name == "h264_mp4":
                 cost = random_access_cost(repeat_stream(path, options.minutes), options.rounds)
                 figures["h264_random_access_over_16_frames_and_a_group"] = cost
-                print(f"{'':12}  in {options.minutes} minutes: {cost:.2f} of 16 frames and a group from the start")
+                print(
+                    f"{'':12}  in {options.minutes} minutes: {cost:.2f} of 16 frames and a group from the start"
+                )
         # UCF101, on which the anonymizer is trained, is MPEG-4 in AVI.
         video = files.get("mpeg4_avi") or render("mpeg4_avi", FORMATS["mpeg4_avi"], Path(folder))
         figures |= loading_step(Path(folder), video, options.rounds)

@@ -1,15 +1,20 @@
-"""Endurance of feature extraction: memory by the length of a video, memory and time by the number of videos.
+"""Endurance of feature extraction: memory by the length of a video, memory and time by the number
+of videos.
 
-Miniature networks on small H.264 pictures (64 x 48), so that hours of video pass in minutes: what is measured is
-everything around the networks. Each case is the whole of `dali_extraction.py` (reader pyav) in a process of its own.
+Miniature networks on small H.264 pictures (64 x 48), so that hours of video pass in minutes: what
+is measured is everything around the networks. Each case is the whole of `dali_extraction.py`
+(reader pyav) in a process of its own.
 
-- A video of two hours (216,000 frames at 30 per second) against one of two minutes: peak resident memory.
-- Ten thousand videos of 33 frames: a first process is killed (SIGKILL) when a twentieth of them is there, a second one
-  does the rest: how many it repeats of those that were there, seconds per video and resident memory at the start and at
-  the end, the seconds of one merge of the full manifest, of which there is one every ten seconds, those of finding out
-  what is finished, and those of a third run, which has nothing left to do.
+- A video of two hours (216,000 frames at 30 per second) against one of two minutes: peak resident
+  memory.
+- Ten thousand videos of 33 frames: a first process is killed (SIGKILL) when a twentieth of them is
+  there, a second one does the rest: how many it repeats of those that were there, seconds per video
+  and resident memory at the start and at the end, the seconds of one merge of the full manifest, of
+  which there is one every ten seconds, those of finding out what is finished, and those of a third
+  run, which has nothing left to do.
 
-The long video repeats one encoded second, and the many videos are links to one file: quick to make, no quicker to read.
+The long video repeats one encoded second, and the many videos are links to one file: quick to make,
+no quicker to read.
 """
 
 import argparse
@@ -24,7 +29,9 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import av
@@ -49,7 +56,9 @@ SHORT_FRAMES, SMALL_FRAMES = 2 * 60 * FPS, 33
 def write_video(path: Path, n_frames: int) -> Path:
     """An H.264 file of `n_frames` frames: one encoded second, again and again."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "bf": "0", "g": str(FPS)})
+        stream = container.add_stream(
+            "libx264", rate=FPS, options={"preset": "veryfast", "bf": "0", "g": str(FPS)}
+        )
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
         stream.time_base = Fraction(1, FPS)
         second = [bytes(packet) for packet in encoded_second(stream)]
@@ -79,7 +88,9 @@ def write_checkpoint(path: Path) -> Path:
     fa, ft = load_fa_model("small"), load_ft_model("small")
     architectures = {"fa": fa.architecture, "ft": ft.architecture}
     states = {"fa_model_state_dict": fa.state_dict(), "ft_model_state_dict": ft.state_dict()}
-    save_checkpoint(path, states | {"meta": build_meta("benchmark", architectures, CommonParams(), {}, {})})
+    save_checkpoint(
+        path, states | {"meta": build_meta("benchmark", architectures, CommonParams(), {}, {})}
+    )
     return path
 
 
@@ -92,7 +103,8 @@ def options(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, object]:
 
 
 def killed_run(folder: Path, dataset: Path, checkpoint: Path, n_videos: int) -> dict[Path, int]:
-    """Runs the script and kills it when `n_videos` feature files are there; returns when each was written."""
+    """Runs the script and kills it when `n_videos` feature files are there; returns when each was
+    written."""
     chosen = options(folder, dataset, checkpoint)
     command = [sys.executable, str(Path(dali_extraction.__file__))]
     command += [text for name, value in chosen.items() for text in (f"--{name}", str(value))]
@@ -116,7 +128,9 @@ def one_run(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, Callable
         start = time.monotonic()
         outcome = extract(params, start_run(params, "benchmark"))
         if outcome.failed or outcome.missing:
-            raise RuntimeError(f"not extracted: {len(outcome.failed)} failed, {len(outcome.missing)} missing")
+            raise RuntimeError(
+                f"not extracted: {len(outcome.failed)} failed, {len(outcome.missing)} missing"
+            )
         return {
             "seconds": time.monotonic() - start,
             "n_clips": outcome.extraction.n_clips,
@@ -145,7 +159,8 @@ def resident_mib() -> float:
 
 
 def by_tenths(written: list[tuple[float, float]]) -> dict[str, float]:
-    """Median seconds per video and memory in the second and in the last tenth of a run of many videos."""
+    """Median seconds per video and memory in the second and in the last tenth of a run of many
+    videos."""
     tenth = len(written) // 10
     if tenth < 2:
         return {}
@@ -159,7 +174,8 @@ def by_tenths(written: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def folder_seconds(folder: Path) -> dict[str, float]:
-    """Seconds of one more merge of a finished folder's manifest, and of finding out what is finished."""
+    """Seconds of one more merge of a finished folder's manifest, and of finding out what is
+    finished."""
     with FeatureFolder(folder, header={}) as features:
         start = time.monotonic()
         features.merge()
@@ -172,10 +188,19 @@ def long_video(folder: Path, checkpoint: Path, n_frames: int) -> dict[str, float
     """Figures of a short and of a long video."""
     figures = {}
     for name, length in (("short", SHORT_FRAMES), ("long", n_frames)):
-        with ChildProcess(one_run, folder, write_video(folder / f"{name}.mp4", length), checkpoint) as child:
+        with ChildProcess(
+            one_run, folder, write_video(folder / f"{name}.mp4", length), checkpoint
+        ) as child:
             cost = child.call("run")
-        print(f"{name}: {length} frames in {cost['seconds']:.1f} s, peak {cost['peak_mib']:.0f} MiB", flush=True)
-        figures |= {f"{name}_frames": length, f"{name}_seconds": cost["seconds"], f"{name}_mib": cost["peak_mib"]}
+        print(
+            f"{name}: {length} frames in {cost['seconds']:.1f} s, peak {cost['peak_mib']:.0f} MiB",
+            flush=True,
+        )
+        figures |= {
+            f"{name}_frames": length,
+            f"{name}_seconds": cost["seconds"],
+            f"{name}_mib": cost["peak_mib"],
+        }
     return figures | {"long_extra_mib": figures["long_mib"] - figures["short_mib"]}
 
 
@@ -190,16 +215,23 @@ def many_videos(folder: Path, checkpoint: Path, n_videos: int) -> dict[str, floa
         cost = child.call("run")
         cost["nothing_left_seconds"] = child.call("run")["seconds"]
     cost["there_when_killed"] = len(before)
-    cost["repeated_after_kill"] = sum(path.stat().st_mtime_ns != time_ns for path, time_ns in before.items())
+    cost["repeated_after_kill"] = sum(
+        path.stat().st_mtime_ns != time_ns for path, time_ns in before.items()
+    )
     cost |= folder_seconds(folder / "features_many")
-    print(f"{n_videos} videos in {cost['seconds']:.1f} s: " + ", ".join(f"{k} {v:.4g}" for k, v in cost.items()))
+    print(
+        f"{n_videos} videos in {cost['seconds']:.1f} s: "
+        + ", ".join(f"{k} {v:.4g}" for k, v in cost.items())
+    )
     return {f"many_{key}": value for key, value in cost.items()} | {"many_videos": n_videos}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs both and ends with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=2 * 60 * 60 * FPS, help="frames of the long video")
+    parser.add_argument(
+        "--frames", type=int, default=2 * 60 * 60 * FPS, help="frames of the long video"
+    )
     parser.add_argument("--videos", type=int, default=10_000, help="number of small videos")
     options = parser.parse_args(argv)
     print(describe_machine(), flush=True)

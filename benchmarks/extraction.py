@@ -1,21 +1,25 @@
-"""Feature extraction from video files to feature files, full-size networks at 224: our script against a plain loop.
+"""Feature extraction from video files to feature files, full-size networks at 224: our script
+against a plain loop.
 
-The plain side is `plain_extraction.py`: one clip per batch, eager fp32, decode then compute, the default allocator, a
-process of its own. Ours is the whole of `dali_extraction.py` in fp32 and in bf16, a process each. All of them do
-everything from reading the checkpoint to the last feature file; only the start of the interpreter and the imports, the
-same for all, are outside. They take turns, in alternating order; figures are medians. Videos are H.264, 320 x 240, made
-here; weights are random. Where the device has no bf16 those figures are fp32 too (a warning says so).
+The plain side is `plain_extraction.py`: one clip per batch, eager fp32, decode then compute, the
+default allocator, a process of its own. Ours is the whole of `dali_extraction.py` in fp32 and in
+bf16, a process each. All of them do everything from reading the checkpoint to the last feature
+file; only the start of the interpreter and the imports, the same for all, are outside. They take
+turns, in alternating order; figures are medians. Videos are H.264, 320 x 240, made here; weights
+are random. Where the device has no bf16 those figures are fp32 too (a warning says so).
 
-The plain loop's frames are contiguous, as torchvision's `to_tensor` makes them. Frames that are only permuted have
-channels-last strides, which eager convolutions follow and are faster by: --plain_channels_last measures that loop too.
+The plain loop's frames are contiguous, as torchvision's `to_tensor` makes them. Frames that are
+only permuted have channels-last strides, which eager convolutions follow and are faster by:
+--plain_channels_last measures that loop too.
 
-The profile sums seconds over a run: decode (in all decoding threads, while the networks compute, so it adds nothing
-until `wait` does), wait (of the networks for clips), copy (into batches), f_A, f_T, write; start is the rest: reading
-and preparing the networks. The ceiling is a square matrix product, measured in the same rounds. On a busy machine trust
-the ratio of seconds on the processor, with --threads 1.
+The profile sums seconds over a run: decode (in all decoding threads, while the networks compute, so
+it adds nothing until `wait` does), wait (of the networks for clips), copy (into batches), f_A, f_T,
+write; start is the rest: reading and preparing the networks. The ceiling is a square matrix
+product, measured in the same rounds. On a busy machine trust the ratio of seconds on the processor,
+with --threads 1.
 
-On a CPU the reader is pyav. On a GPU (the default where there is one) it is dali, with NVDEC; bf16 runs with pyav too,
-decoding on the CPU, and nvidia-smi says how busy the GPU and its decoders were.
+On a CPU the reader is pyav. On a GPU (the default where there is one) it is dali, with NVDEC; bf16
+runs with pyav too, decoding on the CPU, and nvidia-smi says how busy the GPU and its decoders were.
 """
 
 import argparse
@@ -28,7 +32,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import av
@@ -85,15 +91,17 @@ def write_checkpoint(path: Path) -> Path:
     fa, ft = load_fa_model(), load_ft_model()
     architectures = {"fa": fa.architecture, "ft": ft.architecture}
     states = {"fa_model_state_dict": fa.state_dict(), "ft_model_state_dict": ft.state_dict()}
-    save_checkpoint(path, states | {"meta": build_meta("benchmark", architectures, CommonParams(), {}, {})})
+    save_checkpoint(
+        path, states | {"meta": build_meta("benchmark", architectures, CommonParams(), {}, {})}
+    )
     return path
 
 
 class Run:
     """Does the work, returns its seconds and keeps those that the process spent on the processor.
 
-    The latter do not count the time in which other programs had the machine; for one thread they compare the sides even
-    on a busy one.
+    The latter do not count the time in which other programs had the machine; for one thread they
+    compare the sides even on a busy one.
     """
 
     def __init__(self, work: Callable[[], object]):
@@ -119,15 +127,20 @@ def plain_side(arguments: tuple, output: Path) -> dict[str, Callable[[], object]
     return {"run": run, "processor": run.processor, "peak": peak_mib}
 
 
-def our_side(params: FeatureExtractionParams, folder: Path, name: str) -> dict[str, Callable[[], object]]:
-    """The process of one of our sides: `run` extracts into a fresh folder and returns its seconds."""
+def our_side(
+    params: FeatureExtractionParams, folder: Path, name: str
+) -> dict[str, Callable[[], object]]:
+    """The process of one of our sides: `run` extracts into a fresh folder and returns its
+    seconds."""
     for root in ("SAVED_MODELS_ROOT", "LOGS_ROOT"):
         setattr(config, root, folder / "runs")
     profiles: list[dict[str, float]] = []
     utilisation: list[dict[str, float]] = []
 
     def work() -> None:
-        chosen = FeatureExtractionParams(**{**vars(params), "output": str(folder / f"{name}_{len(profiles)}")})
+        chosen = FeatureExtractionParams(
+            **{**vars(params), "output": str(folder / f"{name}_{len(profiles)}")}
+        )
         monitor = GpuMonitor() if params.device == "cuda" else nullcontext()
         with monitor:
             outcome = extract(chosen, start_run(chosen, "benchmark"))
@@ -138,7 +151,9 @@ def our_side(params: FeatureExtractionParams, folder: Path, name: str) -> dict[s
 
     run = Run(work)
     measures = {"profile": profiles, "utilisation": utilisation}
-    measures = {key: lambda values=values: medians(_by_part(values)) for key, values in measures.items()}
+    measures = {
+        key: lambda values=values: medians(_by_part(values)) for key, values in measures.items()
+    }
     return {"run": run, "processor": run.processor, "peak": peak_mib, **measures}
 
 
@@ -159,14 +174,31 @@ def agreement(folder: Path, precision: str) -> float:
 def options_of(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=int, default=0, help="number of videos; 0: 4 on a CPU, 32 on a GPU")
-    parser.add_argument("--clips", type=int, default=0, help="clips (32 frames) per video; 0: 12 on a CPU, 64 on a GPU")
-    parser.add_argument("--size", type=int, default=224, help="height and width that the networks see, in pixels")
+    parser.add_argument(
+        "--videos", type=int, default=0, help="number of videos; 0: 4 on a CPU, 32 on a GPU"
+    )
+    parser.add_argument(
+        "--clips",
+        type=int,
+        default=0,
+        help="clips (32 frames) per video; 0: 12 on a CPU, 64 on a GPU",
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, help="height and width that the networks see, in pixels"
+    )
     parser.add_argument("--rounds", type=int, default=2, help="rounds that count")
-    parser.add_argument("--product", type=int, default=0, help="rows of the ceiling's matrices; 0: by device")
-    parser.add_argument("--threads", type=int, default=0, help="threads of all sides; 0: PyTorch's default")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the networks run")
-    parser.add_argument("--plain_channels_last", action="store_true", help="another plain loop, see above")
+    parser.add_argument(
+        "--product", type=int, default=0, help="rows of the ceiling's matrices; 0: by device"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of all sides; 0: PyTorch's default"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the networks run"
+    )
+    parser.add_argument(
+        "--plain_channels_last", action="store_true", help="another plain loop, see above"
+    )
     options = parser.parse_args(argv)
     options.device = choose_device(options.device).type
     on_gpu = options.device == "cuda"
@@ -182,8 +214,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     n_clips = options.videos * options.clips
-    machine = describe_machine() + (f", {torch.cuda.get_device_name()}" if options.device == "cuda" else "")
-    print(f"{machine}; {n_clips} clips, {options.size} x {options.size}, {options.rounds} rounds", flush=True)
+    machine = describe_machine() + (
+        f", {torch.cuda.get_device_name()}" if options.device == "cuda" else ""
+    )
+    print(
+        f"{machine}; {n_clips} clips, {options.size} x {options.size}, {options.rounds} rounds",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         videos = write_videos(folder / "videos", options.videos, options.clips)
@@ -205,7 +242,9 @@ def start_sides(
     sides = {"plain": ChildProcess(plain_side, plain, folder / "plain")}
     if options.plain_channels_last:
         arguments = (*plain, torch.channels_last)
-        sides["plain_channels_last"] = ChildProcess(plain_side, arguments, folder / "plain_channels_last")
+        sides["plain_channels_last"] = ChildProcess(
+            plain_side, arguments, folder / "plain_channels_last"
+        )
     reader = resolve_reader("auto") if options.device == "cuda" else "pyav"
     ours = {"fp32": reader, "bf16": reader} | ({"bf16_pyav": "pyav"} if reader == "dali" else {})
     for name, reader in ours.items():
@@ -217,7 +256,9 @@ def start_sides(
     return sides
 
 
-def report(sides: dict[str, ChildProcess], folder: Path, options: argparse.Namespace, n_clips: int) -> None:
+def report(
+    sides: dict[str, ChildProcess], folder: Path, options: argparse.Namespace, n_clips: int
+) -> None:
     """Measures, prints what came out, and the line of JSON."""
     measures = {name: lambda side=side: side.call("run") for name, side in sides.items()}
     products = {
@@ -229,20 +270,29 @@ def report(sides: dict[str, ChildProcess], folder: Path, options: argparse.Names
     processor = {name: side.call("processor") for name, side in sides.items()}
     figures = {f"clips_per_second_{name}": n_clips / seconds[name] for name in sides}
     figures |= {f"seconds_per_clip_{name}": seconds[name] / n_clips for name in sides}
-    figures |= {f"processor_seconds_per_clip_{name}": value / n_clips for name, value in processor.items()}
+    figures |= {
+        f"processor_seconds_per_clip_{name}": value / n_clips for name, value in processor.items()
+    }
     figures |= {f"peak_mib_{name}": side.call("peak") for name, side in sides.items()}
     for name in sides:
-        print(f"{name}: {seconds[name] / n_clips:.3f} s per clip, {work / seconds[name]:.0f} GFLOP/s")
+        print(
+            f"{name}: {seconds[name] / n_clips:.3f} s per clip, {work / seconds[name]:.0f} GFLOP/s"
+        )
     ratios = {}
     for precision in PRECISIONS:
         ceiling = products[f"product_{precision}"].gflop / seconds[f"product_{precision}"]
         ratios[precision] = seconds["plain"] / seconds[precision]
         share = work / seconds[precision] / ceiling
-        print(f"{precision}: {ratios[precision]:.2f} x, {share:.0%} of the ceiling of {ceiling:.0f} GFLOP/s")
+        print(
+            f"{precision}: {ratios[precision]:.2f} x, {share:.0%} of the ceiling of {ceiling:.0f} GFLOP/s"
+        )
         figures[f"processor_ratio_{precision}"] = processor["plain"] / processor[precision]
         print(f"  {figures[f'processor_ratio_{precision}']:.2f} x by seconds on the processor")
         figures |= part_figures(sides[precision].call("profile"), seconds[precision], precision)
-        figures |= {f"{key}_{precision}": value for key, value in sides[precision].call("utilisation").items()}
+        figures |= {
+            f"{key}_{precision}": value
+            for key, value in sides[precision].call("utilisation").items()
+        }
         figures[f"ceiling_gflops_{precision}"] = ceiling
         figures[f"ceiling_share_{precision}"] = figures["ceiling_share"] = share
         figures[f"lowest_cosine_{precision}"] = agreement(folder, precision)
@@ -252,9 +302,13 @@ def report(sides: dict[str, ChildProcess], folder: Path, options: argparse.Names
 
 def comparisons(seconds: dict[str, float]) -> dict[str, float]:
     """Ratios beside the main ones, of the sides that took part; printed too."""
-    pairs = {f"{name}_against_plain_channels_last": ("plain_channels_last", name) for name in PRECISIONS}
+    pairs = {
+        f"{name}_against_plain_channels_last": ("plain_channels_last", name) for name in PRECISIONS
+    }
     pairs["nvdec_against_cpu_decoding"] = ("bf16_pyav", "bf16")
-    found = {key: seconds[slow] / seconds[fast] for key, (slow, fast) in pairs.items() if slow in seconds}
+    found = {
+        key: seconds[slow] / seconds[fast] for key, (slow, fast) in pairs.items() if slow in seconds
+    }
     for key, value in found.items():
         print(f"{key}: {value:.2f} x")
     return found
@@ -263,14 +317,20 @@ def comparisons(seconds: dict[str, float]) -> dict[str, float]:
 def gflop_per_clip(size: int) -> float:
     """f_A on 16 frames and f_T on the clip."""
     fa = gflop(Case(load_fa_model, (1, 3, size, size)), training=False)
-    return FRAMES_PER_CLIP * fa + gflop(Case(load_ft_model, (1, 3, FRAMES_PER_CLIP, size, size)), training=False)
+    return FRAMES_PER_CLIP * fa + gflop(
+        Case(load_ft_model, (1, 3, FRAMES_PER_CLIP, size, size)), training=False
+    )
 
 
 def part_figures(profile: dict[str, float], total: float, precision: str) -> dict[str, float]:
-    """Prints the profile; `start` is what is left of the total: reading and preparing the networks."""
+    """Prints the profile; `start` is what is left of the total: reading and preparing the
+    networks."""
     in_turn = sum(seconds for part, seconds in profile.items() if part != "decode")
     parts = {**profile, "start": max(0.0, total - in_turn)}
-    print("  seconds: " + ", ".join(f"{part} {seconds:.2f}" for part, seconds in parts.items()), flush=True)
+    print(
+        "  seconds: " + ", ".join(f"{part} {seconds:.2f}" for part, seconds in parts.items()),
+        flush=True,
+    )
     return {f"seconds_{part}_{precision}": seconds for part, seconds in parts.items()}
 
 

@@ -4,7 +4,8 @@ import statistics
 import subprocess
 
 COUNTERS = ("utilization.gpu", "utilization.decoder")
-"""What is asked for: share of the time in which kernels run, and in which NVDEC decodes; percent."""
+"""What is asked for: share of the time in which kernels run, and in which NVDEC decodes;
+percent."""
 
 
 class GpuMonitor:
@@ -16,7 +17,11 @@ class GpuMonitor:
     """
 
     def __init__(self, index: int = 0, command: list[str] | None = None):
-        query = [f"--query-gpu={','.join(COUNTERS)}", "--format=csv,noheader,nounits", "--loop-ms=200"]
+        query = [
+            f"--query-gpu={','.join(COUNTERS)}",
+            "--format=csv,noheader,nounits",
+            "--loop-ms=200",
+        ]
         self.command = command or ["nvidia-smi", f"--id={index}", *query]
         self.means: dict[str, float] = {}
 
@@ -30,7 +35,8 @@ class GpuMonitor:
 
 
 def mean_utilisation(lines: str) -> dict[str, float]:
-    """Lines of percents, a column per counter -> counter -> mean share in [0, 1]; without those a GPU does not tell."""
+    """Lines of percents, a column per counter -> counter -> mean share in [0, 1]; without those a
+    GPU does not tell."""
     rows = [line.split(",") for line in lines.splitlines() if line.count(",") == len(COUNTERS) - 1]
     means = {}
     for name, column in zip(COUNTERS, zip(*rows)):

@@ -1,12 +1,14 @@
-"""Inference of f_A and I3D on the CPU: networks prepared by `prepare_for_inference` against plain eager fp32.
+"""Inference of f_A and I3D on the CPU: networks prepared by `prepare_for_inference` against plain
+eager fp32.
 
-The prepared networks are computed by OpenVINO where it is installed, else by PyTorch (the first line says which); their
-conversion, one or two seconds, is not counted. The plain version is the network as it is built, NCHW, one clip per
-batch (for f_A: its frames), in a process of its own, whose allocator is the default one. Both sides and the machine's
-ceiling run in turns, in alternating order; figures are medians. The ceiling is the faster of PyTorch's square matrix
-product and a 1 x 1 convolution of the same size by oneDNN: on some processors the first is far from what the second
-reaches. Errors are relative, in the Euclidean norm, of the 2048-d feature of f_A -> I3D. Where the CPU has no bf16,
-those lines are fp32 too (a warning says so).
+The prepared networks are computed by OpenVINO where it is installed, else by PyTorch (the first
+line says which); their conversion, one or two seconds, is not counted. The plain version is the
+network as it is built, NCHW, one clip per batch (for f_A: its frames), in a process of its own,
+whose allocator is the default one. Both sides and the machine's ceiling run in turns, in
+alternating order; figures are medians. The ceiling is the faster of PyTorch's square matrix product
+and a 1 x 1 convolution of the same size by oneDNN: on some processors the first is far from what
+the second reaches. Errors are relative, in the Euclidean norm, of the 2048-d feature of f_A -> I3D.
+Where the CPU has no bf16, those lines are fp32 too (a warning says so).
 """
 
 import argparse
@@ -15,7 +17,9 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -24,7 +28,14 @@ from torch import Tensor, nn
 from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.layout import apply_per_frame
 from aux_code.model_loaders import load_fa_model, load_ft_model
-from benchmarks.machine import ChildProcess, MatrixProduct, describe_machine, json_line, medians, rounds_in_turns
+from benchmarks.machine import (
+    ChildProcess,
+    MatrixProduct,
+    describe_machine,
+    json_line,
+    medians,
+    rounds_in_turns,
+)
 from benchmarks.machine import seconds_of as timed
 from benchmarks.model_costs import Case, gflop
 
@@ -38,7 +49,9 @@ class OneDnnProduct(MatrixProduct):
     def __call__(self) -> float:
         pixels = self.left[None, :, :, None].permute(0, 2, 1, 3)
         kernel = self.right.t()[:, :, None, None]
-        return timed(lambda: torch.mkldnn_convolution(pixels, kernel, None, (0, 0), (1, 1), (1, 1), 1))
+        return timed(
+            lambda: torch.mkldnn_convolution(pixels, kernel, None, (0, 0), (1, 1), (1, 1), 1)
+        )
 
 
 def runtime() -> str:
@@ -76,14 +89,24 @@ def plain_functions(size: int) -> dict[str, Callable[[], object]]:
     return functions
 
 
-def prepared_measures(size: int, chunk: int) -> tuple[dict[str, Callable[[], float]], dict[str, Tensor]]:
-    """(measures fa_fp32, i3d_fp32, fa_bf16, ..., feature (1, 2048) per precision) of the prepared networks."""
+def prepared_measures(
+    size: int, chunk: int
+) -> tuple[dict[str, Callable[[], float]], dict[str, Tensor]]:
+    """(measures fa_fp32, i3d_fp32, fa_bf16, ..., feature (1, 2048) per precision) of the prepared
+    networks."""
     (fa, ft), clips, cpu = networks(), clip(size), torch.device("cpu")
     measures, features = {}, {}
     for precision in PRECISIONS:
-        fast_fa, fast_ft = prepare_anonymizer(fa, cpu, precision), prepare_utility(ft, cpu, precision)
-        measures[f"fa_{precision}"] = lambda net=fast_fa: timed(lambda: apply_per_frame(net, clips, chunk))
-        measures[f"i3d_{precision}"] = lambda net=fast_ft: timed(lambda: net.extract_features(clips))
+        fast_fa, fast_ft = (
+            prepare_anonymizer(fa, cpu, precision),
+            prepare_utility(ft, cpu, precision),
+        )
+        measures[f"fa_{precision}"] = lambda net=fast_fa: timed(
+            lambda: apply_per_frame(net, clips, chunk)
+        )
+        measures[f"i3d_{precision}"] = lambda net=fast_ft: timed(
+            lambda: net.extract_features(clips)
+        )
         features[precision] = fast_ft.extract_features(apply_per_frame(fast_fa, clips, chunk))
     return measures, features
 
@@ -91,11 +114,17 @@ def prepared_measures(size: int, chunk: int) -> tuple[dict[str, Callable[[], flo
 def main(argv: list[str] | None = None) -> int:
     """Times both sides in turns and ends with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=224, help="height and width of the frames in pixels")
+    parser.add_argument(
+        "--size", type=int, default=224, help="height and width of the frames in pixels"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count")
     parser.add_argument("--chunk", type=int, default=4, help="frames per pass of the prepared f_A")
-    parser.add_argument("--product", type=int, default=2048, help="rows and columns of the ceiling's matrices")
-    parser.add_argument("--threads", type=int, default=0, help="threads of both sides; 0: PyTorch's default")
+    parser.add_argument(
+        "--product", type=int, default=2048, help="rows and columns of the ceiling's matrices"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of both sides; 0: PyTorch's default"
+    )
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -113,13 +142,19 @@ def main(argv: list[str] | None = None) -> int:
         seconds = medians(rounds_in_turns(plain | measures | products, options.rounds))
     ratios, figures = summary(seconds, products, options.size)
     for precision, feature in features.items():
-        figures[f"relative_error_{precision}"] = ((feature - expected).norm() / expected.norm()).item()
-        print(f"relative error of the feature in {precision}: {figures[f'relative_error_{precision}']:.1e}")
+        figures[f"relative_error_{precision}"] = (
+            (feature - expected).norm() / expected.norm()
+        ).item()
+        print(
+            f"relative error of the feature in {precision}: {figures[f'relative_error_{precision}']:.1e}"
+        )
     print(json_line("inference", ratios, figures))
     return 0
 
 
-def summary(seconds: dict[str, float], products: dict[str, MatrixProduct], size: int) -> tuple[dict, dict]:
+def summary(
+    seconds: dict[str, float], products: dict[str, MatrixProduct], size: int
+) -> tuple[dict, dict]:
     """(ratios, figures) of the median seconds; prints a line for each."""
     works = {
         "fa": N_FRAMES * gflop(Case(load_fa_model, (1, 3, size, size)), training=False),
@@ -127,9 +162,13 @@ def summary(seconds: dict[str, float], products: dict[str, MatrixProduct], size:
     }
     ratios, figures = {}, {}
     for precision in PRECISIONS:
-        rates = [products[name].gflop / seconds[name] for name in products if name.endswith(precision)]
+        rates = [
+            products[name].gflop / seconds[name] for name in products if name.endswith(precision)
+        ]
         figures[f"ceiling_gflops_{precision}"] = ceiling = max(rates)
-        print(f"ceiling {precision}: {ceiling:.0f} GFLOP/s (matrix product {rates[0]:.0f}, by oneDNN {rates[1]:.0f})")
+        print(
+            f"ceiling {precision}: {ceiling:.0f} GFLOP/s (matrix product {rates[0]:.0f}, by oneDNN {rates[1]:.0f})"
+        )
         for network, work in works.items():
             key = f"{network}_{precision}"
             ratios[key] = seconds[f"plain_{network}"] / seconds[key]
@@ -137,7 +176,9 @@ def summary(seconds: dict[str, float], products: dict[str, MatrixProduct], size:
             figures[f"ceiling_share_{key}"] = rate / ceiling
             figures[f"gflops_plain_{network}"] = work / seconds[f"plain_{network}"]
             plain = f"plain {figures[f'gflops_plain_{network}']:.0f} GFLOP/s"
-            print(f"{key}: {ratios[key]:.2f} x, {rate:.0f} GFLOP/s, {rate / ceiling:.0%} of the ceiling; {plain}")
+            print(
+                f"{key}: {ratios[key]:.2f} x, {rate:.0f} GFLOP/s, {rate / ceiling:.0%} of the ceiling; {plain}"
+            )
     return ratios, figures
 
 

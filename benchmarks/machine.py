@@ -1,4 +1,5 @@
-"""What the benchmarks share: the machine, its ceiling, rounds in turns, a process of its own, the line of JSON."""
+"""What the benchmarks share: the machine, its ceiling, rounds in turns, a process of its own, the
+line of JSON."""
 
 import json
 import multiprocessing
@@ -21,7 +22,9 @@ def describe_machine() -> str:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    formats = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags)
+    formats = ", ".join(
+        flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags
+    )
     threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{processor}, {threads}, {formats or 'no vector extensions known'}, torch {torch.__version__}"
 
@@ -33,8 +36,11 @@ def seconds_of(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def rounds_in_turns(measures: Mapping[str, Callable[[], float]], n_rounds: int) -> dict[str, list[float]]:
-    """Takes every measure once per round, in alternating order, so that all of them see the same machine.
+def rounds_in_turns(
+    measures: Mapping[str, Callable[[], float]], n_rounds: int
+) -> dict[str, list[float]]:
+    """Takes every measure once per round, in alternating order, so that all of them see the same
+    machine.
 
     Args:
         measures: name -> a function that does the work once and returns its seconds.
@@ -61,7 +67,8 @@ def median_seconds(function: Callable[[], object], n_rounds: int) -> float:
 
 
 class MatrixProduct:
-    """The machine's ceiling: a square matrix product, which calling takes once and returns the seconds of.
+    """The machine's ceiling: a square matrix product, which calling takes once and returns the
+    seconds of.
 
     Args:
         dtype: torch.float32 or torch.bfloat16.
@@ -71,7 +78,9 @@ class MatrixProduct:
 
     def __init__(self, dtype: torch.dtype, size: int = 2048, device: str = "cpu"):
         generator = torch.Generator().manual_seed(0)
-        self.left, self.right = (torch.rand(size, size, generator=generator).to(device, dtype) for _ in range(2))
+        self.left, self.right = (
+            torch.rand(size, size, generator=generator).to(device, dtype) for _ in range(2)
+        )
         self.output = torch.empty_like(self.left)
         self.gflop = 2 * size**3 / 1e9
         self()
@@ -88,28 +97,41 @@ class MatrixProduct:
 def peak_mib() -> float:
     """Highest resident memory of this process so far, what its libraries map included.
 
-    Linux's `VmHWM` where there is one: `ru_maxrss` never falls below what the parent had when it started the process.
+    Linux's `VmHWM` where there is one: `ru_maxrss` never falls below what the parent had when it
+    started the process.
     """
     status = Path("/proc/self/status")
     if status.is_file():
-        peak = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+        peak = next(
+            line
+            for line in status.read_text(encoding="ascii").splitlines()
+            if line.startswith("VmHWM:")
+        )
         return int(peak.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 1024
+    )
 
 
 class ChildProcess:
-    """Measures in a process of their own: another allocator, other environment variables, memory counted apart.
+    """Measures in a process of their own: another allocator, other environment variables, memory
+    counted apart.
 
-    Used as a context manager; `call` waits for the answer, so parent and child never compute at the same time.
+    Used as a context manager; `call` waits for the answer, so parent and child never compute at the
+    same time.
 
     Args:
-        build: a function at module level, called in the child; returns name -> function without arguments.
+        build: a function at module level, called in the child; returns name -> function without
+            arguments.
         arguments: of `build`; they are pickled.
         environment: variables that the child's libraries shall find when they are loaded.
     """
 
     def __init__(
-        self, build: Callable[..., Mapping[str, Callable[[], object]]], *arguments, environment: Mapping[str, str] = {}
+        self,
+        build: Callable[..., Mapping[str, Callable[[], object]]],
+        *arguments,
+        environment: Mapping[str, str] = {},
     ):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -144,7 +166,9 @@ class ChildProcess:
             self._pipe.send(name)
             return self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            raise RuntimeError(f"the child process ended during '{name}'; its message is above") from error
+            raise RuntimeError(
+                f"the child process ended during '{name}'; its message is above"
+            ) from error
 
 
 def _serve(pipe, n_threads: int, build: Callable, arguments: tuple) -> None:
@@ -160,5 +184,6 @@ def _serve(pipe, n_threads: int, build: Callable, arguments: tuple) -> None:
 
 
 def json_line(benchmark: str, ratios: Mapping[str, float], figures: Mapping[str, float]) -> str:
-    """The last line of every benchmark; `ratios` are times faster (or smaller) than the plain version."""
+    """The last line of every benchmark; `ratios` are times faster (or smaller) than the plain
+    version."""
     return json.dumps({"benchmark": benchmark, "ratios": dict(ratios), "figures": dict(figures)})

@@ -1,12 +1,13 @@
 """An epoch of MGFN on UCF-Crime's size, with its evaluation, against a plain loop.
 
-1,610 training and 290 test videos of log-normal length (median 70 clips) but for one in a hundred of 4,000, synthetic
-2048-d features on the disk. The plain loop reads and pools every file in each epoch, computes in fp32 with
-convolutions, scores one test video per pass and makes frame lists for the metrics; it runs in a process of its own
-with the default allocator. Ours reads the files once, before the first epoch (`loading_once_seconds`, not part of the
-epoch), computes in the device's number format and scores several videos per pass. Both do the same steps on the same
-videos, in turns. `loading` compares what an epoch needs to have its bags: reading and pooling, or indexing memory.
-On a busy machine trust the ratio of seconds on the processor, with --threads 1.
+1,610 training and 290 test videos of log-normal length (median 70 clips) but for one in a hundred
+of 4,000, synthetic 2048-d features on the disk. The plain loop reads and pools every file in each
+epoch, computes in fp32 with convolutions, scores one test video per pass and makes frame lists for
+the metrics; it runs in a process of its own with the default allocator. Ours reads the files once,
+before the first epoch (`loading_once_seconds`, not part of the epoch), computes in the device's
+number format and scores several videos per pass. Both do the same steps on the same videos, in
+turns. `loading` compares what an epoch needs to have its bags: reading and pooling, or indexing
+memory. On a busy machine trust the ratio of seconds on the processor, with --threads 1.
 """
 
 import argparse
@@ -20,7 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
@@ -80,7 +83,12 @@ def write_features(folder: Path, scale: float) -> Files:
             if kind == "test":
                 labels.append(np.zeros(32 * n_clips - 7, np.uint8))
                 labels[-1][: (i % 2) * len(labels[-1]) // 3] = 1
-    geometry = {"frames_per_clip": 16, "stride": 2, "frames_per_feature": 32, "feature_dim": FEATURE_DIM}
+    geometry = {
+        "frames_per_clip": 16,
+        "stride": 2,
+        "frames_per_feature": 32,
+        "feature_dim": FEATURE_DIM,
+    }
     write_json(folder / "manifest.json", {**geometry, "videos": videos})
     return Files(**paths, labels=labels)
 
@@ -108,13 +116,16 @@ class OurEpoch:
         source = open_feature_folder(folder)
         kinds = [[path.stem for path in kind] for kind in (files.normal, files.anomalous)]
         self.bags = load_bags(self.params, source, *kinds, torch.device("cpu"))
-        self.test = load_videos(source, [path.stem for path in files.test], self.params.memory_limit_gib)
+        self.test = load_videos(
+            source, [path.stem for path in files.test], self.params.memory_limit_gib
+        )
 
     def load_from_memory(self) -> float:
-        """Seconds to take an epoch's batches out of the memory: the median of LOADINGS, each right after a step.
+        """Seconds to take an epoch's batches out of the memory: the median of LOADINGS, each right
+        after a step.
 
-        In an epoch, too, a step has gone before. The threads of a process that was idle, as this one is while the plain
-        loop runs, take milliseconds to wake.
+        In an epoch, too, a step has gone before. The threads of a process that was idle, as this
+        one is while the plain loop runs, take milliseconds to wake.
         """
         counts = self.bags.n_normal, self.bags.n_anomalous
         batches = list(pair_batches(*counts, self.params.batch_size, seeded_generator("benchmark")))
@@ -131,7 +142,8 @@ class OurEpoch:
         return statistics.median(found)
 
     def score(self, clips_per_pass: int = 0) -> list[np.ndarray]:
-        """Clip scores of the test videos in the training's number format; with 1 clip per pass one by one."""
+        """Clip scores of the test videos in the training's number format; with 1 clip per pass one
+        by one."""
         limit = clips_per_pass or self.params.clips_per_pass
         with self.training.autocast():
             return score_videos(self.training.net, self.test, torch.device("cpu"), limit)
@@ -139,12 +151,19 @@ class OurEpoch:
     def score_differences(self) -> dict[str, float]:
         """Largest difference of a score from that of its video alone, and from that in fp32."""
         together, alone = self.score(), self.score(1)
-        exact = score_videos(self.training.net, self.test, torch.device("cpu"), self.params.clips_per_pass)
+        exact = score_videos(
+            self.training.net, self.test, torch.device("cpu"), self.params.clips_per_pass
+        )
 
         def largest(others: list[np.ndarray]) -> float:
-            return float(max(np.abs(one - other).max() for one, other in zip(together, others, strict=True)))
+            return float(
+                max(np.abs(one - other).max() for one, other in zip(together, others, strict=True))
+            )
 
-        return {"difference_from_one_by_one": largest(alone), "difference_from_fp32": largest(exact)}
+        return {
+            "difference_from_one_by_one": largest(alone),
+            "difference_from_fp32": largest(exact),
+        }
 
     def epoch(self) -> float:
         """Seconds of one epoch with its evaluation."""
@@ -172,9 +191,12 @@ def build_plain(files: Files) -> dict[str, Callable[[], object]]:
 
 
 def build_long_video(is_plain: bool, n_clips: int) -> dict[str, Callable[[], object]]:
-    """A process that says how much memory (GiB) the scoring of one long video adds to it, in fp32."""
+    """A process that says how much memory (GiB) the scoring of one long video adds to it, in
+    fp32."""
     net = MGFN().eval()
-    features = VideoFeatures(["long"], np.zeros((n_clips, 1, FEATURE_DIM + 1), np.float32), np.array([0, n_clips]))
+    features = VideoFeatures(
+        ["long"], np.zeros((n_clips, 1, FEATURE_DIM + 1), np.float32), np.array([0, n_clips])
+    )
     short = VideoFeatures(["short"], features.data[:8], np.array([0, 8]))
 
     def score(videos: VideoFeatures) -> None:
@@ -193,7 +215,9 @@ def build_long_video(is_plain: bool, n_clips: int) -> dict[str, Callable[[], obj
     return {"peak": peak}
 
 
-def compare_metrics(scores: list[np.ndarray], truths: list[VideoTruth], labels: list[np.ndarray]) -> dict[str, float]:
+def compare_metrics(
+    scores: list[np.ndarray], truths: list[VideoTruth], labels: list[np.ndarray]
+) -> dict[str, float]:
     """Median seconds of both ways to the metrics, which must agree."""
     seconds = rounds_in_turns(
         {
@@ -237,26 +261,46 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> int:
     """Writes the features, measures and ends with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", type=float, default=1.0, help="share of UCF-Crime's videos, in (0, 1]")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of UCF-Crime's videos, in (0, 1]"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="epochs of each side")
-    parser.add_argument("--long_clips", type=int, default=LONGEST, help="length of the video whose memory is measured")
-    parser.add_argument("--threads", type=int, default=0, help="of one operation; 0: the library's choice")
+    parser.add_argument(
+        "--long_clips",
+        type=int,
+        default=LONGEST,
+        help="length of the video whose memory is measured",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of one operation; 0: the library's choice"
+    )
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
     print(describe_machine())
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), options)
-    pairs = {"epoch_with_evaluation": "epoch", "loading": "loading", "metrics": "metrics", "evaluation": "score"}
+    pairs = {
+        "epoch_with_evaluation": "epoch",
+        "loading": "loading",
+        "metrics": "metrics",
+        "evaluation": "score",
+    }
     ratios = {key: found[f"{name}_plain"] / found[f"{name}_ours"] for key, name in pairs.items()}
     for key, ratio in ratios.items():
         name = pairs[key]
-        print(f"{key:22} plain {found[f'{name}_plain']:9.4f} s, ours {found[f'{name}_ours']:9.4f} s: {ratio:7.1f}x")
+        print(
+            f"{key:22} plain {found[f'{name}_plain']:9.4f} s, ours {found[f'{name}_ours']:9.4f} s: {ratio:7.1f}x"
+        )
     unit = {name: "" if name.startswith(("long", "difference")) else "_seconds" for name in found}
     figures = {f"{name}{unit[name]}": value for name, value in found.items()}
     figures["processor_ratio_epoch"] = found["processor_plain"] / found["processor_ours"]
     print(f"{figures['processor_ratio_epoch']:.2f} x for an epoch by seconds on the processor")
-    figures |= {"scale": options.scale, "rounds": options.rounds, "long_video_clips": options.long_clips}
+    figures |= {
+        "scale": options.scale,
+        "rounds": options.rounds,
+        "long_video_clips": options.long_clips,
+    }
     print(json_line("mgfn", ratios, figures))
     return 0
 

@@ -1,4 +1,5 @@
-"""Feature extraction as a plain loop: a clip at a time, decode then compute, eager fp32. The benchmark's other side."""
+"""Feature extraction as a plain loop: a clip at a time, decode then compute, eager fp32. The
+benchmark's other side."""
 
 from pathlib import Path
 
@@ -28,9 +29,13 @@ def extract_plainly(
         output: an existing folder.
         size: height and width of the frames that the networks see, in pixels.
         device: where the networks run.
-        memory_format: of the frames that f_A gets; contiguous is what torchvision's `to_tensor` makes.
+        memory_format: of the frames that f_A gets; contiguous is what torchvision's `to_tensor`
+            makes.
     """
-    fa, ft = load_anonymizer(str(checkpoint)).eval().to(device), load_utility(checkpoint).eval().to(device)
+    fa, ft = (
+        load_anonymizer(str(checkpoint)).eval().to(device),
+        load_utility(checkpoint).eval().to(device),
+    )
     n_clips = 0
     for video in videos:
         rows = []
@@ -44,7 +49,8 @@ def extract_plainly(
 
 
 def plain_clips(video: Path, size: int) -> list[Tensor]:
-    """All clips of a video, (16, 3, size, size) in [0, 1]: frames 0, 2, ... 30 of each 32, the centre 0.8."""
+    """All clips of a video, (16, 3, size, size) in [0, 1]: frames 0, 2, ... 30 of each 32, the
+    centre 0.8."""
     with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     clips = []
@@ -54,5 +60,9 @@ def plain_clips(video: Path, size: int) -> list[Tensor]:
         height, width = pixels.shape[2:]
         top, left = round(0.1 * height), round(0.1 * width)
         part = pixels[:, :, top : height - top, left : width - left]
-        clips.append(functional.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False))
+        clips.append(
+            functional.interpolate(
+                part, (size, size), mode="bilinear", antialias=True, align_corners=False
+            )
+        )
     return clips

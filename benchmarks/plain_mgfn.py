@@ -1,4 +1,5 @@
-"""The baseline of benchmarks/mgfn.py: MGFN's epoch as a plain loop, in fp32, with the default allocator."""
+"""The baseline of benchmarks/mgfn.py: MGFN's epoch as a plain loop, in fp32, with the default
+allocator."""
 
 import time
 from pathlib import Path
@@ -10,7 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anomaly_detection_mgfn.mgfn import MGFN, Backbone, Focus
-from anomaly_detection_mgfn.mgfn_losses import LossWeights, draw_candidates, mgfn_loss, select_top_segments
+from anomaly_detection_mgfn.mgfn_losses import (
+    LossWeights,
+    draw_candidates,
+    mgfn_loss,
+    select_top_segments,
+)
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from benchmarks.machine import seconds_of
 
@@ -28,14 +34,18 @@ def _mix(layer, x: Tensor) -> Tensor:
     """Glance, with its whole T x T matrix, or focus."""
     if isinstance(layer, Focus):
         values = _conv(layer.to_v, layer.norm(x))
-        return _conv(layer.to_out, layer.rel_pos(values.reshape(-1, layer.heads, x.shape[-1])).view_as(values))
+        return _conv(
+            layer.to_out,
+            layer.rel_pos(values.reshape(-1, layer.heads, x.shape[-1])).view_as(values),
+        )
     q, k, v = _conv(layer.to_qkv, _norm(layer.norm, x)).unflatten(1, (3, layer.heads, -1)).unbind(1)
     attention = (q.transpose(-1, -2) @ k / q.shape[2] ** 0.5).softmax(-1)
     return _conv(layer.to_out, (v @ attention.transpose(-1, -2)).flatten(1, 2))
 
 
 def plain_forward(net: MGFN, bags: Tensor) -> tuple[Tensor, Tensor]:
-    """(scores (B, T), features (B, n_crops, T, C)) of bags, computed as one-dimensional convolutions of (B, C, T)."""
+    """(scores (B, T), features (B, n_crops, T, C)) of bags, computed as one-dimensional
+    convolutions of (B, C, T)."""
     x = bags.flatten(0, 1).transpose(1, 2)
     x = _conv(net.to_tokens, x[:, :-1]) + net.magnitude_ratio * _conv(net.to_mag, x[:, -1:])
     for part in (part for stage in net.stages for part in stage):
@@ -52,14 +62,23 @@ def plain_forward(net: MGFN, bags: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PlainEpoch:
-    """One epoch at a time: every file is read and pooled, 16 + 16 bags a step, then one test video per pass."""
+    """One epoch at a time: every file is read and pooled, 16 + 16 bags a step, then one test video
+    per pass."""
 
-    def __init__(self, params: MgfnParams, kinds: tuple[list[Path], list[Path]], test: list[Path], labels: list):
+    def __init__(
+        self,
+        params: MgfnParams,
+        kinds: tuple[list[Path], list[Path]],
+        test: list[Path],
+        labels: list,
+    ):
         torch.manual_seed(0)
         self.params, self.kinds, self.test, self.labels = params, kinds, test, labels
         self.processor_seconds: list[float] = []
         self.net = MGFN()
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=params.lr, weight_decay=params.weight_decay)
+        self.optimizer = torch.optim.Adam(
+            self.net.parameters(), lr=params.lr, weight_decay=params.weight_decay
+        )
 
     def load(self) -> list[list[np.ndarray]]:
         """Bags (S, F + 1) of the normal and of the anomalous videos."""
@@ -80,7 +99,9 @@ class PlainEpoch:
     def train(self, bags: list[list[np.ndarray]]) -> None:
         """The steps of an epoch."""
         params, size = self.params, self.params.batch_size
-        weights = LossWeights(params.smoothness_weight, params.sparsity_weight, params.contrastive_weight)
+        weights = LossWeights(
+            params.smoothness_weight, params.sparsity_weight, params.contrastive_weight
+        )
         self.net.train()
         for start in range(0, max(map(len, bags)), size):
             batch = [kind[(start + i) % len(kind)] for kind in bags for i in range(size)]
@@ -99,7 +120,9 @@ class PlainEpoch:
     def score(self) -> list[np.ndarray]:
         """Clip scores of each test video."""
         self.net.eval()
-        bags = (torch.from_numpy(self._with_magnitude(np.load(path))[None, None]) for path in self.test)
+        bags = (
+            torch.from_numpy(self._with_magnitude(np.load(path))[None, None]) for path in self.test
+        )
         return [plain_forward(self.net, bag)[0][0].numpy() for bag in bags]
 
     def metrics(self, clip_scores: list[np.ndarray]) -> tuple[float, float]:
@@ -120,7 +143,8 @@ class PlainEpoch:
 
 
 def list_metrics(clip_scores: list[np.ndarray], labels: list[np.ndarray]) -> tuple[float, float]:
-    """(ROC AUC, PR area) of frame lists: each score repeated 32 times, cut to the video's frames."""
+    """(ROC AUC, PR area) of frame lists: each score repeated 32 times, cut to the video's
+    frames."""
     scores: list[float] = []
     truth: list[int] = []
     for own, frames in zip(clip_scores, labels, strict=True):

@@ -1,15 +1,18 @@
-"""An epoch of the privacy attack at full size, f_A (unet++) and a ResNet-50 attacker, against a plain loop.
+"""An epoch of the privacy attack at full size, f_A (unet++) and a ResNet-50 attacker, against a
+plain loop.
 
-The plain loop sends every picture through f_A in every epoch, in the attacker's own loop: eager, fp32, NCHW, in a
-process of its own with the default allocator. Ours runs f_A once before the first epoch, in its inference form, and
-trains the attacker on what was released: channels-last, in the device's number format, freed memory kept. Both take
-the same batches and the same views of the released pictures, so in fp32 their losses agree (a test compares them).
+The plain loop sends every picture through f_A in every epoch, in the attacker's own loop: eager,
+fp32, NCHW, in a process of its own with the default allocator. Ours runs f_A once before the first
+epoch, in its inference form, and trains the attacker on what was released: channels-last, in the
+device's number format, freed memory kept. Both take the same batches and the same views of the
+released pictures, so in fp32 their losses agree (a test compares them).
 
-`epoch` counts our release too, divided by the epochs that it serves (`--epochs`, the paper's 100); without it the
-ratio is `epoch_without_release`, and `first_epoch` is an epoch with a whole release before it: what a single epoch
-would gain. The pictures are decoded beforehand on both sides: the plain loop would also decode them in every epoch,
-ours once, which is not counted. A random f_A is released several times (`n_releases` of the parameters); multiply
-`release_seconds` by that. Evaluation, which the plain loop would anonymize for as well, is left out.
+`epoch` counts our release too, divided by the epochs that it serves (`--epochs`, the paper's 100);
+without it the ratio is `epoch_without_release`, and `first_epoch` is an epoch with a whole release
+before it: what a single epoch would gain. The pictures are decoded beforehand on both sides: the
+plain loop would also decode them in every epoch, ours once, which is not counted. A random f_A is
+released several times (`n_releases` of the parameters); multiply `release_seconds` by that.
+Evaluation, which the plain loop would anonymize for as well, is left out.
 """
 
 import argparse
@@ -19,7 +22,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -29,8 +34,20 @@ from torch.nn import functional as F
 from aux_code.model_loaders import load_fa_model, load_fb_model
 from aux_code.runs import Run, seeded_generator
 from aux_code.training_networks import prepare_for_training
-from benchmarks.machine import ChildProcess, describe_machine, json_line, medians, rounds_in_turns, seconds_of
-from privacy_training.attribute_prediction import Attack, augment_released, build_optimizer, train_epoch
+from benchmarks.machine import (
+    ChildProcess,
+    describe_machine,
+    json_line,
+    medians,
+    rounds_in_turns,
+    seconds_of,
+)
+from privacy_training.attribute_prediction import (
+    Attack,
+    augment_released,
+    build_optimizer,
+    train_epoch,
+)
 from privacy_training.params_privacy import PRESETS, PrivacyParams
 from privacy_training.released_images import ReleasedImages, Releaser
 
@@ -45,7 +62,9 @@ def parameters(precision: str = "auto") -> PrivacyParams:
 def networks() -> tuple[nn.Module, nn.Module]:
     """Frozen f_A and a fresh attacker, with the same random weights in every process."""
     torch.manual_seed(0)
-    return load_fa_model(sigmoid=True).eval().requires_grad_(False), load_fb_model(num_pa=N_ATTRIBUTES)
+    return load_fa_model(sigmoid=True).eval().requires_grad_(False), load_fb_model(
+        num_pa=N_ATTRIBUTES
+    )
 
 
 def pictures(n_images: int, size: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +87,9 @@ class PlainLoop:
     def train_epoch(self) -> float:
         """One pass over the pictures; their mean loss."""
         self.net.train()
-        order = torch.randperm(len(self.frames), generator=seeded_generator(self.params.seed, "order", self.n_epochs))
+        order = torch.randperm(
+            len(self.frames), generator=seeded_generator(self.params.seed, "order", self.n_epochs)
+        )
         total = 0.0
         for i, batch in enumerate(order.split(self.params.batch_size)):
             with torch.no_grad():
@@ -116,7 +137,8 @@ def build_plain(n_images: int, size: int) -> dict[str, Callable[[], float]]:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Median seconds of the plain epoch, of ours and of the release; one round before them does not count."""
+    """Median seconds of the plain epoch, of ours and of the release; one round before them does not
+    count."""
     with ChildProcess(build_plain, options.images, options.size) as child:
         ours = OurStage(options.images, options.size, folder)
         measures = {
@@ -131,15 +153,23 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> int:
     """Measures both sides in turns and ends with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=64, help="pictures per epoch; batches hold 32, the paper's")
-    parser.add_argument("--size", type=int, default=224, help="height and width of the pictures in pixels")
+    parser.add_argument(
+        "--images", type=int, default=64, help="pictures per epoch; batches hold 32, the paper's"
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, help="height and width of the pictures in pixels"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="epochs of each side that count")
     parser.add_argument("--epochs", type=int, default=100, help="epochs that one release serves")
-    parser.add_argument("--threads", type=int, default=0, help="threads of both sides; 0: PyTorch's default")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of both sides; 0: PyTorch's default"
+    )
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(f"{describe_machine()}; {options.images} pictures of {options.size} pixels, {options.rounds} rounds")
+    print(
+        f"{describe_machine()}; {options.images} pictures of {options.size} pixels, {options.rounds} rounds"
+    )
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
     plain, release, ours = found["plain"], found["release"], found["ours"]
@@ -154,7 +184,12 @@ def main(argv: list[str] | None = None) -> int:
     for key, ratio in ratios.items():
         print(f"{key:22} {ratio:6.2f}x")
     figures = {f"{name}_seconds": value for name, value in found.items()}
-    figures |= {"images": options.images, "size": options.size, "rounds": options.rounds, "epochs": options.epochs}
+    figures |= {
+        "images": options.images,
+        "size": options.size,
+        "rounds": options.rounds,
+        "epochs": options.epochs,
+    }
     print(json_line("privacy", ratios, figures))
     return 0
 

@@ -1,10 +1,12 @@
-"""Runs the benchmarks and writes benchmarks/README.md: machine, date, command, baseline and figures of each.
+"""Runs the benchmarks and writes benchmarks/README.md: machine, date, command, baseline and figures
+of each.
 
     python benchmarks/report.py                          all of them, each with the command that its section names
     python benchmarks/report.py mgfn -- --scale 0.05     one, with options of its own
     python benchmarks/report.py --defaults               all of them at the sizes of their --help: hours
 
-What stands between two markers of a benchmark is written anew when it has run; the rest of the file is kept.
+What stands between two markers of a benchmark is written anew when it has run; the rest of the file
+is kept.
 """
 
 import argparse
@@ -18,7 +20,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled clone, from any folder
+if (
+    str(Path(__file__).resolve().parent.parent) not in sys.path
+):  # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from aux_code.checkpoints import git_commit, write_atomically
@@ -45,7 +49,11 @@ class Measured(NamedTuple):
 def benchmark_names(folder: Path = FOLDER) -> list[str]:
     """Files with a `main` of their own that end with a line of JSON."""
     scripts = [path for path in sorted(folder.glob("*.py")) if path.name != Path(__file__).name]
-    return [path.stem for path in scripts if "json_line(" in path.read_text() and "def main(" in path.read_text()]
+    return [
+        path.stem
+        for path in scripts
+        if "json_line(" in path.read_text() and "def main(" in path.read_text()
+    ]
 
 
 def run_benchmark(name: str, options: list[str], folder: Path = FOLDER) -> Measured:
@@ -63,9 +71,13 @@ def run_benchmark(name: str, options: list[str], folder: Path = FOLDER) -> Measu
     try:
         content = json.loads(lines[-1])
         words = shlex.join(["python", f"benchmarks/{name}.py", *options])
-        measured = Measured(words, lines[0], content["ratios"], content["figures"], time.monotonic() - start)
+        measured = Measured(
+            words, lines[0], content["ratios"], content["figures"], time.monotonic() - start
+        )
     except (IndexError, ValueError, KeyError) as error:
-        raise SystemExit(f"{name} did not end with its line of JSON (status {process.returncode})") from error
+        raise SystemExit(
+            f"{name} did not end with its line of JSON (status {process.returncode})"
+        ) from error
     if process.returncode:
         raise SystemExit(f"{name} ended with status {process.returncode}")
     return measured
@@ -76,7 +88,14 @@ def section(name: str, measured: Measured, folder: Path = FOLDER) -> str:
     text = ast.get_docstring(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))) or ""
     machine = measured.machine if "cores" in measured.machine else describe_machine()
     state = f"{time.strftime('%Y-%m-%d')}, commit {(git_commit() or 'unknown')[:12]}"
-    lines = [text, "", f"`{measured.command}`", "", f"{machine}; {state}; took {_minutes(measured.seconds)}.", ""]
+    lines = [
+        text,
+        "",
+        f"`{measured.command}`",
+        "",
+        f"{machine}; {state}; took {_minutes(measured.seconds)}.",
+        "",
+    ]
     if measured.ratios:
         lines += ["| compared | times better than the plain version |", "|---|---:|"]
         lines += [f"| {key} | {value:.2f} |" for key, value in measured.ratios.items()]
@@ -96,7 +115,8 @@ def _number(value: object) -> str:
 
 
 def with_section(text: str, name: str, content: str) -> str:
-    """The document with a benchmark's section replaced, or added at the end; everything else stays as it is."""
+    """The document with a benchmark's section replaced, or added at the end; everything else stays
+    as it is."""
     begin, end = f"<!-- {name}: written by report.py -->", f"<!-- end of {name} -->"
     block = f"{begin}\n{content}\n{end}"
     pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
@@ -106,7 +126,8 @@ def with_section(text: str, name: str, content: str) -> str:
 
 
 def options_of_section(text: str, name: str) -> list[str]:
-    """The options of the command in a benchmark's section, so that its figures are renewed like for like."""
+    """The options of the command in a benchmark's section, so that its figures are renewed like for
+    like."""
     found = re.search(rf"^`python benchmarks/{re.escape(name)}\.py(.*)`$", text, re.MULTILINE)
     return shlex.split(found[1]) if found else []
 
@@ -128,11 +149,19 @@ def with_total(text: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Runs what was asked for; a benchmark's result is written as soon as it is there."""
     words = list(sys.argv[1:] if argv is None else argv)
-    own, options = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    own, options = (
+        (words[: words.index("--")], words[words.index("--") + 1 :])
+        if "--" in words
+        else (words, [])
+    )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = benchmark_names()
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(known)}; none: all")
-    parser.add_argument("--defaults", action="store_true", help="not the sizes of the document, but the full ones")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of: {', '.join(known)}; none: all"
+    )
+    parser.add_argument(
+        "--defaults", action="store_true", help="not the sizes of the document, but the full ones"
+    )
     parser.add_argument("--output", type=Path, default=README, help="the document to write")
     chosen = parser.parse_args(own)
     unknown = [name for name in chosen.names if name not in known]
@@ -140,7 +169,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no benchmark {', '.join(unknown)}; they are: {', '.join(known)}")
     for name in chosen.names or known:
         print(f"== {name}", flush=True)
-        text = chosen.output.read_text(encoding="utf-8") if chosen.output.is_file() else "# Benchmarks\n"
+        text = (
+            chosen.output.read_text(encoding="utf-8")
+            if chosen.output.is_file()
+            else "# Benchmarks\n"
+        )
         usual = [] if chosen.defaults else options_of_section(text, name)
         content = section(name, run_benchmark(name, options or usual))
         changed = with_total(with_section(text, name, content)).encode()

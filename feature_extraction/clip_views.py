@@ -1,4 +1,5 @@
-"""From a clip's decoded frames to what the networks see: crops, their size, and the person boxes moved along."""
+"""From a clip's decoded frames to what the networks see: crops, their size, and the person boxes
+moved along."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from aux_code.errors import UserError
 
 
 class Window(NamedTuple):
-    """A crop: its upper left corner and its share of height and width, relative to the frame; mirrored or not."""
+    """A crop: its upper left corner and its share of height and width, relative to the frame;
+    mirrored or not."""
 
     top: float
     left: float
@@ -24,7 +26,8 @@ class Window(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A window in pixels: the whole pixels that belong to it, and where in them it begins and ends; each (y, x)."""
+    """A window in pixels: the whole pixels that belong to it, and where in them it begins and ends;
+    each (y, x)."""
 
     anchor: tuple[int, int]
     shape: tuple[int, int]
@@ -39,7 +42,8 @@ class Clip:
     Attributes:
         index: its place in the video, from 0.
         views: float32 (n_crops, T, 3, size, size) in [0,1].
-        boxes: per crop and frame the (K,4) person boxes in pixels of the view; None where nobody needs them.
+        boxes: per crop and frame the (K,4) person boxes in pixels of the view; None where nobody
+            needs them.
     """
 
     index: int
@@ -80,7 +84,9 @@ class ClipGeometry:
         centre = Window(margin / 2, margin / 2, self.crop, False)
         if self.n_crops == 1:
             return (centre,)
-        corners = [Window(top, left, self.crop, False) for top in (0.0, margin) for left in (0.0, margin)]
+        corners = [
+            Window(top, left, self.crop, False) for top in (0.0, margin) for left in (0.0, margin)
+        ]
         upright = [*corners, centre]
         return (*upright, *(window._replace(mirrored=True) for window in upright))
 
@@ -89,7 +95,9 @@ class ClipGeometry:
         return torch.stack([self._view(frames, window) for window in self.windows])
 
     def _view(self, frames: np.ndarray, window: Window) -> Tensor:
-        (top, left), (rows, columns), start, end = self._cut(window._replace(mirrored=False), *frames.shape[1:3])
+        (top, left), (rows, columns), start, end = self._cut(
+            window._replace(mirrored=False), *frames.shape[1:3]
+        )
         if not _is_whole(start + end, (0, 0, rows, columns)):
             policy = Policy(crop_factor=(window.share, window.share), centred=True)
             return augment(frames, policy, self.size, []).transpose(0, 1)
@@ -97,7 +105,8 @@ class ClipGeometry:
         return view.flip(-1) if window.mirrored else view
 
     def cuts(self, height: int, width: int) -> list[Cut]:
-        """The windows on frames of height x width, as a resampler with a region of interest takes them."""
+        """The windows on frames of height x width, as a resampler with a region of interest takes
+        them."""
         return [self._cut(window, height, width) for window in self.windows]
 
     def _cut(self, window: Window, height: int, width: int) -> Cut:
@@ -108,12 +117,16 @@ class ClipGeometry:
         return Cut(*zip(rows, columns, strict=True))
 
     def boxes(self, boxes: list[np.ndarray], source_hw: tuple[int, int]) -> list[list[Tensor]]:
-        """Person boxes per frame, (K,4) each, x0 y0 x1 y1 in pixels -> per view and frame, in pixels of the view.
+        """Person boxes per frame, (K,4) each, x0 y0 x1 y1 in pixels -> per view and frame, in
+        pixels of the view.
 
         Boxes are clipped to the view; those outside are dropped.
         """
         height, width = source_hw
-        relative = [np.asarray(b, dtype=np.float64).reshape(-1, 4) / [width, height, width, height] for b in boxes]
+        relative = [
+            np.asarray(b, dtype=np.float64).reshape(-1, 4) / [width, height, width, height]
+            for b in boxes
+        ]
         return [[self._moved(frame, window) for frame in relative] for window in self.windows]
 
     def _moved(self, relative: np.ndarray, window: Window) -> Tensor:
@@ -126,13 +139,20 @@ class ClipGeometry:
 
 
 def resized(frames: np.ndarray, size: int) -> Tensor:
-    """uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]: `augment` without a crop, in a fraction of its time.
+    """uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]: `augment` without a crop, in a fraction
+    of its time.
 
-    `augment` multiplies by matrices that hold the weights of all pixels, since its crops lie between pixels; here the
-    same filter reads the few that count.
+    `augment` multiplies by matrices that hold the weights of all pixels, since its crops lie
+    between pixels; here the same filter reads the few that count.
     """
-    planes = torch.from_numpy(frames).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    planes = functional.interpolate(planes, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    planes = (
+        torch.from_numpy(frames)
+        .permute(0, 3, 1, 2)
+        .to(torch.float32, memory_format=torch.contiguous_format)
+    )
+    planes = functional.interpolate(
+        planes, (size, size), mode="bilinear", antialias=True, align_corners=False
+    )
     return planes.div_(255).clamp_(0, 1)
 
 
@@ -141,7 +161,8 @@ def _is_whole(found: tuple[float, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _pixels(start: float, share: float, n: int, sub_pixel: bool) -> tuple[int, int, float, float]:
-    """First pixel, number of pixels, and the stretch's start and end in them, of a stretch of an axis of n pixels."""
+    """First pixel, number of pixels, and the stretch's start and end in them, of a stretch of an
+    axis of n pixels."""
     if not sub_pixel:
         length = max(1, round(share * n))
         return round(start * n), length, 0.0, float(length)

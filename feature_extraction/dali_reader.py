@@ -1,14 +1,16 @@
 """The DALI reader: crop, resize and layout in a DALI graph, decoding too where DALI can.
 
-On a GPU, DALI decodes (NVDEC) and everything stays there. On a CPU, DALI's own decoder knows VP8, VP9 and Motion JPEG;
-other codecs, folders of frames, rotated videos and those in which a detector looks for people are fed to the same graph
-by PyAV. A video that DALI refuses half-way is read on by PyAV.
+On a GPU, DALI decodes (NVDEC) and everything stays there. On a CPU, DALI's own decoder knows VP8,
+VP9 and Motion JPEG; other codecs, folders of frames, rotated videos and those in which a detector
+looks for people are fed to the same graph by PyAV. A video that DALI refuses half-way is read on by
+PyAV.
 
-The operator is the video reader of `fn.experimental`, which follows `fn.readers.video`: it runs on CPU and GPU, takes
-frames at irregular times, and repeats the video's last frame past its end, which is the rule for tails (the older one
-pads with zeros and takes constant rates on a GPU alone).
+The operator is the video reader of `fn.experimental`, which follows `fn.readers.video`: it runs on
+CPU and GPU, takes frames at irregular times, and repeats the video's last frame past its end, which
+is the rule for tails (the older one pads with zeros and takes constant rates on a GPU alone).
 
-This module imports DALI, which takes a second, and is imported by nothing but `readers.make_reader`.
+This module imports DALI, which takes a second, and is imported by nothing but
+`readers.make_reader`.
 """
 
 import logging
@@ -27,7 +29,13 @@ from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.datasets.video_index import open_video, picture_size
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import Clip, ClipGeometry, Cut
-from feature_extraction.frame_stream import FrameStream, SourceClip, VideoEnd, announced_frames, clips_of
+from feature_extraction.frame_stream import (
+    FrameStream,
+    SourceClip,
+    VideoEnd,
+    announced_frames,
+    clips_of,
+)
 from feature_extraction.pyav_reader import view_boxes
 from feature_extraction.video_inputs import VideoInput
 
@@ -37,7 +45,12 @@ CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
 GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1"}
 CLIPS_PER_RUN = 4
 BYTES_PER_RUN = 64 * 2**20
-_CUT_TYPES = {"anchor": types.INT32, "shape": types.INT32, "roi_start": types.FLOAT, "roi_end": types.FLOAT}
+_CUT_TYPES = {
+    "anchor": types.INT32,
+    "shape": types.INT32,
+    "roi_start": types.FLOAT,
+    "roi_end": types.FLOAT,
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,11 @@ class DaliReader:
     name = "dali"
 
     def __init__(
-        self, geometry: ClipGeometry, min_decoded_share: float, box_source: PersonBoxes | None, device: torch.device
+        self,
+        geometry: ClipGeometry,
+        min_decoded_share: float,
+        box_source: PersonBoxes | None,
+        device: torch.device,
     ):
         self.geometry, self.min_decoded_share = geometry, min_decoded_share
         self.box_source, self.device = box_source, device
@@ -111,7 +128,9 @@ class DaliReader:
             boxes = None
             if self.box_source is not None:
                 wanted = np.array(frame_indices.as_cpu()[0]).ravel()
-                boxes = self.geometry.boxes(self.box_source.of_frames(video.path, wanted), (facts.height, facts.width))
+                boxes = self.geometry.boxes(
+                    self.box_source.of_frames(video.path, wanted), (facts.height, facts.width)
+                )
             yield Clip(index, self._tensors(views)[0], boxes)
 
     def _fed_by_pyav(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
@@ -121,10 +140,16 @@ class DaliReader:
             self._fed_graph.build()
         for group in _groups(clips_of(iter(stream), self.geometry)):
             cuts = [_arrays(cut) for cut in self.geometry.cuts(*group[0].frames.shape[1:3])]
-            inputs = {f"{name}{v}": [part] * len(group) for v, cut in enumerate(cuts) for name, part in cut.items()}
+            inputs = {
+                f"{name}{v}": [part] * len(group)
+                for v, cut in enumerate(cuts)
+                for name, part in cut.items()
+            }
             (views,) = self._fed_graph.run(frames=[clip.frames for clip in group], **inputs)
             for clip, clip_views in zip(group, self._tensors(views), strict=True):
-                yield Clip(clip.index, clip_views, view_boxes(video, clip, self.geometry, self.box_source))
+                yield Clip(
+                    clip.index, clip_views, view_boxes(video, clip, self.geometry, self.box_source)
+                )
         yield stream.end()
 
     def _decoding_graph(self, path: Path, facts: VideoFacts) -> Pipeline:
@@ -153,7 +178,10 @@ class DaliReader:
         with pipeline:
             frames = fn.external_source(name="frames", layout="FHWC", dtype=types.UINT8, ndim=4)
             cuts = [
-                {name: fn.external_source(name=f"{name}{v}", dtype=kind, ndim=1) for name, kind in _CUT_TYPES.items()}
+                {
+                    name: fn.external_source(name=f"{name}{v}", dtype=kind, ndim=1)
+                    for name, kind in _CUT_TYPES.items()
+                }
                 for v in range(len(self.geometry.windows))
             ]
             frames = frames.gpu() if self.device.type == "cuda" else frames
@@ -161,7 +189,8 @@ class DaliReader:
         return pipeline
 
     def _views(self, frames, cuts: list[dict]):
-        """The part that all graphs share: uint8 (F,H,W,C) -> float32 (n_crops,F,C,size,size) in [0,1]."""
+        """The part that all graphs share: uint8 (F,H,W,C) -> float32 (n_crops,F,C,size,size) in
+        [0,1]."""
         size, views = self.geometry.size, []
         for cut in cuts:
             part = fn.slice(frames, cut["anchor"], cut["shape"], axis_names="HW")
@@ -174,14 +203,20 @@ class DaliReader:
                 antialias=True,
                 dtype=types.FLOAT,
             )
-            views.append(fn.transpose(part * np.float32(1 / 255), perm=[0, 3, 1, 2], output_layout="FCHW"))
+            views.append(
+                fn.transpose(part * np.float32(1 / 255), perm=[0, 3, 1, 2], output_layout="FCHW")
+            )
         return fn.stack(*views)
 
     def _pipeline(self, batch_size: int) -> Pipeline:
         on_gpu = self.device.type == "cuda"
         device_id = (self.device.index or 0) if on_gpu else None
         return Pipeline(
-            batch_size=batch_size, num_threads=1, device_id=device_id, exec_dynamic=True, prefetch_queue_depth=1
+            batch_size=batch_size,
+            num_threads=1,
+            device_id=device_id,
+            exec_dynamic=True,
+            prefetch_queue_depth=1,
         )
 
     def _tensors(self, outputs) -> Tensor:
@@ -191,7 +226,9 @@ class DaliReader:
         with torch.cuda.stream(self._copying):
             copy = torch.from_dlpack(outputs.as_tensor()).clone()
         self._copying.synchronize()  # from here on DALI may write to its buffers; networks at work do not delay it
-        copy.record_stream(torch.cuda.default_stream(self.device))  # where the networks will read it
+        copy.record_stream(
+            torch.cuda.default_stream(self.device)
+        )  # where the networks will read it
         return copy
 
     @cached_property
@@ -215,13 +252,18 @@ def video_facts(path: Path) -> VideoFacts | None:
             n_frames = end = 0
             for packet in container.demux(stream):
                 if packet.size and not packet.is_discard:
-                    n_frames, end = n_frames + 1, max(end, (packet.pts or 0) + (packet.duration or 0))
+                    n_frames, end = (
+                        n_frames + 1,
+                        max(end, (packet.pts or 0) + (packet.duration or 0)),
+                    )
             announced = announced_frames(container, n_frames, float(end * stream.time_base))
         except av.error.FFmpegError:
             return None
     if first is None:
         return None
-    return VideoFacts(codec, n_frames, announced, fps, *picture_size(first), bool(first.rotation % 360))
+    return VideoFacts(
+        codec, n_frames, announced, fps, *picture_size(first), bool(first.rotation % 360)
+    )
 
 
 def _groups(clips: Iterable[SourceClip]) -> Iterator[list[SourceClip]]:
@@ -247,4 +289,6 @@ def _arrays(cut: Cut) -> dict[str, np.ndarray]:
 
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "failed" in line or "rror" in line), type(error).__name__)[:200]
+    return next(
+        (line for line in lines if "failed" in line or "rror" in line), type(error).__name__
+    )[:200]

@@ -1,4 +1,5 @@
-"""From clips to features: networks in their form for inference, clips of several videos in one batch."""
+"""From clips to features: networks in their form for inference, clips of several videos in one
+batch."""
 
 import logging
 import time
@@ -27,17 +28,20 @@ from feature_extraction.video_inputs import VideoInput
 log = logging.getLogger(__name__)
 
 PIXELS_PER_CPU_PASS = 4 * 224 * 224
-"""Pixels of a pass of f_A on a CPU: four frames of the paper's size; more gain nothing and take memory (measured)."""
+"""Pixels of a pass of f_A on a CPU: four frames of the paper's size; more gain nothing and take
+memory (measured)."""
 
 PARTS = ("decode", "wait", "copy", "f_A", "f_T", "write")
 
 
 class ClipEncoder:
-    """f_A on every frame, then f_T on the clip, both in their form for inference (`prepare_for_inference`).
+    """f_A on every frame, then f_T on the clip, both in their form for inference
+    (`prepare_for_inference`).
 
-    On a GPU a batch passes both at once; in fp32 a feature then depends on the rest of its batch by rounding alone:
-    relative differences stay below 1e-5. On a CPU, where large passes gain nothing, none holds frames of two clips, so
-    that a feature is the same bit for bit whatever else is in its batch (but where `frames_per_pass` says otherwise).
+    On a GPU a batch passes both at once; in fp32 a feature then depends on the rest of its batch by
+    rounding alone: relative differences stay below 1e-5. On a CPU, where large passes gain nothing,
+    none holds frames of two clips, so that a feature is the same bit for bit whatever else is in
+    its batch (but where `frames_per_pass` says otherwise).
 
     Args:
         anonymizer: f_A as `load_anonymizer` gives it.
@@ -61,15 +65,17 @@ class ClipEncoder:
         self.utility = prepare_utility(utility, device, precision)
         self.device, self.frames_per_pass, self.seed = device, frames_per_pass, seed
         modules = self.anonymizer.modules()
-        self._noisy = [m for m in modules if hasattr(m, "set_noise_generator") and m.output_noise > 0]
+        self._noisy = [
+            m for m in modules if hasattr(m, "set_noise_generator") and m.output_noise > 0
+        ]
         self._transfers = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, names: Sequence[str], clips: Sequence[Clip]) -> np.ndarray:
         """Features of clips, all with the same number of crops.
 
         Args:
-            names: the video of each clip; with the clip's index it seeds the noise, so that a feature does not depend
-                on what else is in the batch.
+            names: the video of each clip; with the clip's index it seeds the noise, so that a
+                feature does not depend on what else is in the batch.
             clips: the clips.
 
         Returns:
@@ -84,7 +90,11 @@ class ClipEncoder:
         views = self._to_device(torch.stack([clip.views for clip in clips]))
         timer.mark("copy")
         flat = views.flatten(0, 1).transpose(1, 2)
-        sources = [(name, clip, v) for name, clip in zip(names, clips, strict=True) for v in range(views.shape[1])]
+        sources = [
+            (name, clip, v)
+            for name, clip in zip(names, clips, strict=True)
+            for v in range(views.shape[1])
+        ]
         anonymized = self._anonymize(sources, flat)
         timer.mark("f_A")
         pieces = anonymized.split(1) if self.device.type == "cpu" else (anonymized,)
@@ -104,28 +114,39 @@ class ClipEncoder:
         return moved
 
     def _anonymize(self, sources: Sequence[tuple[str, Clip, int]], clips: Tensor) -> Tensor:
-        """(video, clip, view) of each, (B,3,T,H,W) -> (B,3,T,H,W); one by one where each has its boxes or its noise."""
+        """(video, clip, view) of each, (B,3,T,H,W) -> (B,3,T,H,W); one by one where each has its
+        boxes or its noise."""
         if not self._noisy and sources[0][1].boxes is None:
-            return apply_per_frame(self.anonymizer, clips, chunk=self.frames_per_pass or self._pass_length(clips))
+            return apply_per_frame(
+                self.anonymizer, clips, chunk=self.frames_per_pass or self._pass_length(clips)
+            )
         outputs = []
         for (name, clip, v), view in zip(sources, clips, strict=True):
             for module in self._noisy:
-                module.set_noise_generator(seeded_generator(self.seed, "noise", name, clip.index, v))
+                module.set_noise_generator(
+                    seeded_generator(self.seed, "noise", name, clip.index, v)
+                )
             boxes = clip.boxes[v] if clip.boxes is not None else None
             anonymize = partial(apply_anonymizer, self.anonymizer, boxes=boxes)
-            outputs.append(apply_per_frame(anonymize, view.unsqueeze(0), chunk=0))  # boxes and noise are the clip's
+            outputs.append(
+                apply_per_frame(anonymize, view.unsqueeze(0), chunk=0)
+            )  # boxes and noise are the clip's
         return torch.cat(outputs)
 
     def _pass_length(self, clips: Tensor) -> int:
         """On a CPU a divisor of a clip's length, on a GPU 0 (all)."""
         if self.device.type != "cpu":
             return 0
-        n_frames, fitting = clips.shape[2], PIXELS_PER_CPU_PASS // (clips.shape[-2] * clips.shape[-1])
+        n_frames, fitting = (
+            clips.shape[2],
+            PIXELS_PER_CPU_PASS // (clips.shape[-2] * clips.shape[-1]),
+        )
         return max(n for n in range(1, n_frames + 1) if n_frames % n == 0 and n <= max(1, fitting))
 
 
 class Encoded(NamedTuple):
-    """Features, float32 (len(clips), n_crops, feature_dim), and the seconds of each part of the pass."""
+    """Features, float32 (len(clips), n_crops, feature_dim), and the seconds of each part of the
+    pass."""
 
     features: np.ndarray
     seconds: dict[str, float]
@@ -133,7 +154,8 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class LaunchedPass:
-    """A pass that a GPU may still be computing. `features`: on the device; `timer`: of its parts."""
+    """A pass that a GPU may still be computing. `features`: on the device; `timer`: of its
+    parts."""
 
     features: Tensor
     timer: PassTimer
@@ -147,8 +169,9 @@ class LaunchedPass:
 class _VideoInWork:
     """Features of a video that is not complete yet, in one array that doubles.
 
-    An array per clip, kept for hours, would lie between the temporary tensors of the networks and break their memory up
-    into pieces that are too small to be used again: it would grow without end.
+    An array per clip, kept for hours, would lie between the temporary tensors of the networks and
+    break their memory up into pieces that are too small to be used again: it would grow without
+    end.
     """
 
     def __init__(self):
@@ -182,8 +205,8 @@ class Extraction:
         report: called with (clips so far, clips per second) every few seconds.
         failed: video -> why.
         n_clips: clips done.
-        seconds: part -> its seconds so far: decode (in all decoding threads, cropping included), wait (of the networks
-            for clips), copy (batching and transfer), f_A, f_T, write.
+        seconds: part -> its seconds so far: decode (in all decoding threads, cropping included),
+            wait (of the networks for clips), copy (batching and transfer), f_A, f_T, write.
     """
 
     encoder: ClipEncoder
@@ -199,7 +222,8 @@ class Extraction:
     _launched: tuple[list[tuple[VideoInput, Clip]], LaunchedPass] | None = None
 
     def run(self, items: Iterable[Item], n_videos: int) -> None:
-        """Takes everything that `ReadAhead` yields; a video's file is written as soon as its last feature is there."""
+        """Takes everything that `ReadAhead` yields; a video's file is written as soon as its last
+        feature is there."""
         started = reported = waiting = time.monotonic()
         with progress(description="features", total=n_videos, unit="video") as bar:
             for item in items:
@@ -217,7 +241,13 @@ class Extraction:
             self._collect()
         seconds = max(time.monotonic() - started, 1e-9)
         parts = ", ".join(f"{part} {value:.1f} s" for part, value in self.seconds.items())
-        log.info("%d clips in %.1f s: %.1f clips/s (%s)", self.n_clips, seconds, self.n_clips / seconds, parts)
+        log.info(
+            "%d clips in %.1f s: %.1f clips/s (%s)",
+            self.n_clips,
+            seconds,
+            self.n_clips / seconds,
+            parts,
+        )
 
     def _take(self, item: Item) -> None:
         name, content = item.video.name, item.content
@@ -234,10 +264,13 @@ class Extraction:
                 self._encode()
 
     def _encode(self) -> None:
-        """Starts the waiting clips' pass, then takes the features of the pass before; a CPU has both by then."""
+        """Starts the waiting clips' pass, then takes the features of the pass before; a CPU has
+        both by then."""
         batch, self._batch = self._batch, []
         if batch:
-            launched = self.encoder.launch([video.name for video, _ in batch], [clip for _, clip in batch])
+            launched = self.encoder.launch(
+                [video.name for video, _ in batch], [clip for _, clip in batch]
+            )
             self._collect()
             self._launched = batch, launched
             if not launched.features.is_cuda:
@@ -264,11 +297,19 @@ class Extraction:
         del self._in_work[name]
         features = work.features()
         if not np.isfinite(features).all():
-            self._fail(name, "its features are not finite numbers; the networks' weights are at fault")
+            self._fail(
+                name, "its features are not finite numbers; the networks' weights are at fault"
+            )
             return
         file, end, started = f"{name}.npy", work.end, time.monotonic()
         write_npy(self.folder.folder / file, features)
-        entry = {"file": file, "n_frames": end.n_frames, "n_clips": len(features), "fps": end.fps, "status": end.status}
+        entry = {
+            "file": file,
+            "n_frames": end.n_frames,
+            "n_clips": len(features),
+            "fps": end.fps,
+            "status": end.status,
+        }
         self.folder.add_video(name, entry)
         self.seconds["write"] += time.monotonic() - started
 

@@ -1,4 +1,5 @@
-"""Videos as streams of clips in constant memory, by PyAV: only the frames that a clip shows are converted to RGB."""
+"""Videos as streams of clips in constant memory, by PyAV: only the frames that a clip shows are
+converted to RGB."""
 
 import logging
 from collections.abc import Iterator
@@ -34,7 +35,8 @@ class SourceClip:
 
 @dataclass(frozen=True)
 class VideoEnd:
-    """What is known of a video once it has been read. `status`: complete, or damaged: some is missing or broken."""
+    """What is known of a video once it has been read. `status`: complete, or damaged: some is
+    missing or broken."""
 
     n_frames: int
     fps: float
@@ -69,9 +71,11 @@ class _OpenClip:
 
 
 def clips_of(frames: Iterator[LazyFrame], geometry: ClipGeometry) -> Iterator[SourceClip]:
-    """Cuts a stream of frames into clips, the same as `clip_sampling.consecutive_clips` without knowing the length.
+    """Cuts a stream of frames into clips, the same as `clip_sampling.consecutive_clips` without
+    knowing the length.
 
-    Clip k starts at frame k * frames_per_feature; a clip that the video leaves short is completed by its last frame.
+    Clip k starts at frame k * frames_per_feature; a clip that the video leaves short is completed
+    by its last frame.
     """
     open_clips: list[_OpenClip] = []
     last, n_frames = None, 0
@@ -91,7 +95,8 @@ def clips_of(frames: Iterator[LazyFrame], geometry: ClipGeometry) -> Iterator[So
 
 
 class FrameStream:
-    """The frames of a video file, a folder of frames or an image, one after the other; then `end()` tells what came.
+    """The frames of a video file, a folder of frames or an image, one after the other; then `end()`
+    tells what came.
 
     Args:
         path: what to read.
@@ -123,14 +128,19 @@ class FrameStream:
             raise UnreadableMedia(self.path, "no frame of its video decodes")
         share = min(1.0, self._n_frames / max(self._announced, 1.0))
         if share < self.min_decoded_share:
-            raise UnreadableMedia(self.path, f"only {share:.0%} of its {self._announced:.0f} frames decode")
-        # an announced frame or two that never come are common in sound files (edit lists, rounding of durations)
+            raise UnreadableMedia(
+                self.path, f"only {share:.0%} of its {self._announced:.0f} frames decode"
+            )
+        # an announced frame or two that never come are common in sound files (edit lists, rounding
+        # of durations)
         if self._announced - self._n_frames > max(2, 0.01 * self._announced):
             self._problems.append("it ends early")
         if self._problems:
             counts = f"{self._n_frames} of {max(self._announced, self._n_frames):.0f} announced frames decode"
             log.warning("%s: damaged: %s (%s)", self.path, "; ".join(self._problems), counts)
-        return VideoEnd(self._n_frames, round(self._fps, 4), "damaged" if self._problems else "complete")
+        return VideoEnd(
+            self._n_frames, round(self._fps, 4), "damaged" if self._problems else "complete"
+        )
 
     def _is_image(self) -> bool:
         return self.path.suffix.lower() in IMAGE_SUFFIXES
@@ -143,7 +153,9 @@ class FrameStream:
             image = read_image(file)
             size = size or image.shape
             if image.shape != size:
-                raise UnreadableMedia(self.path, f"its frames differ in size: {size[:2]} and {image.shape[:2]}")
+                raise UnreadableMedia(
+                    self.path, f"its frames differ in size: {size[:2]} and {image.shape[:2]}"
+                )
             yield LazyFrame(lambda image=image: image)
 
     def _decoded(self) -> Iterator[LazyFrame]:
@@ -161,10 +173,14 @@ class FrameStream:
             self._problems.append(f"the decoder marks {n_corrupt} frames as damaged")
 
 
-def announced_frames(container: av.container.InputContainer, n_frames: int, end_seconds: float) -> float:
-    """Frames that a file says it holds: its count; else what was read, scaled by the duration that it states.
+def announced_frames(
+    container: av.container.InputContainer, n_frames: int, end_seconds: float
+) -> float:
+    """Frames that a file says it holds: its count; else what was read, scaled by the duration that
+    it states.
 
-    Not duration times rate: where frames come at irregular times, the rate that files state is that of some.
+    Not duration times rate: where frames come at irregular times, the rate that files state is that
+    of some.
 
     Args:
         container: the file.

@@ -1,8 +1,10 @@
-"""manifest.json of a folder of features, safe against kills and against several processes in one folder.
+"""manifest.json of a folder of features, safe against kills and against several processes in one
+folder.
 
-A process writes what it finishes to its own journal, one line per video, and holds a lock on that journal while it
-lives. Every few seconds it merges its journal into the manifest under the folder's lock. Journals whose lock is free
-belong to processes that were killed: whoever comes next merges and removes them, so that nothing complete is lost.
+A process writes what it finishes to its own journal, one line per video, and holds a lock on that
+journal while it lives. Every few seconds it merges its journal into the manifest under the folder's
+lock. Journals whose lock is free belong to processes that were killed: whoever comes next merges
+and removes them, so that nothing complete is lost.
 """
 
 import fcntl
@@ -45,12 +47,16 @@ class FeatureFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             name = f".journal_{socket.gethostname()}_{os.getpid()}_{time.time_ns()}"
-            with self._locked():  # a journal without its lock would look like a dead process's to whoever merges
+            with (
+                self._locked()
+            ):  # a journal without its lock would look like a dead process's to whoever merges
                 self._journal = open(self.folder / name, "x", encoding="utf-8")  # noqa: SIM115 - lives as long as self
                 fcntl.flock(self._journal, fcntl.LOCK_EX)
             self.merge()
         except OSError as error:
-            raise UserError(f"cannot write to {self.folder} ({error.strerror}); choose another --output") from error
+            raise UserError(
+                f"cannot write to {self.folder} ({error.strerror}); choose another --output"
+            ) from error
         except UserError:
             self._drop_journal()
             raise
@@ -93,8 +99,11 @@ class FeatureFolder:
         self._merged_at = time.monotonic()
 
     def remove_partial_files(self) -> None:
-        """Removes what interrupted writes left behind, unless another living process may be writing it."""
-        partial = list(self.folder.glob(".*.tmp"))  # before the question: who writes has a journal by then
+        """Removes what interrupted writes left behind, unless another living process may be writing
+        it."""
+        partial = list(
+            self.folder.glob(".*.tmp")
+        )  # before the question: who writes has a journal by then
         if not [path for path in self._other_journals() if not _owner_is_gone(path)]:
             for path in partial:
                 path.unlink(missing_ok=True)
@@ -114,11 +123,21 @@ class FeatureFolder:
         if not self.path.exists():
             return {**self.header, "videos": {}, "failed": {}}
         manifest = read_json(self.path)
-        if not isinstance(manifest, dict) or not all(isinstance(manifest.get(k), dict) for k in ("videos", "failed")):
-            raise UserError(f"{self.path} is not a manifest of this script; give another --output or remove it")
-        different = [key for key, value in self.header.items() if _identity(manifest.get(key)) != _identity(value)]
+        if not isinstance(manifest, dict) or not all(
+            isinstance(manifest.get(k), dict) for k in ("videos", "failed")
+        ):
+            raise UserError(
+                f"{self.path} is not a manifest of this script; give another --output or remove it"
+            )
+        different = [
+            key
+            for key, value in self.header.items()
+            if _identity(manifest.get(key)) != _identity(value)
+        ]
         if different:
-            lines = "; ".join(f"{key}: {manifest.get(key)!r} there, {self.header[key]!r} now" for key in different)
+            lines = "; ".join(
+                f"{key}: {manifest.get(key)!r} there, {self.header[key]!r} now" for key in different
+            )
             raise UserError(
                 f"{self.folder} holds features made in another way ({lines}); give another --output or remove it"
             )
@@ -151,10 +170,15 @@ class FeatureFolder:
 
 
 def _identity(value: Any) -> Any:
-    """What must agree: of a network its content, wherever the file lies; of an obfuscation its name."""
+    """What must agree: of a network its content, wherever the file lies; of an obfuscation its
+    name."""
     if not isinstance(value, dict):
         return value
-    return value["sha256"] if value.get("sha256") else {key: part for key, part in value.items() if key != "path"}
+    return (
+        value["sha256"]
+        if value.get("sha256")
+        else {key: part for key, part in value.items() if key != "path"}
+    )
 
 
 def _owner_is_gone(journal: Path) -> bool:

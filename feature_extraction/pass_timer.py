@@ -24,7 +24,9 @@ class PassTimer:
         """Part -> its seconds; on a GPU to be called after the pass has finished."""
         total: dict[str, float] = {}
         for (_, start), (part, end) in zip(self._marks, self._marks[1:]):
-            total[part] = total.get(part, 0.0) + (start.elapsed_time(end) / 1000 if self._on_gpu else end - start)
+            total[part] = total.get(part, 0.0) + (
+                start.elapsed_time(end) / 1000 if self._on_gpu else end - start
+            )
         return total
 
     def _now(self):

@@ -15,7 +15,12 @@ class PyavReader:
 
     name = "pyav"
 
-    def __init__(self, geometry: ClipGeometry, min_decoded_share: float = 0.9, box_source: PersonBoxes | None = None):
+    def __init__(
+        self,
+        geometry: ClipGeometry,
+        min_decoded_share: float = 0.9,
+        box_source: PersonBoxes | None = None,
+    ):
         self.geometry = geometry
         self.min_decoded_share = min_decoded_share
         self.box_source = box_source

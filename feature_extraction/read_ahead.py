@@ -24,7 +24,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Item:
-    """What a decoding thread hands over: a clip, the end or the failure of one video; in how many seconds it came."""
+    """What a decoding thread hands over: a clip, the end or the failure of one video; in how many
+    seconds it came."""
 
     video: VideoInput
     content: Clip | VideoEnd | Failure
@@ -32,11 +33,12 @@ class Item:
 
 
 class ReadAhead:
-    """Reads videos in threads of its own, which start where its `with` begins and stop where it ends.
+    """Reads videos in threads of its own, which start where its `with` begins and stop where it
+    ends.
 
-    Iterating yields `Item`s, those of one video in order. A video that does not decode yields a Failure; an error of
-    the program itself is raised in the consumer. Each thread computes with itself alone: PyTorch would give it helpers
-    of its own, which take the cores from the networks.
+    Iterating yields `Item`s, those of one video in order. A video that does not decode yields a
+    Failure; an error of the program itself is raised in the consumer. Each thread computes with
+    itself alone: PyTorch would give it helpers of its own, which take the cores from the networks.
 
     Args:
         videos: what to read.
@@ -45,7 +47,13 @@ class ReadAhead:
         n_ahead: clips that may wait for the consumer.
     """
 
-    def __init__(self, videos: Sequence[VideoInput], make_reader: Callable[[], Reader], n_threads: int, n_ahead: int):
+    def __init__(
+        self,
+        videos: Sequence[VideoInput],
+        make_reader: Callable[[], Reader],
+        n_threads: int,
+        n_ahead: int,
+    ):
         self._make_reader = make_reader
         self._items: queue.Queue = queue.Queue(maxsize=n_ahead)
         self._waiting: queue.SimpleQueue = queue.SimpleQueue()
@@ -53,14 +61,18 @@ class ReadAhead:
             self._waiting.put(video)
         self._stop = threading.Event()
         self._started = threading.Barrier(n_threads + 1)
-        self._threads = [threading.Thread(target=self._read_videos, daemon=True) for _ in range(n_threads)]
+        self._threads = [
+            threading.Thread(target=self._read_videos, daemon=True) for _ in range(n_threads)
+        ]
 
     def __enter__(self) -> "ReadAhead":
         n_torch_threads = torch.get_num_threads()
         for thread in self._threads:
             thread.start()
         self._started.wait()
-        torch.set_num_threads(n_torch_threads)  # what other threads begin with: it is the last number that anyone set
+        torch.set_num_threads(
+            n_torch_threads
+        )  # what other threads begin with: it is the last number that anyone set
         return self
 
     def __exit__(self, *exception: object) -> None:

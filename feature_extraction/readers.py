@@ -1,6 +1,8 @@
-"""Readers: a video -> its clips, cropped and resized. All give the same clips; interpolation differs a little.
+"""Readers: a video -> its clips, cropped and resized. All give the same clips; interpolation
+differs a little.
 
-`dali` runs crop, resize and layout in a graph of NVIDIA DALI, on a GPU where there is one; `pyav` needs no DALI.
+`dali` runs crop, resize and layout in a graph of NVIDIA DALI, on a GPU where there is one; `pyav`
+needs no DALI.
 """
 
 import importlib.util
@@ -23,7 +25,8 @@ class Reader(Protocol):
     name: str
 
     def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
-        """Yields the clips in order, then one VideoEnd. Raises UnreadableMedia for what does not decode."""
+        """Yields the clips in order, then one VideoEnd. Raises UnreadableMedia for what does not
+        decode."""
 
 
 def resolve_reader(name: str) -> str:
@@ -32,7 +35,10 @@ def resolve_reader(name: str) -> str:
     Raises:
         UserError: dali was asked for by name and is not installed.
     """
-    installed = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+    installed = (
+        importlib.util.find_spec("nvidia") is not None
+        and importlib.util.find_spec("nvidia.dali") is not None
+    )
     if name == "dali" and not installed:
         raise UserError(
             "--reader dali: NVIDIA DALI is not installed; install it (pip install nvidia-dali-cuda130, Linux only) or "
@@ -42,7 +48,11 @@ def resolve_reader(name: str) -> str:
 
 
 def make_reader(
-    name: str, geometry: ClipGeometry, min_decoded_share: float, box_source: PersonBoxes | None, device: torch.device
+    name: str,
+    geometry: ClipGeometry,
+    min_decoded_share: float,
+    box_source: PersonBoxes | None,
+    device: torch.device,
 ) -> Reader:
     """A reader for one thread; `name` is dali or pyav."""
     if name == "pyav":

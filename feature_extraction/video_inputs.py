@@ -1,4 +1,5 @@
-"""What is to be extracted: the videos of a data set or of a user's own, their names, their distribution over shards."""
+"""What is to be extracted: the videos of a data set or of a user's own, their names, their
+distribution over shards."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -30,7 +31,8 @@ class VideoInput:
 
 @dataclass(frozen=True)
 class VideoInputs:
-    """The videos of one data set. `root`: its folder; `dataset`: its name as the manifest gives it."""
+    """The videos of one data set. `root`: its folder; `dataset`: its name as the manifest gives
+    it."""
 
     dataset: str
     root: Path
@@ -43,10 +45,12 @@ def dataset_root(dataset: str) -> Path | None:
 
 
 def list_inputs(dataset: str) -> VideoInputs:
-    """The videos of a known data set, of a folder, of a .txt list of paths (relative to the list), or one file alone.
+    """The videos of a known data set, of a folder, of a .txt list of paths (relative to the list),
+    or one file alone.
 
-    A folder with train.csv or test.csv is read as an own data set; otherwise every video file and every folder of
-    images in it counts. A folder that holds nothing but images is one video; an image alone is a clip that repeats it.
+    A folder with train.csv or test.csv is read as an own data set; otherwise every video file and
+    every folder of images in it counts. A folder that holds nothing but images is one video; an
+    image alone is a clip that repeats it.
 
     Raises:
         UserError: nothing there, nothing usable in it, or two inputs of one name.
@@ -56,7 +60,9 @@ def list_inputs(dataset: str) -> VideoInputs:
     if root is not None or (path.is_dir() and any((path / name).is_file() for name in _LISTS)):
         return _from_surveillance(dataset, root or path)
     if not path.exists():
-        raise UserError(f"--dataset {dataset}: neither one of {', '.join(LOADERS)} nor a folder, a file or a .txt list")
+        raise UserError(
+            f"--dataset {dataset}: neither one of {', '.join(LOADERS)} nor a folder, a file or a .txt list"
+        )
     if path.is_file() and path.suffix.lower() == ".txt":
         root, files = path.parent, _listed_files(path)
     elif path.is_file():
@@ -64,8 +70,12 @@ def list_inputs(dataset: str) -> VideoInputs:
     else:
         root, files = path, _files_below(path)
     if not files:
-        raise UserError(f"--dataset {dataset}: no video in it; known endings: {' '.join(VIDEO_SUFFIXES)}")
-    return VideoInputs(path.stem if path.is_file() else path.resolve().name, root, _named(files, root))
+        raise UserError(
+            f"--dataset {dataset}: no video in it; known endings: {' '.join(VIDEO_SUFFIXES)}"
+        )
+    return VideoInputs(
+        path.stem if path.is_file() else path.resolve().name, root, _named(files, root)
+    )
 
 
 def _from_surveillance(dataset: str, root: Path) -> VideoInputs:
@@ -79,23 +89,35 @@ def _listed_files(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--dataset {path}: not a list of paths in UTF-8 text, one per line ({error})") from error
+        raise UserError(
+            f"--dataset {path}: not a list of paths in UTF-8 text, one per line ({error})"
+        ) from error
     return [path.parent / line.strip() for line in lines if line.strip()]
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Video files and folders of images at any depth; images beside a video are its pictures, not frames."""
-    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES]
-    frame_folders = {path.parent for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    """Video files and folders of images at any depth; images beside a video are its pictures, not
+    frames."""
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES
+    ]
+    frame_folders = {
+        path.parent for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
+    }
     frame_folders -= {path.parent for path in found}
     found += [path for path in frame_folders if path != folder or not found]
     return sorted(found, key=lambda path: natural_key(str(path)))
 
 
 def _named(files: list[Path], root: Path) -> tuple[VideoInput, ...]:
-    """Names: the file's without its ending; where that is not unique its path below `root`, slashes as `__`; where
-    even that is not, the path with the ending."""
-    choices = [(_stem(path, root), _path_name(path, root), _path_name(path, root) + path.suffix) for path in files]
+    """Names: the file's without its ending; where that is not unique its path below `root`, slashes
+    as `__`; where even that is not, the path with the ending."""
+    choices = [
+        (_stem(path, root), _path_name(path, root), _path_name(path, root) + path.suffix)
+        for path in files
+    ]
     counts = [Counter(names) for names in zip(*choices)]
     inputs = []
     for path, names in zip(files, choices):
@@ -138,7 +160,8 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def shard_of(videos: tuple[VideoInput, ...], index: int, count: int) -> list[VideoInput]:
-    """This shard's videos: longest first, each to the shard with the fewest frames so far; equal on every machine."""
+    """This shard's videos: longest first, each to the shard with the fewest frames so far; equal on
+    every machine."""
     if count == 1:
         return list(videos)
     lengths = {video.name: announced_length(video.path) for video in videos}
@@ -152,13 +175,16 @@ def shard_of(videos: tuple[VideoInput, ...], index: int, count: int) -> list[Vid
 
 
 def announced_length(path: Path) -> int:
-    """Number of frames that a file announces or a folder holds, at least 1; for balancing only, since files err."""
+    """Number of frames that a file announces or a folder holds, at least 1; for balancing only,
+    since files err."""
     if path.is_dir():
         return max(1, sum(1 for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES))
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
-            return max(1, stream.frames or round(_seconds(container) * float(stream.average_rate or 25)))
+            return max(
+                1, stream.frames or round(_seconds(container) * float(stream.average_rate or 25))
+            )
     except (av.error.FFmpegError, OSError, IndexError, ValueError):
         return 1
 

@@ -1,4 +1,5 @@
-"""What decides the outcome of an attack: the files that it reads, and its fingerprint, which --resume compares."""
+"""What decides the outcome of an attack: the files that it reads, and its fingerprint, which
+--resume compares."""
 
 import json
 from dataclasses import asdict
@@ -17,7 +18,8 @@ _WITHOUT_EFFECT |= {"attackers", "seeds", "probe_weights", "imagenet_weights", "
 
 
 def input_files(params: PrivacyParams) -> dict[str, Path | str]:
-    """Role -> file (or the name of an anonymizer) of what this attack reads besides VISPR itself."""
+    """Role -> file (or the name of an anonymizer) of what this attack reads besides VISPR
+    itself."""
     files = {"fa": params.anonymizer, "ft": params.utility, "attacker": starting_weights(params)}
     if network_name(params) == "r50_imagenet":
         files["imagenet"] = params.imagenet_weights
@@ -28,10 +30,15 @@ def input_files(params: PrivacyParams) -> dict[str, Path | str]:
 
 
 def fingerprint(params: PrivacyParams) -> dict[str, Any]:
-    """What must not change between an interrupted and a resumed run: parameters and the content of the inputs.
+    """What must not change between an interrupted and a resumed run: parameters and the content of
+    the inputs.
 
     Returns:
         plain values, as a JSON file gives them back.
     """
-    deciding = {name: value for name, value in asdict(params).items() if name not in _WITHOUT_EFFECT}
-    return json.loads(json.dumps({**deciding, "inputs": describe_inputs(input_files(params))}, default=str))
+    deciding = {
+        name: value for name, value in asdict(params).items() if name not in _WITHOUT_EFFECT
+    }
+    return json.loads(
+        json.dumps({**deciding, "inputs": describe_inputs(input_files(params))}, default=str)
+    )

@@ -13,14 +13,19 @@ from privacy_training.params_privacy import PrivacyParams
 log = logging.getLogger(__name__)
 
 STRATEGIES = ("linear_probe", "raw_trained", "inversion")
-"""Attackers that are a way to use the network `--network`; every other attacker is a network itself."""
+"""Attackers that are a way to use the network `--network`; every other attacker is a network
+itself."""
 
 
-def build_attacker(params: PrivacyParams, n_attributes: int, features: Tensor | None = None) -> nn.Module:
-    """The network of an attack: pictures (N, 3, H, W) or features (N, feature_dim) -> logits (N, n_attributes).
+def build_attacker(
+    params: PrivacyParams, n_attributes: int, features: Tensor | None = None
+) -> nn.Module:
+    """The network of an attack: pictures (N, 3, H, W) or features (N, feature_dim) -> logits (N,
+    n_attributes).
 
     Args:
-        params: `attacker`, `network`, `level`, `size`, `mlp_widths` and the options that name weights are read.
+        params: `attacker`, `network`, `level`, `size`, `mlp_widths` and the options that name
+            weights are read.
         n_attributes: outputs.
         features: (N, feature_dim) training features at feature level.
     """
@@ -34,7 +39,9 @@ def build_attacker(params: PrivacyParams, n_attributes: int, features: Tensor | 
     if weights is not None:
         _start_from(net, weights)
     if params.attacker == "linear_probe":
-        return LinearProbe(net, n_attributes, pretrained=name.endswith("_imagenet") or weights is not None)
+        return LinearProbe(
+            net, n_attributes, pretrained=name.endswith("_imagenet") or weights is not None
+        )
     return net
 
 
@@ -44,15 +51,19 @@ def network_name(params: PrivacyParams) -> str:
 
 
 def starting_weights(params: PrivacyParams) -> Path | None:
-    """Checkpoint of which the attacker takes the backbone; None: it starts as the network is built."""
+    """Checkpoint of which the attacker takes the backbone; None: it starts as the network is
+    built."""
     return (params.attacker == "linear_probe" and params.probe_weights) or params.attacker_weights
 
 
-def build_network(name: str, n_attributes: int, size: int, imagenet_weights: Path | None = None) -> nn.Module:
+def build_network(
+    name: str, n_attributes: int, size: int, imagenet_weights: Path | None = None
+) -> nn.Module:
     """An attacker network by name; random weights, but for r50_imagenet.
 
     Raises:
-        UserError: weights that do not fit, or that are neither given nor in torchvision's cache nor to be downloaded.
+        UserError: weights that do not fit, or that are neither given nor in torchvision's cache nor
+            to be downloaded.
     """
     if name == "r50_imagenet":
         return _imagenet_resnet50(n_attributes, imagenet_weights)
@@ -72,13 +83,19 @@ def _imagenet_resnet50(n_attributes: int, weights: Path | None) -> nn.Module:
         raise UserError(f"{error}; here: --imagenet_weights FILE") from error
 
 
-def _vision_transformer(n_attributes: int, size: int, patch: int, depth: int, width: int) -> nn.Module:
-    """torchvision's ViT; `vit` has the width and depth of ViT-S/16, which 10,000 images can still train (ours)."""
-    # imported here because torchvision's networks take a second or two, which only this architecture should cost
+def _vision_transformer(
+    n_attributes: int, size: int, patch: int, depth: int, width: int
+) -> nn.Module:
+    """torchvision's ViT; `vit` has the width and depth of ViT-S/16, which 10,000 images can still
+    train (ours)."""
+    # imported here because torchvision's networks take a second or two, which only this
+    # architecture should cost
     from torchvision.models import VisionTransformer
 
     size -= size % patch
-    net = VisionTransformer(size, patch, depth, max(1, width // 32), width, 4 * width, num_classes=n_attributes)
+    net = VisionTransformer(
+        size, patch, depth, max(1, width // 32), width, 4 * width, num_classes=n_attributes
+    )
     # its head starts at zero, which with a fresh backbone only delays learning
     nn.init.trunc_normal_(net.heads.head.weight, std=0.02)
     return nn.Sequential(CentreCrop(size), net)
@@ -97,10 +114,11 @@ class CentreCrop(nn.Module):
 
 
 class FeatureMlp(nn.Module):
-    """MLP on f_T's features (paper, Table 1: 2048-2048-1028-1028-512-7); features (N, feature_dim) -> logits.
+    """MLP on f_T's features (paper, Table 1: 2048-2048-1028-1028-512-7); features (N, feature_dim)
+    -> logits.
 
-    The features are standardised by the training set's statistics first, so that networks whose features differ in
-    scale are attacked alike (ours).
+    The features are standardised by the training set's statistics first, so that networks whose
+    features differ in scale are attacked alike (ours).
     """
 
     def __init__(self, features: Tensor, widths: tuple[int, ...], n_attributes: int):
@@ -153,10 +171,16 @@ def _start_from(net: nn.Module, path) -> None:
     """
     source = load_budget(path)
     backbone = source[0] if isinstance(source, nn.Sequential) else source
-    weights = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("fc.")}
+    weights = {
+        name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("fc.")
+    }
     own = net.state_dict()
     missing = [name for name in own if not name.startswith("fc.") and name not in weights]
-    wrong = [name for name, tensor in weights.items() if name not in own or own[name].shape != tensor.shape]
+    wrong = [
+        name
+        for name, tensor in weights.items()
+        if name not in own or own[name].shape != tensor.shape
+    ]
     if missing or wrong:
         raise UserError(
             f"starting weights {path}: its f_B does not fit this attacker (first difference: "

@@ -1,4 +1,5 @@
-"""An attacker's epoch and its evaluation: multi-label prediction of private attributes from released pictures."""
+"""An attacker's epoch and its evaluation: multi-label prediction of private attributes from
+released pictures."""
 
 import logging
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Splits:
-    """The pictures (or features) of one attack. The attacker learns from `train`; `test` chooses nothing."""
+    """The pictures (or features) of one attack. The attacker learns from `train`; `test` chooses
+    nothing."""
 
     train: ReleasedImages
     validation: ReleasedImages
@@ -34,7 +36,8 @@ class Splits:
 
 @dataclass
 class Attack:
-    """A network in training. `history` holds one dictionary per epoch and is all that a report needs."""
+    """A network in training. `history` holds one dictionary per epoch and is all that a report
+    needs."""
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
@@ -51,21 +54,28 @@ class Attack:
 
     @property
     def finished(self) -> bool:
-        """The last epoch is done, the steps are used up, the plateau schedule has run out or the plateau is reached."""
+        """The last epoch is done, the steps are used up, the plateau schedule has run out or the
+        plateau is reached."""
         params, n_done = self.params, len(self.history)
         if params.max_steps and n_done and self.history[-1]["step"] >= params.max_steps:
             return True
-        return n_done >= params.n_epochs or self.plateau_rate() < params.min_learning_rate or self.at_plateau()
+        return (
+            n_done >= params.n_epochs
+            or self.plateau_rate() < params.min_learning_rate
+            or self.at_plateau()
+        )
 
     def at_plateau(self) -> bool:
-        """Whether the last `plateau_epochs` have added no more than `plateau_gain` to the validation cMAP, and
-        `least_epochs` are done.
+        """Whether the last `plateau_epochs` have added no more than `plateau_gain` to the
+        validation cMAP, and `least_epochs` are done.
         """
         if not self.params.plateau_epochs or len(self.history) < self.params.least_epochs:
             return False
         evaluated = [entry for entry in self.history if "validation_cmap" in entry]
         scores = [entry["validation_cmap"] for entry in evaluated]
-        gain = recent_gain([entry["epoch"] for entry in evaluated], scores, self.params.plateau_epochs)
+        gain = recent_gain(
+            [entry["epoch"] for entry in evaluated], scores, self.params.plateau_epochs
+        )
         return gain is not None and gain <= self.params.plateau_gain
 
     def plateau_rate(self) -> float:
@@ -77,20 +87,26 @@ class Attack:
 
 
 def build_optimizer(net: nn.Module, params: PrivacyParams) -> torch.optim.Optimizer:
-    """Adam (paper), with decoupled weight decay if the parameters have one, on the weights that are not frozen."""
+    """Adam (paper), with decoupled weight decay if the parameters have one, on the weights that are
+    not frozen."""
     weights = [p for p in net.parameters() if p.requires_grad]
-    return torch.optim.AdamW(weights, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        weights, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
+    )
 
 
 def build_average(net: nn.Module, params: PrivacyParams) -> AveragedModel | None:
     """The running average that the parameters ask for, as yet of the starting weights."""
     if not params.weight_averaging:
         return None
-    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(params.weight_averaging), use_buffers=True)
+    return AveragedModel(
+        net, multi_avg_fn=get_ema_multi_avg_fn(params.weight_averaging), use_buffers=True
+    )
 
 
 def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
-    """Trains to the end, evaluating on the way; saves between epochs, so that a resumed run continues exactly."""
+    """Trains to the end, evaluating on the way; saves between epochs, so that a resumed run
+    continues exactly."""
     bar = progress(description="attack", total=attack.params.n_epochs, initial=len(attack.history))
     while not attack.finished:
         epoch = len(attack.history)
@@ -127,11 +143,17 @@ def train_epoch(attack: Attack, images: ReleasedImages, epoch: int) -> dict[str,
     for i, batch in enumerate(batches):
         if params.max_steps and step >= params.max_steps:
             break
-        set_learning_rate(attack.optimizer, attack.plateau_rate(), _factor(params, epoch, i, len(batches)))
+        set_learning_rate(
+            attack.optimizer, attack.plateau_rate(), _factor(params, epoch, i, len(batches))
+        )
         views = inputs[batch.to(inputs.device)].to(attack.run.device)
         if views.ndim == 4:
-            views = augment_released(views, params, seeded_generator(params.seed, "views", epoch, i))
-        total += len(batch) * _step(attack, views, labels[batch.to(labels.device)].to(attack.run.device))
+            views = augment_released(
+                views, params, seeded_generator(params.seed, "views", epoch, i)
+            )
+        total += len(batch) * _step(
+            attack, views, labels[batch.to(labels.device)].to(attack.run.device)
+        )
         n_seen, step = n_seen + len(batch), step + 1
     return {"epoch": epoch + 1, "step": step, "train_loss": total / max(1, n_seen)}
 
@@ -141,7 +163,9 @@ def _step(attack: Attack, views: Tensor, labels: Tensor) -> float:
         logits = attack.net(views.float())
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
     if not torch.isfinite(loss):
-        raise UserError("the attacker's loss is not finite; lower --image_learning_rate or --feature_learning_rate")
+        raise UserError(
+            "the attacker's loss is not finite; lower --image_learning_rate or --feature_learning_rate"
+        )
     attack.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     attack.optimizer.step()
@@ -157,7 +181,8 @@ def autocast(device: torch.device, params: PrivacyParams) -> torch.autocast:
 
 
 def _factor(params: PrivacyParams, epoch: int, i: int, n_batches: int) -> float:
-    """Factor on the learning rate of batch i of an epoch: the warm-up, and the cosine where that is the schedule."""
+    """Factor on the learning rate of batch i of an epoch: the warm-up, and the cosine where that is
+    the schedule."""
     kind = "cosine" if params.schedule == "cosine" else "constant"
     n_steps, warmup = params.n_epochs * n_batches, params.warmup_epochs * n_batches
     return learning_rate_factor(epoch * n_batches + i, n_steps, warmup, kind)
@@ -179,13 +204,14 @@ def augment_released(pictures: Tensor, params: PrivacyParams, generator: torch.G
     """The attacker's views of released pictures: shift, zoom, mirror, brightness and contrast.
 
     Args:
-        pictures: (N, 3, H, W), any number format; values outside [0, 1] (noise, no activation) stay as they are.
+        pictures: (N, 3, H, W), any number format; values outside [0, 1] (noise, no activation) stay
+            as they are.
         params: `shift`, `zoom` and `jitter` are read.
         generator: on the CPU.
 
     Returns:
-        float32 (N, 3, H, W), channels-last as the attackers' convolutions like it; pixels beyond the border repeat it
-        by reflection.
+        float32 (N, 3, H, W), channels-last as the attackers' convolutions like it; pixels beyond
+        the border repeat it by reflection.
     """
     n = len(pictures)
     u = 2 * torch.rand(n, 6, generator=generator) - 1

@@ -1,4 +1,5 @@
-"""The attacker `inversion`: a U-Net learns to undo f_A; what it recovers is measured and attacked (ours)."""
+"""The attacker `inversion`: a U-Net learns to undo f_A; what it recovers is measured and attacked
+(ours)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,15 +27,17 @@ def invert_splits(
     """Trains the inverter on pairs of training pictures and applies it to all three splits.
 
     Returns:
-        the recovered pictures, and {"released": ..., "recovered": ...}, each with `psnr` (dB) and `ssim` of the test
-        pictures against the raw ones.
+        the recovered pictures, and {"released": ..., "recovered": ...}, each with `psnr` (dB) and
+        `ssim` of the test pictures against the raw ones.
     """
     net = load_fa_model(params.inversion_network, **_sigmoid(params.inversion_network))
     net = prepare_for_training(net, run.device)
     path = run.folder / "inverter.pth"
     if not (params.resume and _restore(net, path, params)):
         train_inverter(net, released.train, raw.train.releases[0], params, run)
-        save_checkpoint(path, {"fa_model_state_dict": detached_copy(net), "fingerprint": fingerprint(params)})
+        save_checkpoint(
+            path, {"fa_model_state_dict": detached_copy(net), "fingerprint": fingerprint(params)}
+        )
     inverted = Splits(*(_invert(net, images, params, run) for images in vars(released).values()))
     truth = raw.test.releases[0]
     quality = {
@@ -45,7 +48,8 @@ def invert_splits(
 
 
 def _restore(net: nn.Module, path: Path, params: PrivacyParams) -> bool:
-    """Loads the inverter of an interrupted run, if there is one and it learned from these very releases."""
+    """Loads the inverter of an interrupted run, if there is one and it learned from these very
+    releases."""
     saved = load_checkpoint(path) if path.is_file() else {}
     if saved.get("fingerprint") != fingerprint(params):
         return False
@@ -53,7 +57,9 @@ def _restore(net: nn.Module, path: Path, params: PrivacyParams) -> bool:
     return True
 
 
-def train_inverter(net: nn.Module, released: ReleasedImages, raw: Tensor, params: PrivacyParams, run: Run) -> None:
+def train_inverter(
+    net: nn.Module, released: ReleasedImages, raw: Tensor, params: PrivacyParams, run: Run
+) -> None:
     """L1 between the network's output on released pictures and the raw ones; Adam, cosine to 0."""
     optimizer = torch.optim.Adam(net.parameters(), lr=params.inversion_learning_rate)
     n_batches = max(1, len(raw) // params.batch_size)
@@ -62,7 +68,9 @@ def train_inverter(net: nn.Module, released: ReleasedImages, raw: Tensor, params
         order = torch.randperm(len(raw), generator=seeded_generator(params.seed, "inverter", epoch))
         inputs, total = released.release(epoch), 0.0
         for i, batch in enumerate(order.chunk(n_batches)):
-            factor = learning_rate_factor(epoch * n_batches + i, params.inversion_epochs * n_batches, 0, "cosine")
+            factor = learning_rate_factor(
+                epoch * n_batches + i, params.inversion_epochs * n_batches, 0, "cosine"
+            )
             set_learning_rate(optimizer, params.inversion_learning_rate, factor)
             batch = batch.to(raw.device)
             with autocast(run.device, params):
@@ -76,20 +84,30 @@ def train_inverter(net: nn.Module, released: ReleasedImages, raw: Tensor, params
 
 
 @torch.inference_mode()
-def _invert(net: nn.Module, images: ReleasedImages, params: PrivacyParams, run: Run) -> ReleasedImages:
+def _invert(
+    net: nn.Module, images: ReleasedImages, params: PrivacyParams, run: Run
+) -> ReleasedImages:
     net.eval()
     releases = []
     for release in images.releases:
         with autocast(run.device, params):
-            parts = [net(part.to(run.device).float()).to(release) for part in release.split(params.release_batch)]
+            parts = [
+                net(part.to(run.device).float()).to(release)
+                for part in release.split(params.release_batch)
+            ]
         releases.append(torch.cat(parts))
     return replace(images, releases=releases)
 
 
 def picture_quality(pictures: Tensor, truth: Tensor) -> dict[str, float]:
     """Mean PSNR (dB) and SSIM of pictures (N, 3, H, W) against the truth (N, 3, H, W) in [0, 1]."""
-    values = [(psnr(a, b), ssim(a, b)) for a, b in zip(pictures.split(64), truth.split(64), strict=True)]
-    return {name: float(torch.cat(parts).mean()) for name, parts in zip(("psnr", "ssim"), zip(*values), strict=True)}
+    values = [
+        (psnr(a, b), ssim(a, b)) for a, b in zip(pictures.split(64), truth.split(64), strict=True)
+    ]
+    return {
+        name: float(torch.cat(parts).mean())
+        for name, parts in zip(("psnr", "ssim"), zip(*values), strict=True)
+    }
 
 
 def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
@@ -99,7 +117,8 @@ def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
 
 
 def ssim(pictures: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """Structural similarity (N,) in [-1, 1] (Wang et al. 2004: Gaussian window 11, sigma 1.5; mean over channels)."""
+    """Structural similarity (N,) in [-1, 1] (Wang et al. 2004: Gaussian window 11, sigma 1.5; mean
+    over channels)."""
     a, b = pictures.float().clamp(0, 1), truth.float()
     offsets = torch.arange(window, device=a.device) - window // 2
     line = torch.exp(-(offsets**2) / (2 * sigma**2))

@@ -1,15 +1,22 @@
-"""From an attack's history to what is reported: three protocols side by side, chance level, interval, curve."""
+"""From an attack's history to what is reported: three protocols side by side, chance level,
+interval, curve."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from aux_code.metrics import attribute_metrics, chance_cmap, f1_always_yes, weighted_average_precision
+from aux_code.metrics import (
+    attribute_metrics,
+    chance_cmap,
+    f1_always_yes,
+    weighted_average_precision,
+)
 from privacy_training.params_privacy import PrivacyParams
 from privacy_training.plateau import recent_gain
 
 SMOOTHING = 3
-"""Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not (ours)."""
+"""Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not
+(ours)."""
 
 
 _DRAWS_AT_ONCE = 100
@@ -34,25 +41,35 @@ def leakage_report(
     """Builds the result of an attack.
 
     Args:
-        history: entries of `train_epoch`, with probabilities `validation` and `test` (N, n_attributes) where evaluated.
+        history: entries of `train_epoch`, with probabilities `validation` and `test` (N,
+            n_attributes) where evaluated.
         validation_labels, test_labels: (N, n_attributes) in {0, 1}.
         names: the attributes.
-        params: `n_bootstrap` resamplings of the test pictures, drawn by `seed`; what counts as a plateau.
+        params: `n_bootstrap` resamplings of the test pictures, drawn by `seed`; what counts as a
+            plateau.
 
     Returns:
-        protocols `last`, `validation` (the epoch with the best smoothed validation cMAP) and `best_on_test` (the
-        paper's), each with the 95 % interval of its cMAP; chance; the validation protocol's interval; plateau; absent
-        attributes; curve.
+        protocols `last`, `validation` (the epoch with the best smoothed validation cMAP) and
+        `best_on_test` (the paper's), each with the 95 % interval of its cMAP; chance; the
+        validation protocol's interval; plateau; absent attributes; curve.
     """
     evaluated = [entry for entry in history if "test" in entry]
     curve = _curve(evaluated, validation_labels, test_labels)
     selected = int(np.argmax(smooth(curve.validation_cmap)))
-    chosen = {"last": len(evaluated) - 1, "validation": selected, "best_on_test": int(np.argmax(curve.test_cmap))}
+    chosen = {
+        "last": len(evaluated) - 1,
+        "validation": selected,
+        "best_on_test": int(np.argmax(curve.test_cmap)),
+    }
     intervals = {
-        i: bootstrap_interval(evaluated[i]["test"].numpy(), test_labels, params.n_bootstrap, params.seed)
+        i: bootstrap_interval(
+            evaluated[i]["test"].numpy(), test_labels, params.n_bootstrap, params.seed
+        )
         for i in chosen.values()
     }
-    prevalence = chance_cmap(test_labels)  # a guess that says yes as often as it is true has this F1, too
+    prevalence = chance_cmap(
+        test_labels
+    )  # a guess that says yes as often as it is true has this F1, too
     chance = {"cmap": prevalence, "f1": prevalence, "f1_always_yes": f1_always_yes(test_labels)}
     return {
         "protocols": {
@@ -63,7 +80,9 @@ def leakage_report(
         "confidence_interval": intervals[selected],
         "plateau": plateau(curve, selected, params),
         "absent_attributes": {
-            "validation": [n for n, y in zip(names, validation_labels.T, strict=True) if not y.any()],
+            "validation": [
+                n for n, y in zip(names, validation_labels.T, strict=True) if not y.any()
+            ],
             "test": [n for n, y in zip(names, test_labels.T, strict=True) if not y.any()],
         },
         "curve": _curve_entries(history, curve),
@@ -76,7 +95,9 @@ def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
 
-def bootstrap_interval(probabilities: np.ndarray, labels: np.ndarray, n_bootstrap: int, seed: int) -> list[float]:
+def bootstrap_interval(
+    probabilities: np.ndarray, labels: np.ndarray, n_bootstrap: int, seed: int
+) -> list[float]:
     """95 % interval of the cMAP under resampling of the pictures with replacement; [low, high]."""
     n, generator = len(labels), np.random.default_rng(seed)
     cmaps = []
@@ -94,8 +115,15 @@ def bootstrap_interval(probabilities: np.ndarray, labels: np.ndarray, n_bootstra
 def _curve(evaluated: list[dict], validation_labels: np.ndarray, test_labels: np.ndarray) -> Curve:
     return Curve(
         np.array([entry["epoch"] for entry in evaluated]),
-        np.array([attribute_metrics(entry["validation"].numpy(), validation_labels).cmap for entry in evaluated]),
-        np.array([attribute_metrics(entry["test"].numpy(), test_labels).cmap for entry in evaluated]),
+        np.array(
+            [
+                attribute_metrics(entry["validation"].numpy(), validation_labels).cmap
+                for entry in evaluated
+            ]
+        ),
+        np.array(
+            [attribute_metrics(entry["test"].numpy(), test_labels).cmap for entry in evaluated]
+        ),
     )
 
 
@@ -115,12 +143,14 @@ def plateau(curve: Curve, selected: int, params: PrivacyParams) -> dict[str, Any
     Args:
         curve: of the whole training.
         selected: index of the epoch that validation chose.
-        params: `plateau_epochs` is the window (0: the last quarter of the epochs), `plateau_gain` the tolerance.
+        params: `plateau_epochs` is the window (0: the last quarter of the epochs), `plateau_gain`
+            the tolerance.
 
     Returns:
-        `gain`: what the best validation cMAP of the window adds to the best before, None if none was evaluated before;
-        `reached`: it is at most `tolerance`. A rate that falls to zero flattens any curve, so with the cosine schedule
-        this is necessary, not sufficient: compare a longer run.
+        `gain`: what the best validation cMAP of the window adds to the best before, None if none
+        was evaluated before; `reached`: it is at most `tolerance`. A rate that falls to zero
+        flattens any curve, so with the cosine schedule this is necessary, not sufficient: compare a
+        longer run.
     """
     window = params.plateau_epochs or 0.25 * float(curve.epochs[-1])
     gain = recent_gain(curve.epochs.tolist(), curve.validation_cmap.tolist(), window)
@@ -147,4 +177,7 @@ def _curve_entries(history: list[dict], curve: Curve) -> list[dict[str, Any]]:
 
 def _named(names: list[str], values: np.ndarray) -> dict[str, float | None]:
     """name -> value; None, which JSON has, where an attribute does not occur."""
-    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}
+    return {
+        name: None if np.isnan(value) else float(value)
+        for name, value in zip(names, values, strict=True)
+    }

@@ -1,4 +1,5 @@
-"""Results as Markdown: the attackers of a series with the strongest, and the run beside the paper's numbers."""
+"""Results as Markdown: the attackers of a series with the strongest, and the run beside the paper's
+numbers."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,11 @@ from aux_code.reporting import published
 from aux_code.reporting.tables import MISSING, Table
 from privacy_training.attack_series import PROTOCOLS
 
-_LABELS = {"validation": "epoch by validation", "last": "last epoch", "best_on_test": "best on test (paper)"}
+_LABELS = {
+    "validation": "epoch by validation",
+    "last": "last epoch",
+    "best_on_test": "best on test (paper)",
+}
 
 
 def write_tables(path: Path, tables: list[Table]) -> None:
@@ -28,13 +33,23 @@ def attacker_table(summary: dict[str, Any]) -> Table:
     chance = _percent(summary["chance"]["cmap"])
     f1 = f"{_percent(summary['chance']['f1'])} (always yes: {_percent(summary['chance']['f1_always_yes'])})"
     rows.append(("chance", *[chance] * len(PROTOCOLS), MISSING, f1, MISSING))
-    columns = (*(f"cMAP, {_LABELS[protocol]}" for protocol in PROTOCOLS), "95 % interval", "F1", "recovered pictures")
+    columns = (
+        *(f"cMAP, {_LABELS[protocol]}" for protocol in PROTOCOLS),
+        "95 % interval",
+        "F1",
+        "recovered pictures",
+    )
     notes = [
         f"The strongest attacker on {summary['anonymizer']} is **{summary['strongest'][first]}** ({_LABELS[first]}): "
         "an anonymizer is as good as its worst case. The interval is over the test pictures, with the first seed.",
-        *(f"{run_id} failed and is missing here: {error}" for run_id, error in summary["failed"].items()),
+        *(
+            f"{run_id} failed and is missing here: {error}"
+            for run_id, error in summary["failed"].items()
+        ),
     ]
-    learning = [name for name in order if not all(run["reached"] for run in attackers[name]["plateau"])]
+    learning = [
+        name for name in order if not all(run["reached"] for run in attackers[name]["plateau"])
+    ]
     if learning:
         notes.append(
             f"Still learning at the end, so that more epochs may read more: {', '.join(learning)} (the last quarter "
@@ -48,29 +63,52 @@ def attacker_table(summary: dict[str, Any]) -> Table:
 
 
 def paper_table(results: list[dict[str, Any]]) -> Table:
-    """Results of single attacks beside the paper's cMAP: Table 8 at image level, Table 1 at feature level; percent.
+    """Results of single attacks beside the paper's cMAP: Table 8 at image level, Table 1 at feature
+    level; percent.
 
     Args:
         results: contents of results files of one level; the notes are about the first one.
     """
     level = results[0]["level"]
-    paper = published.TABLE_1 if level == "feature" else {n: row.vispr_cmap for n, row in published.TABLE_8.items()}
+    paper = (
+        published.TABLE_1
+        if level == "feature"
+        else {n: row.vispr_cmap for n, row in published.TABLE_8.items()}
+    )
     rows = []
     same = Counter((result["anonymizer"], result["attacker"]) for result in results)
     for result in results:
-        seed = f", seed {result['parameters']['seed']}" if same[result["anonymizer"], result["attacker"]] > 1 else ""
+        seed = (
+            f", seed {result['parameters']['seed']}"
+            if same[result["anonymizer"], result["attacker"]] > 1
+            else ""
+        )
         scores = [_percent(result["protocols"][protocol]["cmap"]) for protocol in PROTOCOLS]
         chance = _percent(result["chance"]["cmap"])
         rows.append(
-            (result["anonymizer"], _attacker(result) + seed, *scores, chance, _paper(paper, result["anonymizer"]))
+            (
+                result["anonymizer"],
+                _attacker(result) + seed,
+                *scores,
+                chance,
+                _paper(paper, result["anonymizer"]),
+            )
         )
     named = {result["anonymizer"] for result in results}
     empty = [MISSING] * (2 + len(PROTOCOLS))
-    rows += [(METHODS[name].label, *empty, _paper(paper, name)) for name in paper if name not in named]
-    columns = (*(f"cMAP, {_LABELS[protocol]}" for protocol in PROTOCOLS), "chance", "paper (change against raw)")
+    rows += [
+        (METHODS[name].label, *empty, _paper(paper, name)) for name in paper if name not in named
+    ]
+    columns = (
+        *(f"cMAP, {_LABELS[protocol]}" for protocol in PROTOCOLS),
+        "chance",
+        "paper (change against raw)",
+    )
     number = "1, features of still clips" if level == "feature" else "8"
     title = f"VISPR cMAP beside the paper's Table {number}, percent"
-    return Table(title, ("Anonymizer", "Attacker", *columns), tuple(rows), tuple(_differences(results[0])))
+    return Table(
+        title, ("Anonymizer", "Attacker", *columns), tuple(rows), tuple(_differences(results[0]))
+    )
 
 
 def _differences(result: dict[str, Any]) -> list[str]:
@@ -88,11 +126,15 @@ def _differences(result: dict[str, Any]) -> list[str]:
             f"{official[1]}. On other data only the order of the rows can be compared, not their values."
         )
     if set(result["chance"]["per_attribute"]) != set(VISPR1):
-        notes.append("**Other attributes** than the paper's seven (VISPR1): the values cannot be compared.")
+        notes.append(
+            "**Other attributes** than the paper's seven (VISPR1): the values cannot be compared."
+        )
     if result["level"] == "image" and result["attacker"] != "r50":
         notes.append(f"The attacker here is {result['attacker']}, not the paper's r50.")
     if n_left_out:
-        notes.append(f"{n_left_out} pictures do not decode and are left out; the results file names them.")
+        notes.append(
+            f"{n_left_out} pictures do not decode and are left out; the results file names them."
+        )
     return notes
 
 
@@ -116,7 +158,9 @@ def _attacker(result: dict[str, Any]) -> str:
 def _paper(paper: dict[str, float], name: str) -> str:
     if name not in paper:
         return MISSING
-    change = "" if name == "raw" else f" ({published.relative_change(paper[name], paper['raw']):+.1f} %)"
+    change = (
+        "" if name == "raw" else f" ({published.relative_change(paper[name], paper['raw']):+.1f} %)"
+    )
     return f"{paper[name]:.2f}{change}"
 
 

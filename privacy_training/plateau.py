@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 
-def recent_gain(epochs: Sequence[int], validation_cmap: Sequence[float], window: float) -> float | None:
+def recent_gain(
+    epochs: Sequence[int], validation_cmap: Sequence[float], window: float
+) -> float | None:
     """What the last `window` epochs added to the best validation cMAP.
 
     Args:
@@ -12,7 +14,8 @@ def recent_gain(epochs: Sequence[int], validation_cmap: Sequence[float], window:
         window: in epochs.
 
     Returns:
-        Best score of the window less the best before it; None if the training is no longer than the window.
+        Best score of the window less the best before it; None if the training is no longer than the
+        window.
     """
     border = epochs[-1] - window if len(epochs) else 0
     early = [score for epoch, score in zip(epochs, validation_cmap, strict=True) if epoch <= border]

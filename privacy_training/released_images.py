@@ -1,4 +1,5 @@
-"""What an anonymizer releases of VISPR: each picture goes through f_A once; the attacker sees nothing else."""
+"""What an anonymizer releases of VISPR: each picture goes through f_A once; the attacker sees
+nothing else."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,8 @@ from aux_code.progress import progress
 from aux_code.runs import derived_seed
 
 Boxes = list[Tensor] | None
-"""Per picture (K, 4) x0, y0, x1, y1 in pixels of the transformed picture; None where the anonymizer needs none."""
+"""Per picture (K, 4) x0, y0, x1, y1 in pixels of the transformed picture; None where the anonymizer
+needs none."""
 
 
 @dataclass
@@ -28,7 +30,8 @@ class ReleasedImages:
     """One split as the attacker gets it."""
 
     releases: list[Tensor]
-    """One or more independent releases, each (N, 3, size, size) pictures or (N, feature_dim) features."""
+    """One or more independent releases, each (N, 3, size, size) pictures or (N, feature_dim)
+    features."""
     labels: Tensor
     """(N, n_attributes) in {0, 1}, float32."""
     names: list[str] = field(default_factory=list)
@@ -41,10 +44,13 @@ class ReleasedImages:
         return self.releases[epoch % len(self.releases)]
 
     def to(self, device: torch.device) -> "ReleasedImages":
-        """Moves everything to a GPU if that takes less than half of its free memory, else leaves it in main memory."""
+        """Moves everything to a GPU if that takes less than half of its free memory, else leaves it
+        in main memory."""
         n_bytes = sum(release.nbytes for release in self.releases)
         if device.type == "cuda" and n_bytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            return replace(self, releases=[r.to(device) for r in self.releases], labels=self.labels.to(device))
+            return replace(
+                self, releases=[r.to(device) for r in self.releases], labels=self.labels.to(device)
+            )
         return self
 
 
@@ -53,7 +59,8 @@ class Releaser:
     """Frozen f_A, and f_T at feature level, on a device.
 
     Args:
-        anonymizer: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), with `requires_boxes`; gets its inference form.
+        anonymizer: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), with `requires_boxes`; gets its
+            inference form.
         device: where it runs.
         average_frames: independent releases of a picture that are averaged.
         utility: network with `extract_features`, gets that form too; None at image level.
@@ -77,7 +84,8 @@ class Releaser:
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor, boxes: Boxes) -> Tensor:
-        """frames (N, 3, H, W) in [0, 1] -> pictures (N, 3, H, W) or features (N, feature_dim), on the CPU."""
+        """frames (N, 3, H, W) in [0, 1] -> pictures (N, 3, H, W) or features (N, feature_dim), on
+        the CPU."""
         frames = frames.to(self.device, memory_format=torch.channels_last)
         if self.utility is None:
             return self._mean_release(frames, boxes).to("cpu", self.storage).contiguous()
@@ -112,7 +120,8 @@ class PictureSource:
         paths: image files.
         labels: (N, n_attributes) in {0, 1}.
         size: height and width in pixels.
-        boxes_of: image file, decoded uint8 (H, W, 3) -> its person boxes (K, 4); None: no boxes are needed.
+        boxes_of: image file, decoded uint8 (H, W, 3) -> its person boxes (K, 4); None: no boxes are
+            needed.
         log: counts and names files that do not decode.
         batch: pictures per pass through f_A; bounds its memory.
         n_workers: decoding threads.
@@ -127,11 +136,14 @@ class PictureSource:
     n_workers: int = 1
 
     def chunks(self) -> Iterator[tuple[Tensor, Boxes, list[int]]]:
-        """Yields frames (n, 3, size, size) in [0, 1], their boxes and their indices; unreadable files are left out."""
+        """Yields frames (n, 3, size, size) in [0, 1], their boxes and their indices; unreadable
+        files are left out."""
         numbered = iter(enumerate(self.paths))
         with ThreadPoolExecutor(self.n_workers) as pool:
             while batch := list(islice(numbered, self.batch)):
-                decoded = zip(batch, pool.map(_read_or_error, (path for _, path in batch)), strict=True)
+                decoded = zip(
+                    batch, pool.map(_read_or_error, (path for _, path in batch)), strict=True
+                )
                 images = {}
                 for (i, path), image in decoded:
                     if isinstance(image, UnreadableMedia):
@@ -152,7 +164,9 @@ class PictureSource:
         return boxes
 
 
-def release_images(source: PictureSource, releaser: Releaser, split: str, n_releases: int, seed: int) -> ReleasedImages:
+def release_images(
+    source: PictureSource, releaser: Releaser, split: str, n_releases: int, seed: int
+) -> ReleasedImages:
     """Runs a split through f_A, `n_releases` times if f_A is random, else once.
 
     The noise depends on `seed` and `split` only, so that a resumed run meets the same releases.

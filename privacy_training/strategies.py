@@ -1,4 +1,5 @@
-"""Ways to attack beyond a fresh network on released pictures: they change what it learns from or is tested on."""
+"""Ways to attack beyond a fresh network on released pictures: they change what it learns from or is
+tested on."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,9 @@ from privacy_training.released_splits import build_splits
 def attack_splits(params: PrivacyParams, run: Run) -> tuple[Splits, dict[str, Any]]:
     """The pictures of the attack that the parameters name, and what else there is to report of it.
 
-    raw_trained learns and chooses its epoch on raw pictures and meets released ones only in the test: an opponent who
-    does not adapt. inversion sees what a network recovered from the released pictures; it learned that from pairs of
-    raw and released training pictures.
+    raw_trained learns and chooses its epoch on raw pictures and meets released ones only in the
+    test: an opponent who does not adapt. inversion sees what a network recovered from the released
+    pictures; it learned that from pairs of raw and released training pictures.
     """
     released = build_splits(params, run)
     if params.attacker not in ("raw_trained", "inversion"):

@@ -1,12 +1,14 @@
 """Stage 2: a fresh attacker learns private attributes of VISPR from what an anonymizer releases.
 
-    python privacy_training/train_privacy.py --anonymizer saved_models/train_anonymizer_paper/best.pth
+    python privacy_training/train_privacy.py --anonymizer
+    saved_models/train_anonymizer_paper/best.pth
 
-The leakage is its cMAP on the test split. Writes results/privacy_<run_id>.json and next to it a table with the paper's
-numbers (.md) and the predictions on the test pictures (.npz); the attacker goes to saved_models/<run_id>/attacker.pth.
-With `--attackers r50 vit raw_trained inversion --seeds 0 1 2` it runs every attacker with every seed, and
-results/privacy_<run_id>_attackers.json and .md hold mean, deviation and the strongest attacker. An attacker that cannot
-run is named there, and the exit status is 3; with `--resume` what is finished is not done again.
+The leakage is its cMAP on the test split. Writes results/privacy_<run_id>.json and next to it a
+table with the paper's numbers (.md) and the predictions on the test pictures (.npz); the attacker
+goes to saved_models/<run_id>/attacker.pth. With `--attackers r50 vit raw_trained inversion --seeds
+0 1 2` it runs every attacker with every seed, and results/privacy_<run_id>_attackers.json and .md
+hold mean, deviation and the strongest attacker. An attacker that cannot run is named there, and the
+exit status is 3; with `--resume` what is finished is not done again.
 """
 
 import sys
@@ -14,7 +16,9 @@ import time
 from pathlib import Path
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works in an uninstalled clone, from any folder
+    sys.path.insert(
+        0, str(Path(__file__).resolve().parent.parent)
+    )  # works in an uninstalled clone, from any folder
 
 import logging
 from dataclasses import asdict
@@ -38,7 +42,13 @@ from aux_code.training_state import TrainingState, detached_copy
 from privacy_training.attack_inputs import fingerprint, input_files
 from privacy_training.attack_series import attacks_of_series, run_series, summarise
 from privacy_training.attackers import build_attacker
-from privacy_training.attribute_prediction import Attack, Splits, build_average, build_optimizer, run_attack
+from privacy_training.attribute_prediction import (
+    Attack,
+    Splits,
+    build_average,
+    build_optimizer,
+    run_attack,
+)
 from privacy_training.leakage_plots import plot_attributes, plot_samples, sample_indices
 from privacy_training.leakage_report import leakage_report
 from privacy_training.leakage_tables import attacker_table, paper_table, write_tables
@@ -50,7 +60,8 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """One attack, or several attackers and seeds one by one and then the table that names the strongest."""
+    """One attack, or several attackers and seeds one by one and then the table that names the
+    strongest."""
     params = parse(PRESETS, description=__doc__.splitlines()[0])
     for path in params.compare:
         _read_result(path)  # a wrong name shows now, not after the training
@@ -66,12 +77,15 @@ def main() -> int:
     write_tables(base.with_name(base.name + ".md"), tables)
     strongest = summary["strongest"]["validation"]
     cmap = summary["attackers"][strongest]["protocols"]["validation"]["cmap"]["mean"]
-    sys.stderr.write(f"strongest attacker: {strongest}, cMAP {cmap:.4f} (chance {summary['chance']['cmap']:.4f})\n")
+    sys.stderr.write(
+        f"strongest attacker: {strongest}, cMAP {cmap:.4f} (chance {summary['chance']['cmap']:.4f})\n"
+    )
     return 3 if failed else 0
 
 
 def attack_once(params: PrivacyParams) -> dict:
-    """Releases the pictures, trains one attacker on them and writes its report, which is returned."""
+    """Releases the pictures, trains one attacker on them and writes its report, which is
+    returned."""
     start = time.monotonic()
     run = start_run(params, "train_privacy")
     result_path = config.RESULTS_ROOT / f"privacy_{run.run_id}.json"
@@ -110,15 +124,22 @@ def _write_outputs(attack: Attack, splits: Splits, report: dict, names: list[str
     _save_attacker(attack, report)
     _write_predictions(base.with_name(base.name + ".npz"), attack, splits, report)
     write_json(base.with_name(base.name + ".json"), report)
-    write_tables(base.with_name(base.name + ".md"), [paper_table([report, *_compared(attack.params)])])
+    write_tables(
+        base.with_name(base.name + ".md"), [paper_table([report, *_compared(attack.params)])]
+    )
     if attack.params.plots:
         _plot(attack, splits, report, names)
 
 
 def _read_result(path: Path) -> dict:
     content = read_json(path)
-    if not isinstance(content, dict) or not {"protocols", "anonymizer", "attacker", "level"} <= content.keys():
-        raise UserError(f"--compare {path} is no result of one attack; give results/privacy_<run_id>.json")
+    if (
+        not isinstance(content, dict)
+        or not {"protocols", "anonymizer", "attacker", "level"} <= content.keys()
+    ):
+        raise UserError(
+            f"--compare {path} is no result of one attack; give results/privacy_<run_id>.json"
+        )
     return content
 
 
@@ -129,7 +150,8 @@ def _compared(params: PrivacyParams) -> list[dict]:
 
 
 def _finished_report(params: PrivacyParams, run: Run, path: Path) -> dict | None:
-    """The report of an earlier run if it is there, with its attacker, and of these very parameters and inputs."""
+    """The report of an earlier run if it is there, with its attacker, and of these very parameters
+    and inputs."""
     if not params.resume or not path.is_file() or not (run.folder / "attacker.pth").is_file():
         return None
     report = read_json(path)
@@ -161,7 +183,8 @@ def _report(attack: Attack, splits: Splits, names: list[str]) -> dict:
 
 
 def _write_predictions(path: Path, attack: Attack, splits: Splits, report: dict) -> None:
-    """names (N), probabilities and labels (N, n_attributes) of the test pictures, at the epoch validation chose."""
+    """names (N), probabilities and labels (N, n_attributes) of the test pictures, at the epoch
+    validation chose."""
     epoch = report["protocols"]["validation"]["epoch"]
     arrays = {
         "names": np.array(splits.test.names),
@@ -174,19 +197,31 @@ def _write_predictions(path: Path, attack: Attack, splits: Splits, report: dict)
 def _plot(attack: Attack, splits: Splits, report: dict, names: list[str]) -> None:
     params, base = attack.params, config.RESULTS_ROOT / f"privacy_{attack.run.run_id}"
     others = {str(path.stem).removeprefix("privacy_"): read_json(path) for path in params.compare}
-    plot_attributes(base.with_name(base.name + "_attributes.png"), {**others, attack.run.run_id: report})
+    plot_attributes(
+        base.with_name(base.name + "_attributes.png"), {**others, attack.run.run_id: report}
+    )
     if params.level == "image":
         chosen = sample_indices(len(splits.test.labels))
         predictions = attack.history[report["protocols"]["validation"]["epoch"] - 1]["test"][chosen]
         pictures, labels = splits.test.release(0).cpu()[chosen], splits.test.labels.cpu()[chosen]
-        plot_samples(base.with_name(base.name + "_samples.png"), pictures, predictions, labels, names)
+        plot_samples(
+            base.with_name(base.name + "_samples.png"), pictures, predictions, labels, names
+        )
 
 
 def _save_attacker(attack: Attack, report: dict) -> None:
-    architecture = getattr(attack.reader, "architecture", {"arch": attack.params.attacker, "arguments": {}})
+    architecture = getattr(
+        attack.reader, "architecture", {"arch": attack.params.attacker, "arguments": {}}
+    )
     metrics = {f"test_cmap_{name}": scores["cmap"] for name, scores in report["protocols"].items()}
-    meta = build_meta("train_privacy", {"fb": architecture}, attack.params, input_files(attack.params), metrics)
-    checkpoint = {"fb_model_state_dict": detached_copy(attack.reader), "epoch": len(attack.history), "meta": meta}
+    meta = build_meta(
+        "train_privacy", {"fb": architecture}, attack.params, input_files(attack.params), metrics
+    )
+    checkpoint = {
+        "fb_model_state_dict": detached_copy(attack.reader),
+        "epoch": len(attack.history),
+        "meta": meta,
+    }
     save_checkpoint(attack.run.folder / "attacker.pth", checkpoint)
 
 

@@ -1,4 +1,5 @@
-"""Run by test_distributed.py under torchrun: prints what the helpers of aux_code.distributed give on each rank."""
+"""Run by test_distributed.py under torchrun: prints what the helpers of aux_code.distributed give
+on each rank."""
 
 import json
 import sys
@@ -46,18 +47,28 @@ def gloo_threads() -> list[str]:
 
 
 def averaged_gradients(rank: int) -> list:
-    """[gradient of a parameter that the loss enters twice, whether an unused and a frozen one have none]."""
-    network = torch.nn.ParameterDict({"twice": torch.zeros(2, 3), "unused": torch.zeros(4), "frozen": torch.zeros(1)})
+    """[gradient of a parameter that the loss enters twice, whether an unused and a frozen one have
+    none]."""
+    network = torch.nn.ParameterDict(
+        {"twice": torch.zeros(2, 3), "unused": torch.zeros(4), "frozen": torch.zeros(1)}
+    )
     network["frozen"].requires_grad_(False)
     call = distributed.data_parallel(network)
-    for _ in range(2):  # DistributedDataParallel complains in the second step of what was wrong in the first
+    for _ in range(
+        2
+    ):  # DistributedDataParallel complains in the second step of what was wrong in the first
         network.zero_grad(set_to_none=True)
         call(lambda: rank * (network["twice"].sum() + network["twice"].T.sum())).backward()
-    return [network["twice"].grad.tolist(), network["unused"].grad is None, network["frozen"].grad is None]
+    return [
+        network["twice"].grad.tolist(),
+        network["unused"].grad is None,
+        network["frozen"].grad is None,
+    ]
 
 
 def gathered_nt_xent(rank: int) -> list:
-    """[loss, gradient of this rank's first views averaged over ranks' losses] of NT-Xent over all ranks' rows."""
+    """[loss, gradient of this rank's first views averaged over ranks' losses] of NT-Xent over all
+    ranks' rows."""
     first, second = all_views()
     own = [view.chunk(2)[rank].clone().requires_grad_(True) for view in (first, second)]
     loss = nt_xent_loss(*map(distributed.gather_rows, own), 0.1)
@@ -67,7 +78,9 @@ def gathered_nt_xent(rank: int) -> list:
 
 def all_views() -> torch.Tensor:
     """(2, 6, 4) unit vectors: two views of six images."""
-    return torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(3)), dim=2)
+    return torch.nn.functional.normalize(
+        torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(3)), dim=2
+    )
 
 
 if __name__ == "__main__":

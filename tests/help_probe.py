@@ -1,8 +1,8 @@
 """Runs entry scripts with --help in forked children, so that the heavy libraries are imported once.
 
-Usage: help_probe.py REPOSITORY FOREIGN_FOLDER SCRIPT...; prints one JSON object {"script|folder": complaint or ""}.
-Each child forgets every path to the repository that an installation put on the module path: the scripts have to work
-in an uninstalled clone, by their own preamble.
+Usage: help_probe.py REPOSITORY FOREIGN_FOLDER SCRIPT...; prints one JSON object {"script|folder":
+complaint or ""}. Each child forgets every path to the repository that an installation put on the
+module path: the scripts have to work in an uninstalled clone, by their own preamble.
 """
 
 import io
@@ -27,7 +27,11 @@ def main(repository: Path, foreign: Path, scripts: list[str]) -> dict[str, str]:
     results = {}
     for script in scripts:
         path = repository / script
-        for folder, argument in ((repository, script), (path.parent, path.name), (foreign, str(path))):
+        for folder, argument in (
+            (repository, script),
+            (path.parent, path.name),
+            (foreign, str(path)),
+        ):
             results[f"{script}|{folder}"] = in_child(repository, folder, argument)
     return results
 
@@ -54,8 +58,14 @@ def in_child(repository: Path, folder: Path, script: str) -> str:
 def run_help(repository: Path, folder: Path, script: str) -> str:
     """What python SCRIPT --help does in a folder, in this process."""
     os.chdir(folder)
-    sys.path[:] = [p for p in sys.path if p and Path(p).resolve() != repository and p != str(Path(__file__).parent)]
-    sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", repr(f))]
+    sys.path[:] = [
+        p
+        for p in sys.path
+        if p and Path(p).resolve() != repository and p != str(Path(__file__).parent)
+    ]
+    sys.meta_path[:] = [
+        f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", repr(f))
+    ]
     sys.path.insert(0, str((folder / script).resolve().parent))
     sys.argv = [script, "--help"]
     text, status = io.StringIO(), None

@@ -4,14 +4,23 @@ import pytest
 import torch
 from torch import nn
 
-from aux_code.batch_norm import SynchronisedBatchNorm, keep_running_statistics, synchronise_batch_norms
+from aux_code.batch_norm import (
+    SynchronisedBatchNorm,
+    keep_running_statistics,
+    synchronise_batch_norms,
+)
 from aux_code.layout import apply_per_frame
 
 
 def norms() -> nn.Sequential:
     """A small f_A with statistics that start elsewhere than at 0 and 1."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, momentum=0.3), nn.ReLU(), nn.Conv2d(4, 3, 1))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4, momentum=0.3),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, 1),
+    )
     net[1].running_mean.fill_(0.5)
     return net
 

@@ -26,7 +26,11 @@ from aux_code.checkpoints import (
 )
 from aux_code.errors import UserError
 
-CONTENT = {"state": {"w": torch.arange(6.0).reshape(2, 3)}, "epoch": 3, "meta": {"x": [1, "two", None, 2.5]}}
+CONTENT = {
+    "state": {"w": torch.arange(6.0).reshape(2, 3)},
+    "epoch": 3,
+    "meta": {"x": [1, "two", None, 2.5]},
+}
 
 
 def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path):
@@ -40,7 +44,9 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path):
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
-def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch, failure, moment):
+def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch, failure, moment
+):
     path = tmp_path / "last.pth"
     path.write_bytes(b"old")
 
@@ -68,8 +74,12 @@ def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(tmp_path: 
 def test_the_content_is_on_the_disk_before_the_name_points_to_it(tmp_path: Path, monkeypatch):
     order = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (order.append(("fsync", os.fstat(fd).st_size)), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(("replace", Path(a).parent)), replace(a, b)))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (order.append(("fsync", os.fstat(fd).st_size)), fsync(fd))
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (order.append(("replace", Path(a).parent)), replace(a, b))
+    )
     write_atomically(tmp_path / "x", lambda file: file.write(b"12345"))
     assert order == [("fsync", 5), ("replace", tmp_path)]
 
@@ -116,7 +126,9 @@ def test_truncated_files_are_named(tmp_path: Path, keep: float):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("content", [b"hello world, no checkpoint", b"\x80\x02}garbage", b"PK\x03\x04" + 99 * b"\0"])
+@pytest.mark.parametrize(
+    "content", [b"hello world, no checkpoint", b"\x80\x02}garbage", b"PK\x03\x04" + 99 * b"\0"]
+)
 def test_other_files_are_named(tmp_path: Path, content: bytes):
     (tmp_path / "other.pth").write_bytes(content)
     with pytest.raises(UserError, match="other.pth"):
@@ -133,7 +145,16 @@ def test_missing_files_and_folders_are_named(tmp_path: Path):
 
 def test_json_takes_numpy_and_paths_and_refuses_nan(tmp_path: Path):
     path = tmp_path / "results.json"
-    write_json(path, {"a": np.float32(0.5), "b": np.arange(2), "c": Path("x"), "d": torch.ones(1), "e": np.int64(4)})
+    write_json(
+        path,
+        {
+            "a": np.float32(0.5),
+            "b": np.arange(2),
+            "c": Path("x"),
+            "d": torch.ones(1),
+            "e": np.int64(4),
+        },
+    )
     assert read_json(path) == {"a": 0.5, "b": [0, 1], "c": "x", "d": [1.0], "e": 4}
     for bad in (float("nan"), float("inf"), np.float32("nan")):
         with pytest.raises(ValueError):
@@ -166,14 +187,22 @@ def test_meta_says_where_a_checkpoint_came_from_and_loads_safely(tmp_path: Path)
     source = tmp_path / "fa.pth"
     source.write_bytes(b"weights")
     architectures = {"fa": {"arch": "small", "arguments": {}}}
-    meta = build_meta("train", architectures, Params(), {"fa": source, "anonymizer": "raw"}, {"top1": 0.5})
+    meta = build_meta(
+        "train", architectures, Params(), {"fa": source, "anonymizer": "raw"}, {"top1": 0.5}
+    )
     digest = hashlib.sha256(b"weights").hexdigest()
     assert sha256_of(source) == digest
     assert meta["inputs"]["fa"] == {"path": str(source), "sha256": digest}
     assert meta["inputs"]["anonymizer"] == {"path": "raw", "sha256": ""}
     assert meta["parameters"] == {"seed": 7, "folder": "data"} and meta["seed"] == 7
-    assert meta["architectures"] == architectures and meta["metrics"] == {"top1": 0.5} and meta["stage"] == "train"
-    assert meta["format_version"] == checkpoints.FORMAT_VERSION and isinstance(meta["git_commit"], str)
+    assert (
+        meta["architectures"] == architectures
+        and meta["metrics"] == {"top1": 0.5}
+        and meta["stage"] == "train"
+    )
+    assert meta["format_version"] == checkpoints.FORMAT_VERSION and isinstance(
+        meta["git_commit"], str
+    )
     save_checkpoint(tmp_path / "x.pth", {"meta": meta})
     assert load_checkpoint(tmp_path / "x.pth")["meta"] == json.loads(json.dumps(meta))
 
@@ -183,8 +212,11 @@ def test_an_empty_name_is_no_file():
 
 
 @pytest.mark.parametrize("n_values", [300, 1000, 100_000])
-def test_an_array_that_the_disk_has_no_room_for_is_an_error_and_no_half_file(tmp_path: Path, n_values):
-    """RLIMIT_FSIZE makes writes fail in the middle, as a full disk does; NumPy alone overlooks it for small arrays."""
+def test_an_array_that_the_disk_has_no_room_for_is_an_error_and_no_half_file(
+    tmp_path: Path, n_values
+):
+    """RLIMIT_FSIZE makes writes fail in the middle, as a full disk does; NumPy alone overlooks it
+    for small arrays."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -194,4 +226,6 @@ def test_an_array_that_the_disk_has_no_room_for_is_an_error_and_no_half_file(tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
     write_npy(tmp_path / "a.npy", np.arange(n_values, dtype=np.float32))
-    assert np.array_equal(np.load(tmp_path / "a.npy", mmap_mode="r"), np.arange(n_values, dtype=np.float32))
+    assert np.array_equal(
+        np.load(tmp_path / "a.npy", mmap_mode="r"), np.arange(n_values, dtype=np.float32)
+    )

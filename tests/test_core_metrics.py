@@ -2,9 +2,21 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import auc, average_precision_score, f1_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import (
+    auc,
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
 
-from aux_code.metrics import attribute_metrics, average_precision, chance_cmap, leakage_removed, ranking_metrics
+from aux_code.metrics import (
+    attribute_metrics,
+    average_precision,
+    chance_cmap,
+    leakage_removed,
+    ranking_metrics,
+)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -20,7 +32,9 @@ def test_weighted_clips_equal_scikit_learn_on_frame_vectors_with_ties(seed: int)
     precision, recall, _ = precision_recall_curve(labels, frame_scores)
     assert metrics.roc_auc == pytest.approx(roc_auc_score(labels, frame_scores), abs=1e-12)
     assert metrics.pr_auc == pytest.approx(auc(recall, precision), abs=1e-12)
-    assert metrics.average_precision == pytest.approx(average_precision_score(labels, frame_scores), abs=1e-12)
+    assert metrics.average_precision == pytest.approx(
+        average_precision_score(labels, frame_scores), abs=1e-12
+    )
 
 
 def test_the_area_under_the_curve_is_not_the_average_precision():
@@ -39,7 +53,9 @@ def test_extremes():
 @pytest.mark.parametrize("positives, negatives", [([0, 0], [1, 1]), ([1, 1], [0, 0]), ([], [])])
 def test_one_class_alone_cannot_be_ranked(positives: list, negatives: list):
     with pytest.raises(ValueError, match="positive and negative"):
-        ranking_metrics(np.arange(len(positives), dtype=float), np.array(positives), np.array(negatives))
+        ranking_metrics(
+            np.arange(len(positives), dtype=float), np.array(positives), np.array(negatives)
+        )
 
 
 def test_average_precision_of_columns_without_a_choice():
@@ -75,7 +91,9 @@ def test_chance_is_the_prevalence_and_what_a_blind_attacker_gets():
     labels = np.zeros((100, 3))
     labels[:40, 0] = labels[:10, 1] = 1
     assert chance_cmap(labels) == pytest.approx(0.25)
-    assert attribute_metrics(np.full((100, 3), 0.5), labels).cmap == pytest.approx(chance_cmap(labels))
+    assert attribute_metrics(np.full((100, 3), 0.5), labels).cmap == pytest.approx(
+        chance_cmap(labels)
+    )
 
 
 def test_leakage_removed_is_one_at_chance_and_zero_at_raw():

@@ -25,14 +25,24 @@ def test_the_first_preset_is_the_default():
     assert parse(PRESETS, []) == Params(preset="paper")
 
 
-@pytest.mark.parametrize("argv", [["--preset", "miniature", "--epochs", "3"], ["--epochs=3", "--preset=miniature"]])
+@pytest.mark.parametrize(
+    "argv", [["--preset", "miniature", "--epochs", "3"], ["--epochs=3", "--preset=miniature"]]
+)
 def test_options_replace_values_of_the_preset_wherever_they_stand(argv: list[str]):
     assert parse(PRESETS, argv) == Params(preset="miniature", epochs=3, learning_rate=0.5)
 
 
 def test_flags_and_common_options():
-    params = parse(PRESETS, ["--resume", "--device", "cpu", "--seed", "4", "--run_id", "x", "--n_threads", "1"])
-    assert (params.resume, params.device, params.seed, params.run_id, params.n_threads) == (True, "cpu", 4, "x", 1)
+    params = parse(
+        PRESETS, ["--resume", "--device", "cpu", "--seed", "4", "--run_id", "x", "--n_threads", "1"]
+    )
+    assert (params.resume, params.device, params.seed, params.run_id, params.n_threads) == (
+        True,
+        "cpu",
+        4,
+        "x",
+        1,
+    )
     with pytest.raises(FrozenInstanceError):
         params.seed = 5
 
@@ -61,7 +71,12 @@ def test_help_shows_presets_and_the_values_of_the_chosen_one(capsys):
         parse(PRESETS, ["--preset", "miniature", "--help"], "Trains something.")
     text = capsys.readouterr().out
     assert not caught.value.code
-    assert "Trains something." in text and "paper, miniature" in text and "--learning_rate" in text and "0.5" in text
+    assert (
+        "Trains something." in text
+        and "paper, miniature" in text
+        and "--learning_rate" in text
+        and "0.5" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +119,9 @@ class BoundedParams(CommonParams):
         ("--widths", ["4", "0"], "at least 1"),
     ],
 )
-def test_a_value_out_of_its_range_is_refused_with_the_bound(option: str, values: list[str], allowed: str):
+def test_a_value_out_of_its_range_is_refused_with_the_bound(
+    option: str, values: list[str], allowed: str
+):
     presets = {"paper": BoundedParams()}
     assert parse(presets, ["--epochs", "9", "--rate", "0.99"]).epochs == 9
     with pytest.raises(UserError, match=f"{option} must be {allowed}, not {' '.join(values)}"):

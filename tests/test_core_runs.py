@@ -49,8 +49,16 @@ def raising(error: BaseException):
         (lambda: None, 0, ""),
         (lambda: 3, 3, ""),
         (raising(UserError("--size: too small")), 2, "error: --size: too small\n"),
-        (raising(NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b")), 2, "error: /a/b: Not a directory"),
-        (raising(OSError(errno.ENOSPC, "No space left on device")), 2, "error: No space left on device"),
+        (
+            raising(NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b")),
+            2,
+            "error: /a/b: Not a directory",
+        ),
+        (
+            raising(OSError(errno.ENOSPC, "No space left on device")),
+            2,
+            "error: No space left on device",
+        ),
         (raising(KeyboardInterrupt()), 130, "interrupted"),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "terminated"),
         (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted"),
@@ -72,7 +80,9 @@ def test_bugs_are_not_disguised_as_user_errors():
         run_script(raising(BrokenPipeError(errno.EPIPE, "Broken pipe")))
 
 
-@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize(
+    "number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
 def test_the_first_signal_is_a_request_the_second_ends(number: int, error: type):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(number)
@@ -92,7 +102,11 @@ def test_a_run_has_a_folder_with_its_resolved_parameters(tmp_path, monkeypatch):
     run = start_run(CommonParams(preset="miniature", seed=3, device="cpu"), "train_x")
     assert run.folder == tmp_path / "saved" / "train_x_miniature" and run.device.type == "cpu"
     saved = json.loads((run.folder / "params_train_x.json").read_text())
-    assert saved["seed"] == 3 and saved["run_id"] == "train_x_miniature" and saved["stage"] == "train_x"
+    assert (
+        saved["seed"] == 3
+        and saved["run_id"] == "train_x_miniature"
+        and saved["stage"] == "train_x"
+    )
     assert not (tmp_path / "logs").exists()
     run.writer.add_scalar("loss", 1.0, 0)
     run.writer.close()
@@ -123,11 +137,20 @@ def test_cuda_without_a_gpu_is_a_user_error(monkeypatch):
     with pytest.raises(UserError, match="--device cuda"):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto").type == choose_device("cuda").type == "cuda" and choose_device("cpu").type == "cpu"
+    assert (
+        choose_device("auto").type == choose_device("cuda").type == "cuda"
+        and choose_device("cpu").type == "cpu"
+    )
 
 
 def test_derived_generators_depend_on_every_key_its_type_and_the_order():
-    keys = [(0, "clip", 1, 2), (0, "clip", 2, 1), (0, "view", 1, 2), (1, "clip", 1, 2), (0, "clip", 12)]
+    keys = [
+        (0, "clip", 1, 2),
+        (0, "clip", 2, 1),
+        (0, "view", 1, 2),
+        (1, "clip", 1, 2),
+        (0, "clip", 12),
+    ]
     keys += [(0, "clip", "1", 2), ("ab", "c"), ("a", "bc"), ("abc",)]
     seeds = [derived_seed(*key) for key in keys]
     assert len(set(seeds)) == len(keys) and all(0 <= seed < 2**63 for seed in seeds)
@@ -135,5 +158,7 @@ def test_derived_generators_depend_on_every_key_its_type_and_the_order():
     assert derived_seed(0, "clip", 1, 2) == 4659185930849746569
     global_state = torch.get_rng_state()
     a, b = (torch.rand(4, generator=seeded_generator(0, "clip", 1, 2)) for _ in range(2))
-    assert torch.equal(a, b) and not torch.equal(a, torch.rand(4, generator=seeded_generator(0, "clip", 1, 3)))
+    assert torch.equal(a, b) and not torch.equal(
+        a, torch.rand(4, generator=seeded_generator(0, "clip", 1, 3))
+    )
     assert torch.equal(torch.get_rng_state(), global_state)

@@ -11,21 +11,36 @@ from aux_code.checkpoints import build_meta, save_checkpoint
 from aux_code.errors import UserError
 from aux_code.training_state import TrainingState, detached_copy
 
-PARAMS = {"seed": 0, "epochs": 3, "init_fa": "a.pth", "resume": False, "n_workers": 2, "minutes_between_saves": 5.0}
+PARAMS = {
+    "seed": 0,
+    "epochs": 3,
+    "init_fa": "a.pth",
+    "resume": False,
+    "n_workers": 2,
+    "minutes_between_saves": 5.0,
+}
 
 
-def training(path: Path, weights_seed: int = 0, **changed) -> tuple[TrainingState, nn.Module, torch.optim.Optimizer]:
+def training(
+    path: Path, weights_seed: int = 0, **changed
+) -> tuple[TrainingState, nn.Module, torch.optim.Optimizer]:
     """A small network with its optimizer and their state file."""
     torch.manual_seed(weights_seed)
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    return TrainingState(path, PARAMS | changed, {"net": net, "optimizer": optimizer}), net, optimizer
+    return (
+        TrainingState(path, PARAMS | changed, {"net": net, "optimizer": optimizer}),
+        net,
+        optimizer,
+    )
 
 
 def step(net: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
     """One update on data that depend on the step."""
     optimizer.zero_grad()
-    net(torch.rand(8, 3, generator=torch.Generator().manual_seed(number))).square().mean().backward()
+    net(
+        torch.rand(8, 3, generator=torch.Generator().manual_seed(number))
+    ).square().mean().backward()
     optimizer.step()
 
 
@@ -56,7 +71,9 @@ def test_without_resume_or_without_a_file_the_start_is_fresh(tmp_path: Path):
     assert torch.equal(net[0].weight, before["0.weight"])
 
 
-@pytest.mark.parametrize("changed", [{"epochs": 4}, {"init_fa": "b.pth"}, {"seed": 1}, {"new_parameter": 1}])
+@pytest.mark.parametrize(
+    "changed", [{"epochs": 4}, {"init_fa": "b.pth"}, {"seed": 1}, {"new_parameter": 1}]
+)
 def test_other_parameters_are_refused_by_name_and_nothing_is_loaded(tmp_path: Path, changed: dict):
     training(tmp_path / "state.pth")[0].save({"step": 1})
     state, net, _ = training(tmp_path / "state.pth", weights_seed=5, **changed)
@@ -103,7 +120,9 @@ def test_a_complete_run_of_other_parameters_is_refused_by_name(tmp_path: Path, c
     same = {"sizes": (1, 2), "resume": True, "n_workers": 0, "new_parameter": 1}
     assert training(tmp_path / "state.pth", **same)[0].is_complete(output, resume=True)
     state = training(tmp_path / "state.pth", **same | changed)[0]
-    with pytest.raises(UserError, match=f"last.pth was saved with other values of {next(iter(changed))};"):
+    with pytest.raises(
+        UserError, match=f"last.pth was saved with other values of {next(iter(changed))};"
+    ):
         state.is_complete(output, resume=True)
     assert not state.is_complete(output, resume=False)
 
@@ -113,4 +132,8 @@ def test_a_detached_copy_shares_no_memory():
     copy = detached_copy(net)
     before = copy["weight"].clone()
     nn.init.zeros_(net.weight)
-    assert torch.equal(copy["weight"], before) and copy["weight"].is_contiguous() and not copy["weight"].requires_grad
+    assert (
+        torch.equal(copy["weight"], before)
+        and copy["weight"].is_contiguous()
+        and not copy["weight"].requires_grad
+    )

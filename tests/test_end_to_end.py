@@ -40,8 +40,19 @@ SHORT = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """data/ with a tiny rendering, and room for the artefacts."""
-    folder = tmp_path_factory.mktemp("end to end")  # with a blank: paths are never taken apart by a shell
-    command = [sys.executable, "-m", "aux_code.miniature", str(folder / "data"), "--seed", "0", "--scale", "0.03"]
+    folder = tmp_path_factory.mktemp(
+        "end to end"
+    )  # with a blank: paths are never taken apart by a shell
+    command = [
+        sys.executable,
+        "-m",
+        "aux_code.miniature",
+        str(folder / "data"),
+        "--seed",
+        "0",
+        "--scale",
+        "0.03",
+    ]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     return folder
 
@@ -58,9 +69,13 @@ def roots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def short_plan(folder: Path) -> list[Task]:
     environment = {"TED_SPAD_ARTIFACT_ROOT": str(folder / "artifacts"), "OMP_NUM_THREADS": "1"}
-    settings = PlanSettings("miniature", ("ucf_crime",), ("--device", "cpu", "--n_threads", "1"), environment)
+    settings = PlanSettings(
+        "miniature", ("ucf_crime",), ("--device", "cpu", "--n_threads", "1"), environment
+    )
     tasks = build_plan(METHODS, (0,), settings, reproduce.preset_parameters)
-    return [replace(task, arguments=(*task.arguments, *SHORT.get(task.stage, ()))) for task in tasks]
+    return [
+        replace(task, arguments=(*task.arguments, *SHORT.get(task.stage, ()))) for task in tasks
+    ]
 
 
 def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
@@ -85,15 +100,20 @@ def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
 
 
 def check_that_work_by_hand_is_known(tasks: list[Task]) -> None:
-    """Somebody who pastes the commands leaves results without marks; other parameters or inputs are other work."""
+    """Somebody who pastes the commands leaves results without marks; other parameters or inputs are
+    other work."""
     for task in tasks:
         if not task.own_folder:
             task.stamp_path.unlink()
     for changed in tasks:
         if changed.stage != "dali_extraction":
             assert was_run_by_hand(changed)
-            assert not was_run_by_hand(replace(changed, parameters=changed.parameters | {"precision": "fp8"}))
-            assert not was_run_by_hand(replace(changed, arguments=(*changed.arguments, "--seed", "1")))
+            assert not was_run_by_hand(
+                replace(changed, parameters=changed.parameters | {"precision": "fp8"})
+            )
+            assert not was_run_by_hand(
+                replace(changed, arguments=(*changed.arguments, "--seed", "1"))
+            )
     anonymizer = next(task for task in tasks if task.stage == "train_anonymizer")
     start = anonymizer.inputs[1]
     content = start.read_bytes()
@@ -102,36 +122,66 @@ def check_that_work_by_hand_is_known(tasks: list[Task]) -> None:
     start.write_bytes(content)
     third = run_tasks(tasks, 1, StatusDisplay())
     assert len(third.kept) == len(tasks) and not third.done
-    extraction = next(task for task in tasks if task.stage == "dali_extraction" and task.method == "ted_spad_plus")
+    extraction = next(
+        task for task in tasks if task.stage == "dali_extraction" and task.method == "ted_spad_plus"
+    )
     assert holds_its_features(extraction)
     assert not holds_its_features(replace(extraction, inputs=(start,)))
 
 
 def check_features(roots: Path) -> None:
-    """One feature per 32 decodable frames, for every video of both splits, and the anonymizer's mark on them."""
+    """One feature per 32 decodable frames, for every video of both splits, and the anonymizer's
+    mark on them."""
     dataset = ucf_crime.load(roots / "data" / "UCF_Crime")
     folders = {m: config.FEATURES_ROOT / "ucf_crime" / f"miniature_s0_{m}" for m in METHODS}
     for video in dataset.videos:
         features = {m: np.load(path / f"{video.name}.npy") for m, path in folders.items()}
         assert {len(array) for array in features.values()} == {-(-count_frames(video.path) // 32)}
-        assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in features.values())
+        assert all(
+            array.dtype == np.float32 and np.isfinite(array).all() for array in features.values()
+        )
         assert not np.allclose(features["raw"], features["blur"])
     manifests = {m: json.loads((path / "manifest.json").read_text()) for m, path in folders.items()}
-    assert manifests["blur"]["anonymizer"]["name"] == "blur" and manifests["ted_spad_plus"]["anonymizer"]["sha256"]
+    assert (
+        manifests["blur"]["anonymizer"]["name"] == "blur"
+        and manifests["ted_spad_plus"]["anonymizer"]["sha256"]
+    )
 
 
 def test_the_dry_run_names_the_steps_and_touches_nothing(folder: Path, tmp_path: Path):
-    environment = {**os.environ, "TED_SPAD_DATA_ROOT": str(folder / "data"), "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}
-    command = [sys.executable, str(ROOT / "reproduce.py"), "--preset", "miniature", "--dry_run", "--methods", "spact"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    environment = {
+        **os.environ,
+        "TED_SPAD_DATA_ROOT": str(folder / "data"),
+        "TED_SPAD_ARTIFACT_ROOT": str(tmp_path),
+    }
+    command = [
+        sys.executable,
+        str(ROOT / "reproduce.py"),
+        "--preset",
+        "miniature",
+        "--dry_run",
+        "--methods",
+        "spact",
+    ]
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     assert "train_anonymizer.py --preset miniature_spact" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_data_is_one_clear_message(tmp_path: Path):
-    environment = {**os.environ, "TED_SPAD_DATA_ROOT": str(tmp_path / "none"), "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "TED_SPAD_DATA_ROOT": str(tmp_path / "none"),
+        "TED_SPAD_ARTIFACT_ROOT": str(tmp_path),
+    }
     command = [sys.executable, str(ROOT / "reproduce.py"), "--preset", "paper"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "UCF101" in result.stderr and "TED_SPAD_DATA_ROOT" in result.stderr and "--preset miniature" in result.stderr
+    assert (
+        "UCF101" in result.stderr
+        and "TED_SPAD_DATA_ROOT" in result.stderr
+        and "--preset miniature" in result.stderr
+    )

@@ -1,4 +1,5 @@
-"""The worked examples of docs/extending.md: its blocks go into a copy of the repository, its commands are run there."""
+"""The worked examples of docs/extending.md: its blocks go into a copy of the repository, its
+commands are run there."""
 
 import json
 import os
@@ -53,7 +54,9 @@ def write_video(path: Path, n_frames: int, events: tuple[tuple[int, int], ...]) 
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         for i in range(n_frames):
             level = 210 if any(start <= i < end for start, end in events) else 60
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((48, 64, 3), level, np.uint8), format="rgb24"
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
@@ -85,7 +88,8 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory) -> dict[str, tuple[int, str, Path]]:
-    """Script or run id -> (exit status, standard output, the copy's root), after all commands ran in order."""
+    """Script or run id -> (exit status, standard output, the copy's root), after all commands ran
+    in order."""
     from aux_code.miniature.render import render_benchmark
 
     copy, data = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("data")
@@ -98,7 +102,11 @@ def answers(tmp_path_factory) -> dict[str, tuple[int, str, Path]]:
     render_benchmark(data, seed=0, scale=0.03, only=["ucf101", "vispr"], workers=1)
     write_corridor(data / "Corridor")
     program = RUN_ALL.format(root=str(copy), commands=json.dumps(commands()))
-    variables = {"TED_SPAD_DATA_ROOT": str(data), "TED_SPAD_ARTIFACT_ROOT": str(copy), "OMP_NUM_THREADS": "1"}
+    variables = {
+        "TED_SPAD_DATA_ROOT": str(data),
+        "TED_SPAD_ARTIFACT_ROOT": str(copy),
+        "OMP_NUM_THREADS": "1",
+    }
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=copy, env={**os.environ, **variables}, capture_output=True, text=True,
         timeout=280,
@@ -119,17 +127,31 @@ def test_every_command_of_the_document_ends_well(answers):
 def test_the_trained_anonymizer_is_rebuilt_and_attacked(answers):
     root = answers["train_privacy"][2]
     result = json.loads((root / "results" / "privacy_tint.json").read_text())
-    assert result["anonymizer"].endswith("tint/fa_recon.pth") and 0 < result["protocols"]["last"]["cmap"] <= 1
+    assert (
+        result["anonymizer"].endswith("tint/fa_recon.pth")
+        and 0 < result["protocols"]["last"]["cmap"] <= 1
+    )
 
 
 def test_own_data_set_anonymizer_and_utility_network_meet_in_the_features(answers):
     folder = answers["dali_extraction"][2] / "features" / "corridor" / "posterize"
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert (manifest["feature_dim"], manifest["frames_per_feature"], len(manifest["videos"])) == (6, 32, 10)
-    assert manifest["anonymizer"]["name"] == "posterize" and manifest["utility"]["arch"] == "colour_statistics"
+    assert (manifest["feature_dim"], manifest["frames_per_feature"], len(manifest["videos"])) == (
+        6,
+        32,
+        10,
+    )
+    assert (
+        manifest["anonymizer"]["name"] == "posterize"
+        and manifest["utility"]["arch"] == "colour_statistics"
+    )
     stored = np.load(folder / "test_0.npy")
-    assert np.isclose(stored[0, 0] * 3, round(stored[0, 0] * 3), atol=1e-3), "a grey clip in four levels is one level"
-    assert len(list((folder.parents[2] / "results").glob("anomaly_*.json"))) == 1, "the built-in head takes the width"
+    assert np.isclose(stored[0, 0] * 3, round(stored[0, 0] * 3), atol=1e-3), (
+        "a grey clip in four levels is one level"
+    )
+    assert len(list((folder.parents[2] / "results").glob("anomaly_*.json"))) == 1, (
+        "the built-in head takes the width"
+    )
 
 
 def test_own_head_finds_the_bright_clips(answers):

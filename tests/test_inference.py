@@ -31,7 +31,12 @@ def settled(network):
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+            for tensor in (
+                module.weight.data,
+                module.bias.data,
+                module.running_mean,
+                module.running_var,
+            ):
                 tensor.add_(0.2 * torch.rand(tensor.shape, generator=generator))
     return network.eval()
 
@@ -58,7 +63,9 @@ def test_prepared_networks_are_equal_and_have_no_batch_norm_left(build, shape):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     prepared = prepare_for_inference(network, x)
     # depth 4 leaves the 5 norms of the encoder's last layer unused in unet++
-    assert n_norms(network) > 3 and n_norms(prepared) == (5 if hasattr(network, "segmentation_head") else 0)
+    assert n_norms(network) > 3 and n_norms(prepared) == (
+        5 if hasattr(network, "segmentation_head") else 0
+    )
     other = torch.rand(shape)
     expected, output = network(other), prepared(other)
     if isinstance(expected, torch.Tensor):
@@ -76,19 +83,26 @@ def test_bf16_features_within_a_percent():
     expected, features = network.extract_features(x), prepared.extract_features(x)
     assert features.dtype == torch.float32
     assert ((features - expected).norm() / expected.norm()).item() < 0.01
-    assert supports_bf16("cpu") == (not torch.equal(features, expected) and prepared.dtype == torch.bfloat16)
+    assert supports_bf16("cpu") == (
+        not torch.equal(features, expected) and prepared.dtype == torch.bfloat16
+    )
 
 
 def test_without_bf16_it_says_so_and_computes_in_fp32(monkeypatch, caplog):
     monkeypatch.setattr(inference, "supports_bf16", lambda device: False)
     with caplog.at_level(logging.WARNING):
-        prepared = prepare_for_inference(load_fb_model("small"), torch.rand(1, 3, 16, 16), precision="bf16")
+        prepared = prepare_for_inference(
+            load_fb_model("small"), torch.rand(1, 3, 16, 16), precision="bf16"
+        )
     assert prepared.dtype == torch.float32 and "fp32" in caplog.text
 
 
 @torch.no_grad()
 def test_noise_of_a_narrow_output_stays_and_can_be_seeded():
-    network, frames = load_fa_model("small", output_channels=1, output_noise=0.1).eval(), torch.rand(2, 3, 16, 16)
+    network, frames = (
+        load_fa_model("small", output_channels=1, output_noise=0.1).eval(),
+        torch.rand(2, 3, 16, 16),
+    )
     set_noise_generator(network, torch.Generator().manual_seed(3))
     prepared, outputs = prepare_for_inference(network, frames), []
     assert n_norms(prepared) == 0
@@ -103,14 +117,20 @@ def test_noise_of_a_narrow_output_stays_and_can_be_seeded():
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onednn_convolution_of_clips(groups, batch):
-    conv = nn.Conv3d(4, 8, (3, 5, 1), stride=(1, 2, 1), padding=(1, 2, 0), dilation=(2, 1, 1), groups=groups)
+    conv = nn.Conv3d(
+        4, 8, (3, 5, 1), stride=(1, 2, 1), padding=(1, 2, 0), dilation=(2, 1, 1), groups=groups
+    )
     x = torch.rand(batch, 4, 7, 9, 6)
     torch.testing.assert_close(OneDnnConv3d(conv)(x), conv(x), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_only_convolutions_that_onednn_can_do_alike_are_replaced():
-    plain, same, circular = nn.Conv3d(3, 3, 1), nn.Conv3d(3, 3, 3, padding="same"), nn.Conv3d(3, 3, 3, padding=1)
+    plain, same, circular = (
+        nn.Conv3d(3, 3, 1),
+        nn.Conv3d(3, 3, 3, padding="same"),
+        nn.Conv3d(3, 3, 3, padding=1),
+    )
     circular.padding_mode = "circular"
     network = nn.Sequential(plain, same, nn.Sequential(nn.Conv2d(3, 3, 1)), circular)
     assert use_onednn_conv3d(network) == 1
@@ -124,7 +144,11 @@ def test_utility_networks_take_clips_of_other_lengths_and_sizes_than_the_example
     prepared = prepare_utility(network, torch.device("cpu"))
     clips = torch.rand(2, 3, 9, 40, 48)
     features = prepared.extract_features(clips)
-    inner = prepared.network.network if isinstance(prepared.network, OpenVinoNetwork) else prepared.network
+    inner = (
+        prepared.network.network
+        if isinstance(prepared.network, OpenVinoNetwork)
+        else prepared.network
+    )
     assert prepared.feature_dim == features.shape[1] and n_norms(inner.mlp) == 0
     torch.testing.assert_close(features, network.extract_features(clips), rtol=1e-4, atol=1e-5)
 
@@ -141,7 +165,8 @@ def test_unknown_precision():
 
 
 class Shared(nn.Module):
-    """One convolution that serves twice, with a batch norm each time, and a norm without a convolution."""
+    """One convolution that serves twice, with a batch norm each time, and a norm without a
+    convolution."""
 
     def __init__(self):
         super().__init__()
@@ -190,10 +215,14 @@ for _ in range(2):
 """
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
+)
 @pytest.mark.parametrize("call, n_preparations", [("keep_prepared_products()", 1100), ("", 2200)])
 def test_more_sizes_than_onednn_keeps_by_itself(call, n_preparations):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ONEDNN")
+    }
     process = subprocess.run(
         [sys.executable, "-c", TWO_PASSES.format(call=call)],
         env={**environment, "ONEDNN_VERBOSE": "profile_create"},

@@ -25,9 +25,13 @@ from aux_code.models.i3d import I3DResNet50
 
 def ours(path, **networks):
     """A checkpoint of ours with these networks (fa=..., ft=..., fb=...)."""
-    content = {f"{role}_model_state_dict": network.state_dict() for role, network in networks.items()}
+    content = {
+        f"{role}_model_state_dict": network.state_dict() for role, network in networks.items()
+    }
     architectures = {role: network.architecture for role, network in networks.items()}
-    save_checkpoint(path, {**content, "epoch": 3, "meta": {"format_version": 1, "architectures": architectures}})
+    save_checkpoint(
+        path, {**content, "epoch": 3, "meta": {"format_version": 1, "architectures": architectures}}
+    )
     return path
 
 
@@ -38,14 +42,23 @@ def equal(network, state):
 
 def random_state(network):
     """Weights that no other instance of the network starts with, batch-norm statistics included."""
-    return {name: t + 0.5 if t.is_floating_point() else t for name, t in network.state_dict().items()}
+    return {
+        name: t + 0.5 if t.is_floating_point() else t for name, t in network.state_dict().items()
+    }
 
 
 def test_our_checkpoint_rebuilds_its_networks(tmp_path):
     fa = load_fa_model("small", output_channels=1, output_scale=0.5, output_noise=0.1)
-    ft, fb = load_ft_model("small", num_classes=9, embedding_dim=16), load_fb_model("small", ssl=True)
+    ft, fb = (
+        load_ft_model("small", num_classes=9, embedding_dim=16),
+        load_fb_model("small", ssl=True),
+    )
     path = ours(tmp_path / "last.pth", fa=fa, ft=ft, fb=fb)
-    for network, loaded in ((fa, load_anonymizer(path)), (ft, load_utility(path)), (fb, load_budget(path))):
+    for network, loaded in (
+        (fa, load_anonymizer(path)),
+        (ft, load_utility(path)),
+        (fb, load_budget(path)),
+    ):
         assert equal(loaded, network.state_dict())
         assert loaded.architecture == network.architecture
         assert not loaded.training
@@ -58,16 +71,26 @@ def test_our_checkpoint_rebuilds_its_networks(tmp_path):
 def test_published_checkpoint(tmp_path):
     networks = {"fa": load_fa_model(), "fb": load_fb_model(ssl=True)}
     states = {role: random_state(network) for role, network in networks.items()}
-    content = {f"{r}_model_state_dict": {f"module.{k}": v for k, v in state.items()} for r, state in states.items()}
+    content = {
+        f"{r}_model_state_dict": {f"module.{k}": v for k, v in state.items()}
+        for r, state in states.items()
+    }
     optimizer = torch.optim.Adam(networks["fa"].parameters()).state_dict()
     path = tmp_path / "model_20.pth"
     torch.save({"epoch": 20, "fa_optimizer": optimizer, **content}, path)
     assert equal(load_fa_model("unet++", path), states["fa"])
     assert equal(load_fb_model("r50", path, ssl=True), states["fb"])
     rebuilt = load_anonymizer(path)
-    assert equal(rebuilt, states["fa"]) and rebuilt.architecture["arch"] == "unet++" and not rebuilt.requires_boxes
+    assert (
+        equal(rebuilt, states["fa"])
+        and rebuilt.architecture["arch"] == "unet++"
+        and not rebuilt.requires_boxes
+    )
     assert load_budget(path).architecture["arguments"]["ssl"]
-    with pytest.raises(UserError, match="no 'ft_model_state_dict'; it holds fa_model_state_dict, fb_model_state_dict"):
+    with pytest.raises(
+        UserError,
+        match="no 'ft_model_state_dict'; it holds fa_model_state_dict, fb_model_state_dict",
+    ):
         load_ft_model("largei3d", path)
 
 
@@ -77,7 +100,9 @@ def test_published_utility_with_frozen_batch_norms(tmp_path):
     for name, tensor in state.items():
         frozen = ".bn" in name and name.startswith("i3d.layer")
         if not (frozen and name.endswith("num_batches_tracked")):
-            old[name[: -len("weight")] + "scale" if frozen and name.endswith("weight") else name] = tensor
+            old[
+                name[: -len("weight")] + "scale" if frozen and name.endswith("weight") else name
+            ] = tensor
     assert any(name.endswith(".scale") for name in old) and len(old) < len(state)
     path = tmp_path / "ft.pth"
     torch.save({"ft_model_state_dict": old}, path)
@@ -92,33 +117,57 @@ def test_kinetics_backbone_leaves_the_heads_random_and_says_so(tmp_path, caplog)
     with caplog.at_level(logging.WARNING):
         network = load_ft_model("largei3d", path, num_classes=102)
     assert torch.equal(network.i3d.layer4[2].conv3.weight, state["layer4.2.conv3.weight"])
-    assert "i3d.fc.weight, i3d.fc.bias, mlp.fc1.weight" in caplog.text and "i3d.layer" not in caplog.text
+    assert (
+        "i3d.fc.weight, i3d.fc.bias, mlp.fc1.weight" in caplog.text
+        and "i3d.layer" not in caplog.text
+    )
     # a head of the same size is taken over
-    assert torch.equal(load_ft_model("largei3d", path, num_classes=400).i3d.fc.weight, state["fc.weight"])
+    assert torch.equal(
+        load_ft_model("largei3d", path, num_classes=400).i3d.fc.weight, state["fc.weight"]
+    )
     del state["layer3.1.conv2.weight"]
     torch.save(state, path)
     with pytest.raises(UserError, match="missing: i3d.layer3.1.conv2.weight"):
         load_ft_model("largei3d", path)
 
 
-def test_a_kinetics_file_is_a_utility_network_by_itself_and_named_where_it_is_given_to_another(tmp_path, caplog):
+def test_a_kinetics_file_is_a_utility_network_by_itself_and_named_where_it_is_given_to_another(
+    tmp_path, caplog
+):
     state, path = random_state(I3DResNet50(400)), tmp_path / "i3d_kinetics.pth"
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
     with caplog.at_level(logging.WARNING):
         network = load_utility(path)
     assert equal(network.i3d, state) and network.architecture["arguments"] == {"num_classes": 400}
-    assert "re-initialised" in caplog.text and "mlp.fc1.weight" in caplog.text and "i3d.fc" not in caplog.text
+    assert (
+        "re-initialised" in caplog.text
+        and "mlp.fc1.weight" in caplog.text
+        and "i3d.fc" not in caplog.text
+    )
     for load, arch in ((load_ft_model, "r3d_18"), (load_fb_model, "r50")):
-        with pytest.raises(UserError, match=r"they fit the backbone of load_ft_model\(arch='largei3d'"):
+        with pytest.raises(
+            UserError, match=r"they fit the backbone of load_ft_model\(arch='largei3d'"
+        ):
             load(arch, path)
 
 
 @pytest.mark.parametrize(("arch", "head"), [("r3d_18", "fc."), ("mvitv2", "head.1.")])
 def test_torchvision_video_file(tmp_path, arch, head):
     network = load_ft_model(arch)
-    state = {f"{k.removeprefix('backbone.')}": v for k, v in random_state(network).items() if k.startswith("backbone.")}
+    state = {
+        f"{k.removeprefix('backbone.')}": v
+        for k, v in random_state(network).items()
+        if k.startswith("backbone.")
+    }
     path = tmp_path / "video.pth"
-    torch.save({**state, f"{head}weight": torch.ones(400, network.feature_dim), f"{head}bias": torch.ones(400)}, path)
+    torch.save(
+        {
+            **state,
+            f"{head}weight": torch.ones(400, network.feature_dim),
+            f"{head}bias": torch.ones(400),
+        },
+        path,
+    )
     loaded = load_ft_model(arch, path)
     assert equal(loaded.backbone, state)
     assert load_ft_model(arch, path, num_classes=400).fc.weight.eq(1).all()
@@ -148,7 +197,9 @@ def test_imagenet_file_for_the_encoder(tmp_path, caplog):
             network = load_fa_model("unet++", path, **arguments)
         encoder = network.network.encoder if arguments else network.encoder
         assert torch.equal(encoder.layer3[0].conv1.weight, state["layer3.0.conv1.weight"])
-    assert "segmentation_head.0.weight" in caplog.text and "encoder" not in caplog.text.replace("decoder", "")
+    assert "segmentation_head.0.weight" in caplog.text and "encoder" not in caplog.text.replace(
+        "decoder", ""
+    )
     assert "encoder.layer4.0.conv1.weight" in wanted
 
 
@@ -159,7 +210,9 @@ def test_plain_weights_go_into_a_narrow_output_and_back(tmp_path):
     assert equal(narrow.network, plain.state_dict())
     path = ours(tmp_path / "narrow.pth", fa=narrow)
     assert equal(load_anonymizer(path), narrow.state_dict())
-    assert equal(load_fa_model("small", path, output_scale=1.0, output_noise=0.0), plain.state_dict())
+    assert equal(
+        load_fa_model("small", path, output_scale=1.0, output_noise=0.0), plain.state_dict()
+    )
     with pytest.raises(UserError, match=r"mend.weight \(3, 6, 3, 3\) instead of \(1, 6, 3, 3\)"):
         load_fa_model("small", path, output_channels=1)
 
@@ -178,18 +231,23 @@ def test_strictness_names_entries_and_the_architecture_that_fits(tmp_path):
     with pytest.raises(UserError) as error:
         load_ft_model("small", path, num_classes=12)
     assert "a.pth" in str(error.value)
-    assert "misshaped: fc.weight (10, 64) instead of (12, 64), fc.bias (10,) instead of (12,)" in str(error.value)
+    assert (
+        "misshaped: fc.weight (10, 64) instead of (12, 64), fc.bias (10,) instead of (12,)"
+        in str(error.value)
+    )
     assert "they fit load_ft_model(arch='small', num_classes=10)" in str(error.value)
     state = load_fa_model("unet").state_dict()
     torch.save({"fa_model_state_dict": state}, path)
     with pytest.raises(
-        UserError, match=r"(?s)missing: encoder.*unexpected: inc\..*they fit load_fa_model\(arch='unet'\)"
+        UserError,
+        match=r"(?s)missing: encoder.*unexpected: inc\..*they fit load_fa_model\(arch='unet'\)",
     ):
         load_fa_model("unet++", path)
     state["surplus.weight"] = state.pop("outc.conv.bias")
     torch.save({"fa_model_state_dict": state}, path)
     with pytest.raises(
-        UserError, match=r"(?s)missing: outc.conv.bias.*unexpected: surplus.weight.*no known architecture"
+        UserError,
+        match=r"(?s)missing: outc.conv.bias.*unexpected: surplus.weight.*no known architecture",
     ):
         load_fa_model("unet", path)
 
@@ -236,7 +294,9 @@ def test_empty_and_truncated_files_are_named(tmp_path, name, share):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_any_first_part_of_a_file_is_an_error_with_its_name(tmp_path, zipped):
     path = tmp_path / "part.pth"
-    torch.save({"fa_model_state_dict": {"w": torch.rand(40)}}, path, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"fa_model_state_dict": {"w": torch.rand(40)}}, path, _use_new_zipfile_serialization=zipped
+    )
     whole = path.read_bytes()
     for n in (*range(1, len(whole), 7), len(whole) - 1):
         path.write_bytes(whole[:n])
@@ -245,9 +305,15 @@ def test_any_first_part_of_a_file_is_an_error_with_its_name(tmp_path, zipped):
 
 
 def test_numpy_values_beside_the_weights_are_data(tmp_path):
-    """The release's checkpoints hold some, which `weights_only` alone refuses; older ones under numpy 1's names."""
+    """The release's checkpoints hold some, which `weights_only` alone refuses; older ones under
+    numpy 1's names."""
     network, path = load_fa_model("small"), tmp_path / "old.pth"
-    beside = {"best": np.float64(0.75), "losses": np.arange(3.0), "ids": np.array(["a", "b"]), "flag": np.bool_(True)}
+    beside = {
+        "best": np.float64(0.75),
+        "losses": np.arange(3.0),
+        "ids": np.array(["a", "b"]),
+        "flag": np.bool_(True),
+    }
     content = {"fa_model_state_dict": network.state_dict(), "epoch": 20, **beside}
     torch.save(content, path)
     assert equal(load_fa_model("small", path), network.state_dict())
@@ -262,7 +328,9 @@ def test_numpy_values_beside_the_weights_are_data(tmp_path):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"fa_model_state_dict": {}}, {"a": 1, "b": torch.zeros(1)}])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {}, {"fa_model_state_dict": {}}, {"a": 1, "b": torch.zeros(1)}]
+)
 def test_other_content_is_refused(tmp_path, content):
     path = tmp_path / "other.pth"
     torch.save(content, path)
@@ -315,23 +383,35 @@ def test_damaged_meta_is_a_clear_error(tmp_path):
         (load_ft_model, "mvitv2", "kinetics400", "mvit_v2_s-.*pth"),
     ],
 )
-def test_without_a_network_the_message_names_the_file_and_its_place(tmp_path, monkeypatch, load, arch, name, file):
+def test_without_a_network_the_message_names_the_file_and_its_place(
+    tmp_path, monkeypatch, load, arch, name, file
+):
     def no_network(*arguments, **options):
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    with pytest.raises(UserError, match=f"could not be downloaded.*put it at {tmp_path}/checkpoints/{file}"):
+    with pytest.raises(
+        UserError, match=f"could not be downloaded.*put it at {tmp_path}/checkpoints/{file}"
+    ):
         load(arch, name)
 
 
 def test_weights_that_torchvision_does_not_have():
-    with pytest.raises(UserError, match=r"no kinetics400 weights of 'largei3d', only those of r3d_18 \(kinetics400\)"):
+    with pytest.raises(
+        UserError,
+        match=r"no kinetics400 weights of 'largei3d', only those of r3d_18 \(kinetics400\)",
+    ):
         load_ft_model("largei3d", "kinetics400")
 
 
 def test_downloaded_weights_go_the_same_way(monkeypatch):
     state = random_state(load_fb_model(num_pa=1000))
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **o: dict(state))
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *a, **o: dict(state)
+    )
     network = load_fb_model("r50", "imagenet")
-    assert torch.equal(network.conv1.weight, state["conv1.weight"]) and network.fc.weight.shape == (7, 2048)
+    assert torch.equal(network.conv1.weight, state["conv1.weight"]) and network.fc.weight.shape == (
+        7,
+        2048,
+    )

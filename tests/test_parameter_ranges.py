@@ -1,4 +1,5 @@
-"""Values that a stage cannot work with are refused before anything is read, by the option's name."""
+"""Values that a stage cannot work with are refused before anything is read, by the option's
+name."""
 
 import sys
 

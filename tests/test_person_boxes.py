@@ -1,6 +1,8 @@
-"""Where blur and blacken get the people from: the same options, the same files and the same detector in every stage.
+"""Where blur and blacken get the people from: the same options, the same files and the same
+detector in every stage.
 
-The detector is torchvision's own with random weights from a local file, made to take every region for a person.
+The detector is torchvision's own with random weights from a local file, made to take every region
+for a person.
 """
 
 import json
@@ -23,7 +25,12 @@ from aux_code.errors import UserError
 from aux_code.model_loaders import load_ft_model
 from aux_code.models import person_boxes
 from aux_code.models.obfuscation import read_boxes, write_boxes
-from aux_code.models.person_boxes import COCO_PERSON, PersonBoxes, find_boxes_file, open_person_boxes
+from aux_code.models.person_boxes import (
+    COCO_PERSON,
+    PersonBoxes,
+    find_boxes_file,
+    open_person_boxes,
+)
 from feature_extraction import dali_extraction
 from privacy_training import train_privacy
 from tests.feature_extraction.videos import HEIGHT, WIDTH, write_video
@@ -47,7 +54,9 @@ def weights_file(tmp_path_factory):
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
     torch.manual_seed(0)
-    state = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
+    state = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=91
+    ).state_dict()
     state["roi_heads.box_predictor.cls_score.bias"][COCO_PERSON] = 20.0
     path = tmp_path_factory.mktemp("detector") / "fasterrcnn.pth"
     torch.save(state, path)
@@ -56,23 +65,32 @@ def weights_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory) -> Path:
-    """Two actions of three recordings each, sixteen photographs, one video to extract, and an f_T."""
+    """Two actions of three recordings each, sixteen photographs, one video to extract, and an
+    f_T."""
     root = tmp_path_factory.mktemp("data")
     lists = root / "UCF101" / "ucfTrainTestlist"
     lists.mkdir(parents=True)
     (lists / "classInd.txt").write_text("1 Jump\n2 Walk\n")
-    names = [f"{action}/v_{action}_g{group:02d}_c01.avi" for action in ("Jump", "Walk") for group in (1, 2, 3)]
+    names = [
+        f"{action}/v_{action}_g{group:02d}_c01.avi"
+        for action in ("Jump", "Walk")
+        for group in (1, 2, 3)
+    ]
     for name in names:
         (root / "UCF101" / "Videos" / name).parent.mkdir(parents=True, exist_ok=True)
         write_video(root / "UCF101" / "Videos" / name, N_FRAMES, "mpeg4")
-    (lists / "trainlist01.txt").write_text("".join(f"{n} {1 + n.startswith('W')}\n" for n in names if "g01" not in n))
+    (lists / "trainlist01.txt").write_text(
+        "".join(f"{n} {1 + n.startswith('W')}\n" for n in names if "g01" not in n)
+    )
     (lists / "testlist01.txt").write_text("".join(f"{n}\n" for n in names if "g01" in n))
     generator = np.random.default_rng(0)
     for split, n_images in (("train", 8), ("val", 4), ("test", 4)):
         folder = root / "VISPR" / f"{split}2017"
         folder.mkdir(parents=True)
         for i in range(n_images):
-            Image.fromarray(generator.integers(0, 256, (40, 52, 3), dtype=np.uint8)).save(folder / f"2017_{i}.jpg")
+            Image.fromarray(generator.integers(0, 256, (40, 52, 3), dtype=np.uint8)).save(
+                folder / f"2017_{i}.jpg"
+            )
             labels = ["a4_gender"] if i % 2 else ["a0_safe"]
             (folder / f"2017_{i}.json").write_text(json.dumps({"labels": labels}))
     (root / "Street").mkdir()
@@ -85,7 +103,8 @@ def rendered(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def scene(rendered, tmp_path, monkeypatch) -> Path:
-    """The data in a folder of this test, where config points; small pictures for the detector; one thread."""
+    """The data in a folder of this test, where config points; small pictures for the detector; one
+    thread."""
     root = tmp_path / "data"
     root.mkdir()
     for item in rendered.iterdir():
@@ -126,8 +145,30 @@ def run(stage: str, root: Path, monkeypatch, *options: object) -> None:
     """The stage's main as its script calls it, with --anonymizer blacken."""
     out = config.ARTIFACT_ROOT
     common = ["--preset", "miniature", "--device", "cpu", "--anonymizer", "blacken"]
-    clips = ["--clip_length", 2, "--stride", 1, "--size", 24, "--n_workers", 0, "--max_steps", 1, "--batch_videos", 2]
-    frames = ["--frames_per_clip", N_FRAMES, "--stride", 1, "--frames_per_feature", N_FRAMES, "--size", 24]
+    clips = [
+        "--clip_length",
+        2,
+        "--stride",
+        1,
+        "--size",
+        24,
+        "--n_workers",
+        0,
+        "--max_steps",
+        1,
+        "--batch_videos",
+        2,
+    ]
+    frames = [
+        "--frames_per_clip",
+        N_FRAMES,
+        "--stride",
+        1,
+        "--frames_per_feature",
+        N_FRAMES,
+        "--size",
+        24,
+    ]
     arguments = {
         "init_utility": [*clips, "--validation_fraction", 0.5, "--run_id", "ft"],
         "train_privacy": ["--attributes", "a4_gender", "--epochs", 1, "--size", 24, "--batch_size", 4,
@@ -138,7 +179,11 @@ def run(stage: str, root: Path, monkeypatch, *options: object) -> None:
     }[stage]  # fmt: skip
     words = [str(word) for word in (*common, *arguments, *options)]
     monkeypatch.setattr(sys, "argv", [f"{stage}.py", *words])
-    mains = {"train_privacy": train_privacy, "dali_extraction": dali_extraction, "anonymize_video": anonymize_video}
+    mains = {
+        "train_privacy": train_privacy,
+        "dali_extraction": dali_extraction,
+        "anonymize_video": anonymize_video,
+    }
     init_utility.main(words) if stage == "init_utility" else mains[stage].main()
 
 
@@ -156,20 +201,30 @@ def written(stage: str) -> dict:
 def files_of(stage: str, root: Path) -> list[str]:
     """What the boxes are about, as a boxes file calls it."""
     if stage == "init_utility":
-        return [path.relative_to(root / "UCF101").as_posix() for path in (root / "UCF101").glob("Videos/*/*.avi")]
+        return [
+            path.relative_to(root / "UCF101").as_posix()
+            for path in (root / "UCF101").glob("Videos/*/*.avi")
+        ]
     if stage == "train_privacy":
-        return [path.relative_to(root / "VISPR").as_posix() for path in (root / "VISPR").glob("*2017/*.jpg")]
+        return [
+            path.relative_to(root / "VISPR").as_posix()
+            for path in (root / "VISPR").glob("*2017/*.jpg")
+        ]
     return ["street.mp4"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_detector_with_local_weights_finds_people_in_every_stage(stage, scene, weights_file, seen, monkeypatch):
+def test_a_detector_with_local_weights_finds_people_in_every_stage(
+    stage, scene, weights_file, seen, monkeypatch
+):
     run(stage, scene, monkeypatch, "--detector_weights", weights_file)
     found = [boxes for call in seen for boxes in call.boxes]
     assert found and all(len(boxes) for boxes in found)
     width, height = (52, 40) if stage == "train_privacy" else (WIDTH, HEIGHT)
     corners = np.concatenate(found)
-    assert (corners >= 0).all() and (corners <= np.array([width, height, width, height]) + 1e-3).all()
+    assert (corners >= 0).all() and (
+        corners <= np.array([width, height, width, height]) + 1e-3
+    ).all()
     assert corners[:, 2].max() > 24, "in pixels of the decoded picture, not of the network's"
     if stage != "anonymize_video":
         assert written(stage)["sha256"] == sha256_of(weights_file)
@@ -178,11 +233,16 @@ def test_a_detector_with_local_weights_finds_people_in_every_stage(stage, scene,
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_boxes_file_counts_in_every_stage(stage, scene, seen, monkeypatch, tmp_path):
     frames = range(1 if stage == "train_privacy" else N_FRAMES)
-    rows = {name: {i: np.array([[i, 2, 30, 20]], np.float32) for i in frames} for name in files_of(stage, scene)}
+    rows = {
+        name: {i: np.array([[i, 2, 30, 20]], np.float32) for i in frames}
+        for name in files_of(stage, scene)
+    }
     write_boxes(tmp_path / "boxes.csv", rows)
     run(stage, scene, monkeypatch, "--boxes", tmp_path / "boxes.csv")
     assert seen and all(
-        boxes.tolist() == [[i, 2, 30, 20]] for call in seen for i, boxes in zip(call.indices, call.boxes, strict=True)
+        boxes.tolist() == [[i, 2, 30, 20]]
+        for call in seen
+        for i, boxes in zip(call.indices, call.boxes, strict=True)
     )
     if stage != "anonymize_video":
         assert written(stage)["sha256"] == sha256_of(tmp_path / "boxes.csv")
@@ -193,7 +253,10 @@ def test_mistakes_are_the_same_in_every_stage(stage, scene, monkeypatch, tmp_pat
     write_boxes(tmp_path / "boxes.csv", {"other/place.mp4": {0: np.array([[0, 0, 9, 9]])}})
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
     for options, message in [
-        (("--boxes", tmp_path / "boxes.csv", "--detector_weights", tmp_path / "other.pth"), "give one of them"),
+        (
+            ("--boxes", tmp_path / "boxes.csv", "--detector_weights", tmp_path / "other.pth"),
+            "give one of them",
+        ),
         (("--boxes", tmp_path / "boxes.csv"), "has no row for .*so nobody would be hidden"),
         (("--boxes", tmp_path / "nowhere.csv"), "nowhere.csv"),
         (("--detector_weights", tmp_path / "other.pth"), "other.pth do not fit"),
@@ -204,7 +267,8 @@ def test_mistakes_are_the_same_in_every_stage(stage, scene, monkeypatch, tmp_pat
 
 
 def test_people_in_training_videos_are_sought_once(scene, weights_file, seen, monkeypatch):
-    """A second run takes the boxes of the first; a video that has changed since is looked at again."""
+    """A second run takes the boxes of the first; a video that has changed since is looked at
+    again."""
     paths = sorted((scene / "UCF101").glob("Videos/*/*g0[23]_c01.avi"))
     for _ in range(2):
         run("init_utility", scene, monkeypatch, "--detector_weights", weights_file)
@@ -218,7 +282,9 @@ def test_people_in_training_videos_are_sought_once(scene, weights_file, seen, mo
     later = paths[0].stat().st_mtime - 10
     os.utime(kept[0], (later, later))
     run("init_utility", scene, monkeypatch, "--detector_weights", weights_file)
-    assert len([call for call in seen if call.indices == whole]) == len(paths) + 1 and read_boxes(kept[0])
+    assert len([call for call in seen if call.indices == whole]) == len(paths) + 1 and read_boxes(
+        kept[0]
+    )
 
 
 @pytest.mark.parametrize("option", ["boxes", "detector_weights"])
@@ -233,9 +299,15 @@ def test_which_source_applies(tmp_path, weights_file):
     assert find_boxes_file(None, None, below) is None
     (tmp_path / "set" / "person_boxes.csv").write_text("file,frame,x0,y0,x1,y1\n")
     lying = tmp_path / "set" / "person_boxes.csv"
-    assert find_boxes_file(None, None, below / "a.mp4") == find_boxes_file(None, None, tmp_path / "set") == lying
+    assert (
+        find_boxes_file(None, None, below / "a.mp4")
+        == find_boxes_file(None, None, tmp_path / "set")
+        == lying
+    )
     assert find_boxes_file(tmp_path / "own.csv", None, below) == tmp_path / "own.csv"
-    assert find_boxes_file(None, weights_file, below) is None, "an option goes before a file that lies there"
+    assert find_boxes_file(None, weights_file, below) is None, (
+        "an option goes before a file that lies there"
+    )
     assert open_person_boxes(None, weights_file, below).needs_frames
 
 
@@ -259,7 +331,10 @@ def test_rows_belong_to_the_path_that_they_end(tmp_path, caplog):
 
 
 def test_what_is_written_is_read(tmp_path):
-    boxes = {"a, b.avi": {3: np.array([[0.125, 1 / 3, 5, 6], [1, 2, 3, 4]], np.float32)}, "ä.jpg": {}}
+    boxes = {
+        "a, b.avi": {3: np.array([[0.125, 1 / 3, 5, 6], [1, 2, 3, 4]], np.float32)},
+        "ä.jpg": {},
+    }
     write_boxes(tmp_path / "b.csv", boxes)
     read = read_boxes(tmp_path / "b.csv")
     assert list(read) == ["a, b.avi"]

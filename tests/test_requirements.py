@@ -6,11 +6,19 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-CONDA_NAME = {"torch": "pytorch", "nvidia-dali-cuda130": "nvidia-dali-python", "matplotlib": "matplotlib-base"}
+CONDA_NAME = {
+    "torch": "pytorch",
+    "nvidia-dali-cuda130": "nvidia-dali-python",
+    "matplotlib": "matplotlib-base",
+}
 
 
 def lines(name: str) -> list[str]:
-    return [line for line in (ROOT / name).read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return [
+        line
+        for line in (ROOT / name).read_text().splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
 
 
 def pip_requirements() -> dict[str, Requirement]:
@@ -21,7 +29,9 @@ def pip_requirements() -> dict[str, Requirement]:
 
 def test_conda_has_the_pins_of_pip():
     requirements = list(map(Requirement, lines("conda_requirements.txt")))
-    assert not any(r.marker or r.extras or r.url for r in requirements), "conda knows no markers, extras or links"
+    assert not any(r.marker or r.extras or r.url for r in requirements), (
+        "conda knows no markers, extras or links"
+    )
     conda = {requirement.name: requirement.specifier for requirement in requirements}
     assert len(conda) == len(requirements), "each name once"
     expected = {CONDA_NAME.get(name, name): r.specifier for name, r in pip_requirements().items()}
@@ -57,12 +67,18 @@ def test_every_import_is_a_requirement():
         "scikit-learn": "sklearn",
         "pillow": "PIL",
     }
-    known = {of_package.get(name, name) for name in pip_requirements()} | {"nvidia", "packaging", "yaml"}
+    known = {of_package.get(name, name) for name in pip_requirements()} | {
+        "nvidia",
+        "packaging",
+        "yaml",
+    }
     own = {path.name for path in ROOT.iterdir() if path.is_dir()} | {"reproduce"}
     found = set()
     for path in ROOT.rglob("*.py"):
         parts = path.relative_to(ROOT).parts
-        if any(part.startswith(".") for part in parts) or parts[0] == "benchmarks":  # baselines there are optional
+        if (
+            any(part.startswith(".") for part in parts) or parts[0] == "benchmarks"
+        ):  # baselines there are optional
             continue
         local = {sibling.stem for sibling in path.parent.glob("*.py")}
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

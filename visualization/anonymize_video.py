@@ -2,9 +2,10 @@
 
     python visualization/anonymize_video.py IN OUT [--anonymizer NAME|PATH] [--side_by_side]
 
-IN is any video, a folder of frames or an image, and OUT an H.264 file (.mp4, .mkv, .mov). Or IN is a folder of videos,
-and OUT a folder. Sound and metadata (place, date, device) are not copied. The memory needed does not depend on the
-length. Exit status 3: some of several videos cannot be read; they are named, the others are there.
+IN is any video, a folder of frames or an image, and OUT an H.264 file (.mp4, .mkv, .mov). Or IN is
+a folder of videos, and OUT a folder. Sound and metadata (place, date, device) are not copied. The
+memory needed does not depend on the length. Exit status 3: some of several videos cannot be read;
+they are named, the others are there.
 """
 
 import sys
@@ -17,7 +18,9 @@ import torch
 import tyro
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works in an uninstalled clone, from any folder
+    sys.path.insert(
+        0, str(Path(__file__).resolve().parent.parent)
+    )  # works in an uninstalled clone, from any folder
 
 from aux_code import config
 from aux_code.datasets.unreadable import UnreadableMedia
@@ -38,17 +41,21 @@ class AnonymizeVideoParams(PersonBoxParams, CommonParams):
     target: tyro.conf.Positional[Path]
     """File to write; .mp4, .mkv or .mov. Of a folder of videos: the folder for the copies."""
     anonymizer: str = ""
-    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of train_anonymizer's run."""
+    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of
+    train_anonymizer's run."""
     side_by_side: bool = False
     """Shows the original to the left of the anonymized picture."""
     tile: int = 1024
-    """Larger pictures pass f_A in overlapping tiles of this size, in pixels, which bounds the memory; 0: whole."""
+    """Larger pictures pass f_A in overlapping tiles of this size, in pixels, which bounds the
+    memory; 0: whole."""
     frames_per_pass: int = 4
     """Frames per pass of f_A (ours)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of f_A; bf16 is twice as fast where the device has it and exact to about 1 % (ours)."""
+    """Arithmetic of f_A; bf16 is twice as fast where the device has it and exact to about 1 %
+    (ours)."""
     fps: float = 24.0
-    """Frames per second of the copy of a folder of frames, which cannot say (ShanghaiTech's rate)."""
+    """Frames per second of the copy of a folder of frames, which cannot say (ShanghaiTech's
+    rate)."""
     crf: int = 18
     """Quality of H.264, 0 (lossless) to 51 (ours: 18, visually lossless)."""
 
@@ -68,7 +75,9 @@ def main() -> int:
     device = choose_device(params.device)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
-    name = params.anonymizer or str(config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "last.pth")
+    name = params.anonymizer or str(
+        config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "last.pth"
+    )
     pairs = planned_copies(params.source, params.target)
     network = load_anonymizer(name)
     unreadable = []
@@ -82,12 +91,20 @@ def main() -> int:
             continue
         sys.stderr.write(f"{target}: {n_frames} frames, anonymizer {name}\n")
     if unreadable:
-        sys.stderr.write("\n".join([f"{len(unreadable)} of {len(pairs)} videos cannot be read:", *unreadable, ""]))
+        sys.stderr.write(
+            "\n".join(
+                [f"{len(unreadable)} of {len(pairs)} videos cannot be read:", *unreadable, ""]
+            )
+        )
     return 3 if unreadable else 0
 
 
 def write_copy(
-    source: Path, target: Path, network: torch.nn.Module, device: torch.device, params: AnonymizeVideoParams
+    source: Path,
+    target: Path,
+    network: torch.nn.Module,
+    device: torch.device,
+    params: AnonymizeVideoParams,
 ) -> int:
     """One anonymized copy; returns its number of frames."""
     video = VideoSource(source, Fraction(params.fps).limit_denominator(1001))
@@ -97,7 +114,9 @@ def write_copy(
         boxes = boxes_for(people, source)
     anonymizer = FrameAnonymizer(network, device, params.tile, boxes, params.precision)
     with VideoWriter(target, video, params.crf) as writer:
-        return anonymized_copy(video, anonymizer, writer, params.frames_per_pass, params.side_by_side)
+        return anonymized_copy(
+            video, anonymizer, writer, params.frames_per_pass, params.side_by_side
+        )
 
 
 if __name__ == "__main__":

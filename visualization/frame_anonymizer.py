@@ -71,7 +71,8 @@ def tile_starts(length: int, tile: int) -> list[tuple[int, int]]:
     if length <= tile:
         return [(0, length)]
     n_tiles = -(-(length - OVERLAP) // (tile - OVERLAP))
-    # starts at multiples of 8: networks that halve the resolution three times see the same pixel grid in every tile
+    # starts at multiples of 8: networks that halve the resolution three times see the same pixel
+    # grid in every tile
     starts = [(length - tile) * i // (n_tiles - 1) // 8 * 8 for i in range(n_tiles)]
     return [(start, min(tile + 7, length - start)) for start in starts]
 

@@ -1,9 +1,10 @@
-"""Draws anomaly scores of one test video against time, the truth shaded, one curve per result (paper, Figs. 5 and 8).
+"""Draws anomaly scores of one test video against time, the truth shaded, one curve per result
+(paper, Figs. 5 and 8).
 
     python visualization/plot_scores.py VIDEO RESULTS.json [RESULTS.json ...] --output scores.png
 
-VIDEO is a video's name in the results; RESULTS are what anomaly_detection_mgfn/main.py writes to results/, with the
-`_scores.npz` of the same name beside them.
+VIDEO is a video's name in the results; RESULTS are what anomaly_detection_mgfn/main.py writes to
+results/, with the `_scores.npz` of the same name beside them.
 """
 
 import sys
@@ -16,7 +17,9 @@ import numpy as np
 import tyro
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works in an uninstalled clone, from any folder
+    sys.path.insert(
+        0, str(Path(__file__).resolve().parent.parent)
+    )  # works in an uninstalled clone, from any folder
 
 from aux_code.checkpoints import read_json, write_atomically
 from aux_code.errors import UserError
@@ -72,22 +75,27 @@ def main() -> None:
 
 
 def read_curve(results: Path, video: str) -> Curve:
-    """The frame scores of one video: each clip's score repeated over its frames, cut to the video's length.
+    """The frame scores of one video: each clip's score repeated over its frames, cut to the video's
+    length.
 
     Raises:
-        UserError: no such file, another file than main.py's results or a damaged one, or the video is not in it
-            (names that are near are listed).
+        UserError: no such file, another file than main.py's results or a damaged one, or the video
+            is not in it (names that are near are listed).
     """
     content = read_json(results)
     try:
         videos = {entry["name"]: entry for entry in content["videos"]}
         frames_per_feature = content["frames_per_feature"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{results} is no result of main.py (results/anomaly_<dataset>_<run_id>.json)") from error
+        raise UserError(
+            f"{results} is no result of main.py (results/anomaly_<dataset>_<run_id>.json)"
+        ) from error
     entry = videos.get(video)
     if entry is None:
         near = [name for name in videos if video.lower() in name.lower()]
-        raise UserError(f"{results} has no test video '{video}'; it has: {', '.join((near or list(videos))[:10])}")
+        raise UserError(
+            f"{results} has no test video '{video}'; it has: {', '.join((near or list(videos))[:10])}"
+        )
     path = results.with_name(f"{results.stem}_scores.npz")
     if not path.is_file():
         raise UserError(f"{path} does not exist; main.py writes it beside {results.name}")
@@ -95,9 +103,13 @@ def read_curve(results: Path, video: str) -> Curve:
         with np.load(path, allow_pickle=False) as archive:
             clip_scores = archive[video].reshape(-1)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged or of another run ({error}); run main.py again") from error
+        raise UserError(
+            f"{path} is damaged or of another run ({error}); run main.py again"
+        ) from error
     scores = np.repeat(clip_scores, frames_per_feature)[: entry["n_frames"]]
-    return Curve(content.get("run_id", results.stem), scores, [tuple(event) for event in entry["events"]])
+    return Curve(
+        content.get("run_id", results.stem), scores, [tuple(event) for event in entry["events"]]
+    )
 
 
 def plot(curves: list[Curve], fps: float, output: Path) -> None:
@@ -107,12 +119,24 @@ def plot(curves: list[Curve], fps: float, output: Path) -> None:
     figure = Figure(figsize=(8, 2.6), layout="constrained")
     axes = figure.subplots()
     for number, (start, end) in enumerate(curves[0].events):
-        axes.axvspan(start / fps, end / fps, color=TRUTH_COLOUR, alpha=0.6, lw=0, label=None if number else "truth")
+        axes.axvspan(
+            start / fps,
+            end / fps,
+            color=TRUTH_COLOUR,
+            alpha=0.6,
+            lw=0,
+            label=None if number else "truth",
+        )
     for i, curve in enumerate(curves):
         seconds = np.arange(len(curve.scores) + 1) / fps
         scores = np.append(curve.scores, curve.scores[-1:])
         axes.step(seconds, scores, where="post", color=COLOURS[i % len(COLOURS)], label=curve.label)
-    axes.set(xlabel="seconds", ylabel="anomaly score", ylim=(0, 1.02), xlim=(0, len(curves[0].scores) / fps))
+    axes.set(
+        xlabel="seconds",
+        ylabel="anomaly score",
+        ylim=(0, 1.02),
+        xlim=(0, len(curves[0].scores) / fps),
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
     kind = output.suffix[1:]

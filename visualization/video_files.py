@@ -39,10 +39,11 @@ class VideoSource:
     Attributes:
         rate: mean frames per second.
         time_base: seconds per unit of time.
-        n_announced: number of frames that the source claims, None if it does not; for the progress bar.
+        n_announced: number of frames that the source claims, None if it does not; for the progress
+            bar.
         pixel_aspect: width of a pixel by its height, upright; known once the first frame is there.
-        colours: (primaries, transfer) as the file has them, by their numbers in H.264; None if it does not say how its
-            pictures were made from RGB.
+        colours: (primaries, transfer) as the file has them, by their numbers in H.264; None if it
+            does not say how its pictures were made from RGB.
 
     Raises:
         UnreadableMedia: there is no video.
@@ -88,14 +89,18 @@ class VideoSource:
             image = read_image(file)
             size = size or image.shape
             if image.shape != size:
-                raise UnreadableMedia(self.path, f"its frames differ in size: {size[:2]} and {image.shape[:2]}")
+                raise UnreadableMedia(
+                    self.path, f"its frames differ in size: {size[:2]} and {image.shape[:2]}"
+                )
             yield TimedFrame(image, i)
 
 
 class VideoWriter:
-    """Writes H.264 under a temporary name and renames it at the end, so that a kill leaves no half file.
+    """Writes H.264 under a temporary name and renames it at the end, so that a kill leaves no half
+    file.
 
-    Frames of odd height or width get one repeated row or column: H.264 stores colours for blocks of 2 x 2 pixels.
+    Frames of odd height or width get one repeated row or column: H.264 stores colours for blocks of
+    2 x 2 pixels.
 
     Args:
         path: the file; its ending names the container.
@@ -128,16 +133,23 @@ class VideoWriter:
         stream = self._stream or self._open_stream(rgb)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         if self._source.colours:
-            frame = self._reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
+            frame = self._reformatter.reformat(
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709
+            )
         frame.pts, frame.time_base = pts, self._source.time_base
         self._container.mux(stream.encode(frame))
 
     def _open_stream(self, rgb: np.ndarray) -> av.video.stream.VideoStream:
-        stream = self._container.add_stream("libx264", rate=self._source.rate, options={"crf": str(self._crf)})
+        stream = self._container.add_stream(
+            "libx264", rate=self._source.rate, options={"crf": str(self._crf)}
+        )
         stream.height, stream.width = rgb.shape[:2]
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
-        codec.time_base, codec.sample_aspect_ratio = self._source.time_base, self._source.pixel_aspect
+        codec.time_base, codec.sample_aspect_ratio = (
+            self._source.time_base,
+            self._source.pixel_aspect,
+        )
         if self._source.colours:  # without these a player guesses by the height of the picture
             codec.color_primaries, codec.color_trc = self._source.colours
             codec.colorspace, codec.color_range = _BT709, _LIMITED
@@ -160,23 +172,38 @@ class VideoWriter:
 
 
 def planned_copies(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """(original, copy) pairs: one for a video, an image or a folder of frames; for a folder of videos, each of them to
-    the same place below `target`, as .mp4.
+    """(original, copy) pairs: one for a video, an image or a folder of frames; for a folder of
+    videos, each of them to the same place below `target`, as .mp4.
 
     Raises:
-        UserError: a copy would replace an original, or `target` names a file where many are to be written.
+        UserError: a copy would replace an original, or `target` names a file where many are to be
+            written.
     """
     videos = []
-    if source.is_dir() and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in source.iterdir()):
-        videos = sorted(path for path in source.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    if source.is_dir() and not any(
+        path.suffix.lower() in IMAGE_SUFFIXES for path in source.iterdir()
+    ):
+        videos = sorted(
+            path
+            for path in source.rglob("*")
+            if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        )
     if not videos:
         pairs = [(source, target)]
     elif target.suffix.lower() in SUFFIXES or target.is_file():
-        raise UserError(f"{source} holds {len(videos)} videos: give a folder for the copies, not {target}")
+        raise UserError(
+            f"{source} holds {len(videos)} videos: give a folder for the copies, not {target}"
+        )
     else:
         stems = Counter(path.with_suffix("") for path in videos)
-        names = [path.with_suffix(".mp4") if stems[path.with_suffix("")] == 1 else f"{path}.mp4" for path in videos]
-        pairs = [(path, target / Path(name).relative_to(source)) for path, name in zip(videos, names, strict=True)]
+        names = [
+            path.with_suffix(".mp4") if stems[path.with_suffix("")] == 1 else f"{path}.mp4"
+            for path in videos
+        ]
+        pairs = [
+            (path, target / Path(name).relative_to(source))
+            for path, name in zip(videos, names, strict=True)
+        ]
     originals = {original.resolve() for original, _ in pairs}
     for _, copy in pairs:
         if copy.resolve() in originals:
@@ -191,7 +218,8 @@ def anonymized_copy(
     frames_per_pass: int,
     side_by_side: bool,
 ) -> int:
-    """Copies all frames through `anonymize` (uint8 (N,H,W,3) and the first one's number -> the same shape).
+    """Copies all frames through `anonymize` (uint8 (N,H,W,3) and the first one's number -> the same
+    shape).
 
     Returns:
         The number of frames written.
@@ -201,7 +229,9 @@ def anonymized_copy(
         while group := list(islice(frames, max(1, frames_per_pass))):
             originals = np.stack([frame.rgb for frame in group])
             anonymized = anonymize(originals, n_frames)
-            pictures = np.concatenate([originals, anonymized], axis=2) if side_by_side else anonymized
+            pictures = (
+                np.concatenate([originals, anonymized], axis=2) if side_by_side else anonymized
+            )
             for frame, picture in zip(group, pictures, strict=True):
                 writer.write(picture, frame.pts)
             n_frames += len(group)

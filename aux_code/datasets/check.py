@@ -1,7 +1,8 @@
 """Are the data sets complete? `python -m aux_code.datasets.check [NAME ...] [--decode]`
 
-Compares what lies on disk with the official counts (with those of its own marker in a rendered miniature), names the
-first missing paths, reports annotations that do not match, and with --decode files that do not decode.
+Compares what lies on disk with the official counts (with those of its own marker in a rendered
+miniature), names the first missing paths, reports annotations that do not match, and with --decode
+files that do not decode.
 """
 
 import argparse
@@ -36,7 +37,8 @@ class Findings:
     """What was found of one data set.
 
     Attributes:
-        official: split -> number of videos or images of the whole data set; empty for one of the user's own.
+        official: split -> number of videos or images of the whole data set; empty for one of the
+            user's own.
         counts: split -> how many are there; a split that could not be counted is absent.
         problems: what makes it incomplete; `notes`: what is only worth knowing.
         media: its files and folders of frames; `videos`: those that have events.
@@ -56,7 +58,9 @@ class Findings:
         marker = self.root / _MINIATURE_MARKER
         if self.official and marker.exists():
             counts = read_json(marker)["counts"]
-            self.official = {split: counts.get(split, counts.get(f"{split}2017", 0)) for split in self.official}
+            self.official = {
+                split: counts.get(split, counts.get(f"{split}2017", 0)) for split in self.official
+            }
 
     def take(self, split: str, paths: Iterable[Path]) -> None:
         """Counts the media of a split that are there, and notes those that are not."""
@@ -71,12 +75,16 @@ class Findings:
         things = list(map(str, things))
         if things:
             more = ["..."] if len(things) > _N_NAMED else []
-            self.problems.append("\n    ".join([f"{len(things)} {what}:", *things[:_N_NAMED], *more]))
+            self.problems.append(
+                "\n    ".join([f"{len(things)} {what}:", *things[:_N_NAMED], *more])
+            )
 
     @property
     def is_complete(self) -> bool:
         """Nothing is missing or wrong, and every split has its official number."""
-        return not self.problems and all(self.counts.get(split) == n for split, n in self.official.items())
+        return not self.problems and all(
+            self.counts.get(split) == n for split, n in self.official.items()
+        )
 
 
 def check_ucf101(findings: Findings) -> None:
@@ -124,7 +132,10 @@ def check_shanghaitech(findings: Findings) -> None:
     wrong = []
     for path in findings.media:
         if path.is_dir():
-            n_values, n_frames = len(shanghaitech.read_mask(folder / f"{path.name}.npy")), len(frame_files(path))
+            n_values, n_frames = (
+                len(shanghaitech.read_mask(folder / f"{path.name}.npy")),
+                len(frame_files(path)),
+            )
             if n_values != n_frames:
                 wrong.append(f"{path}: {n_frames} frames, {n_values} values in its mask")
     findings.name_some("masks do not fit their videos", wrong)
@@ -164,12 +175,15 @@ def _nothing_found_yet(name: str) -> Findings:
 
 
 def decode_all(findings: Findings, n_workers: int) -> None:
-    """Decodes every medium of a data set, in parallel, and notes what fails and events past the last frame."""
+    """Decodes every medium of a data set, in parallel, and notes what fails and events past the
+    last frame."""
     n_frames: dict[Path, int] = {}
     unreadable = []
     pool = ThreadPoolExecutor(n_workers)
     try:
-        results = progress(pool.map(_decode, findings.media), f"decode {findings.name}", len(findings.media))
+        results = progress(
+            pool.map(_decode, findings.media), f"decode {findings.name}", len(findings.media)
+        )
         for path, (n, problem) in zip(findings.media, results, strict=True):
             n_frames[path] = n
             if problem:
@@ -227,7 +241,10 @@ def _report(findings: Findings) -> None:
     _say(f"{findings.name}: {findings.root}")
     for split in findings.official or findings.counts:
         found = f"{findings.counts[split]:,} found" if split in findings.counts else "not counted"
-        _say(f"  {split}: {found}" + (f", {findings.official[split]:,} expected" if findings.official else ""))
+        _say(
+            f"  {split}: {found}"
+            + (f", {findings.official[split]:,} expected" if findings.official else "")
+        )
     for problem in findings.problems:
         _say(f"  - {problem}")
     for note in findings.notes:
@@ -235,12 +252,17 @@ def _report(findings: Findings) -> None:
     if findings.is_complete:
         _say("  complete")
         return
-    place = f" ({_constant(findings.name)} in aux_code/config.py says where it lies)" if findings.official else ""
+    place = (
+        f" ({_constant(findings.name)} in aux_code/config.py says where it lies)"
+        if findings.official
+        else ""
+    )
     _say(f"  not complete: {_WHAT_TO_DO}{place}")
 
 
 def find(name: str) -> Findings:
-    """What there is of a data set, a key of CHECKS or a folder of own videos; no file is decoded."""
+    """What there is of a data set, a key of CHECKS or a folder of own videos; no file is
+    decoded."""
     findings = _nothing_found_yet(name)
     try:
         CHECKS.get(name, check_surveillance)(findings)
@@ -260,10 +282,16 @@ def check(name: str, decode: bool, n_workers: int) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit status 0 if all is complete, 3 if not, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m aux_code.datasets.check", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m aux_code.datasets.check", description=__doc__.splitlines()[0]
+    )
     names = ", ".join(CHECKS)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{names}, or a folder with train.csv, test.csv")
-    parser.add_argument("--decode", action="store_true", help="decode every file: takes as long as reading them all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{names}, or a folder with train.csv, test.csv"
+    )
+    parser.add_argument(
+        "--decode", action="store_true", help="decode every file: takes as long as reading them all"
+    )
     parser.add_argument("--workers", type=int, default=4, help="files decoded at a time")
     options = parser.parse_args(argv)
     if options.workers < 1:

@@ -1,17 +1,20 @@
 """Which frames make a clip: index arithmetic only, no decoding, no tensors of pixels.
 
-Every function returns int64 NumPy arrays of 0-based frame indices that lie inside the video. Randomness comes from a
-`torch.Generator` that the caller seeds, so that a clip depends on (seed, epoch, video) and on nothing else.
+Every function returns int64 NumPy arrays of 0-based frame indices that lie inside the video.
+Randomness comes from a `torch.Generator` that the caller seeds, so that a clip depends on (seed,
+epoch, video) and on nothing else.
 
-A clip of `clip_length` frames at `stride` covers a *span* of ``stride * (clip_length - 1) + 1`` frames of the video.
+A clip of `clip_length` frames at `stride` covers a *span* of ``stride * (clip_length - 1) + 1``
+frames of the video.
 
 Videos that are too short (ours; the release leaves this to chance):
 
-1. One clip: the stride is reduced to the largest one whose span fits. If even stride 1 does not fit, the clip takes
-   every frame and repeats the last one.
-2. A triplet needs two disjoint spans. A fixed distance is shortened first, down to 1; then the stride of all three
-   clips is reduced to the largest one with which two spans fit; if even stride 1 leaves no room, the anchor starts at
-   one end of the video and the negative at the other, which is the least possible overlap.
+1. One clip: the stride is reduced to the largest one whose span fits. If even stride 1 does not
+  fit, the clip takes every frame and repeats the last one.
+2. A triplet needs two disjoint spans. A fixed distance is shortened first, down to 1; then the
+  stride of all three clips is reduced to the largest one with which two spans fit; if even stride 1
+  leaves no room, the anchor starts at one end of the video and the negative at the other, which is
+  the least possible overlap.
 """
 
 from typing import NamedTuple
@@ -23,7 +26,8 @@ from aux_code.errors import UserError
 
 
 class TripletClips(NamedTuple):
-    """Frame indices of a triplet, int64 (clip_length,) each. `positive` equals `anchor`: augmented differently."""
+    """Frame indices of a triplet, int64 (clip_length,) each. `positive` equals `anchor`: augmented
+    differently."""
 
     anchor: np.ndarray
     positive: np.ndarray
@@ -31,12 +35,14 @@ class TripletClips(NamedTuple):
 
 
 def clip_span(clip_length: int, stride: int) -> int:
-    """Number of consecutive frames of the video that a clip covers, first and last frame included."""
+    """Number of consecutive frames of the video that a clip covers, first and last frame
+    included."""
     return stride * (clip_length - 1) + 1
 
 
 def fitting_stride(n_frames: int, clip_length: int, stride: int, n_clips: int = 1) -> int:
-    """Largest stride from `stride` down to 1 with which `n_clips` disjoint clips fit in the video; 1 if none does."""
+    """Largest stride from `stride` down to 1 with which `n_clips` disjoint clips fit in the video;
+    1 if none does."""
     _check(n_frames, clip_length, stride)
     if clip_length == 1:
         return stride
@@ -44,8 +50,11 @@ def fitting_stride(n_frames: int, clip_length: int, stride: int, n_clips: int = 
     return max(1, min(stride, largest))
 
 
-def random_clip(n_frames: int, clip_length: int, stride: int, generator: torch.Generator) -> np.ndarray:
-    """A clip that starts anywhere it fits, all starts equally likely. Returns int64 (clip_length,)."""
+def random_clip(
+    n_frames: int, clip_length: int, stride: int, generator: torch.Generator
+) -> np.ndarray:
+    """A clip that starts anywhere it fits, all starts equally likely. Returns int64
+    (clip_length,)."""
     stride = fitting_stride(n_frames, clip_length, stride)
     start = _random_below(_n_starts(n_frames, clip_length, stride), generator)
     return _clip_at(start, n_frames, clip_length, stride)
@@ -54,8 +63,9 @@ def random_clip(n_frames: int, clip_length: int, stride: int, generator: torch.G
 def uniform_clips(n_frames: int, clip_length: int, stride: int, n_clips: int = 5) -> np.ndarray:
     """Clips for evaluation, their starts spread evenly from the first possible one to the last one.
 
-    Returns int64 (n_clips, clip_length). One clip sits in the middle. The release evaluates five such temporal modes
-    and averages their probabilities. Clips may overlap, and coincide where the video is no longer than one clip.
+    Returns int64 (n_clips, clip_length). One clip sits in the middle. The release evaluates five
+    such temporal modes and averages their probabilities. Clips may overlap, and coincide where the
+    video is no longer than one clip.
     """
     if n_clips < 1:
         raise UserError(f"n_clips must be at least 1, not {n_clips}")
@@ -71,10 +81,13 @@ def uniform_clips(n_frames: int, clip_length: int, stride: int, n_clips: int = 5
 def consecutive_clips(
     n_frames: int, frames_per_clip: int = 16, stride: int = 2, frames_per_feature: int = 32
 ) -> np.ndarray:
-    """The clips of feature extraction: one per `frames_per_feature` frames, from frame 0 to the end of the video.
+    """The clips of feature extraction: one per `frames_per_feature` frames, from frame 0 to the end
+    of the video.
 
-    Returns int64 (ceil(n_frames / frames_per_feature), frames_per_clip). Indices past the end are clamped to n_frames
-    - 1, so a short last clip is completed by the video's last frame (paper, section 4; the rule for the last clip is
+    Returns int64 (ceil(n_frames / frames_per_feature), frames_per_clip). Indices past the end are
+    clamped to n_frames
+    - 1, so a short last clip is completed by the video's last frame (paper, section 4; the rule for
+      the last clip is
     ours).
     """
     _check(n_frames, frames_per_clip, stride)
@@ -86,35 +99,49 @@ def consecutive_clips(
 
 
 def triplet_clips(
-    n_frames: int, clip_length: int, stride: int, generator: torch.Generator, distance: int | None = None
+    n_frames: int,
+    clip_length: int,
+    stride: int,
+    generator: torch.Generator,
+    distance: int | None = None,
 ) -> TripletClips:
-    """Anchor, positive (the anchor's frames) and a negative from another time of the same video (paper, section 3.2).
+    """Anchor, positive (the anchor's frames) and a negative from another time of the same video
+    (paper, section 3.2).
 
-    Without `distance` the negative starts anywhere that leaves it disjoint from the anchor, before or after it. With
-    `distance` D (frames, at least 1) it starts at ``anchor start + stride * (clip_length - 1) + D``. The module's
-    docstring states the rule for videos that are too short.
+    Without `distance` the negative starts anywhere that leaves it disjoint from the anchor, before
+    or after it. With `distance` D (frames, at least 1) it starts at ``anchor start + stride *
+    (clip_length - 1) + D``. The module's docstring states the rule for videos that are too short.
     """
     if distance is not None and distance < 1:
-        raise UserError(f"negative_distance must be at least 1 frame, not {distance}: 0 would share a frame")
+        raise UserError(
+            f"negative_distance must be at least 1 frame, not {distance}: 0 would share a frame"
+        )
     stride = fitting_stride(n_frames, clip_length, stride, n_clips=2)
     span = clip_span(clip_length, stride)
     if n_frames < 2 * span:
-        starts = _least_overlap(_n_starts(n_frames, clip_length, stride), generator, swap=distance is None)
+        starts = _least_overlap(
+            _n_starts(n_frames, clip_length, stride), generator, swap=distance is None
+        )
     elif distance is None:
         starts = _random_disjoint_starts(n_frames, span, generator)
     else:
         distance = min(distance, n_frames - 2 * span + 1)
         anchor = _random_below(n_frames - 2 * span - distance + 2, generator)
         starts = anchor, anchor + span - 1 + distance
-    anchor_clip, negative_clip = (_clip_at(start, n_frames, clip_length, stride) for start in starts)
+    anchor_clip, negative_clip = (
+        _clip_at(start, n_frames, clip_length, stride) for start in starts
+    )
     return TripletClips(anchor_clip, anchor_clip.copy(), negative_clip)
 
 
-def _random_disjoint_starts(n_frames: int, span: int, generator: torch.Generator) -> tuple[int, int]:
-    """Starts of two disjoint spans: anchor uniform over the starts that leave room, negative over what is left."""
+def _random_disjoint_starts(
+    n_frames: int, span: int, generator: torch.Generator
+) -> tuple[int, int]:
+    """Starts of two disjoint spans: anchor uniform over the starts that leave room, negative over
+    what is left."""
     last_start = n_frames - span
-    # An anchor has room before it if start >= span and after it if start <= last_start - span. In a video of less
-    # than three spans the anchors in the middle have neither.
+    # An anchor has room before it if start >= span and after it if start <= last_start - span. In a
+    # video of less than three spans the anchors in the middle have neither.
     anchors = np.arange(last_start + 1)
     anchors = anchors[(anchors >= span) | (anchors <= last_start - span)]
     anchor = int(anchors[_random_below(len(anchors), generator)])

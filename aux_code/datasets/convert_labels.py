@@ -1,11 +1,13 @@
-"""Circulating VISPR label pickles -> annotation files: `python -m aux_code.datasets.convert_labels OLD.pkl [FOLDER]`
+"""Circulating VISPR label pickles -> annotation files: `python -m aux_code.datasets.convert_labels
+OLD.pkl [FOLDER]`
 
-The pickle holds a dict: image id -> 7 values, 0 or 1, in the order of VISPR1. FOLDER gets one <id>.json per image, as
-the official annotations have it. Without it the pickle's name tells the place, beside the pickle: train_labels.pkl
--> annotations/train2017, which in <VISPR_ROOT> is where the loader looks, and other.pkl -> other.
+The pickle holds a dict: image id -> 7 values, 0 or 1, in the order of VISPR1. FOLDER gets one
+<id>.json per image, as the official annotations have it. Without it the pickle's name tells the
+place, beside the pickle: train_labels.pkl -> annotations/train2017, which in <VISPR_ROOT> is where
+the loader looks, and other.pkl -> other.
 
-A pickle can run any program when it is loaded. The unpickler here knows the parts of a NumPy array and nothing else, so
-it refuses the rest before running it.
+A pickle can run any program when it is loaded. The unpickler here knows the parts of a NumPy array
+and nothing else, so it refuses the rest before running it.
 """
 
 import argparse
@@ -24,7 +26,15 @@ from aux_code.runs import run_script
 
 log = logging.getLogger(__name__)
 
-_UNPICKLE_ERRORS = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError)
+_UNPICKLE_ERRORS = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    KeyError,
+)
 _OTHER_ERRORS = (ImportError, MemoryError, OverflowError, RuntimeError, AssertionError)
 
 
@@ -44,11 +54,15 @@ def _number_type(name: str, *options: bool) -> np.dtype:
 
 
 def _admitted() -> dict[tuple[str, str], object]:
-    """(module, name) in a pickle -> what is used for it; NumPy 1 and 2 name the same functions differently."""
+    """(module, name) in a pickle -> what is used for it; NumPy 1 and 2 name the same functions
+    differently."""
     reconstruct = np.ndarray(0).__reduce__()[0]
     scalar = np.float64(0).__reduce__()[0]
     from_buffer = np.ndarray(1).__reduce_ex__(5)[0]
-    names: dict[tuple[str, str], object] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): _number_type}
+    names: dict[tuple[str, str], object] = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): _number_type,
+    }
     names["_codecs", "encode"] = _latin1
     for core in ("numpy.core", "numpy._core"):
         names[f"{core}.multiarray", "_reconstruct"] = reconstruct
@@ -58,7 +72,8 @@ def _admitted() -> dict[tuple[str, str], object]:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads built-in containers, numbers, texts and NumPy arrays; anything else is an UnpicklingError."""
+    """Reads built-in containers, numbers, texts and NumPy arrays; anything else is an
+    UnpicklingError."""
 
     def __init__(self, file):
         # latin1: how NumPy arrays pickled under Python 2 are to be read.
@@ -68,7 +83,9 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         """The admitted object of that name; never an import."""
         if (module, name) not in self._admitted:
-            raise pickle.UnpicklingError(f"it contains {module}.{name}, which is neither a number nor a NumPy array")
+            raise pickle.UnpicklingError(
+                f"it contains {module}.{name}, which is neither a number nor a NumPy array"
+            )
         return self._admitted[module, name]
 
 
@@ -76,7 +93,8 @@ def read_labels(path: Path | str) -> dict[str, np.ndarray]:
     """Image id -> float32 (7,), 0 or 1, in the order of VISPR1.
 
     Raises:
-        UserError: no such file, not a pickle, one that holds anything but arrays, or not labels of this form.
+        UserError: no such file, not a pickle, one that holds anything but arrays, or not labels of
+            this form.
     """
     try:
         with open(path, "rb") as file:
@@ -86,10 +104,14 @@ def read_labels(path: Path | str) -> dict[str, np.ndarray]:
     except (*_UNPICKLE_ERRORS, *_OTHER_ERRORS) as error:
         raise UserError(f"{path}: refused: {error}") from error
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: expected a dict of image id -> {len(VISPR1)} labels, found {type(content).__name__}")
+        raise UserError(
+            f"{path}: expected a dict of image id -> {len(VISPR1)} labels, found {type(content).__name__}"
+        )
     labels = {_image_id(path, key): _labels(path, key, value) for key, value in content.items()}
     if len(labels) < len(content):
-        raise UserError(f"{path}: {len(content)} ids, but only {len(labels)} images; some are listed twice")
+        raise UserError(
+            f"{path}: {len(content)} ids, but only {len(labels)} images; some are listed twice"
+        )
     return labels
 
 
@@ -106,15 +128,21 @@ def _labels(path: Path | str, key: str, value: object) -> np.ndarray:
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: labels of {key} are not numbers ({error})") from error
     if labels.shape != (len(VISPR1),) or not np.isin(labels, (0, 1)).all():
-        raise UserError(f"{path}: labels of {key} must be {len(VISPR1)} values, 0 or 1, found {labels.tolist()[:10]}")
+        raise UserError(
+            f"{path}: labels of {key} must be {len(VISPR1)} values, 0 or 1, found {labels.tolist()[:10]}"
+        )
     return labels
 
 
 def default_folder(path: Path) -> Path:
-    """Where annotations go, beside the pickle: <split>*.pkl to annotations/<split>2017, OTHER.pkl to OTHER."""
+    """Where annotations go, beside the pickle: <split>*.pkl to annotations/<split>2017, OTHER.pkl
+    to OTHER."""
     match = re.match(r"(train|val|test)(?![a-z])", path.name.lower())
     if not match:
-        log.warning("%s: the name does not begin with train, val or test; move the result to its split", path)
+        log.warning(
+            "%s: the name does not begin with train, val or test; move the result to its split",
+            path,
+        )
         return path.with_name(path.stem if path.suffix else f"{path.name}_annotations")
     return path.parent / "annotations" / f"{match[1]}2017"
 

@@ -1,7 +1,8 @@
 """Videos (files or folders of frames) and images as uint8 RGB arrays, frame-exact.
 
-The index of a frame is its place in presentation order among the frames that decode; it does not depend on the
-container's claims, on the frame rate being constant, or on the order in which frames are asked for.
+The index of a frame is its place in presentation order among the frames that decode; it does not
+depend on the container's claims, on the frame rate being constant, or on the order in which frames
+are asked for.
 """
 
 import logging
@@ -54,7 +55,8 @@ class _IndexDoesNotHold(Exception):
 
 
 def count_frames(path: Path | str) -> int:
-    """Number of frames that decode; from packets checked against the decoder, or by decoding; kept on disk."""
+    """Number of frames that decode; from packets checked against the decoder, or by decoding; kept
+    on disk."""
     if Path(path).is_dir():
         return len(frame_files(path))
     return video_index(path).n_frames
@@ -98,14 +100,16 @@ def iterate_frames(path: Path | str, n_threads: int = 1) -> Iterator[np.ndarray]
 
 
 def read_video(path: Path | str) -> np.ndarray:
-    """All frames of a video, uint8 (T,H,W,3) RGB: for short ones; `iterate_frames` is for the others."""
+    """All frames of a video, uint8 (T,H,W,3) RGB: for short ones; `iterate_frames` is for the
+    others."""
     return np.stack(list(iterate_frames(path)))
 
 
 def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
     """The frames at `indices`, in that order and with repetitions, uint8 (T,H,W,3) RGB.
 
-    Seeks where the container allows it: the cost is that of the groups of pictures that hold the frames.
+    Seeks where the container allows it: the cost is that of the groups of pictures that hold the
+    frames.
 
     Raises:
         UnreadableMedia: the file does not decode. IndexError: an index lies outside [0, n_frames).
@@ -119,7 +123,9 @@ def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
     index = video_index(path)
     _check_indices(wanted, index.n_frames, path)
     try:
-        frames = (_read_from_start if index.pts is None else _read_by_seeking)(path, index, np.unique(wanted))
+        frames = (_read_from_start if index.pts is None else _read_by_seeking)(
+            path, index, np.unique(wanted)
+        )
     except _IndexDoesNotHold:
         log.warning("%s: its frames are not where its index says; indexed anew by decoding", path)
         index = reindex_by_decoding(path, seeks=index.key_sums is None)
@@ -158,8 +164,11 @@ def _read_by_seeking(
     raise _IndexDoesNotHold
 
 
-def _verified(decoded: Iterator[av.VideoFrame], index: VideoIndex, key: int) -> Iterator[av.VideoFrame]:
-    """The frames from key frame number `key` on, after a seek to it in a container whose times prove nothing."""
+def _verified(
+    decoded: Iterator[av.VideoFrame], index: VideoIndex, key: int
+) -> Iterator[av.VideoFrame]:
+    """The frames from key frame number `key` on, after a seek to it in a container whose times
+    prove nothing."""
     place, begun = int(np.searchsorted(index.pts, index.key_pts[key])), False
     for frame in decoded:
         if not begun and frame.pts is not None and frame.pts < index.key_pts[key]:
@@ -174,15 +183,17 @@ def _verified(decoded: Iterator[av.VideoFrame], index: VideoIndex, key: int) -> 
 
 
 def _adjacent_runs(wanted: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
-    """Splits sorted indices where a whole group of pictures lies between two of them: there a seek saves decoding."""
+    """Splits sorted indices where a whole group of pictures lies between two of them: there a seek
+    saves decoding."""
     return np.split(wanted, np.flatnonzero(np.diff(groups) > 1) + 1)
 
 
 def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -> int:
-    """Places the container at a key frame from which the frame at `pts` decodes: the last one shown no later.
+    """Places the container at a key frame from which the frame at `pts` decodes: the last one shown
+    no later.
 
-    Pictures shown before their key frame (leading pictures of an open group) are not decodable after a seek to it,
-    hence the choice by presentation time. Returns the number of the key frame.
+    Pictures shown before their key frame (leading pictures of an open group) are not decodable
+    after a seek to it, hence the choice by presentation time. Returns the number of the key frame.
     """
     stream = video_stream(container)
     for key in range(int(np.searchsorted(index.key_pts, pts, side="right")) - 1, 0, -1):
@@ -199,7 +210,9 @@ def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -
     return 0
 
 
-def _read_from_start(path: Path | str, index: VideoIndex, wanted: np.ndarray) -> dict[int, np.ndarray]:
+def _read_from_start(
+    path: Path | str, index: VideoIndex, wanted: np.ndarray
+) -> dict[int, np.ndarray]:
     converter, frames = RgbConverter((index.height, index.width)), {}
     remaining = set(wanted.tolist())
     with open_video(path) as container:
@@ -228,8 +241,11 @@ class RgbConverter:
             self._size = picture_size(frame)
         mirrored, quarters = display_turn(frame)
         height, width = self._size[::-1] if quarters % 2 else self._size
-        # By default every converter starts as many threads as there are cores, for a twentieth of a millisecond.
-        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
+        # By default every converter starts as many threads as there are cores, for a twentieth of a
+        # millisecond.
+        rgb = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", threads=1
+        ).to_ndarray()
         if mirrored or quarters:
             return np.ascontiguousarray(np.rot90(rgb[:, ::-1] if mirrored else rgb, k=quarters))
         return rgb
@@ -239,7 +255,9 @@ def _check_indices(wanted: np.ndarray, n_frames: int, path: Path | str) -> None:
     if len(wanted) == 0:
         raise IndexError(f"{path}: no frame was asked for")
     if wanted.min() < 0 or wanted.max() >= n_frames:
-        raise IndexError(f"{path} has {n_frames} frames; asked for {wanted.min()} to {wanted.max()}")
+        raise IndexError(
+            f"{path} has {n_frames} frames; asked for {wanted.min()} to {wanted.max()}"
+        )
 
 
 def _same_size(frames: Iterable[np.ndarray], path: Path | str) -> Iterator[np.ndarray]:
@@ -247,16 +265,19 @@ def _same_size(frames: Iterable[np.ndarray], path: Path | str) -> Iterator[np.nd
     for frame in frames:
         shape = shape or frame.shape
         if frame.shape != shape:
-            raise UnreadableMedia(path, f"its frames differ in size: {shape[:2]} and {frame.shape[:2]}")
+            raise UnreadableMedia(
+                path, f"its frames differ in size: {shape[:2]} and {frame.shape[:2]}"
+            )
         yield frame
 
 
 class DecodedCache:
-    """Whole decoded videos and images in memory, up to `limit_bytes`, so that small data sets decode once per run.
+    """Whole decoded videos and images in memory, up to `limit_bytes`, so that small data sets
+    decode once per run.
 
-    What does not fit is decoded each time it is asked for. Nothing is evicted: an epoch visits every file once, so
-    evicting would only trade one miss for another. Arrays are read-only, since callers share them. Safe to use from
-    threads.
+    What does not fit is decoded each time it is asked for. Nothing is evicted: an epoch visits
+    every file once, so evicting would only trade one miss for another. Arrays are read-only, since
+    callers share them. Safe to use from threads.
     """
 
     def __init__(self, limit_bytes: int):
@@ -286,7 +307,8 @@ class DecodedCache:
         return self._keep(path, read_image(path)) if image is None else image
 
     def _video(self, path: Path | str) -> np.ndarray | None:
-        """The whole video; None if it does not fit. One decoding both counts and keeps the frames."""
+        """The whole video; None if it does not fit. One decoding both counts and keeps the
+        frames."""
         video = self._arrays.get(str(path))
         if video is not None or self.n_bytes >= self.limit_bytes or str(path) in self._too_large:
             return video

@@ -1,4 +1,5 @@
-"""Images from disk as uint8 (H,W,3) RGB: grey, CMYK, palette, 16-bit and EXIF-rotated ones included."""
+"""Images from disk as uint8 (H,W,3) RGB: grey, CMYK, palette, 16-bit and EXIF-rotated ones
+included."""
 
 import re
 import struct
@@ -11,7 +12,14 @@ from aux_code.datasets.lists import is_hidden
 from aux_code.datasets.unreadable import UnreadableMedia
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+_IMAGE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 _EXIF_ERRORS = (*_IMAGE_ERRORS, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,7 +52,8 @@ def read_image(path: Path | str) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> object:
-    """EXIF's orientation; None where there is none. Cameras write broken EXIF beside pictures that are whole."""
+    """EXIF's orientation; None where there is none. Cameras write broken EXIF beside pictures that
+    are whole."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except _EXIF_ERRORS:
@@ -58,18 +67,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image, dtype=np.int64) // 257
         return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
-        # Pillow warns about transparency given as bytes unless the alpha channel is spelled out first.
+        # Pillow warns about transparency given as bytes unless the alpha channel is spelled out
+        # first.
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
 def frame_files(folder: Path | str) -> list[Path]:
-    """The image files of a folder of frames in frame order: by number where names hold one, so 1000 follows 999.
+    """The image files of a folder of frames in frame order: by number where names hold one, so 1000
+    follows 999.
 
     Raises:
         UnreadableMedia: the folder holds no image.
     """
-    files = [path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path)]
+    files = [
+        path
+        for path in Path(folder).iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path)
+    ]
     if not files:
         raise UnreadableMedia(folder, "the folder holds no image files")
     return sorted(files, key=lambda path: natural_key(path.name))
@@ -77,7 +92,11 @@ def frame_files(folder: Path | str) -> list[Path]:
 
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key in which digits compare as numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in re.split(r"(\d+)", name)
+        if part
+    ]
 
 
 def _first_line(error: BaseException) -> str:

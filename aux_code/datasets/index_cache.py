@@ -1,8 +1,10 @@
-"""Frame indices on disk, below `config.FRAME_INDEX_ROOT`: one small file per video, replaced when the video changes.
+"""Frame indices on disk, below `config.FRAME_INDEX_ROOT`: one small file per video, replaced when
+the video changes.
 
-A file holds the arrays of the index and the key for which they hold: the video's path, modification time and size, and
-the decoder's version. It is written to a temporary name and renamed, so that processes may read and write at once; what
-cannot be read (or holds for another key) counts as absent. The folder may be deleted at any time.
+A file holds the arrays of the index and the key for which they hold: the video's path, modification
+time and size, and the decoder's version. It is written to a temporary name and renamed, so that
+processes may read and write at once; what cannot be read (or holds for another key) counts as
+absent. The folder may be deleted at any time.
 """
 
 import hashlib
@@ -23,17 +25,29 @@ from aux_code.errors import UserError
 log = logging.getLogger(__name__)
 
 _LAYOUT = f"2, PyAV {av.__version__}"
-"""Changes with the meaning of the arrays; another decoder may find other frames in a damaged file."""
+"""Changes with the meaning of the arrays; another decoder may find other frames in a damaged
+file."""
 
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged archive of arrays raises (RuntimeError: a flag that says it is encrypted)."""
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged archive of arrays raises (RuntimeError: a flag that says it is
+encrypted)."""
 
 _write_lock = threading.Lock()
 _unwritable: set[Path] = set()
 
 
 class FileKey(NamedTuple):
-    """A file as it was when its index was made: absolute path, modification time in ns, size in bytes."""
+    """A file as it was when its index was made: absolute path, modification time in ns, size in
+    bytes."""
 
     path: str
     mtime_ns: int
@@ -41,7 +55,8 @@ class FileKey(NamedTuple):
 
 
 def index_file(key: FileKey) -> Path:
-    """Where the index of a video is kept; it depends on the video's path alone, so that a newer one replaces it."""
+    """Where the index of a video is kept; it depends on the video's path alone, so that a newer one
+    replaces it."""
     name = hashlib.sha256(key.path.encode("utf-8", "surrogateescape")).hexdigest()
     return config.FRAME_INDEX_ROOT / name[:2] / f"{name[:32]}.npz"
 
@@ -67,7 +82,8 @@ def load_index(key: FileKey) -> dict[str, np.ndarray] | None:
 
 
 def store_index(key: FileKey, arrays: dict[str, np.ndarray]) -> None:
-    """Keeps the arrays for later processes; a folder that cannot be written is worth one warning, not an error."""
+    """Keeps the arrays for later processes; a folder that cannot be written is worth one warning,
+    not an error."""
     if config.FRAME_INDEX_ROOT in _unwritable:
         return
     stamps = {"key": _described(key), "digest": _digest(key, arrays)}
@@ -86,8 +102,11 @@ def _described(key: FileKey) -> bytes:
 
 
 def _digest(key: FileKey, arrays: dict[str, np.ndarray]) -> bytes:
-    """SHA-256 of key and arrays: the checksums of the archive do not cover the names and places of its members."""
+    """SHA-256 of key and arrays: the checksums of the archive do not cover the names and places of
+    its members."""
     digest = hashlib.sha256(_described(key))
     for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        digest.update(
+            f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+        )
     return digest.digest()

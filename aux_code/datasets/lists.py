@@ -1,4 +1,5 @@
-"""What every data set needs: its root and files, its text lists line by line, and a report on files that are absent."""
+"""What every data set needs: its root and files, its text lists line by line, and a report on files
+that are absent."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -37,20 +38,26 @@ def first_existing(candidates: Sequence[Path], what: str) -> Path:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file is none of the data set's: macOS leaves a `._name.jpg` beside every file that it copies."""
+    """Whether a file is none of the data set's: macOS leaves a `._name.jpg` beside every file that
+    it copies."""
     return path.name.startswith(".")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, stripped text) of the non-empty lines; UTF-8 with or without mark, any line ends."""
+    """(line number from 1, stripped text) of the non-empty lines; UTF-8 with or without mark, any
+    line ends."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         text = path.read_text(encoding="latin-1")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); unpack the data set's lists there") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); unpack the data set's lists there"
+        ) from error
     # Not splitlines(): that also splits at characters which file names may hold.
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+    for number, line in enumerate(
+        text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1
+    ):
         if line.strip():
             yield number, line.strip()
 
@@ -71,5 +78,7 @@ def report_missing(missing: Sequence[Path], n_listed: int, what: str) -> None:
     named = ", ".join(map(str, missing[:_N_NAMED])) + (", ..." if len(missing) > _N_NAMED else "")
     message = f"{len(missing)} of {n_listed} {what} are missing: {named}"
     if len(missing) > MAX_MISSING_SHARE * n_listed:
-        raise UserError(f"{message}; unpack them there, or run `python -m aux_code.datasets.check` for the whole list")
+        raise UserError(
+            f"{message}; unpack them there, or run `python -m aux_code.datasets.check` for the whole list"
+        )
     log.warning("%s; left out", message)

@@ -4,8 +4,9 @@
     cam1/monday.mp4,normal,
     cam1/tuesday.mp4,anomalous,120-180;300-420
 
-`video` is relative to the folder (a file, or a folder of frames); `label` is 0 or normal, 1 or anomalous; `anomalies`,
-optional, are stretches of frames, 0-based, end exclusive. A column `category`, optional, names the kind of anomaly.
+`video` is relative to the folder (a file, or a folder of frames); `label` is 0 or normal, 1 or
+anomalous; `anomalies`, optional, are stretches of frames, 0-based, end exclusive. A column
+`category`, optional, names the kind of anomaly.
 """
 
 import csv
@@ -36,8 +37,14 @@ def load(root: Path) -> SurveillanceDataset:
             f"{root} holds neither train.csv nor test.csv; write them with the header video,label,anomalies"
         )
     videos = [video for split, path in lists if path.is_file() for video in _read_csv(path, split)]
-    without = [video.name for video in videos if video.split == "test" and video.label and not video.events]
-    report = [f"{len(without)} anomalous test videos without anomalies: {', '.join(without[:5])}"] if without else []
+    without = [
+        video.name for video in videos if video.split == "test" and video.label and not video.events
+    ]
+    report = (
+        [f"{len(without)} anomalous test videos without anomalies: {', '.join(without[:5])}"]
+        if without
+        else []
+    )
     return assemble(root.resolve().name, root, videos, report)
 
 
@@ -45,12 +52,16 @@ def _read_csv(path: Path, split: str) -> list[SurveillanceVideo]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); save it as comma-separated UTF-8 text") from error
+        raise UserError(
+            f"{path}: cannot be read ({error}); save it as comma-separated UTF-8 text"
+        ) from error
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     header = {(name or "").strip() for name in reader.fieldnames or []}
     if not {"video", "label"} <= header <= _COLUMNS:
         found = ",".join(reader.fieldnames or [])
-        raise UserError(f"{path}, line 1: expected the header video,label[,anomalies][,category], found {found!r}")
+        raise UserError(
+            f"{path}, line 1: expected the header video,label[,anomalies][,category], found {found!r}"
+        )
     reader.fieldnames = [name.strip() for name in reader.fieldnames]
     videos = []
     for row in reader:
@@ -58,7 +69,9 @@ def _read_csv(path: Path, split: str) -> list[SurveillanceVideo]:
             videos.append(_video(row, path.parent, split))
         except (ValueError, AttributeError) as error:
             text = ",".join(map(str, row.values()))
-            raise broken_line(path, reader.line_num, text, f"video,label[,anomalies] ({error})") from error
+            raise broken_line(
+                path, reader.line_num, text, f"video,label[,anomalies] ({error})"
+            ) from error
     return videos
 
 
@@ -68,7 +81,9 @@ def _video(row: dict[str, str], root: Path, split: str) -> SurveillanceVideo:
     file = row["video"].strip()
     label = _LABELS.get(row["label"].strip().lower())
     if not file or label is None:
-        raise ValueError("label is 0, 1, normal or anomalous" if file else "the video's name is empty")
+        raise ValueError(
+            "label is 0, 1, normal or anomalous" if file else "the video's name is empty"
+        )
     events = _events((row.get("anomalies") or "").strip())
     if events and not label:
         raise ValueError("a normal video has no anomalies")

@@ -1,12 +1,13 @@
-"""ShanghaiTech Campus: 437 videos of 13 scenes, weakly supervised split (train 238, 63 anomalous; test 199, 44).
+"""ShanghaiTech Campus: 437 videos of 13 scenes, weakly supervised split (train 238, 63 anomalous;
+test 199, 44).
 
     ROOT/training/videos/<scene>_<id>.avi              normal videos
     ROOT/testing/frames/<scene>_<id>/000.jpg ...       a video as a folder of frames
     ROOT/testing/test_frame_mask/<scene>_<id>.npy      one 0 or 1 per frame
     ROOT/SH_Train.txt, ROOT/SH_Test.txt                one video per line; both mix the two folders
 
-Luo, Liu, Gao: A Revisit of Sparse Coding Based Anomaly Detection, ICCV 2017; split by Zhong et al., CVPR 2019;
-https://svip-lab.github.io/dataset/campus_dataset.html, for research use.
+Luo, Liu, Gao: A Revisit of Sparse Coding Based Anomaly Detection, ICCV 2017; split by Zhong et al.,
+CVPR 2019; https://svip-lab.github.io/dataset/campus_dataset.html, for research use.
 """
 
 import re
@@ -32,8 +33,11 @@ OFFICIAL_COUNTS = (238, 199)
 
 
 def load(root: Path) -> SurveillanceDataset:
-    """Reads lists and masks; no video needs to be there. Labels come from the masks, never from places in a list."""
-    masks = {path.stem: path for path in sorted((root / "testing" / "test_frame_mask").glob("*.npy"))}
+    """Reads lists and masks; no video needs to be there. Labels come from the masks, never from
+    places in a list."""
+    masks = {
+        path.stem: path for path in sorted((root / "testing" / "test_frame_mask").glob("*.npy"))
+    }
     videos, without = [], []
     for split in ("train", "test"):
         path = root / f"SH_{split.title()}.txt"
@@ -53,22 +57,28 @@ def load(root: Path) -> SurveillanceDataset:
 
 
 def _is_testing_video(name: str, root: Path) -> bool:
-    """Testing videos have ids of four digits, so they are known even where only features are at hand."""
+    """Testing videos have ids of four digits, so they are known even where only features are at
+    hand."""
     return len(name.split("_")[1]) == 4 or (root / "testing" / "frames" / name).exists()
 
 
 def _video(name: str, split: str, root: Path, masks: dict[str, Path]) -> SurveillanceVideo:
     frames = root / "testing" / "frames" / name
     if name not in masks:
-        return SurveillanceVideo(name, root / "training" / "videos" / f"{name}.avi", split, 0, NORMAL)
+        return SurveillanceVideo(
+            name, root / "training" / "videos" / f"{name}.avi", split, 0, NORMAL
+        )
     events = mask_events(read_mask(masks[name]))
     # A training video's annotation is its label alone, whatever its mask tells.
     kept = events if split == "test" else ()
-    return SurveillanceVideo(name, frames, split, int(bool(events)), ANOMALY if events else NORMAL, kept)
+    return SurveillanceVideo(
+        name, frames, split, int(bool(events)), ANOMALY if events else NORMAL, kept
+    )
 
 
 def mask_events(mask: np.ndarray) -> Events:
-    """Runs of non-zero values in a mask (n_frames,) as ((start, end), ...), 0-based, end exclusive."""
+    """Runs of non-zero values in a mask (n_frames,) as ((start, end), ...), 0-based, end
+    exclusive."""
     steps = np.diff(np.concatenate([[0], (mask != 0).astype(np.int8), [0]]))
     starts, ends = np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist()
     return tuple(zip(starts, ends, strict=True))
@@ -81,7 +91,11 @@ def read_mask(path: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a readable mask ({error}); unpack it again") from error
     if not isinstance(mask, np.ndarray):
-        raise UserError(f"{path}: an archive of arrays; expected one array with one 0 or 1 per frame")
+        raise UserError(
+            f"{path}: an archive of arrays; expected one array with one 0 or 1 per frame"
+        )
     if mask.ndim != 1 or len(mask) == 0 or not np.isin(mask, (0, 1)).all():
-        raise UserError(f"{path}: expected one 0 or 1 per frame, found shape {mask.shape}, type {mask.dtype}")
+        raise UserError(
+            f"{path}: expected one 0 or 1 per frame, found shape {mask.shape}, type {mask.dtype}"
+        )
     return mask

@@ -1,6 +1,7 @@
 """UCF-Crime, XD-Violence, ShanghaiTech and own videos behind one function.
 
-Frame labels are 0-based, end exclusive, one per decodable frame, whatever the original annotation counts from.
+Frame labels are 0-based, end exclusive, one per decodable frame, whatever the original annotation
+counts from.
 """
 
 from pathlib import Path
@@ -43,7 +44,8 @@ def load_surveillance(dataset: str | Path) -> SurveillanceDataset:
         dataset: ucf_crime, xd_violence, shanghaitech, or a folder with train.csv and test.csv.
 
     Raises:
-        UserError: unknown name, missing root or list, or an annotation that cannot be understood (file, line, text).
+        UserError: unknown name, missing root or list, or an annotation that cannot be understood
+            (file, line, text).
     """
     if str(dataset) in LOADERS:
         constant, load = LOADERS[str(dataset)]

@@ -1,4 +1,5 @@
-"""What every surveillance data set comes down to: named videos with a label, and events inside the test videos."""
+"""What every surveillance data set comes down to: named videos with a label, and events inside the
+test videos."""
 
 import logging
 import unicodedata
@@ -28,14 +29,17 @@ class SurveillanceVideo:
     """One video of a surveillance data set.
 
     Attributes:
-        name: unique in the data set and the stem of its feature file: the file's name without its ending, or, where two
-            folders hold files of one name, the path below the root with `__` for each slash.
-        path: the video file or the folder of its frames; it may be absent where only features are used.
+        name: unique in the data set and the stem of its feature file: the file's name without its
+            ending, or, where two folders hold files of one name, the path below the root with `__`
+            for each slash.
+        path: the video file or the folder of its frames; it may be absent where only features are
+            used.
         split: train or test.
         label: 1 if the video holds an anomaly, else 0.
-        category: kind of anomaly for class-wise results, "Normal" for normal videos, "Anomaly" where kinds are unknown.
-        events: anomalous stretches ((start, end), ...) in frames, 0-based, end exclusive; empty in training videos,
-            whose annotation is the label alone.
+        category: kind of anomaly for class-wise results, "Normal" for normal videos, "Anomaly"
+            where kinds are unknown.
+        events: anomalous stretches ((start, end), ...) in frames, 0-based, end exclusive; empty in
+            training videos, whose annotation is the label alone.
     """
 
     name: str
@@ -50,8 +54,8 @@ class SurveillanceVideo:
 class SurveillanceDataset:
     """The lists of one data set.
 
-    `report` names what does not match, such as annotations of unlisted videos; `notes` what is unusual and yet
-    complete, such as videos of one name.
+    `report` names what does not match, such as annotations of unlisted videos; `notes` what is
+    unusual and yet complete, such as videos of one name.
     """
 
     name: str
@@ -73,19 +77,28 @@ class SurveillanceDataset:
 
 
 def frame_labels(video: SurveillanceVideo, n_frames: int) -> np.ndarray:
-    """uint8 (n_frames,): 1 inside an event, 0 elsewhere. Events past the last frame are clipped, with a warning."""
+    """uint8 (n_frames,): 1 inside an event, 0 elsewhere. Events past the last frame are clipped,
+    with a warning."""
     labels = np.zeros(n_frames, np.uint8)
     for start, end in video.events:
         if end > n_frames:
-            log.warning("%s: event %d-%d is clipped to the video's %d frames", video.name, start, end, n_frames)
+            log.warning(
+                "%s: event %d-%d is clipped to the video's %d frames",
+                video.name,
+                start,
+                end,
+                n_frames,
+            )
         labels[start:end] = 1
     return labels
 
 
 def video_stem(name: str) -> str:
-    """File name without its ending, if that is one of a video: names of videos hold dots of their own.
+    """File name without its ending, if that is one of a video: names of videos hold dots of their
+    own.
 
-    Letters with accents come out composed (NFC): file systems and annotation files differ in how they store them.
+    Letters with accents come out composed (NFC): file systems and annotation files differ in how
+    they store them.
     """
     path = Path(unicodedata.normalize("NFC", name))
     return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
@@ -99,41 +112,59 @@ def with_unique_names(videos: Sequence[SurveillanceVideo], root: Path) -> list[S
     """
     counts = Counter(video.name for video in videos)
     unique = [
-        video if counts[video.name] == 1 else replace(video, name=_path_name(video.path, root)) for video in videos
+        video if counts[video.name] == 1 else replace(video, name=_path_name(video.path, root))
+        for video in videos
     ]
     twice = [name for name, count in Counter(video.name for video in unique).items() if count > 1]
     if twice:
-        raise UserError(f"{root}: listed more than once: {', '.join(twice[:5])}; keep each video once, in one list")
+        raise UserError(
+            f"{root}: listed more than once: {', '.join(twice[:5])}; keep each video once, in one list"
+        )
     return unique
 
 
-def assemble(name: str, root: Path, videos: Iterable[SurveillanceVideo], report: list[str]) -> SurveillanceDataset:
+def assemble(
+    name: str, root: Path, videos: Iterable[SurveillanceVideo], report: list[str]
+) -> SurveillanceDataset:
     """Unique names, split into training and test, report and notes logged."""
     listed = list(videos)
     videos = with_unique_names(listed, root)
     notes = _renamed(listed, videos)
     for line in [*report, *notes]:
         log.warning("%s: %s", name, line)
-    train, test = ([video for video in videos if video.split == split] for split in ("train", "test"))
+    train, test = (
+        [video for video in videos if video.split == split] for split in ("train", "test")
+    )
     return SurveillanceDataset(name, root, train, test, report, notes)
 
 
 def _renamed(before: Sequence[SurveillanceVideo], after: Sequence[SurveillanceVideo]) -> list[str]:
     """A line on videos of one name in several folders; none if there are none."""
-    renamed = [f"{new.name} ({old.name})" for old, new in zip(before, after, strict=True) if old.name != new.name]
-    return some_of("videos share their file's name with another, so their folders come in front", renamed)
+    renamed = [
+        f"{new.name} ({old.name})"
+        for old, new in zip(before, after, strict=True)
+        if old.name != new.name
+    ]
+    return some_of(
+        "videos share their file's name with another, so their folders come in front", renamed
+    )
 
 
 def unlisted(kind: str, names: Iterable[str]) -> list[str]:
-    """A report line on names that occur in an annotation but not in a list; none if there are none."""
+    """A report line on names that occur in an annotation but not in a list; none if there are
+    none."""
     return some_of(f"{kind} belong to videos that are not listed", sorted(names))
 
 
 def some_of(what: str, things: Sequence[object]) -> list[str]:
-    """One line on many things of one kind: their number and the first of them; none if there are none."""
+    """One line on many things of one kind: their number and the first of them; none if there are
+    none."""
     if not things:
         return []
-    return [f"{len(things)} {what}: {', '.join(map(str, things[:_N_NAMED]))}" + ", ..." * (len(things) > _N_NAMED)]
+    return [
+        f"{len(things)} {what}: {', '.join(map(str, things[:_N_NAMED]))}"
+        + ", ..." * (len(things) > _N_NAMED)
+    ]
 
 
 def _path_name(path: Path, root: Path) -> str:

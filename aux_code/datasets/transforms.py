@@ -1,11 +1,13 @@
-"""From decoded uint8 frames to network input: crop, resize, flip, colour, erase. One policy object per use.
+"""From decoded uint8 frames to network input: crop, resize, flip, colour, erase. One policy object
+per use.
 
-Cropping, resizing and flipping are one anti-aliased bilinear resampling per axis, written as a matrix product with
-weights of the triangle filter (the filter of Pillow's and torchvision's anti-aliased bilinear resize). It takes crops
-at any sub-pixel place, costs the same on CPU and GPU, and treats a whole batch of equal-sized inputs at once.
+Cropping, resizing and flipping are one anti-aliased bilinear resampling per axis, written as a
+matrix product with weights of the triangle filter (the filter of Pillow's and torchvision's
+anti-aliased bilinear resize). It takes crops at any sub-pixel place, costs the same on CPU and GPU,
+and treats a whole batch of equal-sized inputs at once.
 
-Each sample has its own generator and makes all its draws in one call, so its views depend neither on the batch it is
-in nor on the worker that loads it. All frames of a clip share one draw.
+Each sample has its own generator and makes all its draws in one call, so its views depend neither
+on the batch it is in nor on the worker that loads it. All frames of a clip share one draw.
 """
 
 from collections.abc import Sequence
@@ -20,18 +22,22 @@ from aux_code.errors import UserError
 _N_DRAWS = 16
 _LUMA = (0.299, 0.587, 0.114)
 _LARGE_PICTURE = 128 * 128
-"""Pixels above which, on a CPU, the clips of a batch are cut to their crops and resampled one by one."""
+"""Pixels above which, on a CPU, the clips of a batch are cut to their crops and resampled one by
+one."""
 _SIDE_STEP = 64
-"""Small single pictures are extended to multiples of it, so that those of nearly the same size share one batch."""
+"""Small single pictures are extended to multiples of it, so that those of nearly the same size
+share one batch."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """An augmentation policy. Factors are relative to the picture, probabilities and shares in [0, 1].
+    """An augmentation policy. Factors are relative to the picture, probabilities and shares in [0,
+    1].
 
     Attributes:
-        crop_factor: range of the crop's height and width relative to the picture's, one draw for both, so that the crop
-            keeps the picture's shape (paper: 0.6 to 1 in training, 0.8 in evaluation).
+        crop_factor: range of the crop's height and width relative to the picture's, one draw for
+            both, so that the crop keeps the picture's shape (paper: 0.6 to 1 in training, 0.8 in
+            evaluation).
         centred: crop in the middle instead of anywhere inside the picture.
         flip_probability: mirror left and right.
         brightness, contrast, saturation: strength s of a factor from [1 - s, 1 + s].
@@ -54,12 +60,16 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_factor[0] <= self.crop_factor[1] <= 1:
-            raise UserError(f"crop_factor must satisfy 0 < low <= high <= 1, not {self.crop_factor}")
+            raise UserError(
+                f"crop_factor must satisfy 0 < low <= high <= 1, not {self.crop_factor}"
+            )
 
     @property
     def is_fixed(self) -> bool:
         """Whether every draw would give the same result, so that no generator is needed."""
-        one_crop = self.crop_factor[0] == self.crop_factor[1] and (self.centred or self.crop_factor[0] == 1)
+        one_crop = self.crop_factor[0] == self.crop_factor[1] and (
+            self.centred or self.crop_factor[0] == 1
+        )
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
         probabilities = (self.flip_probability, self.grey_probability, self.erase_probability)
         return one_crop and not any(strengths + probabilities)
@@ -82,8 +92,16 @@ STRONG = Policy(
 )
 """Crop 0.6 to 1, erase, flip, colour jitter (paper, section 4; strengths ours)."""
 
-MODERATE = Policy(crop_factor=(0.75, 1.0), flip_probability=0.5, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05)
-"""Small pictures, in which a person is few pixels tall: nothing erased, larger crops (ours, for the miniature)."""
+MODERATE = Policy(
+    crop_factor=(0.75, 1.0),
+    flip_probability=0.5,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    hue=0.05,
+)
+"""Small pictures, in which a person is few pixels tall: nothing erased, larger crops (ours, for the
+miniature)."""
 
 BUDGET_VIEWS = Policy(
     crop_factor=(0.6, 1.0),
@@ -93,17 +111,25 @@ BUDGET_VIEWS = Policy(
     saturation=0.4,
     hue=0.1,
 )
-"""The two NT-Xent views. No grey: colour of skin and clothes tells people apart; the budget must see it (ours)."""
+"""The two NT-Xent views. No grey: colour of skin and clothes tells people apart; the budget must
+see it (ours)."""
 
 MODERATE_VIEWS = Policy(
-    crop_factor=(0.8, 1.0), flip_probability=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02
+    crop_factor=(0.8, 1.0),
+    flip_probability=0.5,
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
+    hue=0.02,
 )
-"""NT-Xent views of small pictures: with BUDGET_VIEWS too little is left of a person to tell images apart (ours)."""
+"""NT-Xent views of small pictures: with BUDGET_VIEWS too little is left of a person to tell images
+apart (ours)."""
 
 
 @dataclass(frozen=True)
 class _Draws:
-    """What was drawn for a batch of B, as CPU tensors with B as first axis. Places are shares of the picture."""
+    """What was drawn for a batch of B, as CPU tensors with B as first axis. Places are shares of
+    the picture."""
 
     crop: Tensor
     top: Tensor
@@ -115,7 +141,10 @@ class _Draws:
 
 
 def augment(
-    clips: Tensor | np.ndarray, policy: Policy, size: int, generator: torch.Generator | Sequence[torch.Generator]
+    clips: Tensor | np.ndarray,
+    policy: Policy,
+    size: int,
+    generator: torch.Generator | Sequence[torch.Generator],
 ) -> Tensor:
     """Augments one clip or a batch of equal-sized clips.
 
@@ -130,17 +159,24 @@ def augment(
     clips = torch.as_tensor(clips)
     if clips.ndim == 4:
         return augment(clips[None], policy, size, generator)[0]
-    generators = [generator] * len(clips) if isinstance(generator, torch.Generator) else list(generator)
+    generators = (
+        [generator] * len(clips) if isinstance(generator, torch.Generator) else list(generator)
+    )
     sides = torch.tensor([clips.shape[2:4]]).expand(len(clips), 2)
     return _transform(_checked(clips), policy, size, _draw(policy, generators, len(clips)), sides)
 
 
 def augment_batch(
-    clips: Sequence[np.ndarray | Tensor], policy: Policy, size: int, generators: Sequence[torch.Generator]
+    clips: Sequence[np.ndarray | Tensor],
+    policy: Policy,
+    size: int,
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Augments clips of one length T and any picture sizes: list of uint8 (T,H,W,3) -> (B,3,T,size,size).
+    """Augments clips of one length T and any picture sizes: list of uint8 (T,H,W,3) ->
+    (B,3,T,size,size).
 
-    The result is float32 in [0,1]. `generators` has one entry per clip; empty will do where the policy is fixed.
+    The result is float32 in [0,1]. `generators` has one entry per clip; empty will do where the
+    policy is fixed.
     """
     draws = _draw(policy, generators, len(clips))
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -156,24 +192,30 @@ def augment_batch(
 
 
 def augment_images(
-    images: Sequence[np.ndarray | Tensor], policy: Policy, size: int, generators: Sequence[torch.Generator]
+    images: Sequence[np.ndarray | Tensor],
+    policy: Policy,
+    size: int,
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
     """Augments images of any sizes: list of uint8 (H,W,3) -> float32 (N,3,size,size) in [0,1]."""
     return augment_batch([image[None] for image in images], policy, size, generators)[:, :, 0]
 
 
 def evaluation_transform(frames: np.ndarray | Tensor, size: int) -> Tensor:
-    """Centre crop 0.8 h x 0.8 w, then resize: uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]. Draws nothing."""
+    """Centre crop 0.8 h x 0.8 w, then resize: uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1].
+    Draws nothing."""
     return augment(frames, EVALUATION, size, []).transpose(0, 1)
 
 
 def evaluation_images(images: Sequence[np.ndarray | Tensor], size: int) -> Tensor:
-    """`evaluation_transform` for images of any sizes: list of uint8 (H,W,3) -> float32 (N,3,size,size) in [0,1]."""
+    """`evaluation_transform` for images of any sizes: list of uint8 (H,W,3) -> float32
+    (N,3,size,size) in [0,1]."""
     return augment_images(images, EVALUATION, size, [])
 
 
 def transform_boxes(boxes: np.ndarray, source_hw: tuple[int, int], size: int) -> np.ndarray:
-    """Where boxes lie after `evaluation_transform`: float (N,4) x1, y1, x2, y2 in pixels, clipped to the output.
+    """Where boxes lie after `evaluation_transform`: float (N,4) x1, y1, x2, y2 in pixels, clipped
+    to the output.
 
     A box outside the crop comes out with no area.
     """
@@ -186,7 +228,8 @@ def transform_boxes(boxes: np.ndarray, source_hw: tuple[int, int], size: int) ->
 
 
 def _draw(policy: Policy, generators: Sequence[torch.Generator], n_samples: int) -> _Draws:
-    """All random numbers of a batch; one call per sample, the same number of draws whatever the policy uses."""
+    """All random numbers of a batch; one call per sample, the same number of draws whatever the
+    policy uses."""
     if policy.is_fixed:
         u = torch.full((n_samples, _N_DRAWS), 0.5)
     elif len(generators) != n_samples:
@@ -208,7 +251,8 @@ def _draw(policy: Policy, generators: Sequence[torch.Generator], n_samples: int)
 
 
 def _colour_matrices(policy: Policy, u: Tensor) -> Tensor:
-    """Brightness, saturation, hue and grey as one linear map of RGB each: (B,4) uniform draws -> (B,3,3)."""
+    """Brightness, saturation, hue and grey as one linear map of RGB each: (B,4) uniform draws ->
+    (B,3,3)."""
     brightness = 1 + policy.brightness * (2 * u[:, 0] - 1)
     saturation = 1 + policy.saturation * (2 * u[:, 1] - 1)
     saturation = torch.where(u[:, 3] < policy.grey_probability, 0.0, saturation)
@@ -219,7 +263,8 @@ def _colour_matrices(policy: Policy, u: Tensor) -> Tensor:
 
 
 def _hue_rotation(angle: Tensor) -> Tensor:
-    """Rotation of the chroma plane of YIQ by `angle` (B,) radians, as (B,3,3) on RGB; leaves greys as they are."""
+    """Rotation of the chroma plane of YIQ by `angle` (B,) radians, as (B,3,3) on RGB; leaves greys
+    as they are."""
     to_yiq = torch.tensor([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
     rotation = torch.zeros(len(angle), 3, 3)
     rotation[:, 0, 0] = 1
@@ -230,20 +275,31 @@ def _hue_rotation(angle: Tensor) -> Tensor:
 
 
 def _erase_boxes(policy: Policy, u: Tensor) -> Tensor:
-    """(B,5) uniform draws -> (B,4) top, bottom, left, right as shares of the output; all 0 where nothing is erased."""
+    """(B,5) uniform draws -> (B,4) top, bottom, left, right as shares of the output; all 0 where
+    nothing is erased."""
     low, high = policy.erase_share
     sides = low + (high - low) * u[:, 1:3]
     corners = (1 - sides) * u[:, 3:5]
-    boxes = torch.stack([corners[:, 0], corners[:, 0] + sides[:, 0], corners[:, 1], corners[:, 1] + sides[:, 1]], dim=1)
+    boxes = torch.stack(
+        [corners[:, 0], corners[:, 0] + sides[:, 0], corners[:, 1], corners[:, 1] + sides[:, 1]],
+        dim=1,
+    )
     return torch.where(u[:, :1] < policy.erase_probability, boxes, 0.0)
 
 
 def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws, sides: Tensor) -> Tensor:
-    """uint8 (B,T,H,W,3), of which `sides` (B,2) are pictures -> float32 (B,3,T,size,size) in [0,1]."""
+    """uint8 (B,T,H,W,3), of which `sides` (B,2) are pictures -> float32 (B,3,T,size,size) in
+    [0,1]."""
     # Under autocast the products would run in bf16 and lose half the grey levels.
     with torch.autocast(clips.device.type, enabled=False):
         clips = _resample(clips, size, draws, sides)
-        if policy.brightness or policy.contrast or policy.saturation or policy.hue or policy.grey_probability:
+        if (
+            policy.brightness
+            or policy.contrast
+            or policy.saturation
+            or policy.hue
+            or policy.grey_probability
+        ):
             clips = _recolour(clips, draws)
         if policy.erase_probability:
             clips = _erase(clips, draws)
@@ -251,14 +307,21 @@ def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws, sides: T
 
 
 def _resample(clips: Tensor, size: int, draws: _Draws, sides: Tensor) -> Tensor:
-    """Crop, resize, flip: uint8 (B,T,H,W,3), of which `sides` (B,2) are pictures -> float32 (B,3,T,size,size)."""
+    """Crop, resize, flip: uint8 (B,T,H,W,3), of which `sides` (B,2) are pictures -> float32
+    (B,3,T,size,size)."""
     n_clips, n_frames, height, width, _ = clips.shape
     if n_clips > 1 and height * width > _LARGE_PICTURE and clips.device.type == "cpu":
-        return torch.cat([_resample(clips[i : i + 1], size, _select(draws, [i]), sides[[i]]) for i in range(n_clips)])
+        return torch.cat(
+            [
+                _resample(clips[i : i + 1], size, _select(draws, [i]), sides[[i]])
+                for i in range(n_clips)
+            ]
+        )
     rows = _resize_weights(height, sides[:, 0], size, draws.top, draws.crop)
     columns = _resize_weights(width, sides[:, 1], size, draws.left, draws.crop)
     columns[draws.flip] = columns[draws.flip].flip(1)
-    # In a batch the crops differ, and one product over all of small pictures is faster than one for each.
+    # In a batch the crops differ, and one product over all of small pictures is faster than one for
+    # each.
     if n_clips == 1:
         clips, rows, columns = _cut(clips, rows, columns)
         height, width = clips.shape[2:4]
@@ -270,12 +333,16 @@ def _resample(clips: Tensor, size: int, draws: _Draws, sides: Tensor) -> Tensor:
     return planes.view(n_clips, 3, n_frames, size, size).clamp_(0, 1)
 
 
-def _resize_weights(n_canvas: int, sides: Tensor, size: int, start: Tensor, share: Tensor) -> Tensor:
-    """Weights (B,size,n_canvas) that resample the stretch [start, start + share] of an axis to `size` pixels.
+def _resize_weights(
+    n_canvas: int, sides: Tensor, size: int, start: Tensor, share: Tensor
+) -> Tensor:
+    """Weights (B,size,n_canvas) that resample the stretch [start, start + share] of an axis to
+    `size` pixels.
 
-    Triangle filter, as wide as one output pixel where the picture shrinks and one source pixel where it grows; rows
-    sum to 1. Only pixels inside the stretch count, as if it had been cut out first. `start` and `share` are shares of
-    the picture, which is the first `sides` (B,) pixels of the axis.
+    Triangle filter, as wide as one output pixel where the picture shrinks and one source pixel
+    where it grows; rows sum to 1. Only pixels inside the stretch count, as if it had been cut out
+    first. `start` and `share` are shares of the picture, which is the first `sides` (B,) pixels of
+    the axis.
     """
     first, length = (start * sides)[:, None, None], (share * sides)[:, None, None]
     scale = length / size
@@ -288,14 +355,16 @@ def _resize_weights(n_canvas: int, sides: Tensor, size: int, start: Tensor, shar
 
 
 def _cut(clips: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Drops the rows and columns of a single clip that no output pixel looks at, and their weights."""
+    """Drops the rows and columns of a single clip that no output pixel looks at, and their
+    weights."""
     used = [torch.nonzero(weights[0].any(dim=0))[:, 0] for weights in (rows, columns)]
     (top, bottom), (left, right) = [(int(i[0]), int(i[-1]) + 1) for i in used]
     return clips[:, :, top:bottom, left:right], rows[:, :, top:bottom], columns[:, :, left:right]
 
 
 def _recolour(clips: Tensor, draws: _Draws) -> Tensor:
-    """Brightness, saturation, hue, then contrast about the clip's mean grey; float32 (B,3,T,h,w), clamped to [0,1]."""
+    """Brightness, saturation, hue, then contrast about the clip's mean grey; float32 (B,3,T,h,w),
+    clamped to [0,1]."""
     flat = clips.flatten(2)
     luma = torch.tensor(_LUMA, device=clips.device)
     colour = draws.colour.to(clips.device)
@@ -319,12 +388,17 @@ def _select(draws: _Draws, members: list[int]) -> _Draws:
 
 
 def _canvas(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in which a clip (T,H,W,3) is transformed. It follows from the clip's own shape, so that no result depends
-    on the batch."""
+    """Shape in which a clip (T,H,W,3) is transformed. It follows from the clip's own shape, so that
+    no result depends on the batch."""
     n_frames, height, width, channels = shape
     if n_frames > 1 or height * width > _LARGE_PICTURE:
         return tuple(shape)
-    return (1, -(-height // _SIDE_STEP) * _SIDE_STEP, -(-width // _SIDE_STEP) * _SIDE_STEP, channels)
+    return (
+        1,
+        -(-height // _SIDE_STEP) * _SIDE_STEP,
+        -(-width // _SIDE_STEP) * _SIDE_STEP,
+        channels,
+    )
 
 
 def _stack(clips: list[np.ndarray | Tensor], canvas: tuple[int, ...]) -> Tensor:

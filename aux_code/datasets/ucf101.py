@@ -3,7 +3,8 @@
     ROOT/Videos/<Class>/v_<Class>_g<group>_c<clip>.avi        or ROOT/UCF-101/<Class>/...
     ROOT/ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt
 
-Soomro, Zamir, Shah: UCF101, CRCV-TR-12-01 (2012); https://www.crcv.ucf.edu/data/UCF101.php, for research use.
+Soomro, Zamir, Shah: UCF101, CRCV-TR-12-01 (2012); https://www.crcv.ucf.edu/data/UCF101.php, for
+research use.
 """
 
 import re
@@ -13,7 +14,13 @@ from pathlib import Path
 
 import torch
 
-from aux_code.datasets.lists import broken_line, first_existing, numbered_lines, report_missing, require_root
+from aux_code.datasets.lists import (
+    broken_line,
+    first_existing,
+    numbered_lines,
+    report_missing,
+    require_root,
+)
 from aux_code.errors import UserError
 from aux_code.runs import seeded_generator
 
@@ -29,7 +36,8 @@ OFFICIAL_COUNTS = {
 
 @dataclass(frozen=True)
 class Ucf101Item:
-    """One clip. `label` counts from 1 as in classInd.txt; clips of one `group` are cut from one recording."""
+    """One clip. `label` counts from 1 as in classInd.txt; clips of one `group` are cut from one
+    recording."""
 
     path: Path
     label: int
@@ -43,9 +51,11 @@ class Ucf101(Sequence):
         root: the data set's folder (`config.UCF101_ROOT`).
         split: 1, 2 or 3.
         train: the training list, else the test list.
-        validation_fraction: share of the training list's groups, in [0, 1), set aside for validation. Clips of one
+        validation_fraction: share of the training list's groups, in [0, 1), set aside for
+            validation. Clips of one
         group show
-            one person in one place, so they stay together; the test list is not touched by any choice.
+            one person in one place, so they stay together; the test list is not touched by any
+            choice.
         validation: give the groups set aside instead of the others.
         seed: chooses these groups.
 
@@ -91,11 +101,14 @@ class Ucf101(Sequence):
 
 
 def read_split(root: Path, split: int, train: bool) -> tuple[list[str], list[Ucf101Item]]:
-    """Class names by index, and all clips that a list names, whether or not their files are there."""
+    """Class names by index, and all clips that a list names, whether or not their files are
+    there."""
     videos = first_existing([root / "Videos", root / "UCF-101"], "the folder of UCF101 videos")
     lists = root / "ucfTrainTestlist"
     classes = _read_classes(lists / "classInd.txt")
-    return classes, _read_list(lists / f"{'train' if train else 'test'}list{split:02d}.txt", videos, classes)
+    return classes, _read_list(
+        lists / f"{'train' if train else 'test'}list{split:02d}.txt", videos, classes
+    )
 
 
 def _read_classes(path: Path) -> list[str]:
@@ -106,7 +119,9 @@ def _read_classes(path: Path) -> list[str]:
             raise broken_line(path, number, line, "a new index from 1 and a class name")
         classes[int(match[1])] = match[2]
     if sorted(classes) != list(range(1, len(classes) + 1)):
-        raise UserError(f"{path}: class indices must run from 1 to the number of classes without a gap")
+        raise UserError(
+            f"{path}: class indices must run from 1 to the number of classes without a gap"
+        )
     return ["", *(classes[index] for index in sorted(classes))]
 
 
@@ -116,7 +131,9 @@ def _read_list(path: Path, videos: Path, classes: list[str]) -> list[Ucf101Item]
     for number, line in numbered_lines(path):
         match = re.fullmatch(r"(([^/]+)/[^/]+_g(\d+)_c\d+\.\w+)(?:\s+(\d+))?", line)
         if not match or match[2] not in indices or match[1] in seen:
-            raise broken_line(path, number, line, "<Class>/v_<Class>_g<n>_c<n>.avi of a known class, listed once")
+            raise broken_line(
+                path, number, line, "<Class>/v_<Class>_g<n>_c<n>.avi of a known class, listed once"
+            )
         label = indices[match[2]]
         if match[4] and int(match[4]) != label:
             raise broken_line(path, number, line, f"class index {label} as in classInd.txt")
@@ -134,5 +151,7 @@ def _validation_groups(groups: set[int], fraction: float, seed: int) -> set[int]
     if len(ordered) < 2:
         raise UserError("a validation part needs clips of at least two groups in the training list")
     n_chosen = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
-    order = torch.randperm(len(ordered), generator=seeded_generator("ucf101 validation", seed)).tolist()
+    order = torch.randperm(
+        len(ordered), generator=seeded_generator("ucf101 validation", seed)
+    ).tolist()
     return {ordered[i] for i in order[:n_chosen]}

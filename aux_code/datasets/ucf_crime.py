@@ -1,4 +1,5 @@
-"""UCF-Crime: 1,900 surveillance videos, 128 hours, 13 kinds of crime (train 800 normal + 810, test 150 normal + 140).
+"""UCF-Crime: 1,900 surveillance videos, 128 hours, 13 kinds of crime (train 800 normal + 810, test
+150 normal + 140).
 
     ROOT/Videos/<Category>/<Name>_x264.mp4                       or the category folders anywhere below ROOT
     ROOT/Anomaly_Train.txt, ROOT/Anomaly_Test.txt                or both in ROOT/Anomaly_Detection_splits/
@@ -33,7 +34,9 @@ _EXPECTED = "'<name> <class> <start1> <end1> <start2> <end2>', frames from 1, -1
 def load(root: Path) -> SurveillanceDataset:
     """Reads lists and annotations; no video needs to be there."""
     places = [root, root / "Anomaly_Detection_splits"]
-    events = _read_annotations(first_existing([place / ANNOTATIONS for place in places], "UCF-Crime's annotations"))
+    events = _read_annotations(
+        first_existing([place / ANNOTATIONS for place in places], "UCF-Crime's annotations")
+    )
     files = _VideoFiles(root)
     videos = []
     for split in ("Train", "Test"):
@@ -47,7 +50,8 @@ def load(root: Path) -> SurveillanceDataset:
 class _VideoFiles:
     """Finds listed videos: where the list says, else by file name anywhere below the root.
 
-    A file in the category's folder comes first: archives hold some normal videos twice, once for event recognition.
+    A file in the category's folder comes first: archives hold some normal videos twice, once for
+    event recognition.
     """
 
     def __init__(self, root: Path):
@@ -70,7 +74,9 @@ class _VideoFiles:
         return next((path for path in found if path.parent.name == expected.parent.name), found[0])
 
 
-def _read_list(path: Path, split: str, files: _VideoFiles, events: dict[str, Events]) -> list[SurveillanceVideo]:
+def _read_list(
+    path: Path, split: str, files: _VideoFiles, events: dict[str, Events]
+) -> list[SurveillanceVideo]:
     videos = []
     for number, line in numbered_lines(path):
         folder, slash, file = line.partition("/")
@@ -80,9 +86,15 @@ def _read_list(path: Path, split: str, files: _VideoFiles, events: dict[str, Eve
         video_events = events.get(name, ()) if split == "test" else ()
         if split == "test" and normal == bool(video_events):
             problem = "has no event in" if not normal else "is normal, but has an event in"
-            raise UserError(f"{path}, line {number}: {line} {problem} {ANNOTATIONS}; correct one of the two files")
+            raise UserError(
+                f"{path}, line {number}: {line} {problem} {ANNOTATIONS}; correct one of the two files"
+            )
         category = NORMAL if normal else folder
-        videos.append(SurveillanceVideo(name, files.find(line), split, int(not normal), category, video_events))
+        videos.append(
+            SurveillanceVideo(
+                name, files.find(line), split, int(not normal), category, video_events
+            )
+        )
     return videos
 
 

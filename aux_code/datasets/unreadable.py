@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 
 class UnreadableMedia(UserError):
-    """A video or image that cannot be decoded. `path` names it, `reason` says what the decoder said."""
+    """A video or image that cannot be decoded. `path` names it, `reason` says what the decoder
+    said."""
 
     def __init__(self, path: Path | str, reason: str):
         self.path = Path(path)
@@ -23,12 +24,14 @@ class UnreadableMedia(UserError):
         super().__init__(f"{path}: {reason}; replace the file, or take it off the data set's lists")
 
     def __reduce__(self):
-        """Decoding processes hand it over whole; by default an exception is rebuilt from its message alone."""
+        """Decoding processes hand it over whole; by default an exception is rebuilt from its
+        message alone."""
         return type(self), (self.path, self.reason)
 
 
 def write_unreadable(folder: Path | str, reasons: Mapping[str, str]) -> Path:
-    """Writes FOLDER/unreadable.txt, a line of name, tab and reason for each; without any, none is left there."""
+    """Writes FOLDER/unreadable.txt, a line of name, tab and reason for each; without any, none is
+    left there."""
     path = Path(folder) / "unreadable.txt"
     if reasons:
         _write_lines(path, reasons)
@@ -51,9 +54,11 @@ def _read_lines(path: Path) -> dict[str, str]:
 
 
 class UnreadableLog:
-    """Counts the files of a data set that did not decode and names them in `unreadable.txt` of the run's folder.
+    """Counts the files of a data set that did not decode and names them in `unreadable.txt` of the
+    run's folder.
 
-    Several data sets of a run, and a run that was resumed, share that file: lines of others are kept.
+    Several data sets of a run, and a run that was resumed, share that file: lines of others are
+    kept.
 
     Args:
         folder: the run's folder; made when the first file is recorded.
@@ -76,7 +81,8 @@ class UnreadableLog:
         return list(self._reasons)
 
     def record(self, path: Path | str, reason: str = "does not decode") -> None:
-        """Counts one file; the same file counts once. Under torchrun all ranks count, and rank 0 writes.
+        """Counts one file; the same file counts once. Under torchrun all ranks count, and rank 0
+        writes.
 
         Raises:
             UserError: more than `max_share` of the data set is unreadable.

@@ -1,11 +1,13 @@
-"""Which frames a video file really holds: an index by packets where that can be trusted, else by decoding.
+"""Which frames a video file really holds: an index by packets where that can be trusted, else by
+decoding.
 
-Containers that store a time for every picture (MP4, MOV, Matroska, WebM) can be indexed by reading their packets,
-which costs some milliseconds, and then be read at any place by seeking. Others (AVI above all) store none, or wrong
-ones; they are decoded once. If their frames then come at growing times, they are read by seeking too, but every seek
-has to arrive at the very picture that was there (by its checksum); if not, they are read from the start. A container's
-own claim of its length is never used. An index is kept on disk, so that neither the next process nor the next epoch
-scans the file again.
+Containers that store a time for every picture (MP4, MOV, Matroska, WebM) can be indexed by reading
+their packets, which costs some milliseconds, and then be read at any place by seeking. Others (AVI
+above all) store none, or wrong ones; they are decoded once. If their frames then come at growing
+times, they are read by seeking too, but every seek has to arrive at the very picture that was there
+(by its checksum); if not, they are read from the start. A container's own claim of its length is
+never used. An index is kept on disk, so that neither the next process nor the next epoch scans the
+file again.
 """
 
 import logging
@@ -40,9 +42,12 @@ class VideoIndex:
         n_frames: number of frames that decode.
         height, width: of the pictures as they are returned, in pixels, rotation applied.
         fps: mean frames per second; 0.0 if the file does not say.
-        pts: sorted presentation times of the frames in the stream's time base, or None: then read from the start.
-        key_pts, key_dts: presentation and decoding times of the key frames, sorted, for seeking; None as above.
-        key_sums: checksums of the key frames' pictures, where the times come from decoding; None where from packets.
+        pts: sorted presentation times of the frames in the stream's time base, or None: then read
+            from the start.
+        key_pts, key_dts: presentation and decoding times of the key frames, sorted, for seeking;
+            None as above.
+        key_sums: checksums of the key frames' pictures, where the times come from decoding; None
+            where from packets.
     """
 
     n_frames: int
@@ -55,12 +60,18 @@ class VideoIndex:
     key_sums: np.ndarray | None = None
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """For the disk. Times go as differences, of which an hour of video compresses to some kilobytes."""
-        arrays = {"size": np.array([self.n_frames, self.height, self.width]), "fps": np.array(self.fps)}
+        """For the disk. Times go as differences, of which an hour of video compresses to some
+        kilobytes."""
+        arrays = {
+            "size": np.array([self.n_frames, self.height, self.width]),
+            "fps": np.array(self.fps),
+        }
         if self.key_sums is not None:
             arrays["key_sums"] = self.key_sums
         times = {name: getattr(self, name) for name in _TIMES}
-        return arrays | {name: np.diff(values, prepend=0) for name, values in times.items() if values is not None}
+        return arrays | {
+            name: np.diff(values, prepend=0) for name, values in times.items() if values is not None
+        }
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "VideoIndex":
@@ -69,7 +80,9 @@ class VideoIndex:
         times = {name: np.cumsum(arrays[name]) for name in _TIMES if name in arrays}
         if n_frames < 1 or times and (len(times) < len(_TIMES) or len(times["pts"]) != n_frames):
             raise ValueError("times and number of frames do not agree")
-        return cls(n_frames, height, width, float(arrays["fps"]), **times, key_sums=arrays.get("key_sums"))
+        return cls(
+            n_frames, height, width, float(arrays["fps"]), **times, key_sums=arrays.get("key_sums")
+        )
 
 
 _cache: dict[FileKey, VideoIndex] = {}
@@ -77,7 +90,8 @@ _cache_lock = threading.Lock()
 
 
 def video_index(path: Path | str) -> VideoIndex:
-    """Index of a video file, made once until the file changes: kept in memory, and on disk for other processes."""
+    """Index of a video file, made once until the file changes: kept in memory, and on disk for
+    other processes."""
     key = _file_key(path)
     with _cache_lock:
         if key in _cache:
@@ -92,7 +106,8 @@ def video_index(path: Path | str) -> VideoIndex:
 
 
 def reindex_by_decoding(path: Path | str, seeks: bool = True) -> VideoIndex:
-    """Replaces an index that did not hold: packets that do not decode, times that the decoder changes.
+    """Replaces an index that did not hold: packets that do not decode, times that the decoder
+    changes.
 
     Without `seeks` the new one says to read from the start.
     """
@@ -127,18 +142,25 @@ def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContai
 
 
 def video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
-    """The video of a file: the first stream that is not a cover picture, which films and downloads may carry."""
+    """The video of a file: the first stream that is not a cover picture, which films and downloads
+    may carry."""
     streams = container.streams.video
-    return next((stream for stream in streams if not stream.disposition & Disposition.attached_pic), streams[0])
+    return next(
+        (stream for stream in streams if not stream.disposition & Disposition.attached_pic),
+        streams[0],
+    )
 
 
-def _demux(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
+def _demux(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Iterator[av.Packet]:
     """The stream's packets, and an empty one that makes the decoder hand out what it holds back."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
-        # IndexError: PyAV has no place for streams that a damaged transport stream begins on its way.
+        # IndexError: PyAV has no place for streams that a damaged transport stream begins on its
+        # way.
         except (StopIteration, IndexError):
             return
         yield packet
@@ -152,8 +174,9 @@ def decoded_frames(
 ) -> Iterator[av.VideoFrame]:
     """Frames in presentation order from where the container stands.
 
-    Packets that do not decode are skipped with a warning, or, where `problems` is given, with a line in it. With
-    `needed`, presentation times, pictures at other times may be left out where no other picture depends on them.
+    Packets that do not decode are skipped with a warning, or, where `problems` is given, with a
+    line in it. With `needed`, presentation times, pictures at other times may be left out where no
+    other picture depends on them.
     """
     stream = video_stream(container)
     context = stream.codec_context
@@ -182,11 +205,14 @@ def _report(problems: list[str] | None, path: Path | str, problem: str) -> None:
 
 
 def stated_seconds(container: av.container.InputContainer) -> float:
-    """Duration of the video that the file states, 0.0 where it does not; the whole file's may be that of its sound."""
+    """Duration of the video that the file states, 0.0 where it does not; the whole file's may be
+    that of its sound."""
     stream = video_stream(container)
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]  # Matroska, WebM
+    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[
+        :3
+    ]  # Matroska, WebM
     try:
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     except ValueError:
@@ -195,7 +221,8 @@ def stated_seconds(container: av.container.InputContainer) -> float:
 
 
 class Turn(NamedTuple):
-    """What turns a decoded picture upright: it is mirrored left and right first, then turned by quarters of a circle.
+    """What turns a decoded picture upright: it is mirrored left and right first, then turned by
+    quarters of a circle.
 
     Attributes:
         mirrored: whether it is mirrored.
@@ -207,7 +234,8 @@ class Turn(NamedTuple):
 
 
 def display_turn(frame: av.VideoFrame) -> Turn:
-    """As the container's display matrix has it: cameras write one, players obey it. Odd angles go to the nearest."""
+    """As the container's display matrix has it: cameras write one, players obey it. Odd angles go
+    to the nearest."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return Turn(False, 0)
@@ -250,12 +278,25 @@ def _index_by_decoding(path: Path | str) -> VideoIndex:
     plain = VideoIndex(len(times), *size, fps)
     packets = _packets(path)
     key_dts = [packet.dts for packet in packets or () if packet.is_keyframe]
-    if None in times or None in key_dts or len(key_dts) != len(key_times) or key_times[:1] != times[:1]:
+    if (
+        None in times
+        or None in key_dts
+        or len(key_dts) != len(key_times)
+        or key_times[:1] != times[:1]
+    ):
         return plain
-    pts, key_pts, key_dts = (np.array(values, dtype=np.int64) for values in (times, key_times, key_dts))
+    pts, key_pts, key_dts = (
+        np.array(values, dtype=np.int64) for values in (times, key_times, key_dts)
+    )
     if any((np.diff(values) <= 0).any() for values in (pts, key_pts, key_dts)):
         return plain
-    return replace(plain, pts=pts, key_pts=key_pts, key_dts=key_dts, key_sums=np.array(key_sums, dtype=np.int64))
+    return replace(
+        plain,
+        pts=pts,
+        key_pts=key_pts,
+        key_dts=key_dts,
+        key_sums=np.array(key_sums, dtype=np.int64),
+    )
 
 
 class _Packet(NamedTuple):
@@ -273,7 +314,9 @@ def _packets(path: Path | str) -> list[_Packet] | None:
     with open_video(path) as container:
         try:
             return [
-                _Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+                _Packet(
+                    packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt
+                )
                 for packet in _demux(container, video_stream(container))
                 if packet.size
             ]
@@ -290,9 +333,12 @@ def _index_by_packets(path: Path | str) -> VideoIndex | None:
     packets = _packets(path)
     if not packets or any(packet.pts is None or packet.is_corrupt for packet in packets):
         return None
-    # Matroska has no decoding times, and the first ones, from before the first picture, cannot be made up.
+    # Matroska has no decoding times, and the first ones, from before the first picture, cannot be
+    # made up.
     keys = sorted((p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe)
-    pts = np.array(sorted(packet.pts for packet in packets if not packet.is_discard), dtype=np.int64)
+    pts = np.array(
+        sorted(packet.pts for packet in packets if not packet.is_discard), dtype=np.int64
+    )
     if not keys or len(pts) == 0 or (np.diff(pts) == 0).any() or packets[0].pts != keys[0][0]:
         return None
     key_pts, key_dts = np.array(keys, dtype=np.int64).T
@@ -303,7 +349,8 @@ def _index_by_packets(path: Path | str) -> VideoIndex | None:
 def _size_if_last_group_agrees(
     path: Path | str, pts: np.ndarray, key_pts: np.ndarray, key_dts: np.ndarray
 ) -> tuple[int, int] | None:
-    """Size of the first frame, or None if the frames from the last key frame on are not those of the packets.
+    """Size of the first frame, or None if the frames from the last key frame on are not those of
+    the packets.
 
     A truncated file or an invisible packet shows there.
     """

@@ -1,10 +1,11 @@
-"""VISPR: photographs labelled with the private attributes they show (10,000 for training, 8,000 for testing).
+"""VISPR: photographs labelled with the private attributes they show (10,000 for training, 8,000 for
+testing).
 
     ROOT/train2017/<id>.jpg     val2017, test2017
     ROOT/train2017/<id>.json    or ROOT/annotations/train2017/<id>.json, or ROOT/train2017_annotation/<id>.json
 
-Orekondy, Schiele, Fritz: Towards a Visual Privacy Advisor, ICCV 2017; https://tribhuvanesh.github.io/vpa, for
-research use.
+Orekondy, Schiele, Fritz: Towards a Visual Privacy Advisor, ICCV 2017;
+https://tribhuvanesh.github.io/vpa, for research use.
 """
 
 import json
@@ -43,10 +44,12 @@ VISPR2 = (
     "a73_landmark",
     "a11_tattoo",
 )
-"""The second set of seven, on which others test whether an anonymizer hides attributes that nobody chose it for.
+"""The second set of seven, on which others test whether an anonymizer hides attributes that nobody
+chose it for.
 
-Dave, Chen, Shah: SPAct, Self-supervised Privacy Preservation for Action Recognition, CVPR 2022 (VISPR-2). The names are
-compared with the annotations when they are read; those that no annotation holds are listed in an error.
+Dave, Chen, Shah: SPAct, Self-supervised Privacy Preservation for Action Recognition, CVPR 2022
+(VISPR-2). The names are compared with the annotations when they are read; those that no annotation
+holds are listed in an error.
 """
 
 ATTRIBUTE_SETS = {"vispr1": VISPR1, "vispr2": VISPR2}
@@ -63,16 +66,22 @@ class Vispr(Sequence):
         root: the data set's folder (`config.VISPR_ROOT`).
         split: train, val or test.
         attributes: what the columns of `labels` mean; any of the data set's 68.
-        load_labels: False reads no annotation: anonymizer training must not see labels (paper, section 3).
+        load_labels: False reads no annotation: anonymizer training must not see labels (paper,
+            section 3).
 
     Attributes:
         paths: the images.
         labels: float32 (N, n_attributes), 0 or 1; None without labels.
-        report: lines on images without annotation, annotations without image, attributes without a positive.
+        report: lines on images without annotation, annotations without image, attributes without a
+            positive.
     """
 
     def __init__(
-        self, root: Path | str, split: str = "train", attributes: Sequence[str] = VISPR1, load_labels: bool = True
+        self,
+        root: Path | str,
+        split: str = "train",
+        attributes: Sequence[str] = VISPR1,
+        load_labels: bool = True,
     ):
         self.root = require_root(root, "VISPR_ROOT")
         if split not in SPLITS:
@@ -97,8 +106,12 @@ class Vispr(Sequence):
     def _load_labels(self, split: str) -> None:
         annotations = {path.stem: path for path in _annotation_files(self.root, split)}
         without = [path for path in self.paths if path.stem not in annotations]
-        report_missing([path.with_suffix(".json") for path in without], len(self.paths), "VISPR annotations")
-        self._note("%d images have no annotation and are left out: %s", [path.stem for path in without])
+        report_missing(
+            [path.with_suffix(".json") for path in without], len(self.paths), "VISPR annotations"
+        )
+        self._note(
+            "%d images have no annotation and are left out: %s", [path.stem for path in without]
+        )
         self.paths = [path for path in self.paths if path.stem in annotations]
         stems = {path.stem for path in self.paths}
         folder = self.root / f"{split}2017"
@@ -107,23 +120,32 @@ class Vispr(Sequence):
         per_image = [_read_annotation(annotations[path.stem]) for path in self.paths]
         counts = Counter(name for names in per_image for name in names)
         self._check_attributes(counts)
-        self.labels = np.array([[name in names for name in self.attributes] for names in per_image], dtype=np.float32)
+        self.labels = np.array(
+            [[name in names for name in self.attributes] for names in per_image], dtype=np.float32
+        )
 
     def _check_attributes(self, counts: Counter[str]) -> None:
         unknown = [name for name in self.attributes if name not in counts and name not in VISPR1]
         if unknown:
-            # One that only images of other splits have is known, and reported below as absent from this one.
+            # One that only images of other splits have is known, and reported below as absent from
+            # this one.
             known = counts.keys() | annotated_attributes(self.root)
             unknown = [name for name in unknown if name not in known]
         if unknown:
             names = ", ".join(sorted(known))
-            raise UserError(f"unknown VISPR attributes {', '.join(unknown)}; the annotations have {names}")
+            raise UserError(
+                f"unknown VISPR attributes {', '.join(unknown)}; the annotations have {names}"
+            )
         without_positive = [name for name in self.attributes if not counts[name]]
-        self._note("%d attributes have no positive image, so no average precision: %s", without_positive)
+        self._note(
+            "%d attributes have no positive image, so no average precision: %s", without_positive
+        )
 
     def _note(self, message: str, names: list[str]) -> None:
         if names:
-            self.report.append(message % (len(names), ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")))
+            self.report.append(
+                message % (len(names), ", ".join(names[:5]) + (", ..." if len(names) > 5 else ""))
+            )
             log.warning("VISPR: %s", self.report[-1])
 
 
@@ -145,31 +167,45 @@ def annotated_attributes(root: Path, splits: Sequence[str] = SPLITS) -> set[str]
 
 
 def _annotation_files(root: Path, split: str) -> list[Path]:
-    places = [root / f"{split}2017", root / "annotations" / f"{split}2017", root / f"{split}2017_annotation"]
+    places = [
+        root / f"{split}2017",
+        root / "annotations" / f"{split}2017",
+        root / f"{split}2017_annotation",
+    ]
     for folder in places:
         files = _files(folder, {".json"})
         if files:
             return files
-    raise UserError(f"no VISPR annotations (*.json) of {split}2017; looked in " + ", ".join(map(str, places)))
+    raise UserError(
+        f"no VISPR annotations (*.json) of {split}2017; looked in " + ", ".join(map(str, places))
+    )
 
 
 def _read_annotation(path: Path) -> set[str]:
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: expected {{"labels": [...], ...}} ({type(error).__name__}: {error})') from error
+        raise UserError(
+            f'{path}: expected {{"labels": [...], ...}} ({type(error).__name__}: {error})'
+        ) from error
     if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
-        raise UserError(f"{path}: labels must be a list of attribute names, found {str(labels)[:80]}")
+        raise UserError(
+            f"{path}: labels must be a list of attribute names, found {str(labels)[:80]}"
+        )
     return set(map(canonical_name, labels))
 
 
 def _files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and not is_hidden(path))
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in suffixes and not is_hidden(path)
+    )
 
 
 def _check_unique(stems: list[str], folder: Path) -> None:
     twice = [stem for stem, count in Counter(stems).items() if count > 1]
     if twice:
-        raise UserError(f"{folder}: several images are called {', '.join(twice[:5])}; keep one of each")
+        raise UserError(
+            f"{folder}: several images are called {', '.join(twice[:5])}; keep one of each"
+        )

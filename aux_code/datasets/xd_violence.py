@@ -1,11 +1,13 @@
-"""XD-Violence: 4,754 videos, 217 hours, from films, broadcasts and cameras (train 3,954, test 300 normal + 500).
+"""XD-Violence: 4,754 videos, 217 hours, from films, broadcasts and cameras (train 3,954, test 300
+normal + 500).
 
     ROOT/train/<Name>.mp4  ROOT/test/<Name>.mp4      at any depth; or ROOT/1-1004 ... ROOT/3320-3954 and ROOT/videos
     ROOT/annotations.txt                             "<name> start end start end ...", frames from 0, end exclusive
 
 A name ends in _label_A (normal) or in _label_ and codes joined by '-': its label and category.
 
-Wu et al.: Not only Look, but also Listen, ECCV 2020; https://roc-ng.github.io/XD-Violence/, for research use.
+Wu et al.: Not only Look, but also Listen, ECCV 2020; https://roc-ng.github.io/XD-Violence/, for
+research use.
 """
 
 import re
@@ -42,8 +44,16 @@ def load(root: Path) -> SurveillanceDataset:
     """Lists the videos by their folders, labels them by their names and reads the test events."""
     annotations = first_existing([root / "annotations.txt"], "XD-Violence's annotations")
     events = _read_annotations(annotations)
-    train = [_video(path, "train", {}) for folder in TRAIN_FOLDERS for path in _videos_below(root / folder)]
-    test = [_video(path, "test", events) for folder in TEST_FOLDERS for path in _videos_below(root / folder)]
+    train = [
+        _video(path, "train", {})
+        for folder in TRAIN_FOLDERS
+        for path in _videos_below(root / folder)
+    ]
+    test = [
+        _video(path, "test", events)
+        for folder in TEST_FOLDERS
+        for path in _videos_below(root / folder)
+    ]
     if not train and not test:
         places = ", ".join(str(root / folder) for folder in (*TRAIN_FOLDERS, *TEST_FOLDERS))
         raise UserError(f"no XD-Violence videos; looked for them below {places}")
@@ -58,16 +68,29 @@ def load(root: Path) -> SurveillanceDataset:
 def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> list[str]:
     """Lines on what is not there: all of a split, or test videos that are annotated."""
     report = []
-    for split, videos, folders in (("training", train, TRAIN_FOLDERS[:2]), ("test", test, TEST_FOLDERS)):
+    for split, videos, folders in (
+        ("training", train, TRAIN_FOLDERS[:2]),
+        ("test", test, TEST_FOLDERS),
+    ):
         if not videos:
-            report.append(f"no {split} videos; unpack them into {' or '.join(str(root / name) for name in folders)}")
-    folder = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), root / TEST_FOLDERS[0])
-    absent = [folder / f"{name}.mp4" for name in sorted(events.keys() - {video.name for video in test})]
+            report.append(
+                f"no {split} videos; unpack them into {' or '.join(str(root / name) for name in folders)}"
+            )
+    folder = next(
+        (root / name for name in TEST_FOLDERS if (root / name).is_dir()), root / TEST_FOLDERS[0]
+    )
+    absent = [
+        folder / f"{name}.mp4" for name in sorted(events.keys() - {video.name for video in test})
+    ]
     return report + some_of("annotated test videos are missing", absent)
 
 
 def _videos_below(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and not is_hidden(path))
+    files = (
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES and not is_hidden(path)
+    )
     return sorted(path for path in files if path.is_file())
 
 
@@ -82,7 +105,9 @@ def _video(path: Path, split: str, events: dict[str, Events]) -> SurveillanceVid
     kinds = [CATEGORIES[code] for code in codes if code in CATEGORIES]
     if codes == ["A"]:
         return SurveillanceVideo(name, path, split, 0, NORMAL, events.get(name, ()))
-    return SurveillanceVideo(name, path, split, 1, kinds[0] if kinds else ANOMALY, events.get(name, ()))
+    return SurveillanceVideo(
+        name, path, split, 1, kinds[0] if kinds else ANOMALY, events.get(name, ())
+    )
 
 
 def _read_annotations(path: Path) -> dict[str, Events]:
@@ -91,7 +116,9 @@ def _read_annotations(path: Path) -> dict[str, Events]:
         # A name may hold blanks; its end is known by its label.
         match = re.fullmatch(r"(.*_label_\S+?)((?:\s+\d+\s+\d+)+)", line)
         if not match:
-            raise broken_line(path, number, line, "'<name>_label_<codes> <start> <end> [<start> <end> ...]'")
+            raise broken_line(
+                path, number, line, "'<name>_label_<codes> <start> <end> [<start> <end> ...]'"
+            )
         name, bounds = video_stem(match[1]), list(map(int, match[2].split()))
         pairs = tuple(zip(bounds[::2], bounds[1::2], strict=True))
         if name in events or any(start >= end for start, end in pairs):

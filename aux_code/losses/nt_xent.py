@@ -8,8 +8,8 @@ from torch.nn import functional as F
 def nt_xent_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross-entropy over two views.
 
-    Row i of `a` and row i of `b` are a positive pair; every other row of both is a negative. The mean runs over all
-    2 N rows. Similarity is the dot product, so the rows should be unit vectors.
+    Row i of `a` and row i of `b` are a positive pair; every other row of both is a negative. The
+    mean runs over all 2 N rows. Similarity is the dot product, so the rows should be unit vectors.
 
     Args:
         a: (N, D) unit embeddings of the first views.
@@ -23,7 +23,9 @@ def nt_xent_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         ValueError: the shapes differ or are not (N, D), or the temperature is not positive.
     """
     if a.shape != b.shape or a.dim() != 2:
-        raise ValueError(f"two views of equal shape (N, D) are needed, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(
+            f"two views of equal shape (N, D) are needed, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     n_pairs = len(a)

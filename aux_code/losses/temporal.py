@@ -1,4 +1,5 @@
-"""Losses on the temporal structure of a video's clips: the paper's triplet and the two that it is compared with."""
+"""Losses on the temporal structure of a video's clips: the paper's triplet and the two that it is
+compared with."""
 
 import torch
 from torch import Tensor
@@ -7,11 +8,14 @@ from torch.nn import functional as F
 from aux_code.losses.nt_xent import nt_xent_loss
 
 
-def temporally_distinct_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """The temporally-distinct triplet loss L_D = mean of max(d(anchor, positive) - d(anchor, negative) + margin, 0).
+def temporally_distinct_loss(
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float
+) -> Tensor:
+    """The temporally-distinct triplet loss L_D = mean of max(d(anchor, positive) - d(anchor,
+    negative) + margin, 0).
 
-    d is the Euclidean distance (paper section 3.3). Anchor and positive show the same frames, augmented differently;
-    the negative is another time of the same video.
+    d is the Euclidean distance (paper section 3.3). Anchor and positive show the same frames,
+    augmented differently; the negative is another time of the same video.
 
     Args:
         anchor: (B, D) embeddings, unit vectors from f_T's head.
@@ -33,11 +37,13 @@ def temporally_distinct_loss(anchor: Tensor, positive: Tensor, negative: Tensor,
     return F.relu(near - far + margin).mean()
 
 
-def local_local_temporal_contrastive_loss(first_view: Tensor, second_view: Tensor, temperature: float) -> Tensor:
+def local_local_temporal_contrastive_loss(
+    first_view: Tensor, second_view: Tensor, temperature: float
+) -> Tensor:
     """LLTC of TCLR (paper table 3): NT-Xent among the clips of one video, averaged over the videos.
 
-    The two views of clip t are the positive pair; the clips of the same video at other times, in both views, are the
-    negatives. Other videos play no part.
+    The two views of clip t are the positive pair; the clips of the same video at other times, in
+    both views, are the negatives. Other videos play no part.
 
     Args:
         first_view: (B, n_clips, D) unit embeddings; the paper takes 4 clips.
@@ -45,18 +51,24 @@ def local_local_temporal_contrastive_loss(first_view: Tensor, second_view: Tenso
         temperature: > 0; 0.1.
 
     Raises:
-        ValueError: the shapes differ or are not (B, n_clips, D), or a video has fewer than two clips.
+        ValueError: the shapes differ or are not (B, n_clips, D), or a video has fewer than two
+            clips.
     """
     if first_view.shape != second_view.shape or first_view.dim() != 3:
-        raise ValueError(f"two views (B, n_clips, D), got {tuple(first_view.shape)} and {tuple(second_view.shape)}")
+        raise ValueError(
+            f"two views (B, n_clips, D), got {tuple(first_view.shape)} and {tuple(second_view.shape)}"
+        )
     if first_view.shape[1] < 2:
         raise ValueError("temporal contrast needs at least two clips of each video")
     videos = zip(first_view, second_view, strict=True)
-    return torch.stack([nt_xent_loss(first, second, temperature) for first, second in videos]).mean()
+    return torch.stack(
+        [nt_xent_loss(first, second, temperature) for first, second in videos]
+    ).mean()
 
 
 def temporal_invariance_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """L_I (paper tables 2 and 9): NT-Xent with cosine similarity over two clips of one video against the other videos.
+    """L_I (paper tables 2 and 9): NT-Xent with cosine similarity over two clips of one video
+    against the other videos.
 
     Args:
         a: (B, D) embeddings of one clip of each video, of any length.

@@ -17,16 +17,30 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m aux_code.miniature", description="Render the embedded miniature benchmark."
     )
-    parser.add_argument("root", type=Path, help="folder that gets UCF101, VISPR, UCF_Crime, XD_Violence, ShanghaiTech")
+    parser.add_argument(
+        "root",
+        type=Path,
+        help="folder that gets UCF101, VISPR, UCF_Crime, XD_Violence, ShanghaiTech",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the full size, e.g. 0.05 for tests")
     parser.add_argument(
-        "--only", nargs="+", choices=list(DATA_SETS), metavar="SET", help=f"some of {', '.join(DATA_SETS)}"
+        "--scale", type=float, default=1.0, help="share of the full size, e.g. 0.05 for tests"
     )
     parser.add_argument(
-        "--force", action="store_true", help="render again, replacing a rendering (never anything else)"
+        "--only",
+        nargs="+",
+        choices=list(DATA_SETS),
+        metavar="SET",
+        help=f"some of {', '.join(DATA_SETS)}",
     )
-    parser.add_argument("--workers", type=int, default=None, help="processes; the output does not depend on it")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="render again, replacing a rendering (never anything else)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=None, help="processes; the output does not depend on it"
+    )
     parser.add_argument(
         "--contact_sheet",
         type=Path,
@@ -60,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     for name, data_set in record["sets"].items():
         counts = ", ".join(f"{count} {split}" for split, count in data_set["counts"].items())
-        log.info("%s: %s (%.1f s)", options.root / DATA_SETS[name].folder, counts, data_set["seconds"])
+        log.info(
+            "%s: %s (%.1f s)", options.root / DATA_SETS[name].folder, counts, data_set["seconds"]
+        )
     return 0
 
 

@@ -1,4 +1,5 @@
-"""A labelled sheet of what the benchmark shows: stills with their attributes, actions and events as strips."""
+"""A labelled sheet of what the benchmark shows: stills with their attributes, actions and events as
+strips."""
 
 from pathlib import Path
 
@@ -16,7 +17,8 @@ ZOOM, LABEL, N_STRIP = 2, 14, 10
 def _tile(sheet: Image.Image, pixels: np.ndarray, at: tuple[int, int], text: str) -> None:
     image = Image.fromarray(pixels)
     sheet.paste(
-        image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST), (at[0], at[1] + LABEL)
+        image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST),
+        (at[0], at[1] + LABEL),
     )
     ImageDraw.Draw(sheet).text((at[0] + 2, at[1] + 1), text, fill=(255, 255, 255))
 
@@ -27,14 +29,25 @@ def stills_sheet(seed: int, n_columns: int = 6, n_rows: int = 4) -> Image.Image:
     sheet = Image.new("RGB", (n_columns * cell, n_rows * (cell + LABEL)), (24, 24, 28))
     for i, still in enumerate(plan.plan_vispr(seed)[: n_columns * n_rows]):
         text = (
-            " ".join("_".join(name.split("_")[1:])[:13] for name, on in zip(ATTRIBUTES, still.attributes) if on)
+            " ".join(
+                "_".join(name.split("_")[1:])[:13]
+                for name, on in zip(ATTRIBUTES, still.attributes)
+                if on
+            )
             or "safe"
         )
-        _tile(sheet, render_still(still, seed).pixels, (i % n_columns * cell, i // n_columns * (cell + LABEL)), text)
+        _tile(
+            sheet,
+            render_still(still, seed).pixels,
+            (i % n_columns * cell, i // n_columns * (cell + LABEL)),
+            text,
+        )
     return sheet
 
 
-def _strip(sheet: Image.Image, video: VideoPlan, span: tuple[int, int], row: int, seed: int) -> None:
+def _strip(
+    sheet: Image.Image, video: VideoPlan, span: tuple[int, int], row: int, seed: int
+) -> None:
     wanted = np.linspace(span[0], span[1] - 1, N_STRIP).round().astype(int).tolist()
     frames = {t: frame.pixels for t, frame in enumerate(video_frames(video, seed)) if t in wanted}
     for column, t in enumerate(wanted):
@@ -47,14 +60,20 @@ def _strip(sheet: Image.Image, video: VideoPlan, span: tuple[int, int], row: int
 
 
 def strips_sheet(seed: int) -> Image.Image:
-    """One clip of each action, then one event of each anomaly (a few frames around it), then a normal video."""
+    """One clip of each action, then one event of each anomaly (a few frames around it), then a
+    normal video."""
     clips = {video.action: video for video in plan.plan_ucf101(seed)}
-    videos = {video.events[0][2] if video.events else "normal": video for video in plan.plan_ucf_crime(seed)}
+    videos = {
+        video.events[0][2] if video.events else "normal": video
+        for video in plan.plan_ucf_crime(seed)
+    }
     jobs = [(video, (0, video.n_frames)) for video in clips.values()]
     for video in videos.values():
         start, end = video.events[0][:2] if video.events else (0, video.n_frames)
         jobs.append((video, (max(0, start - 6), min(video.n_frames, end + 6))))
-    sheet = Image.new("RGB", (N_STRIP * (96 * ZOOM + 4), len(jobs) * (72 * ZOOM + LABEL + 4)), (24, 24, 28))
+    sheet = Image.new(
+        "RGB", (N_STRIP * (96 * ZOOM + 4), len(jobs) * (72 * ZOOM + LABEL + 4)), (24, 24, 28)
+    )
     for row, (video, span) in enumerate(jobs):
         _strip(sheet, video, span, row, seed)
     return sheet
@@ -63,7 +82,9 @@ def strips_sheet(seed: int) -> Image.Image:
 def write_contact_sheet(path: Path, seed: int = 0) -> None:
     """Writes one PNG: stills above, strips below."""
     upper, lower = stills_sheet(seed), strips_sheet(seed)
-    sheet = Image.new("RGB", (max(upper.width, lower.width), upper.height + lower.height), (24, 24, 28))
+    sheet = Image.new(
+        "RGB", (max(upper.width, lower.width), upper.height + lower.height), (24, 24, 28)
+    )
     sheet.paste(upper, (0, 0))
     sheet.paste(lower, (0, upper.height))
     path.parent.mkdir(parents=True, exist_ok=True)

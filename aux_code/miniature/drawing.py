@@ -1,4 +1,5 @@
-"""Draws the frames of a story: twice the size of the video, box-filtered down, lit, with sensor noise."""
+"""Draws the frames of a story: twice the size of the video, box-filtered down, lit, with sensor
+noise."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,7 +16,8 @@ SS = 2  # supersampling
 
 
 class Frame(NamedTuple):
-    """RGB uint8 (72, 96, 3) and the boxes (x0, y0, x1, y1) of the people in it, x1 and y1 exclusive."""
+    """RGB uint8 (72, 96, 3) and the boxes (x0, y0, x1, y1) of the people in it, x1 and y1
+    exclusive."""
 
     pixels: np.ndarray
     boxes: list[tuple[int, int, int, int]]
@@ -35,10 +37,14 @@ def _segment_at(track: list[Segment], t: int) -> Segment:
     return track[-1]
 
 
-def draw_shadow(floor: Image.Image, draw: ImageDraw.ImageDraw, x: float, y: float, half: tuple[float, float]) -> None:
+def draw_shadow(
+    floor: Image.Image, draw: ImageDraw.ImageDraw, x: float, y: float, half: tuple[float, float]
+) -> None:
     """A dark ellipse on the floor, in the colour of the empty scene `floor` there."""
     px = min(max(int(x), 0), floor.width - 1), min(max(int(y), 0), floor.height - 1)
-    draw.ellipse((x - half[0], y - half[1], x + half[0], y + half[1]), fill=shade(floor.getpixel(px), 0.78))
+    draw.ellipse(
+        (x - half[0], y - half[1], x + half[0], y + half[1]), fill=shade(floor.getpixel(px), 0.78)
+    )
 
 
 def _draw_actor(floor: Image.Image, draw: ImageDraw.ImageDraw, actor: Actor, t: int) -> Box:
@@ -46,7 +52,9 @@ def _draw_actor(floor: Image.Image, draw: ImageDraw.ImageDraw, actor: Actor, t: 
     way = min(1.0, max(0.0, (t - segment.start) / max(1e-6, segment.end - segment.start)))
     x = segment.x0 + (segment.x1 - segment.x0) * way
     pose = MOTIONS[segment.motion](t - segment.start, actor.phase)
-    draw_shadow(floor, draw, x * SS, actor.y * SS, (actor.height * 0.16 * SS, actor.height * 0.04 * SS))
+    draw_shadow(
+        floor, draw, x * SS, actor.y * SS, (actor.height * 0.16 * SS, actor.height * 0.04 * SS)
+    )
     place = Placement(x * SS, actor.y * SS, actor.height * SS, segment.facing, segment.view)
     return paint_person(draw, actor.look, place, pose)
 
@@ -116,7 +124,9 @@ def _draw_blast(draw: ImageDraw.ImageDraw, blast: Blast, t: int) -> None:
         y = (blast.y + dy * blast.radius * 0.6 * grown - 9 * faded - 3) * SS
         fire = max(0.0, 1 - age / (10 + 6 * blast.tint))
         smoke = 92 + 40 * grey
-        colour = tuple(int(smoke + fire * (c - smoke)) for c in (250, 190 + 30 * dx, 120 + 60 * blast.tint))
+        colour = tuple(
+            int(smoke + fire * (c - smoke)) for c in (250, 190 + 30 * dx, 120 + 60 * blast.tint)
+        )
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(*colour, int(215 * (1 - faded) ** 0.8)))
 
 
@@ -126,13 +136,14 @@ def _draw_lamp(draw: ImageDraw.ImageDraw, lamp: Lamp, t: int) -> None:
         for factor, alpha in ((2.2, 60), (1.5, 90), (1.0, 230)):
             r = lamp.radius * factor * SS
             draw.ellipse(
-                (lamp.x * SS - r, lamp.y * SS - r, lamp.x * SS + r, lamp.y * SS + r), fill=(250, 238, 205, alpha)
+                (lamp.x * SS - r, lamp.y * SS - r, lamp.x * SS + r, lamp.y * SS + r),
+                fill=(250, 238, 205, alpha),
             )
 
 
 def _draw_frame(story: Story, scene: Image.Image, canvas: Image.Image, t: int) -> list[Box]:
-    """Draws what moves at time t on `canvas`, a copy of the empty `scene`; returns the people's boxes in canvas
-    pixels.
+    """Draws what moves at time t on `canvas`, a copy of the empty `scene`; returns the people's
+    boxes in canvas pixels.
     """
     draw, boxes = ImageDraw.Draw(canvas), []
     soft = ImageDraw.Draw(canvas, "RGBA") if story.blasts or story.lamps else None
@@ -153,8 +164,11 @@ def _flash(story: Story, t: int) -> float:
     return 1.0 + sum(0.25 * np.exp(-(t - b.start) / 3.0) for b in story.blasts if t >= b.start)
 
 
-def draw_frames(story: Story, n_frames: int, camera: int, seed: int, rng: np.random.Generator) -> Iterator[Frame]:
-    """The frames of a video, one after the other; `seed` is the benchmark's, `rng` the video's own."""
+def draw_frames(
+    story: Story, n_frames: int, camera: int, seed: int, rng: np.random.Generator
+) -> Iterator[Frame]:
+    """The frames of a video, one after the other; `seed` is the benchmark's, `rng` the video's
+    own."""
     w, h = FRAME_SIZE
     cut_x, cut_y = rng.uniform(0, 24, 2)  # the camera hangs a little differently each time
     scene = background(camera, seed).resize(

@@ -1,5 +1,5 @@
-"""Who does what when: turns the plan of a video into tracks of people, vehicles, blasts and lamps, in pixels of the
-96 x 72 frame.
+"""Who does what when: turns the plan of a video into tracks of people, vehicles, blasts and lamps,
+in pixels of the 96 x 72 frame.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,10 @@ from aux_code.miniature.looks import Look, draw_look
 from aux_code.miniature.plan import PersonPlan, VideoPlan
 
 FRAME_SIZE = (96, 72)
-LEFT, RIGHT = 24.0, 72.0  # where life takes place: well inside a centre crop of 0.8, even a square one
+LEFT, RIGHT = (
+    24.0,
+    72.0,
+)  # where life takes place: well inside a centre crop of 0.8, even a square one
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Segment:
 
 @dataclass
 class Actor:
-    """A person: feet on the line y, `height` pixels tall, segments in the order of time without gaps."""
+    """A person: feet on the line y, `height` pixels tall, segments in the order of time without
+    gaps."""
 
     look: Look
     height: float
@@ -39,7 +43,8 @@ class Actor:
 
 @dataclass(frozen=True)
 class Vehicle:
-    """A car on the line y; `path` is a list of (frame, x of the middle), linear between; absent outside."""
+    """A car on the line y; `path` is a list of (frame, x of the middle), linear between; absent
+    outside."""
 
     y: float
     length: float
@@ -61,7 +66,8 @@ class Blast:
 
 @dataclass(frozen=True)
 class Lamp:
-    """A bright lamp that flickers: on or off for stretches of `period` frames, drawn by `key`. A distractor."""
+    """A bright lamp that flickers: on or off for stretches of `period` frames, drawn by `key`. A
+    distractor."""
 
     x: float
     y: float
@@ -89,15 +95,22 @@ def life(rng: np.random.Generator, start: float, end: float, x: float) -> list[S
     segments, t = [], start
     while t < end:
         kind = ("walk", "stand", "wave", "crouch")[int(rng.choice(4, p=(0.58, 0.22, 0.1, 0.1)))]
-        length = {"walk": rng.uniform(30, 90), "stand": rng.uniform(20, 50), "wave": rng.uniform(24, 44), "crouch": 26}[
-            kind
-        ]
+        length = {
+            "walk": rng.uniform(30, 90),
+            "stand": rng.uniform(20, 50),
+            "wave": rng.uniform(24, 44),
+            "crouch": 26,
+        }[kind]
         stop, x1 = min(end, t + length), x
         if kind == "walk":
             way = rng.uniform(0.3, 0.75) * (stop - t)
             sign = 1 if x < LEFT + 8 else -1 if x > RIGHT - 8 else int(rng.integers(2)) * 2 - 1
             x1 = float(np.clip(x + sign * way, LEFT, RIGHT))
-        view = "side" if kind in ("walk", "crouch") else ("front", "front", "back", "side")[int(rng.integers(4))]
+        view = (
+            "side"
+            if kind in ("walk", "crouch")
+            else ("front", "front", "back", "side")[int(rng.integers(4))]
+        )
         segments.append(Segment(t, stop, kind, x, x1, view, _facing(x, x1, rng)))
         t, x = stop, x1
     return segments
@@ -113,7 +126,8 @@ def life_before(rng: np.random.Generator, end: float, x: float) -> list[Segment]
 
 
 def fill(rng: np.random.Generator, duties: list[list[Segment]], n_frames: int) -> list[Segment]:
-    """A whole track: life before, a walk between, and life after the duties (each a list of segments)."""
+    """A whole track: life before, a walk between, and life after the duties (each a list of
+    segments)."""
     if not duties:
         return life(rng, 0, n_frames, rng.uniform(LEFT + 4, RIGHT - 4))
     track = life_before(rng, duties[0][0].start, duties[0][0].x0)
@@ -123,7 +137,15 @@ def fill(rng: np.random.Generator, duties: list[list[Segment]], n_frames: int) -
         if i + 1 < len(duties):
             goal = duties[i + 1][0]
             track.append(
-                Segment(last.end, goal.start, "walk", last.x1, goal.x0, "side", _facing(last.x1, goal.x0, rng))
+                Segment(
+                    last.end,
+                    goal.start,
+                    "walk",
+                    last.x1,
+                    goal.x0,
+                    "side",
+                    _facing(last.x1, goal.x0, rng),
+                )
             )
         else:
             track += life(rng, last.end, n_frames, last.x1)
@@ -131,7 +153,8 @@ def fill(rng: np.random.Generator, duties: list[list[Segment]], n_frames: int) -
 
 
 def make_actor(rng: np.random.Generator, person: PersonPlan, y: float | None = None) -> Actor:
-    """An actor with this appearance, somewhere on the floor: 28 to 40 pixels tall, taller when nearer."""
+    """An actor with this appearance, somewhere on the floor: 28 to 40 pixels tall, taller when
+    nearer."""
     y = float(rng.uniform(51, 63)) if y is None else y
     look = draw_look(rng, person.coloured, person.feminine, person.semi_nude, person.face)
     height = 29 + (y - 51) / 12 * 8.5 + float(rng.uniform(-1.5, 1.5))
@@ -153,7 +176,8 @@ def _fighting(rng: np.random.Generator, start: int, end: int, site: float) -> li
 
 
 def _struggle(start: float, end: float, x0: float, x1: float, facing: int) -> list[Segment]:
-    """Falls from x0 to x1, gets up and goes down again until `end`, where the body stands: an event is never still."""
+    """Falls from x0 to x1, gets up and goes down again until `end`, where the body stands: an event
+    is never still."""
     n_cycles = max(1, round((end - start) / 30))
     cycle, segments = (end - start) / n_cycles, []
     for i in range(n_cycles):
@@ -177,8 +201,8 @@ def _assault(rng: np.random.Generator, start: int, end: int, site: float) -> lis
 
 
 def _stealing(rng: np.random.Generator, start: int, end: int, site: float) -> list[list[Segment]]:
-    """Runs up, tears at somebody, runs away fast and out of the picture; the victim goes down on the knees or runs
-    after.
+    """Runs up, tears at somebody, runs away fast and out of the picture; the victim goes down on
+    the knees or runs after.
     """
     sign = int(rng.integers(2)) * 2 - 1
     x = site - 8 * sign
@@ -192,7 +216,15 @@ def _stealing(rng: np.random.Generator, start: int, end: int, site: float) -> li
     victim = [
         Segment(start, start + 8, "stand", site, site, "side", -sign),
         Segment(start + 8, start + 16, "grab", site, site, "side", -sign),
-        Segment(start + 16, start + 26, "fall" if rng.random() < 0.3 else "crouch", site, site, "side", sign),
+        Segment(
+            start + 16,
+            start + 26,
+            "fall" if rng.random() < 0.3 else "crouch",
+            site,
+            site,
+            "side",
+            sign,
+        ),
         Segment(start + 26, end, "run", site, chase, "side", sign),
     ]
     return [thief, [s for s in victim if s.end > s.start]]
@@ -234,10 +266,16 @@ def _flight(rng: np.random.Generator, start: int, end: int, site: float) -> list
 def _accident(
     rng: np.random.Generator, start: int, end: int, site: float
 ) -> tuple[list[list[Segment]], list[tuple[float, float]]]:
-    """A car shoots in, hits a person who is thrown along, brakes and stands till the end, then drives off slowly."""
+    """A car shoots in, hits a person who is thrown along, brakes and stands till the end, then
+    drives off slowly."""
     sign = int(rng.integers(2)) * 2 - 1
     hit, edge = start + int(rng.integers(9, 14)), 48 - 70 * sign
-    path = [(start, edge), (hit, site - 17 * sign), (hit + 6, site - 8 * sign), (max(hit + 7, end), site - 7 * sign)]
+    path = [
+        (start, edge),
+        (hit, site - 17 * sign),
+        (hit + 6, site - 8 * sign),
+        (max(hit + 7, end), site - 7 * sign),
+    ]
     path.append((path[-1][0] + 90, 48 + 80 * sign))
     x = site + 16 * sign
     victim = [Segment(start, hit, "walk", site - 3 * sign, site + sign, "side", sign)]
@@ -255,7 +293,8 @@ _DUTIES = {
 
 
 def _distractors(rng: np.random.Generator, story: Story, n_frames: int) -> None:
-    """A slow vehicle in every third video, a flickering lamp in every third, whatever else happens."""
+    """A slow vehicle in every third video, a flickering lamp in every third, whatever else
+    happens."""
     if rng.random() < 0.35:
         start, sign, length = (
             float(rng.uniform(-60, n_frames * 0.7)),
@@ -263,7 +302,11 @@ def _distractors(rng: np.random.Generator, story: Story, n_frames: int) -> None:
             float(rng.uniform(85, 150)),
         )
         story.vehicles.append(
-            make_vehicle(rng, float(rng.uniform(48, 53)), [(start, 48 - 70 * sign), (start + length, 48 + 70 * sign)])
+            make_vehicle(
+                rng,
+                float(rng.uniform(48, 53)),
+                [(start, 48 - 70 * sign), (start + length, 48 + 70 * sign)],
+            )
         )
     if rng.random() < 0.35:
         story.lamps.append(make_lamp(rng))
@@ -298,7 +341,14 @@ def surveillance_story(plan: VideoPlan, rng: np.random.Generator) -> Story:
                 actor.y = common
         if kind == "Explosion":
             story.blasts.append(
-                Blast(start, end, site, common - 6, float(rng.uniform(13, 20)), float(rng.uniform(0, 1)))
+                Blast(
+                    start,
+                    end,
+                    site,
+                    common - 6,
+                    float(rng.uniform(13, 20)),
+                    float(rng.uniform(0, 1)),
+                )
             )
         for duty, part in zip(duties, parts):
             duty.append(part)
@@ -359,7 +409,10 @@ def clip_story(plan: VideoPlan, rng: np.random.Generator) -> Story:
     elif plan.action == "VehiclePass":
         sign, speed = int(rng.integers(2)) * 2 - 1, float(rng.uniform(0.9, 2.0))
         middle = float(rng.uniform(36, 60))
-        path = [(-10, middle - sign * speed * (n / 2 + 10)), (n + 10, middle + sign * speed * (n / 2 + 10))]
+        path = [
+            (-10, middle - sign * speed * (n / 2 + 10)),
+            (n + 10, middle + sign * speed * (n / 2 + 10)),
+        ]
         story.vehicles.append(make_vehicle(rng, float(rng.uniform(50, 60)), path))
     if len(parts) == 2:
         actors[1].height += (actors[0].y - actors[1].y) * 0.7
@@ -374,7 +427,15 @@ def clip_story(plan: VideoPlan, rng: np.random.Generator) -> Story:
             motion = "walk" if rng.random() < 0.4 else "stand"
             step = float(rng.uniform(-0.6, 0.6)) * n if motion == "walk" else 0.0
             actor.track = [
-                Segment(0, n, motion, x_other, x_other + step, "side" if step else "front", _facing(0, step, rng))
+                Segment(
+                    0,
+                    n,
+                    motion,
+                    x_other,
+                    x_other + step,
+                    "side" if step else "front",
+                    _facing(0, step, rng),
+                )
             ]
     if rng.random() < 0.2:
         story.lamps.append(make_lamp(rng))

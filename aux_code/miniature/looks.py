@@ -10,10 +10,18 @@ RGB = tuple[int, int, int]
 FRONT_FACES = ("front", "cap", "mask", "hand")
 PARTIAL_FACES = ("profile", "cap", "mask", "hand")
 
-# Natural tones from light to dark; a class takes one half of the range, lighting makes the halves overlap in the
-# picture.
+# Natural tones from light to dark; a class takes one half of the range, lighting makes the halves
+# overlap in the picture.
 _SKIN = np.array(
-    [(236, 204, 180), (226, 184, 154), (208, 162, 128), (178, 128, 94), (136, 92, 66), (98, 64, 46), (66, 44, 34)],
+    [
+        (236, 204, 180),
+        (226, 184, 154),
+        (208, 162, 128),
+        (178, 128, 94),
+        (136, 92, 66),
+        (98, 64, 46),
+        (66, 44, 34),
+    ],
     float,
 )
 _HAIR = ((30, 26, 24), (52, 38, 30), (88, 60, 40), (128, 96, 60), (176, 144, 92), (120, 116, 112))
@@ -21,8 +29,8 @@ _HAIR = ((30, 26, 24), (52, 38, 30), (88, 60, 40), (128, 96, 60), (176, 144, 92)
 
 @dataclass(frozen=True)
 class Look:
-    """One person's appearance. Colours are RGB; `face` is front, profile, cap, mask, hand or back; `build` widens the
-    body.
+    """One person's appearance. Colours are RGB; `face` is front, profile, cap, mask, hand or back;
+    `build` widens the body.
     """
 
     skin: RGB
@@ -50,8 +58,8 @@ def skin_tone(rng: np.random.Generator, coloured: bool) -> RGB:
 
 
 def cloth_colour(rng: np.random.Generator) -> RGB:
-    """Mostly muted clothes; one in six is in the range of skin (beige, brown), so that bare skin is not just a
-    colour.
+    """Mostly muted clothes; one in six is in the range of skin (beige, brown), so that bare skin is
+    not just a colour.
     """
     if rng.random() < 0.16:
         return skin_tone(rng, bool(rng.random() < 0.5))
@@ -61,8 +69,19 @@ def cloth_colour(rng: np.random.Generator) -> RGB:
 
 def _swimwear_colour(rng: np.random.Generator) -> RGB:
     """A strong colour, unlike skin."""
-    strong = ((40, 70, 150), (30, 120, 90), (150, 40, 60), (30, 30, 36), (60, 140, 170), (120, 60, 140), (210, 210, 60))
-    return tuple(int(v) for v in np.clip(np.array(strong[int(rng.integers(7))]) + rng.normal(0, 14, 3), 0, 255))
+    strong = (
+        (40, 70, 150),
+        (30, 120, 90),
+        (150, 40, 60),
+        (30, 30, 36),
+        (60, 140, 170),
+        (120, 60, 140),
+        (210, 210, 60),
+    )
+    return tuple(
+        int(v)
+        for v in np.clip(np.array(strong[int(rng.integers(7))]) + rng.normal(0, 14, 3), 0, 255)
+    )
 
 
 def _feminine_cues(rng: np.random.Generator) -> tuple[bool, str]:
@@ -74,11 +93,13 @@ def _feminine_cues(rng: np.random.Generator) -> tuple[bool, str]:
     return long_hair, ("trousers", "trousers", "shorts")[int(rng.integers(3))]
 
 
-def _clothes(rng: np.random.Generator, skin: RGB, feminine: bool, semi_nude: bool) -> tuple[RGB, RGB, bool]:
+def _clothes(
+    rng: np.random.Generator, skin: RGB, feminine: bool, semi_nude: bool
+) -> tuple[RGB, RGB, bool]:
     """Colours of top and bottom, and whether the legs are bare because of swimwear.
 
-    Half of the half nude men wear trousers or shorts below a bare trunk; one dressed person in eight wears a top of
-    a tone lighter or darker than their own skin.
+    Half of the half nude men wear trousers or shorts below a bare trunk; one dressed person in
+    eight wears a top of a tone lighter or darker than their own skin.
     """
     if semi_nude:
         swimwear = feminine or bool(rng.random() < 0.5)
@@ -88,8 +109,11 @@ def _clothes(rng: np.random.Generator, skin: RGB, feminine: bool, semi_nude: boo
     return near_skin if rng.random() < 0.12 else cloth_colour(rng), cloth_colour(rng), False
 
 
-def draw_look(rng: np.random.Generator, coloured: bool, feminine: bool, semi_nude: bool, face: str) -> Look:
-    """A random person with these attributes. A few masculine ones have long hair and a few feminine ones short.
+def draw_look(
+    rng: np.random.Generator, coloured: bool, feminine: bool, semi_nude: bool, face: str
+) -> Look:
+    """A random person with these attributes. A few masculine ones have long hair and a few feminine
+    ones short.
 
     All colours of a person share a random exposure, as if more or less in the shade.
     """

@@ -1,5 +1,5 @@
-"""How a body moves: one pose for each motion and time. Angles are radians from hanging down, positive towards where
-it faces.
+"""How a body moves: one pose for each motion and time. Angles are radians from hanging down,
+positive towards where it faces.
 """
 
 from dataclasses import dataclass, field
@@ -10,10 +10,9 @@ Limb = tuple[float, float]  # absolute angles of the upper and the lower part
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles of the body; `lift` (of the height) is the jump, `roll` turns the whole body about its feet, `shift`
-    moves it (of the
-    height, towards where it faces). `planar` arms lie in the picture plane in every view; other limbs are
-    foreshortened from the front."""
+    """Angles of the body; `lift` (of the height) is the jump, `roll` turns the whole body about its
+    feet, `shift` moves it (of the height, towards where it faces). `planar` arms lie in the picture
+    plane in every view; other limbs are foreshortened from the front."""
 
     arms: tuple[Limb, Limb] = ((-0.06, 0.02), (0.06, 0.10))
     legs: tuple[Limb, Limb] = ((-0.04, -0.04), (0.04, 0.04))
@@ -28,7 +27,9 @@ class Pose:
 def walk(t: float, phase: float) -> Pose:
     """A stride takes 24 frames."""
     a = 2 * pi * t / 24 + phase
-    legs = tuple((0.48 * s * sin(a), 0.48 * s * sin(a) - 0.55 * max(0.0, -s * cos(a - 0.4))) for s in (1, -1))
+    legs = tuple(
+        (0.48 * s * sin(a), 0.48 * s * sin(a) - 0.55 * max(0.0, -s * cos(a - 0.4))) for s in (1, -1)
+    )
     arms = tuple((-0.4 * s * sin(a), -0.4 * s * sin(a) + 0.2) for s in (1, -1))
     return Pose(arms, legs, lean=0.04)
 
@@ -37,7 +38,8 @@ def run(t: float, phase: float) -> Pose:
     """A stride takes 12 frames, arms bent, both feet off the ground between."""
     a = 2 * pi * t / 12 + phase
     legs = tuple(
-        (0.2 + 0.85 * s * sin(a), -0.25 + 0.85 * s * sin(a) - 1.1 * max(0.0, -s * cos(a - 0.4))) for s in (1, -1)
+        (0.2 + 0.85 * s * sin(a), -0.25 + 0.85 * s * sin(a) - 1.1 * max(0.0, -s * cos(a - 0.4)))
+        for s in (1, -1)
     )
     arms = tuple((-0.9 * s * sin(a), -0.9 * s * sin(a) + 1.4) for s in (1, -1))
     return Pose(arms, legs, lean=0.25, lift=0.035 * abs(sin(a)))
@@ -58,14 +60,17 @@ def wave(t: float, phase: float) -> Pose:
 def fight(t: float, phase: float) -> Pose:
     """Punches in turn (8 frames each pair), jerks forward and back, kicks now and then."""
     a = 2 * pi * t / 8 + phase
-    arms = tuple((0.9 + 0.7 * max(0.0, s * sin(a)), 2.3 - 0.7 * max(0.0, s * sin(a))) for s in (1, -1))
+    arms = tuple(
+        (0.9 + 0.7 * max(0.0, s * sin(a)), 2.3 - 0.7 * max(0.0, s * sin(a))) for s in (1, -1)
+    )
     kick = max(0.0, sin(2 * pi * t / 17 + 2 * phase)) ** 3
     legs = ((-0.35, -0.5), (0.35 + 0.9 * kick, 0.2 + 1.1 * kick))
     return Pose(arms, legs, lean=0.15 + 0.22 * sin(a), shift=0.10 * sin(2 * pi * t / 11 + phase))
 
 
 def fall(t: float, phase: float) -> Pose:
-    """Goes over backwards within 10 frames, faster and faster, the feet sliding; then lies with a twitch."""
+    """Goes over backwards within 10 frames, faster and faster, the feet sliding; then lies with a
+    twitch."""
     way = min(1.0, t / 10) ** 1.7
     flail = 0.5 * sin(t * 0.9 + phase) * (1 - 0.7 * way)
     arms = ((-0.8 * way + flail, -1.2 * way), (2.0 * way - flail, 2.4 * way))
@@ -92,7 +97,11 @@ def strike(t: float, phase: float) -> Pose:
     arm = 1.75 + 1.4 * sin(a)
     legs = ((-0.35 - 0.15 * sin(a), -0.4), (0.45 + 0.15 * sin(a), 0.1))
     return Pose(
-        ((arm - 0.2, arm + 0.1), (arm, arm + 0.3)), legs, lean=0.18 - 0.42 * sin(a), shift=0.1 * sin(a), club=True
+        ((arm - 0.2, arm + 0.1), (arm, arm + 0.3)),
+        legs,
+        lean=0.18 - 0.42 * sin(a),
+        shift=0.1 * sin(a),
+        club=True,
     )
 
 
@@ -100,7 +109,9 @@ def kick(t: float, phase: float) -> Pose:
     """Kicks at something low every 13 frames."""
     swing = sin(2 * pi * t / 13 + phase)
     return Pose(
-        ((-0.5 * swing, 0.4), (-0.7, 0.3)), ((-0.1, -0.2), (0.35 + 0.85 * swing, 0.1 + 1.0 * swing)), lean=-0.12 * swing
+        ((-0.5 * swing, 0.4), (-0.7, 0.3)),
+        ((-0.1, -0.2), (0.35 + 0.85 * swing, 0.1 + 1.0 * swing)),
+        lean=-0.12 * swing,
     )
 
 
@@ -115,4 +126,6 @@ def grab(t: float, phase: float) -> Pose:
     )
 
 
-MOTIONS = {f.__name__: f for f in (walk, run, stand, wave, fight, fall, rise, crouch, strike, kick, grab)}
+MOTIONS = {
+    f.__name__: f for f in (walk, run, stand, wave, fight, fall, rise, crouch, strike, kick, grab)
+}

@@ -1,4 +1,5 @@
-"""Draws one articulated person on a canvas: skeleton from a pose, then body, clothes, hair and face over it."""
+"""Draws one articulated person on a canvas: skeleton from a pose, then body, clothes, hair and face
+over it."""
 
 from dataclasses import dataclass
 from math import cos, sin
@@ -15,9 +16,8 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a person stands: feet at (x, y), `height` tall, all in canvas pixels; faces `facing` (+1 right, -1 left);
-    `view` is front,
-    side or back."""
+    """Where a person stands: feet at (x, y), `height` tall, all in canvas pixels; faces `facing`
+    (+1 right, -1 left); `view` is front, side or back."""
 
     x: float
     y: float
@@ -28,7 +28,8 @@ class Placement:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Joints in canvas pixels. Arms are (shoulder, elbow, hand), legs (hip, knee, foot), index 0 far or left."""
+    """Joints in canvas pixels. Arms are (shoulder, elbow, hand), legs (hip, knee, foot), index 0
+    far or left."""
 
     neck: Point
     head: Point
@@ -45,12 +46,17 @@ def _turn(points: list[Point], centre: Point, angle: float) -> list[Point]:
         return points
     c, s = cos(angle), sin(angle)
     return [
-        (centre[0] + c * (x - centre[0]) - s * (y - centre[1]), centre[1] + s * (x - centre[0]) + c * (y - centre[1]))
+        (
+            centre[0] + c * (x - centre[0]) - s * (y - centre[1]),
+            centre[1] + s * (x - centre[0]) + c * (y - centre[1]),
+        )
         for x, y in points
     ]
 
 
-def _chain(start: Point, angles: tuple[float, float], lengths: tuple[float, float], across: float) -> list[Point]:
+def _chain(
+    start: Point, angles: tuple[float, float], lengths: tuple[float, float], across: float
+) -> list[Point]:
     """Joints of a limb; `across` scales and signs its extent in x (foreshortening)."""
     x, y = start
     points = [start]
@@ -64,7 +70,9 @@ def skeleton(pose: Pose, place: Placement, build: float) -> Skeleton:
     """Joints of a body whose lower foot is on the ground."""
     h, side = place.height, place.view == "side"
     depth = place.facing * (1.0 if side else 0.3)
-    half_shoulder, half_hip = (0.03 * h, 0.02 * h) if side else (0.115 * h * build, 0.055 * h * build)
+    half_shoulder, half_hip = (
+        (0.03 * h, 0.02 * h) if side else (0.115 * h * build, 0.055 * h * build)
+    )
     x = place.x + pose.shift * h * depth
     reach = max(cos(a) * 0.24 + cos(b) * 0.23 for a, b in pose.legs) * h
     hip = (x, place.y - pose.lift * h - reach)
@@ -72,16 +80,24 @@ def skeleton(pose: Pose, place: Placement, build: float) -> Skeleton:
     head = (neck[0] + depth * sin(pose.lean) * 0.11 * h, neck[1] - cos(pose.lean * 0.7) * 0.115 * h)
     points = [neck, head, hip]
     for i, sign in enumerate((-1, 1)):
-        shoulder, joint = (neck[0] + sign * half_shoulder, neck[1] + 0.035 * h), (hip[0] + sign * half_hip, hip[1])
+        shoulder, joint = (
+            (neck[0] + sign * half_shoulder, neck[1] + 0.035 * h),
+            (hip[0] + sign * half_hip, hip[1]),
+        )
         across = sign if pose.planar and not side else depth
         points += _chain(shoulder, pose.arms[i], (0.17 * h, 0.155 * h), across)
         points += _chain(joint, pose.legs[i], (0.24 * h, 0.23 * h), depth)
     points = _turn(points, (x, place.y - 0.06 * h), pose.roll * place.facing)
     neck, head, hip = points[:3]
-    arms, legs = (tuple(points[3:6]), tuple(points[9:12])), (tuple(points[6:9]), tuple(points[12:15]))
+    arms, legs = (
+        (tuple(points[3:6]), tuple(points[9:12])),
+        (tuple(points[6:9]), tuple(points[12:15])),
+    )
     length = max(1e-6, ((head[0] - neck[0]) ** 2 + (head[1] - neck[1]) ** 2) ** 0.5)
     up = ((head[0] - neck[0]) / length, (head[1] - neck[1]) / length)
-    return Skeleton(neck, head, up, hip, (arms[0][0], arms[1][0]), (legs[0][0], legs[1][0]), arms, legs)
+    return Skeleton(
+        neck, head, up, hip, (arms[0][0], arms[1][0]), (legs[0][0], legs[1][0]), arms, legs
+    )
 
 
 class PersonPainter:
@@ -175,7 +191,13 @@ class PersonPainter:
         look = self.look
         shoulder, waist = self._width(0.135), self._width(0.088 if look.feminine else 0.105)
         hip = self._width(0.108 if look.feminine else 0.098)
-        colour = look.skin if look.semi_nude else look.bottom if look.bottom_kind == "dress" else look.top
+        colour = (
+            look.skin
+            if look.semi_nude
+            else look.bottom
+            if look.bottom_kind == "dress"
+            else look.top
+        )
         self._bar(self.bones.neck, self.bones.head, 0.055, look.skin)
         self._band(0.03, 0.62, (shoulder, waist), colour)
         self._band(0.60, 1.06, (waist, hip), colour)
@@ -209,7 +231,13 @@ class PersonPainter:
         back = -0.035 * self.place.facing if self.place.view == "side" else 0.0
         self._blob(back, 0.01, (0.098, 0.10), self.look.hair)
         self._patch(
-            ((back - 0.098, 0.0), (back + 0.098, 0.0), (back + 0.088, -0.19), (back - 0.088, -0.19)), self.look.hair
+            (
+                (back - 0.098, 0.0),
+                (back + 0.098, 0.0),
+                (back + 0.088, -0.19),
+                (back - 0.088, -0.19),
+            ),
+            self.look.hair,
         )
 
     def _head(self) -> None:
@@ -219,14 +247,24 @@ class PersonPainter:
             if look.long_hair:
                 self._long_hair()
             else:
-                self._patch(((-0.05, -0.06), (0.05, -0.06), (0.035, -0.10), (-0.035, -0.10)), look.skin)
+                self._patch(
+                    ((-0.05, -0.06), (0.05, -0.06), (0.035, -0.10), (-0.035, -0.10)), look.skin
+                )
             return
         self._blob(0, 0, (0.076, 0.094), look.skin)
         if view == "side":
             self._profile(facing)
             return
         self._patch(
-            ((-0.08, 0.03), (-0.06, 0.085), (0, 0.105), (0.06, 0.085), (0.08, 0.03), (0.05, 0.055), (-0.05, 0.055)),
+            (
+                (-0.08, 0.03),
+                (-0.06, 0.085),
+                (0, 0.105),
+                (0.06, 0.085),
+                (0.08, 0.03),
+                (0.05, 0.055),
+                (-0.05, 0.055),
+            ),
             look.hair,
         )
         self._face(look.face)
@@ -248,7 +286,10 @@ class PersonPainter:
         self._patch(((f * 0.065, 0.02), (f * 0.105, -0.012), (f * 0.065, -0.02)), look.skin)
         self._blob(f * 0.045, 0.015, (0.014, 0.014), (28, 22, 22))
         if look.face == "cap":
-            self._patch(((-f * 0.09, 0.03), (-f * 0.06, 0.11), (f * 0.06, 0.11), (f * 0.15, 0.04)), look.accessory)
+            self._patch(
+                ((-f * 0.09, 0.03), (-f * 0.06, 0.11), (f * 0.06, 0.11), (f * 0.15, 0.04)),
+                look.accessory,
+            )
 
     def _face(self, face: str) -> None:
         look = self.look
@@ -261,14 +302,24 @@ class PersonPainter:
                 ((-0.032, -0.046), (0.032, -0.046), (0.024, -0.062), (-0.024, -0.062)),
                 shade((150, 62, 60), 0.55 + sum(look.skin) / 1100),
             )
-            self._patch(((-0.006, 0.0), (0.006, 0.0), (0.014, -0.026), (-0.014, -0.026)), shade(look.skin, 0.8))
+            self._patch(
+                ((-0.006, 0.0), (0.006, 0.0), (0.014, -0.026), (-0.014, -0.026)),
+                shade(look.skin, 0.8),
+            )
         if face == "mask":
-            self._patch(((-0.078, -0.008), (0.078, -0.008), (0.055, -0.085), (-0.055, -0.085)), look.accessory)
+            self._patch(
+                ((-0.078, -0.008), (0.078, -0.008), (0.055, -0.085), (-0.055, -0.085)),
+                look.accessory,
+            )
         elif face == "cap":
-            self._patch(((-0.09, 0.0), (-0.08, 0.10), (0.0, 0.12), (0.08, 0.10), (0.09, 0.0)), look.accessory)
+            self._patch(
+                ((-0.09, 0.0), (-0.08, 0.10), (0.0, 0.12), (0.08, 0.10), (0.09, 0.0)),
+                look.accessory,
+            )
         elif face == "hand":
             self._patch(
-                ((-0.09, -0.02), (0.03, 0.035), (0.05, -0.01), (0.01, -0.07), (-0.07, -0.08)), shade(look.skin, 0.88)
+                ((-0.09, -0.02), (0.03, 0.035), (0.05, -0.01), (0.01, -0.07), (-0.07, -0.08)),
+                shade(look.skin, 0.88),
             )
 
 

@@ -1,4 +1,5 @@
-"""What the benchmark shows, drawn as plain data before anything is rendered, so that tests can inspect it.
+"""What the benchmark shows, drawn as plain data before anything is rendered, so that tests can
+inspect it.
 
 Every attribute, camera and motion is an independent draw with the same rates in training and test.
 """
@@ -30,7 +31,18 @@ OTHER_ATTRIBUTES = (
     "a70_education_history",
 )
 N_CAMERAS = 8
-ACTIONS = ("CrouchPick", "Explosion", "Fall", "Fight", "Run", "Stand", "VehicleCrash", "VehiclePass", "Walk", "Wave")
+ACTIONS = (
+    "CrouchPick",
+    "Explosion",
+    "Fall",
+    "Fight",
+    "Run",
+    "Stand",
+    "VehicleCrash",
+    "VehiclePass",
+    "Walk",
+    "Wave",
+)
 ANOMALIES = ("Fighting", "RoadAccidents", "Explosion", "Assault", "Vandalism", "Stealing")
 XD_ANOMALIES = {"Fighting": "B1", "Assault": "B5", "RoadAccidents": "B6", "Explosion": "G"}
 SHANGHAITECH_ANOMALIES = ("Fighting", "Running", "Assault", "RoadAccidents")
@@ -48,8 +60,8 @@ class PersonPlan:
 
 @dataclass(frozen=True)
 class StillPlan:
-    """One VISPR-like picture. `attributes` follow ATTRIBUTES; `mode` is rgb, grey, cmyk or rotated (EXIF); sizes in
-    pixels.
+    """One VISPR-like picture. `attributes` follow ATTRIBUTES; `mode` is rgb, grey, cmyk or rotated
+    (EXIF); sizes in pixels.
     """
 
     split: str
@@ -64,9 +76,9 @@ class StillPlan:
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """One video of any set. `file` is relative to the set's root; `events` are (start, end, kind) in frames from 0,
-    end exclusive;
-    `action` is the class of a UCF101-like clip, else ''; `split` is train or test."""
+    """One video of any set. `file` is relative to the set's root; `events` are (start, end, kind)
+    in frames from 0, end exclusive; `action` is the class of a UCF101-like clip, else ''; `split`
+    is train or test."""
 
     dataset: str
     split: str
@@ -99,7 +111,8 @@ def _scaled(count: int, scale: float, least: int) -> int:
 
 
 def _complete(rows: np.ndarray) -> np.ndarray:
-    """Makes sure that each attribute has two positives and two negatives; changes nothing in a set of useful size."""
+    """Makes sure that each attribute has two positives and two negatives; changes nothing in a set
+    of useful size."""
     for column in range(rows.shape[1]):
         for value in (True, False):
             spare = [i for i in range(len(rows)) if rows[i, column] != value]
@@ -111,13 +124,23 @@ def _complete(rows: np.ndarray) -> np.ndarray:
 def plan_vispr(seed: int, scale: float = 1.0) -> list[StillPlan]:
     """1,500 + 500 + 700 stills at scale 1."""
     plans, index = [], 0
-    for number, (split, count) in enumerate((("train2017", 1500), ("val2017", 500), ("test2017", 700))):
+    for number, (split, count) in enumerate(
+        (("train2017", 1500), ("val2017", 500), ("test2017", 700))
+    ):
         rng = np.random.default_rng([seed, 11, number])
         n = _scaled(count, scale, 8)
         rows = _complete(rng.random((n, len(ATTRIBUTES))) < np.array(ATTRIBUTE_RATES))
         cmyk, rotated = rng.permutation(n)[:2]
         for i in range(n):
-            mode = "cmyk" if i == cmyk else "rotated" if i == rotated else "grey" if rng.random() < 0.015 else "rgb"
+            mode = (
+                "cmyk"
+                if i == cmyk
+                else "rotated"
+                if i == rotated
+                else "grey"
+                if rng.random() < 0.015
+                else "rgb"
+            )
             others = tuple(name for name in OTHER_ATTRIBUTES if rng.random() < 0.06)
             size = (int(rng.integers(88, 129)), int(rng.integers(88, 129)))
             image_id = f"2017_{10000000 * (number + 1) + 3571 * i + int(rng.integers(3571)):08d}"
@@ -145,8 +168,8 @@ def ucf101_groups(scale: float) -> tuple[int, int, int]:
 
 
 def plan_ucf101(seed: int, scale: float = 1.0) -> list[VideoPlan]:
-    """960 training and 240 test clips of 30 to 36 frames at scale 1, in which two clips of 8 frames at stride 2 fit;
-    `split` is that of split 01 (its test groups come first).
+    """960 training and 240 test clips of 30 to 36 frames at scale 1, in which two clips of 8 frames
+    at stride 2 fit; `split` is that of split 01 (its test groups come first).
     """
     n_test, n_groups, n_clips = ucf101_groups(scale)
     rng = np.random.default_rng([seed, 13])
@@ -158,7 +181,18 @@ def plan_ucf101(seed: int, scale: float = 1.0) -> list[VideoPlan]:
                 split = "test" if group <= n_test else "train"
                 camera, length = int(rng.integers(N_CAMERAS)), int(rng.integers(30, 37))
                 plans.append(
-                    VideoPlan("ucf101", split, file, action, (), camera, _people(rng, 3), length, 25, len(plans))
+                    VideoPlan(
+                        "ucf101",
+                        split,
+                        file,
+                        action,
+                        (),
+                        camera,
+                        _people(rng, 3),
+                        length,
+                        25,
+                        len(plans),
+                    )
                 )
     return plans
 
@@ -170,8 +204,8 @@ def _length(rng: np.random.Generator, low: int, high: int) -> int:
 
 
 def _events(rng: np.random.Generator, n_frames: int, kind: str) -> tuple[tuple[int, int, str], ...]:
-    """One event of 48 to 120 frames, or (in a third of the videos that are long enough) two of 40 to 70, 50 or more
-    frames apart.
+    """One event of 48 to 120 frames, or (in a third of the videos that are long enough) two of 40
+    to 70, 50 or more frames apart.
     """
     if n_frames >= 200 and rng.random() < 0.35:
         first, second = (int(v) for v in rng.integers(40, min(71, n_frames // 4), 2))
@@ -183,15 +217,21 @@ def _events(rng: np.random.Generator, n_frames: int, kind: str) -> tuple[tuple[i
     return ((start, start + length, kind),)
 
 
-def _surveillance(rng: np.random.Generator, dataset: str, split: str, kind: str, index: int) -> VideoPlan:
+def _surveillance(
+    rng: np.random.Generator, dataset: str, split: str, kind: str, index: int
+) -> VideoPlan:
     """A video without a name yet; kind '' is a normal one."""
-    low, high, fps = {"ucf_crime": (140, 330, 30), "xd_violence": (120, 240, 24), "shanghaitech": (110, 190, 24)}[
-        dataset
-    ]
+    low, high, fps = {
+        "ucf_crime": (140, 330, 30),
+        "xd_violence": (120, 240, 24),
+        "shanghaitech": (110, 190, 24),
+    }[dataset]
     n_frames = _length(rng, low, min(high, low + int(rng.exponential(55)) + 6))
     events = _events(rng, n_frames, kind) if kind else ()
     people = _people(rng, 2 + int(rng.integers(2)))
-    return VideoPlan(dataset, split, "", "", events, int(rng.integers(N_CAMERAS)), people, n_frames, fps, index)
+    return VideoPlan(
+        dataset, split, "", "", events, int(rng.integers(N_CAMERAS)), people, n_frames, fps, index
+    )
 
 
 def _kinds(rng: np.random.Generator, kinds: tuple[str, ...], n: int) -> list[str]:
@@ -211,9 +251,15 @@ def plan_ucf_crime(seed: int, scale: float = 1.0) -> list[VideoPlan]:
             video = _surveillance(rng, "ucf_crime", split, kind, len(plans))
             plans.append(replace(video, file=f"Videos/{kind}/{kind}{numbers[kind]:03d}_x264.mp4"))
         for i in range(1, n + 1):
-            name = f"Normal_Videos{i:03d}_x264.mp4" if split == "train" else f"Normal_Videos_{i:03d}_x264.mp4"
+            name = (
+                f"Normal_Videos{i:03d}_x264.mp4"
+                if split == "train"
+                else f"Normal_Videos_{i:03d}_x264.mp4"
+            )
             video = _surveillance(rng, "ucf_crime", split, "", len(plans))
-            plans.append(replace(video, file=f"Videos/{split.capitalize()}ing_Normal_Videos_Anomaly/{name}"))
+            plans.append(
+                replace(video, file=f"Videos/{split.capitalize()}ing_Normal_Videos_Anomaly/{name}")
+            )
     return plans
 
 
@@ -244,9 +290,8 @@ def plan_xd_violence(seed: int, scale: float = 1.0) -> list[VideoPlan]:
 
 
 def plan_shanghaitech(seed: int, scale: float = 1.0) -> list[VideoPlan]:
-    """50 training and 40 test videos at scale 1. Normal ones are AVI files or, some, frame folders; anomalous ones
-    are frame folders.
-    The scene id is the camera + 1."""
+    """50 training and 40 test videos at scale 1. Normal ones are AVI files or, some, frame folders;
+    anomalous ones are frame folders. The scene id is the camera + 1."""
     rng = np.random.default_rng([seed, 23])
     plans = []
     for split, n_avi, n_normal, n_anomalous in (("train", 26, 5, 19), ("test", 16, 6, 18)):

@@ -1,4 +1,5 @@
-"""Renders the data sets of a plan into a folder: in parallel, each set whole or not at all, what exists is kept."""
+"""Renders the data sets of a plan into a folder: in parallel, each set whole or not at all, what
+exists is kept."""
 
 import json
 import logging
@@ -27,14 +28,17 @@ from aux_code.progress import progress
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 4  # raised whenever a picture, label or file changes: an older rendering is then made anew
+FORMAT_VERSION = (
+    4  # raised whenever a picture, label or file changes: an older rendering is then made anew
+)
 MARKER = "miniature.json"
 PARTIAL_FOLDER = ".miniature_partial"
 _SEED_KEYS = {"ucf101": 31, "ucf_crime": 37, "xd_violence": 41, "shanghaitech": 43}
 
 
 class DataSet(NamedTuple):
-    """One set of the benchmark: its folder below the root and the function (seed, scale) that plans it."""
+    """One set of the benchmark: its folder below the root and the function (seed, scale) that plans
+    it."""
 
     folder: str
     plan: Callable[[int, float], list]
@@ -86,7 +90,8 @@ def _render_item(item: StillPlan | VideoPlan, root: Path, seed: int) -> list[for
 
 
 def _start_worker() -> None:
-    """Ctrl-C is the parent's business, which ends its workers; a worker whose parent was killed ends itself."""
+    """Ctrl-C is the parent's business, which ends its workers; a worker whose parent was killed
+    ends itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
 
@@ -131,7 +136,12 @@ def _render_set(name: str, folder: Path, stamp: dict, mapper: Callable) -> dict:
     counts: dict[str, int] = {}
     for item in plans:
         counts[item.split] = counts.get(item.split, 0) + 1
-    record = {**stamp, "set": name, "counts": counts, "seconds": round(time.perf_counter() - started, 2)}
+    record = {
+        **stamp,
+        "set": name,
+        "counts": counts,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
     _write_json(folder / MARKER, record)
     return record
 
@@ -144,8 +154,8 @@ def _write_json(path: Path, record: dict) -> None:
 
 
 def _read_marker(folder: Path) -> dict | None:
-    """What a rendered set's marker says; None if the folder does not exist or is empty. A folder that is not ours is
-    the user's.
+    """What a rendered set's marker says; None if the folder does not exist or is empty. A folder
+    that is not ours is the user's.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
@@ -162,7 +172,9 @@ def _missing(root: Path, names: list[str], stamp: dict, force: bool) -> list[str
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is not a folder; name a folder to render into")
     if root.exists() and any(root.iterdir()) and not _ours(root):
-        raise UserError(f"{root} is not empty and holds no miniature rendering; name an empty folder")
+        raise UserError(
+            f"{root} is not empty and holds no miniature rendering; name an empty folder"
+        )
     missing = []
     for name in names:
         folder = root / DATA_SETS[name].folder
@@ -177,11 +189,13 @@ def _missing(root: Path, names: list[str], stamp: dict, force: bool) -> list[str
 
 
 def _ours(root: Path) -> bool:
-    """Whether a non-empty folder holds a rendering, whole or interrupted, or at least a data set folder (checked on
-    its own).
+    """Whether a non-empty folder holds a rendering, whole or interrupted, or at least a data set
+    folder (checked on its own).
     """
     names = {entry.name for entry in root.iterdir()}
-    return bool(names & ({MARKER, PARTIAL_FOLDER} | {data_set.folder for data_set in DATA_SETS.values()}))
+    return bool(
+        names & ({MARKER, PARTIAL_FOLDER} | {data_set.folder for data_set in DATA_SETS.values()})
+    )
 
 
 def render_benchmark(
@@ -192,20 +206,22 @@ def render_benchmark(
     force: bool = False,
     workers: int | None = None,
 ) -> dict:
-    """Renders the sets named in `only` (default all) below `root` and returns the content of root/miniature.json.
+    """Renders the sets named in `only` (default all) below `root` and returns the content of
+    root/miniature.json.
 
-    A set is rendered in a hidden folder and renamed when complete, so an interrupted one is rendered again; a
-    complete one of the
-    same seed, scale and format version is kept. The output does not depend on `workers` (default: one per core, at
-    most 2).
-    Raises UserError where `root` holds something else, or a rendering of another seed or scale (unless `force`).
+    A set is rendered in a hidden folder and renamed when complete, so an interrupted one is
+    rendered again; a complete one of the same seed, scale and format version is kept. The output
+    does not depend on `workers` (default: one per core, at most 2). Raises UserError where `root`
+    holds something else, or a rendering of another seed or scale (unless `force`).
     """
     started, root = time.perf_counter(), Path(root)
     names = list(dict.fromkeys(only or DATA_SETS))
     if unknown := [name for name in names if name not in DATA_SETS]:
         raise UserError(f"unknown set {', '.join(unknown)}; there are {', '.join(DATA_SETS)}")
     if not 0 < scale <= 100 or seed < 0:
-        raise UserError(f"--scale {scale} must be above 0 (at most 100) and --seed {seed} not negative")
+        raise UserError(
+            f"--scale {scale} must be above 0 (at most 100) and --seed {seed} not negative"
+        )
     stamp = {"format_version": FORMAT_VERSION, "seed": seed, "scale": float(scale)}
     missing = _missing(root, names, stamp, force)
     if not missing and (root / MARKER).exists():
@@ -222,13 +238,21 @@ def render_benchmark(
         for name, data_set in DATA_SETS.items()
         if (root / data_set.folder / MARKER).exists()
     }
-    sets = {name: {"counts": marker["counts"], "seconds": marker["seconds"]} for name, marker in markers.items()}
-    _write_json(root / MARKER, {**stamp, "sets": sets, "seconds": round(time.perf_counter() - started, 2)})
+    sets = {
+        name: {"counts": marker["counts"], "seconds": marker["seconds"]}
+        for name, marker in markers.items()
+    }
+    _write_json(
+        root / MARKER, {**stamp, "sets": sets, "seconds": round(time.perf_counter() - started, 2)}
+    )
     return json.loads((root / MARKER).read_text(encoding="utf-8"))
 
 
 def _replace_set(root: Path, name: str, stamp: dict, mapper: Callable) -> None:
-    partial_folder, folder = root / PARTIAL_FOLDER / DATA_SETS[name].folder, root / DATA_SETS[name].folder
+    partial_folder, folder = (
+        root / PARTIAL_FOLDER / DATA_SETS[name].folder,
+        root / DATA_SETS[name].folder,
+    )
     if partial_folder.exists():
         shutil.rmtree(partial_folder)
     _render_set(name, partial_folder, stamp, mapper)

@@ -1,4 +1,5 @@
-"""Eight fixed surveillance cameras: drawn, greyish, textured backgrounds, and the light that falls on them."""
+"""Eight fixed surveillance cameras: drawn, greyish, textured backgrounds, and the light that falls
+on them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +13,8 @@ CAMERA_SIZE = (576, 432)  # pixels a background is drawn at, 6 x the size of a m
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera. Positions are fractions of the picture; `things` are (kind, x0, y0, x1, y1, colour)."""
+    """One camera. Positions are fractions of the picture; `things` are (kind, x0, y0, x1, y1,
+    colour)."""
 
     name: str
     horizon: float
@@ -155,13 +157,23 @@ def _draw_thing(draw: ImageDraw.ImageDraw, kind: str, box: tuple[float, ...], co
         for i in range(7):
             cx, cy = x0 + w * (0.15 + 0.12 * i), y0 + h * (0.55 + 0.2 * ((i * 5) % 3 - 1))
             draw.ellipse(
-                (cx - w * 0.2, cy - h * 0.4, cx + w * 0.2, cy + h * 0.4), fill=shade(colour, 0.85 + 0.05 * (i % 4))
+                (cx - w * 0.2, cy - h * 0.4, cx + w * 0.2, cy + h * 0.4),
+                fill=shade(colour, 0.85 + 0.05 * (i % 4)),
             )
         return
     if kind == "car":
         draw.rounded_rectangle((x0, y0 + h * 0.35, x1, y1), h * 0.2, fill=colour)
         draw.polygon(
-            (x0 + w * 0.2, y0 + h * 0.4, x0 + w * 0.32, y0, x0 + w * 0.72, y0, x0 + w * 0.85, y0 + h * 0.4),
+            (
+                x0 + w * 0.2,
+                y0 + h * 0.4,
+                x0 + w * 0.32,
+                y0,
+                x0 + w * 0.72,
+                y0,
+                x0 + w * 0.85,
+                y0 + h * 0.4,
+            ),
             fill=shade(colour, 0.8),
         )
         return
@@ -177,15 +189,22 @@ def _draw_thing(draw: ImageDraw.ImageDraw, kind: str, box: tuple[float, ...], co
         for i in range(1, 4):
             draw.line((x0, y0 + h * i / 4, x1, y0 + h * i / 4), fill=shade(colour, 0.7), width=5)
         for i in range(1, 9):
-            draw.line((x0 + w * i / 9, y0, x0 + w * i / 9, y1), fill=shade(colour, 1.15 - 0.06 * (i % 4)), width=7)
+            draw.line(
+                (x0 + w * i / 9, y0, x0 + w * i / 9, y1),
+                fill=shade(colour, 1.15 - 0.06 * (i % 4)),
+                width=7,
+            )
     elif kind == "door":
-        draw.ellipse((x1 - w * 0.2, y0 + h * 0.5, x1 - w * 0.1, y0 + h * 0.5 + w * 0.1), fill=shade(colour, 1.4))
+        draw.ellipse(
+            (x1 - w * 0.2, y0 + h * 0.5, x1 - w * 0.1, y0 + h * 0.5 + w * 0.1),
+            fill=shade(colour, 1.4),
+        )
 
 
 @lru_cache(maxsize=16)
 def background(camera: int, seed: int) -> Image.Image:
-    """The empty scene of camera 0..7, RGB at CAMERA_SIZE; its texture is drawn from `seed`. Do not draw on it: it is
-    shared.
+    """The empty scene of camera 0..7, RGB at CAMERA_SIZE; its texture is drawn from `seed`. Do not
+    draw on it: it is shared.
     """
     spec, (w, h) = CAMERAS[camera], CAMERA_SIZE
     image = Image.new("RGB", CAMERA_SIZE, spec.wall)
@@ -202,7 +221,11 @@ def background(camera: int, seed: int) -> Image.Image:
     for i in range(-spec.n_lines, 2 * spec.n_lines):  # floor joints run to the vanishing point
         x = w * (i + 0.5) / spec.n_lines
         fraction = (top - vanishing[1]) / (h - vanishing[1])
-        draw.line((vanishing[0] + (x - vanishing[0]) * fraction, top, x, h), fill=shade(spec.floor, 0.84), width=2)
+        draw.line(
+            (vanishing[0] + (x - vanishing[0]) * fraction, top, x, h),
+            fill=shade(spec.floor, 0.84),
+            width=2,
+        )
     for i in range(1, 5):
         y = top + (h - top) * (i / 5) ** 1.8
         draw.line((0, y, w, y), fill=shade(spec.floor, 0.86), width=2)
@@ -219,7 +242,9 @@ def _textured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         coarse = Image.fromarray(rng.normal(0, strength, (h // cell, w // cell)).astype(np.float32))
         grain += np.asarray(coarse.resize((w, h), Image.Resampling.BICUBIC))
     pixels = np.asarray(image, np.float32) + grain[..., None]
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.8))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(0.8)
+    )
 
 
 @dataclass(frozen=True)
@@ -241,24 +266,30 @@ class Light:
 
 
 def draw_light(rng: np.random.Generator, strength: float = 1.0) -> Light:
-    """A random light. `strength` 1 is the spread within one surveillance video set, larger is wider (stills)."""
+    """A random light. `strength` 1 is the spread within one surveillance video set, larger is wider
+    (stills)."""
     brightness = float(np.exp(rng.normal(0.0, 0.10 * strength)))
     warm, green = rng.normal(0.0, 0.05 * strength), rng.normal(0.0, 0.015 * strength)
     gains = (brightness * (1 + warm), brightness * (1 + green), brightness * (1 - warm))
-    return Light(gains, float(np.exp(rng.normal(0.0, 0.08 * strength))), float(rng.uniform(-4, 8) * strength))
+    return Light(
+        gains, float(np.exp(rng.normal(0.0, 0.08 * strength))), float(rng.uniform(-4, 8) * strength)
+    )
 
 
 @lru_cache(maxsize=4)
 def noise_bank(seed: int, size: tuple[int, int]) -> np.ndarray:
-    """(H + 64, W + 64, 3) int16 sensor noise of standard deviation 16 (divide for less), from which frames take a
-    random window.
+    """(H + 64, W + 64, 3) int16 sensor noise of standard deviation 16 (divide for less), from which
+    frames take a random window.
     """
     w, h = size
     return np.random.default_rng([seed, 104729]).normal(0, 16, (h + 64, w + 64, 3)).astype(np.int16)
 
 
-def add_noise(pixels: np.ndarray, bank: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
-    """uint8 (H, W, 3) with sensor noise of `sigma` grey levels (rounded to sixteenths of a level of the bank)."""
+def add_noise(
+    pixels: np.ndarray, bank: np.ndarray, rng: np.random.Generator, sigma: float
+) -> np.ndarray:
+    """uint8 (H, W, 3) with sensor noise of `sigma` grey levels (rounded to sixteenths of a level of
+    the bank)."""
     h, w, _ = pixels.shape
     y, x = rng.integers(0, 64, 2)
     noise = bank[y : y + h, x : x + w] * np.int16(round(sigma * 16)) >> 8

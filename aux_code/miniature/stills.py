@@ -23,8 +23,8 @@ class Still(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """One person of a still: where (fractions of the picture's width and height), how tall (fraction of the smaller
-    side), doing what.
+    """One person of a still: where (fractions of the picture's width and height), how tall
+    (fraction of the smaller side), doing what.
     """
 
     x: float
@@ -35,14 +35,16 @@ class Figure(NamedTuple):
 
 
 def arrange(rng: np.random.Generator, attributes: tuple[bool, ...]) -> list[Figure]:
-    """Places the people: a pair hand in hand (a64), a group of 3 or 4 (a65), both, or one to three strangers apart."""
+    """Places the people: a pair hand in hand (a64), a group of 3 or 4 (a65), both, or one to three
+    strangers apart."""
     complete, partial, pair, group = attributes[2], attributes[3], attributes[5], attributes[6]
     if pair or group:
         n = 3 + int(rng.integers(2)) if group else 2
         height = float(rng.uniform(0.40, 0.58) if group else rng.uniform(0.42, 0.66))
         first = int(rng.integers(n - 1)) if pair else -1
         steps = [0.0] + [
-            float(rng.uniform(0.30, 0.36) if i == first + 1 and pair else rng.uniform(0.22, 0.32)) * height
+            float(rng.uniform(0.30, 0.36) if i == first + 1 and pair else rng.uniform(0.22, 0.32))
+            * height
             for i in range(1, n)
         ]
         xs = np.cumsum(steps)
@@ -85,17 +87,23 @@ def _motion(rng: np.random.Generator) -> str:
 
 
 def choose_faces(rng: np.random.Generator, n: int, complete: bool, partial: bool) -> list[str]:
-    """Faces of n people: a complete one and a partial one if planned, the others any planned kind or seen from
-    behind.
+    """Faces of n people: a complete one and a partial one if planned, the others any planned kind
+    or seen from behind.
     """
     planned = [kind for kind, wanted in (("complete", complete), ("partial", partial)) if wanted]
-    kinds = planned + [(planned + ["back"])[int(rng.integers(len(planned) + 1))] for _ in range(n - len(planned))]
+    kinds = planned + [
+        (planned + ["back"])[int(rng.integers(len(planned) + 1))] for _ in range(n - len(planned))
+    ]
     names = {"complete": ("front",), "partial": PARTIAL_FACES, "back": ("back",)}
-    return [names[kinds[i]][int(rng.integers(len(names[kinds[i]])))] for i in rng.permutation(len(kinds))][:n]
+    return [
+        names[kinds[i]][int(rng.integers(len(names[kinds[i]])))]
+        for i in rng.permutation(len(kinds))
+    ][:n]
 
 
 def _looks(rng: np.random.Generator, plan: StillPlan, n: int) -> list[Look]:
-    """Everybody shares the skin class; one is surely feminine or half nude if planned, the others may be."""
+    """Everybody shares the skin class; one is surely feminine or half nude if planned, the others
+    may be."""
     coloured, feminine, complete, partial, nude = plan.attributes[:5]
     faces = choose_faces(rng, n, complete, partial)
     first, second = (int(v) for v in rng.integers(0, max(1, n), 2))
@@ -157,5 +165,7 @@ def render_still(plan: StillPlan, seed: int) -> Still:
     small = Image.fromarray(draw_light(rng, 2.1).apply(np.asarray(canvas.reduce(SS))))
     if rng.random() < 0.5:
         small = small.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1))))
-    pixels = add_noise(np.asarray(small), noise_bank(seed, (128, 128)), rng, float(rng.uniform(2, 7)))
+    pixels = add_noise(
+        np.asarray(small), noise_bank(seed, (128, 128)), rng, float(rng.uniform(2, 7))
+    )
     return Still(pixels, [box for box in boxes if box is not None])

@@ -9,7 +9,8 @@ from aux_code.models.padding import pad_to_multiple
 
 
 class DoubleConv(nn.Module):
-    """Twice (3 x 3 convolution, batch norm, ReLU): (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+    """Twice (3 x 3 convolution, batch norm, ReLU): (N, in_channels, H, W) -> (N, out_channels, H,
+    W)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -69,7 +70,8 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """Plain UNet with bilinear up-sampling and a sigmoid (release): frames (N, 3, H, W) -> (N, out_channels, H, W).
+    """Plain UNet with bilinear up-sampling and a sigmoid (release): frames (N, 3, H, W) -> (N,
+    out_channels, H, W).
 
     Pictures of less than 16 pixels, which the release does not take, are extended for the pass.
     """
@@ -102,17 +104,22 @@ def _conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Se
 class SmallUNet(nn.Module):
     """The miniature's f_A (ours): U-Net of widths 16/32/32 on 2 x 2 pixel blocks, with a sigmoid.
 
-    Pixel-unshuffling makes it a quarter of the cost of a U-Net on pixels. Its output leaves pixel-shuffling through a
-    3 x 3 convolution at full resolution: without it, blocks of 2 x 2 pixels never see each other and a checkerboard
-    remains. Runs in channels-last memory, 1.5 to 2 times faster on a CPU at this size.
+    Pixel-unshuffling makes it a quarter of the cost of a U-Net on pixels. Its output leaves
+    pixel-shuffling through a 3 x 3 convolution at full resolution: without it, blocks of 2 x 2
+    pixels never see each other and a checkerboard remains. Runs in channels-last memory, 1.5 to 2
+    times faster on a CPU at this size.
     """
 
     def __init__(self, out_channels: int = 3, widths: tuple[int, int, int] = (16, 32, 32)):
         super().__init__()
         first, second, third = widths
         self.encoder1 = nn.Sequential(_conv_bn_relu(12, first), _conv_bn_relu(first, first))
-        self.encoder2 = nn.Sequential(_conv_bn_relu(first, second, stride=2), _conv_bn_relu(second, second))
-        self.encoder3 = nn.Sequential(_conv_bn_relu(second, third, stride=2), _conv_bn_relu(third, third))
+        self.encoder2 = nn.Sequential(
+            _conv_bn_relu(first, second, stride=2), _conv_bn_relu(second, second)
+        )
+        self.encoder3 = nn.Sequential(
+            _conv_bn_relu(second, third, stride=2), _conv_bn_relu(third, third)
+        )
         self.decoder2 = _conv_bn_relu(third + second, second)
         self.decoder1 = _conv_bn_relu(second + first, first)
         self.to_blocks = nn.Conv2d(first, 4 * 6, 3, padding=1)
@@ -121,7 +128,9 @@ class SmallUNet(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         height, width = frames.shape[-2:]
-        blocks = F.pixel_unshuffle(pad_to_multiple(frames, 8), 2).contiguous(memory_format=torch.channels_last)
+        blocks = F.pixel_unshuffle(pad_to_multiple(frames, 8), 2).contiguous(
+            memory_format=torch.channels_last
+        )
         fine = self.encoder1(blocks)
         middle = self.encoder2(fine)
         coarse = F.interpolate(self.encoder3(middle), scale_factor=2, mode="nearest")
@@ -133,29 +142,39 @@ class SmallUNet(nn.Module):
 
 
 class NarrowOutput(nn.Module):
-    """Lets less through: fewer channels, lower resolution and noise on what an anonymizer releases (ours).
+    """Lets less through: fewer channels, lower resolution and noise on what an anonymizer releases
+    (ours).
 
-    What the frame does not carry, no attacker can learn to read: in the miniature this removes far more of the
-    leakage than the minimax alone. The order is: network, averaging down to `output_scale`, noise, nearest
-    up-sampling to the input's size, one channel repeated to three. The noise is drawn once per *released* value, so
-    that averaging the repeated copies does not remove it; it differs from frame to frame, in training and evaluation
-    alike. Values with noise may leave the network's range by a few `output_noise`.
+    What the frame does not carry, no attacker can learn to read: in the miniature this removes far
+    more of the leakage than the minimax alone. The order is: network, averaging down to
+    `output_scale`, noise, nearest up-sampling to the input's size, one channel repeated to three.
+    The noise is drawn once per *released* value, so that averaging the repeated copies does not
+    remove it; it differs from frame to frame, in training and evaluation alike. Values with noise
+    may leave the network's range by a few `output_noise`.
 
     Args:
         network: frames (N, 3, H, W) -> (N, output_channels, H, W).
         output_channels: 3, or 1 (grey, repeated to three channels).
         output_scale: in (0, 1]; 0.5 halves height and width.
-        output_noise: standard deviation of the Gaussian noise, in units of the pixel range [0, 1]; 0 adds none.
+        output_noise: standard deviation of the Gaussian noise, in units of the pixel range [0, 1];
+            0 adds none.
     """
 
-    def __init__(self, network: nn.Module, output_channels: int, output_scale: float, output_noise: float):
+    def __init__(
+        self, network: nn.Module, output_channels: int, output_scale: float, output_noise: float
+    ):
         super().__init__()
         self.network = network
-        self.output_channels, self.output_scale, self.output_noise = output_channels, output_scale, output_noise
+        self.output_channels, self.output_scale, self.output_noise = (
+            output_channels,
+            output_scale,
+            output_noise,
+        )
         self.generator: torch.Generator | None = None
 
     def set_noise_generator(self, generator: torch.Generator | None) -> None:
-        """Draws the noise from `generator` (on any device) from now on; None: from the global generator."""
+        """Draws the noise from `generator` (on any device) from now on; None: from the global
+        generator."""
         self.generator = generator
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -172,12 +191,16 @@ class NarrowOutput(nn.Module):
 
     def _noise_like(self, output: Tensor) -> Tensor:
         device = output.device if self.generator is None else self.generator.device
-        # from the shape alone: the same numbers for contiguous and channels-last outputs, and for any precision
-        return torch.randn(output.shape, generator=self.generator, device=device, dtype=torch.float32).to(output)
+        # from the shape alone: the same numbers for contiguous and channels-last outputs, and for
+        # any precision
+        return torch.randn(
+            output.shape, generator=self.generator, device=device, dtype=torch.float32
+        ).to(output)
 
 
 def set_noise_generator(network: nn.Module, generator: torch.Generator | None) -> None:
-    """Makes every `NarrowOutput` inside a network draw from `generator`; networks without one stay as they are."""
+    """Makes every `NarrowOutput` inside a network draw from `generator`; networks without one stay
+    as they are."""
     for module in network.modules():
         if isinstance(module, NarrowOutput):
             module.set_noise_generator(generator)
@@ -195,7 +218,11 @@ ANONYMIZERS = {"unet++": _build_unet_plus_plus, "unet": UNet, "small": SmallUNet
 
 
 def build_anonymizer(
-    arch: str, output_channels: int = 3, output_scale: float = 1.0, output_noise: float = 0.0, **arguments
+    arch: str,
+    output_channels: int = 3,
+    output_scale: float = 1.0,
+    output_noise: float = 0.0,
+    **arguments,
 ) -> nn.Module:
     """Builds an f_A with random weights.
 
@@ -210,7 +237,9 @@ def build_anonymizer(
         UserError: unknown architecture or an impossible value.
     """
     if arch not in ANONYMIZERS:
-        raise UserError(f"unknown anonymizer architecture '{arch}'; known: {', '.join(ANONYMIZERS)}")
+        raise UserError(
+            f"unknown anonymizer architecture '{arch}'; known: {', '.join(ANONYMIZERS)}"
+        )
     if output_channels not in (1, 3):
         raise UserError(f"output_channels must be 1 or 3, got {output_channels}")
     if not 0 < output_scale <= 1:

@@ -1,4 +1,5 @@
-"""I3D-ResNet50: a ResNet-50 inflated over time (the variant published with Kinetics-400 weights)."""
+"""I3D-ResNet50: a ResNet-50 inflated over time (the variant published with Kinetics-400
+weights)."""
 
 from torch import Tensor, nn
 
@@ -6,14 +7,19 @@ from aux_code.models.short_clips import TwoFrameConv3d
 
 
 class Bottleneck(nn.Module):
-    """1 x 1 (x 3 frames where `temporal`), 3 x 3, 1 x 1 convolutions with a residual; expands to 4 * width."""
+    """1 x 1 (x 3 frames where `temporal`), 3 x 3, 1 x 1 convolutions with a residual; expands to 4
+    * width."""
 
     def __init__(self, in_channels: int, width: int, stride: int, temporal: bool):
         super().__init__()
         frames = 3 if temporal else 1
-        self.conv1 = TwoFrameConv3d(in_channels, width, (frames, 1, 1), padding=(frames // 2, 0, 0), bias=False)
+        self.conv1 = TwoFrameConv3d(
+            in_channels, width, (frames, 1, 1), padding=(frames // 2, 0, 0), bias=False
+        )
         self.bn1 = nn.BatchNorm3d(width)
-        self.conv2 = nn.Conv3d(width, width, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False)
+        self.conv2 = nn.Conv3d(
+            width, width, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False
+        )
         self.bn2 = nn.BatchNorm3d(width)
         self.conv3 = nn.Conv3d(width, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(4 * width)
@@ -35,7 +41,8 @@ _TEMPORAL_BLOCKS = ((1, 1, 1), (1, 0, 1, 0), (1, 0, 1, 0, 1, 0), (0, 1, 0))
 
 
 class I3DResNet50(nn.Module):
-    """Clips (B, 3, T, H, W) -> logits (B, num_classes); 2048-d pooled feature; 32.8 GFLOP per 16 x 224 x 224 clip."""
+    """Clips (B, 3, T, H, W) -> logits (B, num_classes); 2048-d pooled feature; 32.8 GFLOP per 16 x
+    224 x 224 clip."""
 
     feature_dim = 2048
 
@@ -51,7 +58,9 @@ class I3DResNet50(nn.Module):
             width, stride = 64 * 2**i, 1 if i == 0 else 2
             blocks = []
             for j, has_time in enumerate(temporal):
-                blocks.append(Bottleneck(in_channels, width, stride if j == 0 else 1, bool(has_time)))
+                blocks.append(
+                    Bottleneck(in_channels, width, stride if j == 0 else 1, bool(has_time))
+                )
                 in_channels = 4 * width
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(self.feature_dim, num_classes)

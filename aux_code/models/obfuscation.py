@@ -1,4 +1,5 @@
-"""Fixed anonymizers, the paper's baselines (section 4, table 8): frames (N, 3, H, W) in [0, 1] -> the same shape."""
+"""Fixed anonymizers, the paper's baselines (section 4, table 8): frames (N, 3, H, W) in [0, 1] ->
+the same shape."""
 
 import csv
 import io
@@ -16,7 +17,8 @@ from aux_code.errors import UserError
 
 
 class Obfuscation(nn.Module):
-    """Interface: forward(frames, boxes=None); `requires_boxes` says whether the boxes of people are needed."""
+    """Interface: forward(frames, boxes=None); `requires_boxes` says whether the boxes of people are
+    needed."""
 
     requires_boxes = False
 
@@ -45,9 +47,9 @@ class Downsample(Obfuscation):
 class BoxObfuscation(Obfuscation, ABC):
     """Replaces the inside of person boxes.
 
-    `forward` takes one (K, 4) float tensor for each of the N frames, rows x0, y0, x1, y1 in pixels of the frames as
-    given (x1, y1 exclusive, K may be 0). Pixels that a box touches in part belong to it; what lies outside the frame
-    is ignored.
+    `forward` takes one (K, 4) float tensor for each of the N frames, rows x0, y0, x1, y1 in pixels
+    of the frames as given (x1, y1 exclusive, K may be 0). Pixels that a box touches in part belong
+    to it; what lies outside the frame is ignored.
     """
 
     requires_boxes = True
@@ -103,7 +105,9 @@ def box_mask(boxes: Sequence[Tensor], frames: Tensor) -> Tensor:
     mask = torch.zeros(n_frames, 1, height, width, dtype=torch.bool)
     for i, frame_boxes in enumerate(boxes):
         rows = torch.as_tensor(frame_boxes, dtype=torch.float64, device="cpu").reshape(-1, 4)
-        corners = torch.cat([rows[:, :2].floor(), rows[:, 2:].ceil()], dim=1).clamp(min=0).long().tolist()
+        corners = (
+            torch.cat([rows[:, :2].floor(), rows[:, 2:].ceil()], dim=1).clamp(min=0).long().tolist()
+        )
         for left, top, right, bottom in corners:
             mask[i, 0, top:bottom, left:right] = True
     return mask.to(frames.device)
@@ -120,10 +124,12 @@ OBFUSCATIONS = {
 
 
 def read_boxes(csv_path: Path | str) -> dict[str, dict[int, np.ndarray]]:
-    """Reads person boxes: file -> frame -> (K, 4) float32 array of x0, y0, x1, y1 in pixels of the decoded picture.
+    """Reads person boxes: file -> frame -> (K, 4) float32 array of x0, y0, x1, y1 in pixels of the
+    decoded picture.
 
-    The file has the header `file,frame,x0,y0,x1,y1`: `file` relative to the data set's root with forward slashes,
-    frames from 0 (0 for still images), x1 and y1 exclusive, one row per person and frame.
+    The file has the header `file,frame,x0,y0,x1,y1`: `file` relative to the data set's root with
+    forward slashes, frames from 0 (0 for still images), x1 and y1 exclusive, one row per person and
+    frame.
 
     Raises:
         UserError: no such file, another header, or a bad line (named with its number).
@@ -158,7 +164,9 @@ def write_boxes(csv_path: Path | str, boxes: dict[str, dict[int, np.ndarray]]) -
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "frame", "x0", "y0", "x1", "y1"])
     for file, frames in boxes.items():
-        writer.writerows([file, frame, *map(float, box)] for frame, rows in frames.items() for box in rows)
+        writer.writerows(
+            [file, frame, *map(float, box)] for frame, rows in frames.items() for box in rows
+        )
     write_atomically(csv_path, lambda stream: stream.write(text.getvalue().encode()))
 
 
@@ -168,7 +176,11 @@ def _parse_row(row: list[str], where: str) -> tuple[str, int, list[float]]:
     except (ValueError, IndexError):
         frame, box = -1, []
     if frame < 0 or len(box) != 4 or not np.isfinite(box).all():
-        raise UserError(f"{where}: expected file,frame,x0,y0,x1,y1 with numbers, got: {','.join(row)}")
+        raise UserError(
+            f"{where}: expected file,frame,x0,y0,x1,y1 with numbers, got: {','.join(row)}"
+        )
     if box[2] <= box[0] or box[3] <= box[1]:
-        raise UserError(f"{where}: the box is empty (x1 must exceed x0, y1 must exceed y0): {','.join(row)}")
+        raise UserError(
+            f"{where}: the box is empty (x1 must exceed x0, y1 must exceed y0): {','.join(row)}"
+        )
     return file, frame, box

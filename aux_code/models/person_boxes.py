@@ -1,4 +1,5 @@
-"""Boxes of people, for the blurring and blackening baselines (paper section 4): from a file, or by a COCO detector.
+"""Boxes of people, for the blurring and blackening baselines (paper section 4): from a file, or by
+a COCO detector.
 
 Every stage opens them by `open_person_boxes`, so that the same people are hidden in all of them.
 """
@@ -32,13 +33,15 @@ _CHUNK = 4
 
 
 class PersonBoxes:
-    """Where the people are, in pixels of pictures and video frames as decoded. May be called by several threads.
+    """Where the people are, in pixels of pictures and video frames as decoded. May be called by
+    several threads.
 
     Args:
         rows: what `read_boxes` gives; None: the detector looks at the frames.
         detector: see `detect_person_boxes`; only without rows.
         device: where the detector runs.
-        origin: {"source": what they come from, "sha256": of the file}, for messages and for what has to agree.
+        origin: {"source": what they come from, "sha256": of the file}, for messages and for what
+            has to agree.
     """
 
     def __init__(
@@ -59,11 +62,14 @@ class PersonBoxes:
         """Whether boxes come from the frames themselves."""
         return self.rows is None
 
-    def of_frames(self, path: Path, indices: Sequence[int], frames: np.ndarray | None = None) -> list[np.ndarray]:
+    def of_frames(
+        self, path: Path, indices: Sequence[int], frames: np.ndarray | None = None
+    ) -> list[np.ndarray]:
         """Boxes (K, 4) float32, x0, y0, x1, y1, of each of T frames.
 
         Args:
-            path: the picture, video or folder of frames; a row is about it if its `file` is the end of the path.
+            path: the picture, video or folder of frames; a row is about it if its `file` is the end
+                of the path.
             indices: numbers of the frames in the video, from 0; 0 for a picture.
             frames: uint8 (T, H, W, 3), where `needs_frames`.
         """
@@ -72,14 +78,17 @@ class PersonBoxes:
             return [of_video.get(int(i), np.zeros((0, 4), np.float32)) for i in indices]
         boxes: list[np.ndarray] = []
         for start in range(0, len(frames), _CHUNK):
-            part = torch.from_numpy(np.ascontiguousarray(frames[start : start + _CHUNK])).to(self.device)
+            part = torch.from_numpy(np.ascontiguousarray(frames[start : start + _CHUNK])).to(
+                self.device
+            )
             with self._lock:
                 found = detect_person_boxes(part.permute(0, 3, 1, 2).float() / 255, self.detector)
             boxes += [of_frame.numpy() for of_frame in found]
         return boxes
 
     def require(self, paths: Iterable[Path]) -> None:
-        """Checks that the file is about these pictures or videos; those without a row count as without people.
+        """Checks that the file is about these pictures or videos; those without a row count as
+        without people.
 
         Raises:
             UserError: it has a row for none of them, so that everybody in them would stay visible.
@@ -97,7 +106,12 @@ class PersonBoxes:
         if unknown:
             some = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
             counts = f"{len(unknown)} of {len(paths)} files"
-            log.warning("%s has no row for %s, taken as without people: %s", self.origin["source"], counts, some)
+            log.warning(
+                "%s has no row for %s, taken as without people: %s",
+                self.origin["source"],
+                counts,
+                some,
+            )
 
     def _name_of(self, path: Path) -> str | None:
         """The longest `file` of the rows that is the end of a path, as given or without links."""
@@ -110,7 +124,8 @@ class PersonBoxes:
 
 
 def find_boxes_file(boxes: Path | None, detector_weights: Path | None, place: Path) -> Path | None:
-    """The boxes file that applies: `--boxes`, else the nearest person_boxes.csv at or above the data; None: a detector.
+    """The boxes file that applies: `--boxes`, else the nearest person_boxes.csv at or above the
+    data; None: a detector.
 
     Weights that were given by name go before a file that merely lies there.
 
@@ -118,31 +133,43 @@ def find_boxes_file(boxes: Path | None, detector_weights: Path | None, place: Pa
         UserError: both options were given.
     """
     if boxes is not None and detector_weights is not None:
-        raise UserError("--boxes and --detector_weights are two sources of person boxes: give one of them")
+        raise UserError(
+            "--boxes and --detector_weights are two sources of person boxes: give one of them"
+        )
     if boxes is not None or detector_weights is not None:
         return boxes
     place = Path(os.path.abspath(place))
-    return next((file for folder in (place, *place.parents) if (file := folder / BOXES_FILE).is_file()), None)
+    return next(
+        (file for folder in (place, *place.parents) if (file := folder / BOXES_FILE).is_file()),
+        None,
+    )
 
 
 def open_person_boxes(
-    boxes: Path | None, detector_weights: Path | None, place: Path, device: torch.device | str = "cpu"
+    boxes: Path | None,
+    detector_weights: Path | None,
+    place: Path,
+    device: torch.device | str = "cpu",
 ) -> PersonBoxes:
     """The boxes as the options `--boxes` and `--detector_weights` say.
 
     Args:
         boxes: a CSV file as of `read_boxes`.
         detector_weights: local weights of torchvision's Faster R-CNN.
-        place: the data set's folder, or one video. The person_boxes.csv there or in the nearest folder above is taken
-            if neither is given; without one the detector looks, with torchvision's weights (its cache or download).
+        place: the data set's folder, or one video. The person_boxes.csv there or in the nearest
+            folder above is taken if neither is given; without one the detector looks, with
+            torchvision's weights (its cache or download).
         device: where the detector runs.
 
     Raises:
-        UserError: both options, a file that cannot be read, or no weights to be had (says what to put where).
+        UserError: both options, a file that cannot be read, or no weights to be had (says what to
+            put where).
     """
     file = find_boxes_file(boxes, detector_weights, place)
     if file is not None:
-        opened = PersonBoxes(read_boxes(file), origin={"source": str(file), "sha256": sha256_of(file)})
+        opened = PersonBoxes(
+            read_boxes(file), origin={"source": str(file), "sha256": sha256_of(file)}
+        )
     else:
         detector = load_person_detector(detector_weights, device)
         origin = {"source": "fasterrcnn_resnet50_fpn, COCO_V1", "sha256": ""}
@@ -153,17 +180,24 @@ def open_person_boxes(
     return opened
 
 
-def load_person_detector(weights_file: Path | str | None = None, device: torch.device | str = "cpu") -> nn.Module:
+def load_person_detector(
+    weights_file: Path | str | None = None, device: torch.device | str = "cpu"
+) -> nn.Module:
     """torchvision's Faster R-CNN (ResNet-50, COCO), in eval mode.
 
     Args:
-        weights_file: local copy of the weights; None: torchvision's own mechanism (its cache, else its download).
+        weights_file: local copy of the weights; None: torchvision's own mechanism (its cache, else
+            its download).
         device: where it runs.
 
     Raises:
-        UserError: no such file, weights that do not fit, or no network (says which file to put where).
+        UserError: no such file, weights that do not fit, or no network (says which file to put
+            where).
     """
-    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, fasterrcnn_resnet50_fpn
+    from torchvision.models.detection import (
+        FasterRCNN_ResNet50_FPN_Weights,
+        fasterrcnn_resnet50_fpn,
+    )
 
     weights = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     options: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": 91}
@@ -172,7 +206,9 @@ def load_person_detector(weights_file: Path | str | None = None, device: torch.d
         load_strictly(detector, read_weight_file(weights_file, "detector"))
         return detector.eval().to(device)
     try:
-        detector.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+        detector.load_state_dict(
+            weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        )
     except (OSError, RuntimeError) as error:
         cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
         raise UserError(
@@ -191,7 +227,8 @@ def detect_person_boxes(
 
     Args:
         frames: (N, 3, H, W) in [0, 1], on the detector's device.
-        detector: of torchvision's detection interface: list of images -> list of {"boxes", "labels", "scores"}.
+        detector: of torchvision's detection interface: list of images -> list of {"boxes",
+            "labels", "scores"}.
         threshold: least confidence, in [0, 1] (ours; the paper does not state one).
         chunk: frames per pass.
 

@@ -1,4 +1,5 @@
-"""The privacy (budget) network f_B and the privacy attackers: images (N, 3, H, W) in [0, 1] -> logits or embeddings."""
+"""The privacy (budget) network f_B and the privacy attackers: images (N, 3, H, W) in [0, 1] ->
+logits or embeddings."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from aux_code.models.heads import BudgetHead
 
 
 class SelfSupervised(nn.Sequential):
-    """f_B of the anonymization training: backbone and projection head; images (N, 3, H, W) -> unit (N, embedding_dim).
+    """f_B of the anonymization training: backbone and projection head; images (N, 3, H, W) -> unit
+    (N, embedding_dim).
 
     A Sequential because the published state dict has the prefixes `0.` and `1.`.
     """
@@ -42,9 +44,11 @@ class ResidualBlock(nn.Module):
 
 
 class SmallBudget(nn.Module):
-    """The miniature's f_B and attacker (ours): convolution of 16, residual blocks of 32/64/64, pooled feature.
+    """The miniature's f_B and attacker (ours): convolution of 16, residual blocks of 32/64/64,
+    pooled feature.
 
-    The first convolution keeps the resolution, since a face spans few of the 48 pixels. About 41 MFLOP per 48 px image.
+    The first convolution keeps the resolution, since a face spans few of the 48 pixels. About 41
+    MFLOP per 48 px image.
     """
 
     def __init__(self, num_outputs: int, widths: tuple[int, ...] = (16, 32, 64, 64)):
@@ -52,7 +56,9 @@ class SmallBudget(nn.Module):
         self.feature_dim = widths[-1]
         self.conv = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(widths[0])
-        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        )
         self.fc = nn.Linear(self.feature_dim, num_outputs)
         self.to(memory_format=torch.channels_last)
 
@@ -66,7 +72,8 @@ class SmallBudget(nn.Module):
 
 
 def _build_resnet50(num_outputs: int) -> nn.Module:
-    # imported here because torchvision's networks take a second or two, which only this architecture should cost
+    # imported here because torchvision's networks take a second or two, which only this
+    # architecture should cost
     from aux_code.models.resnet50 import ResNet50
 
     return ResNet50(num_outputs)
@@ -92,7 +99,9 @@ def build_privacy(arch: str, num_pa: int = 7, ssl: bool = False, **arguments) ->
         UserError: unknown architecture.
     """
     if arch not in PRIVACY_NETWORKS:
-        raise UserError(f"unknown privacy architecture '{arch}'; known: {', '.join(PRIVACY_NETWORKS)}")
+        raise UserError(
+            f"unknown privacy architecture '{arch}'; known: {', '.join(PRIVACY_NETWORKS)}"
+        )
     backbone = PRIVACY_NETWORKS[arch](num_outputs=1 if ssl else num_pa, **arguments)
     if not ssl:
         return backbone

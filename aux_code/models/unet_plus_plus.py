@@ -8,10 +8,12 @@ from aux_code.models.padding import pad_to_multiple
 
 
 class UNetPlusPlus(smp.UnetPlusPlus):
-    """UNet++ with a ResNet-18 encoder of depth 4, decoder 256/128/64/32 (release): frames (N, 3, H, W) -> the same.
+    """UNet++ with a ResNet-18 encoder of depth 4, decoder 256/128/64/32 (release): frames (N, 3, H,
+    W) -> the same.
 
-    Without `sigmoid` (the release) outputs may leave [0, 1]; the paper describes a sigmoid. 13.90 M parameters,
-    24.6 GFLOP per 224 x 224 frame. The state dict has the names of segmentation-models-pytorch.
+    Without `sigmoid` (the release) outputs may leave [0, 1]; the paper describes a sigmoid. 13.90 M
+    parameters, 24.6 GFLOP per 224 x 224 frame. The state dict has the names of
+    segmentation-models-pytorch.
 
     Args:
         sigmoid: end with a sigmoid.
@@ -34,7 +36,8 @@ class UNetPlusPlus(smp.UnetPlusPlus):
         return super().forward(pad_to_multiple(frames, 16))[..., :height, :width]
 
     def fold_upsampling(self) -> None:
-        """For inference, in place: the decoder no longer up-samples, and a frame takes 19.7 GFLOP; same outputs."""
+        """For inference, in place: the decoder no longer up-samples, and a frame takes 19.7 GFLOP;
+        same outputs."""
         decoder = self.decoder
         for name, block in decoder.blocks.items():
             depth, layer = map(int, name.split("_")[1:])
@@ -43,7 +46,8 @@ class UNetPlusPlus(smp.UnetPlusPlus):
 
 
 class _FoldedBlock(nn.Module):
-    """A block of the decoder (its attention is the identity); `in_channels` come from the coarser map."""
+    """A block of the decoder (its attention is the identity); `in_channels` come from the coarser
+    map."""
 
     def __init__(self, block: nn.Module, in_channels: int):
         super().__init__()
@@ -56,10 +60,12 @@ class _FoldedBlock(nn.Module):
 
 
 class UpsampledConv2d(nn.Module):
-    """A 3 x 3 convolution of maps that were doubled in height and width by repetition, from the maps as they were.
+    """A 3 x 3 convolution of maps that were doubled in height and width by repetition, from the
+    maps as they were.
 
-    Of the nine pixels under the kernel only 2 x 2 differ then, so a transposed convolution with sums of its weights
-    does the same in 4/9 of the operations. Maps that follow in the concatenation keep an ordinary one.
+    Of the nine pixels under the kernel only 2 x 2 differ then, so a transposed convolution with
+    sums of its weights does the same in 4/9 of the operations. Maps that follow in the
+    concatenation keep an ordinary one.
 
     Args:
         conv: 3 x 3, stride 1, padding 1; it is not changed.
@@ -68,11 +74,17 @@ class UpsampledConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, coarse_channels: int):
         super().__init__()
-        coarse, fine = conv.weight.detach().split([coarse_channels, conv.in_channels - coarse_channels], dim=1)
+        coarse, fine = conv.weight.detach().split(
+            [coarse_channels, conv.in_channels - coarse_channels], dim=1
+        )
         self.coarse = nn.ConvTranspose2d(
             coarse_channels, conv.out_channels, 4, stride=2, padding=1, bias=conv.bias is not None
         )
-        self.fine = nn.Conv2d(fine.shape[1], conv.out_channels, 3, padding=1, bias=False) if fine.shape[1] else None
+        self.fine = (
+            nn.Conv2d(fine.shape[1], conv.out_channels, 3, padding=1, bias=False)
+            if fine.shape[1]
+            else None
+        )
         with torch.no_grad():
             self.coarse.weight.copy_(_sum_pairs(_sum_pairs(coarse, -1), -2).transpose(0, 1))
             if conv.bias is not None:
@@ -88,6 +100,7 @@ class UpsampledConv2d(nn.Module):
 
 
 def _sum_pairs(kernel: Tensor, dim: int) -> Tensor:
-    """Taps (a, b, c) along a dimension -> (c, b + c, a + b, a): what a coarse pixel gives to four fine ones."""
+    """Taps (a, b, c) along a dimension -> (c, b + c, a + b, a): what a coarse pixel gives to four
+    fine ones."""
     a, b, c = kernel.split(1, dim)
     return torch.cat([c, b + c, a + b, a], dim)

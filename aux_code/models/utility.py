@@ -40,13 +40,15 @@ class UtilityNetwork(nn.Module, ABC):
 
     @abstractmethod
     def classify(self, features: Tensor) -> UtilityOutput:
-        """features (B, feature_dim) of `extract_features` -> logits (B, num_classes) and unit embedding."""
+        """features (B, feature_dim) of `extract_features` -> logits (B, num_classes) and unit
+        embedding."""
 
     def forward(self, clips: Tensor) -> UtilityOutput:
         return self.classify(self.extract_features(clips))
 
     def freeze_batch_norm(self) -> None:
-        """Freezes every batch norm for good: statistics, weights and biases, the down-sampling ones included."""
+        """Freezes every batch norm for good: statistics, weights and biases, the down-sampling ones
+        included."""
         self.frozen_bn = True
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -63,7 +65,8 @@ class UtilityNetwork(nn.Module, ABC):
 
 
 class LargeI3D(UtilityNetwork):
-    """The published f_T: I3D-ResNet50, 2048-d feature, 128-d embedding head; at least 7 frames, any H, W from 32."""
+    """The published f_T: I3D-ResNet50, 2048-d feature, 128-d embedding head; at least 7 frames, any
+    H, W from 32."""
 
     feature_dim = I3DResNet50.feature_dim
 
@@ -80,19 +83,24 @@ class LargeI3D(UtilityNetwork):
 
 
 class TorchvisionUtility(UtilityNetwork):
-    """A video network of torchvision with its Kinetics normalisation and the release's embedding head.
+    """A video network of torchvision with its Kinetics normalisation and the release's embedding
+    head.
 
     Args:
-        backbone: torchvision network whose last layer was replaced by the identity; clips -> (B, feature_dim).
+        backbone: torchvision network whose last layer was replaced by the identity; clips -> (B,
+            feature_dim).
         feature_dim: width of its feature.
         num_classes: number of actions.
-        mean, std: per RGB channel, what the published weights expect; applied inside, so that clips stay in [0, 1].
+        mean, std: per RGB channel, what the published weights expect; applied inside, so that clips
+            stay in [0, 1].
     """
 
     clip_shape: tuple[int, int, int] | None = None
     """T, H, W where the network takes no other."""
 
-    def __init__(self, backbone: nn.Module, feature_dim: int, num_classes: int, mean: tuple, std: tuple):
+    def __init__(
+        self, backbone: nn.Module, feature_dim: int, num_classes: int, mean: tuple, std: tuple
+    ):
         super().__init__()
         self.feature_dim = feature_dim
         self.backbone = backbone
@@ -103,7 +111,9 @@ class TorchvisionUtility(UtilityNetwork):
 
     def extract_features(self, clips: Tensor) -> Tensor:
         if self.clip_shape and tuple(clips.shape[2:]) != self.clip_shape:
-            raise ValueError(f"this network takes clips of T, H, W = {self.clip_shape}, got {tuple(clips.shape[2:])}")
+            raise ValueError(
+                f"this network takes clips of T, H, W = {self.clip_shape}, got {tuple(clips.shape[2:])}"
+            )
         return self.backbone((clips - self.mean) / self.std)
 
     def classify(self, features: Tensor) -> UtilityOutput:
@@ -121,7 +131,8 @@ def _build_r3d_18(num_classes: int = 102) -> TorchvisionUtility:
 
 
 def _build_mvitv2(num_classes: int = 102) -> TorchvisionUtility:
-    """MViTv2-S (paper table 10), 768-d feature; clips of exactly 16 frames of 224 x 224, its position tables' size."""
+    """MViTv2-S (paper table 10), 768-d feature; clips of exactly 16 frames of 224 x 224, its
+    position tables' size."""
     from torchvision.models.video.mvit import mvit_v2_s
 
     backbone = mvit_v2_s()
@@ -132,13 +143,15 @@ def _build_mvitv2(num_classes: int = 102) -> TorchvisionUtility:
 
 
 class SmallUtility(UtilityNetwork):
-    """The miniature's f_T (ours): four 3 x 3 x 3 convolutions, pooled feature, head; any T, H and W.
+    """The miniature's f_T (ours): four 3 x 3 x 3 convolutions, pooled feature, head; any T, H and
+    W.
 
-    It sees a clip's difference from its mean over time, since the camera is fixed and what happens is motion: on raw
-    clips of the miniature that made the difference between 0.44 and 0.96 accuracy. Features are the largest responses
-    in space, averaged over time: people are small in the picture. The first two strides are spatial only, so that
-    motion is seen at full rate before frames are merged; for 48 px and 8 frames the last map is 2 x 3 x 3. About
-    64 MFLOP per such clip. With `motion` off it sees the clip itself: a still one would otherwise be empty.
+    It sees a clip's difference from its mean over time, since the camera is fixed and what happens
+    is motion: on raw clips of the miniature that made the difference between 0.44 and 0.96
+    accuracy. Features are the largest responses in space, averaged over time: people are small in
+    the picture. The first two strides are spatial only, so that motion is seen at full rate before
+    frames are merged; for 48 px and 8 frames the last map is 2 x 3 x 3. About 64 MFLOP per such
+    clip. With `motion` off it sees the clip itself: a still one would otherwise be empty.
     """
 
     def __init__(
@@ -154,12 +167,16 @@ class SmallUtility(UtilityNetwork):
         strides = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
         layers, in_channels = [], 3
         for width, stride in zip(widths, strides, strict=True):
-            layers.append(TwoFrameConv3d(in_channels, width, 3, stride=stride, padding=1, bias=False))
+            layers.append(
+                TwoFrameConv3d(in_channels, width, 3, stride=stride, padding=1, bias=False)
+            )
             layers += [nn.BatchNorm3d(width), nn.ReLU(inplace=True)]
             in_channels = width
         self.layers = nn.Sequential(*layers)
         self.fc = nn.Linear(self.feature_dim, num_classes)
-        self.mlp = UtilityHead(self.feature_dim, hidden_dim=self.feature_dim, embedding_dim=embedding_dim)
+        self.mlp = UtilityHead(
+            self.feature_dim, hidden_dim=self.feature_dim, embedding_dim=embedding_dim
+        )
         self.to(memory_format=torch.channels_last_3d)
 
     def extract_features(self, clips: Tensor) -> Tensor:
@@ -177,14 +194,20 @@ UTILITY_NETWORKS = {
     "r3d_18": _build_r3d_18,
     "mvitv2": _build_mvitv2,
     "small": SmallUtility,
-    "small_wide": partial(SmallUtility, widths=(16, 32, 64, 128)),  # Table 10 in miniature: features of 128 values,
+    "small_wide": partial(
+        SmallUtility, widths=(16, 32, 64, 128)
+    ),  # Table 10 in miniature: features of 128 values,
     "small_narrow": partial(SmallUtility, widths=(16, 32, 32, 32)),  # and of 32
-    "small_still": partial(SmallUtility, motion=False),  # Table 1 in miniature: attacks features of still clips
+    "small_still": partial(
+        SmallUtility, motion=False
+    ),  # Table 1 in miniature: attacks features of still clips
 }
 """Architecture name -> constructor, keyword argument `num_classes` and those of its own."""
 
 
-def build_utility(arch: str, num_classes: int = 102, freeze_bn: bool = False, **arguments) -> UtilityNetwork:
+def build_utility(
+    arch: str, num_classes: int = 102, freeze_bn: bool = False, **arguments
+) -> UtilityNetwork:
     """Builds an f_T with random weights.
 
     Args:
@@ -197,7 +220,9 @@ def build_utility(arch: str, num_classes: int = 102, freeze_bn: bool = False, **
         UserError: unknown architecture.
     """
     if arch not in UTILITY_NETWORKS:
-        raise UserError(f"unknown utility architecture '{arch}'; known: {', '.join(UTILITY_NETWORKS)}")
+        raise UserError(
+            f"unknown utility architecture '{arch}'; known: {', '.join(UTILITY_NETWORKS)}"
+        )
     network = UTILITY_NETWORKS[arch](num_classes=num_classes, **arguments)
     if freeze_bn:
         network.freeze_batch_norm()

@@ -1,4 +1,5 @@
-"""Weight files of every origin -> one flat state dict, and strict loading that says what does not fit."""
+"""Weight files of every origin -> one flat state dict, and strict loading that says what does not
+fit."""
 
 import logging
 from collections.abc import Callable
@@ -36,8 +37,9 @@ class WeightFile(NamedTuple):
 def read_weight_file(path: Path | str, role: str) -> WeightFile:
     """Reads the state dict of one network.
 
-    Reads our checkpoints, the published ones (key `<role>_model_state_dict`, beside optimizer states), a state dict
-    alone, and a file or a folder with `model.safetensors`. Nothing in the file is executed.
+    Reads our checkpoints, the published ones (key `<role>_model_state_dict`, beside optimizer
+    states), a state dict alone, and a file or a folder with `model.safetensors`. Nothing in the
+    file is executed.
 
     Args:
         path: file or folder.
@@ -53,18 +55,26 @@ def read_weight_file(path: Path | str, role: str) -> WeightFile:
         return WeightFile(path, _read_safetensors(path), None, True)
     content = load_checkpoint(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
+        raise UserError(
+            f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict"
+        )
     key = f"{role}_model_state_dict"
     present = [k for k in content if str(k).endswith("_model_state_dict")]
     generic = [k for k in _GENERIC_KEYS if isinstance(content.get(k), dict)]
     if key in content:
         meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
         epoch = content.get("epoch") if isinstance(content.get("epoch"), int) else 0
-        return WeightFile(path, _clean(content[key], path), _architecture(content, role), False, epoch, meta)
+        return WeightFile(
+            path, _clean(content[key], path), _architecture(content, role), False, epoch, meta
+        )
     if present:
-        raise UserError(f"{path} has no '{key}'; it holds {', '.join(present)}: give the file of another stage")
+        raise UserError(
+            f"{path} has no '{key}'; it holds {', '.join(present)}: give the file of another stage"
+        )
     if generic:
-        return WeightFile(path, _clean(content[generic[0]], path), _architecture(content, role), True)
+        return WeightFile(
+            path, _clean(content[generic[0]], path), _architecture(content, role), True
+        )
     return WeightFile(path, _clean(content, path), None, True)
 
 
@@ -77,11 +87,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return _clean(load_file(path), path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is empty, truncated or not a safetensors file ({error})") from error
+        raise UserError(
+            f"{path} is empty, truncated or not a safetensors file ({error})"
+        ) from error
 
 
 def _clean(state: Any, path: Path) -> dict[str, Tensor]:
-    """Checks that it is a flat dict of tensors and takes off `module.`, which DataParallel puts before every name."""
+    """Checks that it is a flat dict of tensors and takes off `module.`, which DataParallel puts
+    before every name."""
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path} holds no weights")
     strange = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
@@ -122,7 +135,8 @@ def compare(network: nn.Module, state: dict[str, Tensor]) -> Mismatch:
 
 
 def with_current_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames batch-norm entries saved as `scale` (frozen ones of the release) and adds counters that those lack."""
+    """Renames batch-norm entries saved as `scale` (frozen ones of the release) and adds counters
+    that those lack."""
     wanted = network.state_dict()
     renamed = {}
     for name, tensor in state.items():
@@ -130,21 +144,28 @@ def with_current_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str
         is_old = name.endswith(".scale") and name not in wanted and weight in wanted
         renamed[weight if is_old else name] = tensor
     for name, tensor in wanted.items():
-        if name.endswith("num_batches_tracked") and name.replace("num_batches_tracked", "running_var") in renamed:
+        if (
+            name.endswith("num_batches_tracked")
+            and name.replace("num_batches_tracked", "running_var") in renamed
+        ):
             renamed.setdefault(name, torch.zeros_like(tensor))
     return renamed
 
 
-def load_strictly(network: nn.Module, file: WeightFile, fitting: Callable[[WeightFile], str] | None = None) -> None:
+def load_strictly(
+    network: nn.Module, file: WeightFile, fitting: Callable[[WeightFile], str] | None = None
+) -> None:
     """Copies the file's weights into the network; every name and shape must agree.
 
     Args:
         network: receives the weights.
         file: of `read_weight_file`.
-        fitting: file -> description of the architecture it fits, or an empty string; asked on a mismatch.
+        fitting: file -> description of the architecture it fits, or an empty string; asked on a
+            mismatch.
 
     Raises:
-        UserError: lists what is missing, unexpected and mis-shaped, and the architecture that would fit.
+        UserError: lists what is missing, unexpected and mis-shaped, and the architecture that would
+            fit.
     """
     state = with_current_names(network, file.state)
     mismatch = compare(network, state)
@@ -158,7 +179,8 @@ class Adapted(NamedTuple):
 
     state: dict[str, Tensor]
     fresh: tuple[str, ...]
-    """Prefixes of the entries that keep their random initialisation where they are missing or of another shape."""
+    """Prefixes of the entries that keep their random initialisation where they are missing or of
+    another shape."""
 
     def completed(self, network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
         """(a state dict with the network's own entries in place of those, their names)."""
@@ -166,14 +188,21 @@ class Adapted(NamedTuple):
         state = {
             name: tensor
             for name, tensor in state.items()
-            if not (name.startswith(self.fresh) and name in wanted and tensor.shape != wanted[name].shape)
+            if not (
+                name.startswith(self.fresh)
+                and name in wanted
+                and tensor.shape != wanted[name].shape
+            )
         }
         kept = [name for name in wanted if name not in state and name.startswith(self.fresh)]
         return {**{name: wanted[name] for name in kept}, **state}, kept
 
 
 def load_partly(
-    network: nn.Module, file: WeightFile, adapted: Adapted, fitting: Callable[[WeightFile], str] | None = None
+    network: nn.Module,
+    file: WeightFile,
+    adapted: Adapted,
+    fitting: Callable[[WeightFile], str] | None = None,
 ) -> None:
     """Copies weights of another task; what `adapted` leaves out is logged by name.
 
@@ -192,12 +221,16 @@ def load_partly(
         raise UserError(_explain(file, network, mismatch, fitting(file) if fitting else ""))
     network.load_state_dict(complete)
     if kept:
-        logger.warning("%s: re-initialised, because the file has none that fit: %s", file.path, ", ".join(kept))
+        logger.warning(
+            "%s: re-initialised, because the file has none that fit: %s", file.path, ", ".join(kept)
+        )
 
 
 def _explain(file: WeightFile, network: nn.Module, mismatch: Mismatch, fits: str) -> str:
     lines = [f"the weights in {file.path} do not fit {type(network).__name__}:"]
-    lines += [f"  {kind}: {name_some(names)}" for kind, names in mismatch._asdict().items() if names]
+    lines += [
+        f"  {kind}: {name_some(names)}" for kind, names in mismatch._asdict().items() if names
+    ]
     lines.append(f"  they fit {fits}" if fits else "  no known architecture fits them")
     return "\n".join(lines)
 

@@ -1,12 +1,14 @@
-"""How much a step computes, from its parameters: what its duration is estimated from until the like of it has run."""
+"""How much a step computes, from its parameters: what its duration is estimated from until the like
+of it has run."""
 
 from aux_code.pipeline.tasks import Task
 
 FRAME_GFLOP = 24.6
-"""f_A (UNet++ with ResNet-18) on one frame of 224 x 224; one multiplication and one addition are two FLOP, here and
-below (benchmarks/model_costs.py counts them)."""
+"""f_A (UNet++ with ResNet-18) on one frame of 224 x 224; one multiplication and one addition are
+two FLOP, here and below (benchmarks/model_costs.py counts them)."""
 CLIP_GFLOP = {"largei3d": 32.8, "mvitv2": 128.4, "r3d_18": 325.6}
-"""f_T on a clip of 16 frames of 224 x 224; the last two from torchvision's 64.2 and 4 x 40.7 GMAC."""
+"""f_T on a clip of 16 frames of 224 x 224; the last two from torchvision's 64.2 and 4 x 40.7
+GMAC."""
 IMAGE_GFLOP = 8.2
 """f_B (ResNet-50) on an image of 224 x 224."""
 BAG_GFLOP = 175.5 / 32 / 3
@@ -14,8 +16,9 @@ BAG_GFLOP = 175.5 / 32 / 3
 TRAINING = 3
 """A forward and backward pass in forward passes."""
 MINIMAX_PASSES = {"fa": 5, "ft": 5, "fb": 5}
-"""Forward passes that both steps of the minimax take of each network: 3 in the step that trains it. In the
-other, f_A takes one, and one is computed again in the backward pass; f_T and f_B take two, up to their input."""
+"""Forward passes that both steps of the minimax take of each network: 3 in the step that trains it.
+In the other, f_A takes one, and one is computed again in the backward pass; f_T and f_B take two,
+up to their input."""
 CLIPS_OF_LOSS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
 """Clips of a video in a minimax step."""
 
@@ -29,9 +32,11 @@ TEST_SHARE = {"ucf_crime": 0.08, "xd_violence": 0.17, "shanghaitech": 0.46}
 
 
 def gflop(task: Task) -> float | None:
-    """GFLOP of a step with the paper's networks and data sets; None for steps that are no network's work.
+    """GFLOP of a step with the paper's networks and data sets; None for steps that are no network's
+    work.
 
-    For the miniature, whose networks and data are small, only the ratio of two steps of a stage means something.
+    For the miniature, whose networks and data are small, only the ratio of two steps of a stage
+    means something.
     """
     count = _COUNTS.get(task.stage)
     if count is None or not task.parameters:
@@ -75,19 +80,27 @@ def _train_privacy(params: dict, options: dict) -> float:
 
 def _extraction(params: dict, options: dict) -> float:
     clips = FRAMES.get(options["--dataset"], 0) / params["frames_per_feature"]
-    return clips * (_frames_gflop(options, params["frames_per_clip"]) + _clip_gflop(options.get("--utility", "")))
+    return clips * (
+        _frames_gflop(options, params["frames_per_clip"])
+        + _clip_gflop(options.get("--utility", ""))
+    )
 
 
 def _detection(params: dict, options: dict) -> float:
     dataset = options["--dataset"]
     bags = TRAIN_BAGS.get(dataset, 0) * TRAINING
-    tested = FRAMES.get(dataset, 0) * TEST_SHARE.get(dataset, 0) / 32 / 32 / params["evaluate_every"]
+    tested = (
+        FRAMES.get(dataset, 0) * TEST_SHARE.get(dataset, 0) / 32 / 32 / params["evaluate_every"]
+    )
     return params["epochs"] * (bags + tested) * BAG_GFLOP
 
 
 def _clip_gflop(path: str) -> float:
-    """f_T of a checkpoint, in whose folder's name the plan writes an architecture that is not the usual one."""
-    return next((cost for name, cost in CLIP_GFLOP.items() if f"_{name}/" in path), CLIP_GFLOP["largei3d"])
+    """f_T of a checkpoint, in whose folder's name the plan writes an architecture that is not the
+    usual one."""
+    return next(
+        (cost for name, cost in CLIP_GFLOP.items() if f"_{name}/" in path), CLIP_GFLOP["largei3d"]
+    )
 
 
 def _frames_gflop(options: dict, n_frames: int) -> float:

@@ -1,4 +1,5 @@
-"""What a step read, as digests that do not depend on where the files lie: moved artefacts and data stay finished."""
+"""What a step read, as digests that do not depend on where the files lie: moved artefacts and data
+stay finished."""
 
 import hashlib
 import json
@@ -29,10 +30,11 @@ def _digest_of_version(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over names and sizes of all files below a folder, and the content of its lists and annotations.
+    """SHA-256 over names and sizes of all files below a folder, and the content of its lists and
+    annotations.
 
-    Reading every video would take as long as the work that this saves. Hidden files do not count. Empty if there is no
-    such folder.
+    Reading every video would take as long as the work that this saves. Hidden files do not count.
+    Empty if there is no such folder.
     """
     if not folder.is_dir():
         return ""
@@ -59,11 +61,16 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         visited.add((state.st_dev, state.st_ino))
         folders[:] = [child for child in folders if not child.startswith(".")]
-        yield from (path for file in files if not file.startswith(".") and (path := Path(name, file)).is_file())
+        yield from (
+            path
+            for file in files
+            if not file.startswith(".") and (path := Path(name, file)).is_file()
+        )
 
 
 def portable(word: str) -> str:
-    """A command line's word with the artefacts' and the data's folder named instead of spelled out."""
+    """A command line's word with the artefacts' and the data's folder named instead of spelled
+    out."""
     for name in ("ARTIFACT_ROOT", "DATA_ROOT"):
         root = str(getattr(config, name))
         if word == root or word.startswith(root + os.sep):

@@ -1,4 +1,5 @@
-"""How long the rest will take: rates of the same stage, measured in this run and in earlier ones, else from FLOP."""
+"""How long the rest will take: rates of the same stage, measured in this run and in earlier ones,
+else from FLOP."""
 
 import statistics
 from collections import defaultdict
@@ -16,7 +17,8 @@ FIRST_GUESS_SECONDS = {
     "miniature": 45.0, "init_anonymizer": 20.0, "init_privacy": 30.0, "train_anonymizer": 200.0, "train_privacy": 45.0,
     "dali_extraction": 10.0, "main": 6.0,
 }  # fmt: skip
-"""A usual step of the miniature preset on one core of an AMD EPYC with AVX-512 BF16, until something is measured."""
+"""A usual step of the miniature preset on one core of an AMD EPYC with AVX-512 BF16, until
+something is measured."""
 OTHER_GUESS_SECONDS = 25.0
 
 
@@ -25,7 +27,8 @@ class Estimates:
 
     Args:
         tasks: of the plan.
-        gflops: GFLOP per second for steps of the paper's size of which nothing is measured; 0: these are unknown.
+        gflops: GFLOP per second for steps of the paper's size of which nothing is measured; 0:
+            these are unknown.
     """
 
     def __init__(self, tasks: list[Task], gflops: float = 0.0):
@@ -59,7 +62,8 @@ class Estimates:
             self.points[key].append((work, seconds))
 
     def seconds(self, task: Task) -> float | None:
-        """Expected duration: this task's last one, else from the rate or the median of its stage, else a guess."""
+        """Expected duration: this task's last one, else from the rate or the median of its stage,
+        else a guess."""
         if task.name in self.of_task:
             return self.of_task[task.name]
         key, work = (task.stage, _scale(task.name)), gflop(task)
@@ -71,7 +75,9 @@ class Estimates:
             return statistics.median(self.of_stage[key])
         if _scale(task.name) == "miniature":
             usual = self.usual_gflop.get(task.stage)
-            return FIRST_GUESS_SECONDS.get(task.stage, OTHER_GUESS_SECONDS) * (work / usual if work and usual else 1)
+            return FIRST_GUESS_SECONDS.get(task.stage, OTHER_GUESS_SECONDS) * (
+                work / usual if work and usual else 1
+            )
         return work / self.gflops if work and self.gflops else None
 
     def is_measured(self, task: Task) -> bool:
@@ -79,7 +85,8 @@ class Estimates:
         return bool(self.of_stage.get((task.stage, _scale(task.name))))
 
     def longest_chain(self, tasks: list[Task]) -> dict[str, float]:
-        """Task -> expected seconds of the longest chain of tasks that begins with it: what is started first."""
+        """Task -> expected seconds of the longest chain of tasks that begins with it: what is
+        started first."""
         users = defaultdict(list)
         for task in tasks:
             for name in task.needs:
@@ -92,7 +99,9 @@ class Estimates:
 
         return {name: chain(name) for name in own}
 
-    def seconds_left(self, waiting: list[Task], running: list[tuple[Task, float]], jobs: int) -> float | None:
+    def seconds_left(
+        self, waiting: list[Task], running: list[tuple[Task, float]], jobs: int
+    ) -> float | None:
         """Expected seconds to the end of the last task; None while a stage's duration is unknown.
 
         Args:

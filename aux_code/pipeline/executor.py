@@ -47,16 +47,22 @@ class _Running:
 
 
 def run_tasks(
-    tasks: list[Task], jobs: int, display: StatusDisplay, forced: frozenset[str] = frozenset(), part: str = ""
+    tasks: list[Task],
+    jobs: int,
+    display: StatusDisplay,
+    forced: frozenset[str] = frozenset(),
+    part: str = "",
 ) -> Outcome:
-    """Runs what is not done, at most `jobs` processes at once; a failure stops only what depends on it.
+    """Runs what is not done, at most `jobs` processes at once; a failure stops only what depends on
+    it.
 
     Args:
         tasks: in any order; their `needs` name tasks of the same list.
         jobs: at least 1.
         display: shows what happens.
         forced: names of tasks that run although they are done.
-        part: name of a part of a plan whose other parts may run at the same time, in other processes.
+        part: name of a part of a plan whose other parts may run at the same time, in other
+            processes.
 
     Raises:
         KeyboardInterrupt, Terminated: after every process was told to save its state and has left.
@@ -66,7 +72,14 @@ def run_tasks(
 
 
 class _Executor:
-    def __init__(self, tasks: list[Task], jobs: int, display: StatusDisplay, forced: frozenset[str], lock: int):
+    def __init__(
+        self,
+        tasks: list[Task],
+        jobs: int,
+        display: StatusDisplay,
+        forced: frozenset[str],
+        lock: int,
+    ):
         self.tasks = {task.name: task for task in tasks}
         self.jobs, self.display = max(1, jobs), display
         self.forced, self.running, self.outcome = set(forced), [], Outcome()
@@ -82,7 +95,9 @@ class _Executor:
                 self._settle_waiting()
                 self._start_ready()
                 self._collect_finished()
-                self.display.refresh([(r.task, r.started) for r in self.running], self._seconds_left())
+                self.display.refresh(
+                    [(r.task, r.started) for r in self.running], self._seconds_left()
+                )
                 if self.running:
                     time.sleep(0.1)
         finally:
@@ -119,7 +134,9 @@ class _Executor:
         return all(name in finished for name in task.needs)
 
     def _start_ready(self) -> None:
-        ready = sorted((t for t in self.waiting if self._is_ready(t)), key=lambda t: -self.priority[t.name])
+        ready = sorted(
+            (t for t in self.waiting if self._is_ready(t)), key=lambda t: -self.priority[t.name]
+        )
         for task in ready[: self.jobs - len(self.running)]:
             self.waiting.remove(task)
             self.running.append(self._start(task))
@@ -128,10 +145,16 @@ class _Executor:
     def _start(self, task: Task) -> _Running:
         resume = task.was_interrupted() and task.script.endswith(".py")
         task.log_path.parent.mkdir(parents=True, exist_ok=True)
-        if task.own_folder and not resume and (task.name in self.forced or not holds_its_features(task)):
+        if (
+            task.own_folder
+            and not resume
+            and (task.name in self.forced or not holds_its_features(task))
+        ):
             shutil.rmtree(task.own_folder, ignore_errors=True)
         task.mark_started()
-        task.log_path.write_text(task.shell_line() + (" --resume" if resume else "") + "\n", encoding="utf-8")
+        task.log_path.write_text(
+            task.shell_line() + (" --resume" if resume else "") + "\n", encoding="utf-8"
+        )
         process = self.server.start(task.command(resume), str(task.log_path), task.environment)
         return _Running(task, process, time.time())
 
@@ -159,7 +182,8 @@ class _Executor:
         return self.estimates.seconds_left(self.waiting, running, self.jobs)
 
     def _stop_children(self) -> None:
-        """Tells what still runs to leave (SIGINT may be ignored in a background job) and kills what does not."""
+        """Tells what still runs to leave (SIGINT may be ignored in a background job) and kills what
+        does not."""
         for running in self.running:
             _signal_group(running.process, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS_TO_LEAVE
@@ -195,13 +219,18 @@ def _reason(status: int, missing: list) -> str:
 
 @contextmanager
 def _only_one_here(part: str) -> Iterator[int]:
-    """A lock on the artefacts that this process and its children hold, so that two runs do not write the same files.
+    """A lock on the artefacts that this process and its children hold, so that two runs do not
+    write the same files.
 
-    A whole plan excludes everybody; parts of a plan exclude a whole one and themselves, not each other.
+    A whole plan excludes everybody; parts of a plan exclude a whole one and themselves, not each
+    other.
     """
     folder = config.LOGS_ROOT / "reproduce"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+") as everything, open(folder / f"lock_{part or 'all'}", "a+") as own:
+    with (
+        open(folder / "lock", "a+") as everything,
+        open(folder / f"lock_{part or 'all'}", "a+") as own,
+    ):
         try:
             fcntl.flock(everything, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)

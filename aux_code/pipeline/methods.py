@@ -1,4 +1,5 @@
-"""The rows of the paper's tables: how each one's frames are made private, and which options make the difference."""
+"""The rows of the paper's tables: how each one's frames are made private, and which options make
+the difference."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +20,9 @@ class Attacker:
 PLAIN_ATTACKER = Attacker("", "released frames as they are")
 FEATURE_ATTACKER = Attacker("_features", "f_T's features", ("--level", "feature"))
 """Table 1's: it sees what feature extraction stores, of a still clip of each picture."""
-AVERAGING_ATTACKER = Attacker("_averaged", "mean of 16 releases of the same picture", ("--average_frames", "16"))
+AVERAGING_ATTACKER = Attacker(
+    "_averaged", "mean of 16 releases of the same picture", ("--average_frames", "16")
+)
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,15 @@ class Method:
     label: str
     """As in the tables."""
     kind: Literal["given", "reconstruction", "trained"]
-    """given: --anonymizer NAME; reconstruction: init_anonymizer's checkpoint; trained: the minimax training's."""
+    """given: --anonymizer NAME; reconstruction: init_anonymizer's checkpoint; trained: the minimax
+    training's."""
     preset_suffix: str = ""
     """Of train_anonymizer's preset, after `paper` or `miniature`."""
     own_initialisation: bool = False
     """Whether init_anonymizer too is run with the preset of this suffix."""
     miniature_options: tuple[str, ...] = ()
-    """Further options of train_anonymizer.py in the miniature, where the paper's value does not fit its short clips."""
+    """Further options of train_anonymizer.py in the miniature, where the paper's value does not fit
+    its short clips."""
     utility_arch: str = ""
     """Architecture of f_T (Table 10); empty: that of init_utility's preset."""
     miniature_utility_arch: str = ""
@@ -51,7 +56,9 @@ class Method:
 
     def label_in(self, preset: str) -> str:
         """The label in the tables of a preset."""
-        return self.miniature_label if preset == "miniature" and self.miniature_label else self.label
+        return (
+            self.miniature_label if preset == "miniature" and self.miniature_label else self.label
+        )
 
     def utility_arch_in(self, preset: str) -> str:
         """Architecture of f_T in a preset; empty: the preset's own."""
@@ -78,7 +85,13 @@ _ROWS = (
         own_initialisation=True,
         attackers=(PLAIN_ATTACKER, AVERAGING_ATTACKER),
     ),
-    Method("spact_equal_compute", "SPAct, equal compute", "trained", "_spact_equal_compute", control=True),
+    Method(
+        "spact_equal_compute",
+        "SPAct, equal compute",
+        "trained",
+        "_spact_equal_compute",
+        control=True,
+    ),
     Method("reconstruction", "Reconstruction only", "reconstruction", control=True),
 )
 
@@ -89,7 +102,8 @@ def _variant(name: str, label: str, **changes) -> Method:
 
 
 def _distance(paper: str, here: str, label_here: str) -> Method:
-    """A row of Table 6. Clips of the miniature last 30 to 36 frames, and two of the networks' clips take 30 of them."""
+    """A row of Table 6. Clips of the miniature last 30 to 36 frames, and two of the networks' clips
+    take 30 of them."""
     return _variant(
         f"distance_{paper}",
         f"clip distance {paper}",
@@ -136,4 +150,5 @@ TABLE_1 = ("raw", "spact", "ted_spad")
 """Rows of the feature-level leakage, by method name."""
 
 FEATURE_UTILITY_IN_MINIATURE = "small_still"
-"""Architecture of Table 1's f_T in the miniature: the usual one looks at motion, and a still clip has none."""
+"""Architecture of Table 1's f_T in the miniature: the usual one looks at motion, and a still clip
+has none."""

@@ -1,4 +1,5 @@
-"""Weights that the paper's plan starts from and that this repository does not make: are they there?"""
+"""Weights that the paper's plan starts from and that this repository does not make: are they
+there?"""
 
 from pathlib import Path
 
@@ -11,7 +12,8 @@ NEED_BOXES = ("blur", "blacken")
 
 
 def weight_notes(tasks: list[Task]) -> list[str]:
-    """One line for each kind of weights that the steps need or could start from, and do not find here.
+    """One line for each kind of weights that the steps need or could start from, and do not find
+    here.
 
     Args:
         tasks: those that are still to run.
@@ -20,19 +22,27 @@ def weight_notes(tasks: list[Task]) -> list[str]:
     starts = [task for task in tasks if task.stage == "init_utility"]
     notes = []
     if any("--init_weights" not in task.arguments for task in starts):
-        notes.append("f_T starts from random weights; the paper's starts from Kinetics-400: give --init_weights FILE")
+        notes.append(
+            "f_T starts from random weights; the paper's starts from Kinetics-400: give --init_weights FILE"
+        )
     files = {}
     without = ", ".join(_roots_without_boxes(tasks))
     if without:
-        files[_detector_url()] = f"the person detector of blur and blacken (no person_boxes.csv in {without})"
+        files[_detector_url()] = (
+            f"the person detector of blur and blacken (no person_boxes.csv in {without})"
+        )
     for task in starts:
         options = dict(zip(task.arguments, task.arguments[1:], strict=False))
         if options.get("--init_weights") == "kinetics400":
-            files[_kinetics_url(options["--ft_arch"])] = f"f_T {options['--ft_arch']} (Kinetics-400, torchvision)"
+            files[_kinetics_url(options["--ft_arch"])] = (
+                f"f_T {options['--ft_arch']} (Kinetics-400, torchvision)"
+            )
     for url, what in files.items():
         cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
         if not cached.is_file():
-            notes.append(f"weights of {what}: not at {cached}, so they will be downloaded from {url}")
+            notes.append(
+                f"weights of {what}: not at {cached}, so they will be downloaded from {url}"
+            )
     return notes
 
 

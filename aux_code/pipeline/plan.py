@@ -1,4 +1,5 @@
-"""Methods and seeds -> the list of tasks: which scripts run with which options, and what each waits for."""
+"""Methods and seeds -> the list of tasks: which scripts run with which options, and what each waits
+for."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from aux_code.pipeline.methods import (
 from aux_code.pipeline.tasks import Task
 
 ParametersOf = Callable[[str, str], dict[str, Any]]
-"""(script, preset) -> the preset's resolved parameters; raises UserError for a preset that the script does not have."""
+"""(script, preset) -> the preset's resolved parameters; raises UserError for a preset that the
+script does not have."""
 
 STAGE_1 = "anonymization_training/"
 STAGE_2 = "privacy_training/train_privacy.py"
@@ -50,13 +52,17 @@ class PlanSettings:
     utility_weights: str = ""
     """File of weights from which init_utility starts (the paper: Kinetics-400); empty: random."""
     ucf_crime_only: frozenset[str] = frozenset()
-    """Methods that only ablation tables show, and the miniature's controls: these report UCF-Crime alone."""
+    """Methods that only ablation tables show, and the miniature's controls: these report UCF-Crime
+    alone."""
     feature_level: tuple[str, ...] = ()
     """Methods whose f_T features are attacked too (Table 1)."""
 
 
 def build_plan(
-    methods: Iterable[str], seeds: Iterable[int], settings: PlanSettings, parameters_of: ParametersOf
+    methods: Iterable[str],
+    seeds: Iterable[int],
+    settings: PlanSettings,
+    parameters_of: ParametersOf,
 ) -> list[Task]:
     """Every task of the methods and seeds, each after those it needs.
 
@@ -66,7 +72,9 @@ def build_plan(
     names = list(dict.fromkeys(methods))
     unknown = [name for name in names if name not in METHODS]
     if unknown:
-        raise UserError(f"--methods {' '.join(unknown)}: unknown; the methods are: {', '.join(METHODS)}")
+        raise UserError(
+            f"--methods {' '.join(unknown)}: unknown; the methods are: {', '.join(METHODS)}"
+        )
     tasks: list[Task] = []
     for seed in dict.fromkeys(seeds):
         builder = _SeedPlan(settings, seed, parameters_of)
@@ -103,8 +111,12 @@ def anonymizer_argument(preset: str, seed: int, method: Method) -> str:
     if method.kind == "given":
         return method.name
     if method.kind == "reconstruction":
-        return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, "init_anonymizer") / "fa_recon.pth")
-    return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, f"anonymizer_{method.name}") / "last.pth")
+        return str(
+            config.SAVED_MODELS_ROOT / run_id(preset, seed, "init_anonymizer") / "fa_recon.pth"
+        )
+    return str(
+        config.SAVED_MODELS_ROOT / run_id(preset, seed, f"anonymizer_{method.name}") / "last.pth"
+    )
 
 
 def data_roots(script: str, arguments: tuple[str, ...]) -> tuple[Path, ...]:
@@ -114,7 +126,8 @@ def data_roots(script: str, arguments: tuple[str, ...]) -> tuple[Path, ...]:
 
 
 def _training_run(method: Method, arch: str) -> str:
-    """Name of the minimax training of a row; `arch` if its f_T is not the one that the row is defined with."""
+    """Name of the minimax training of a row; `arch` if its f_T is not the one that the row is
+    defined with."""
     return f"anonymizer_{method.name}" + (f"_{arch}" if arch else "")
 
 
@@ -124,8 +137,13 @@ def training_log(preset: str, seed: int, method: Method) -> Path:
 
 
 def miniature_root(seed: int) -> Path:
-    """Where the embedded benchmark of a seed lies: the user's data folder if it holds one, else below ARTIFACT_ROOT."""
-    return config.DATA_ROOT if _holds_rendering(seed) else config.ARTIFACT_ROOT / "miniature_data" / f"seed_{seed}"
+    """Where the embedded benchmark of a seed lies: the user's data folder if it holds one, else
+    below ARTIFACT_ROOT."""
+    return (
+        config.DATA_ROOT
+        if _holds_rendering(seed)
+        else config.ARTIFACT_ROOT / "miniature_data" / f"seed_{seed}"
+    )
 
 
 def _holds_rendering(seed: int) -> bool:
@@ -144,8 +162,8 @@ class _Step:
     outputs: tuple[Path, ...]
     arguments: tuple[str, ...] = ()
     reads: tuple[tuple[Path | str, str], ...] = ()
-    """(file, task that makes it) pairs. What no task makes has an empty one: a user's file as a path, whose content
-    counts, or a name such as raw as text."""
+    """(file, task that makes it) pairs. What no task makes has an empty one: a user's file as a
+    path, whose content counts, or a name such as raw as text."""
     preset_suffix: str = ""
     task_prefix: str = ""
     """Tells tasks of the same run apart."""
@@ -185,14 +203,33 @@ class _SeedPlan:
         arch = FEATURE_UTILITY_IN_MINIATURE if preset == "miniature" else ""
         if method.kind == "trained":
             maker = self._train(method, arch)
-            anonymizer = utility = (str(self._folder(_training_run(method, arch)) / "last.pth"), maker)
+            anonymizer = utility = (
+                str(self._folder(_training_run(method, arch)) / "last.pth"),
+                maker,
+            )
         else:
             anonymizer = (method.name, "")
             utility = self._init_utility(method.name, anonymizer, arch)
         result = privacy_result(preset, self.seed, method.name, FEATURE_ATTACKER)
-        arguments = ("--anonymizer", anonymizer[0], "--utility", str(utility[0]), *FEATURE_ATTACKER.options)
+        arguments = (
+            "--anonymizer",
+            anonymizer[0],
+            "--utility",
+            str(utility[0]),
+            *FEATURE_ATTACKER.options,
+        )
         run = method.name + FEATURE_ATTACKER.suffix
-        self._add(_Step(STAGE_2, run, method.name, (result,), arguments, (anonymizer, utility), task_prefix="privacy_"))
+        self._add(
+            _Step(
+                STAGE_2,
+                run,
+                method.name,
+                (result,),
+                arguments,
+                (anonymizer, utility),
+                task_prefix="privacy_",
+            )
+        )
 
     def _add_rendering(self) -> None:
         root = miniature_root(self.seed)
@@ -202,14 +239,20 @@ class _SeedPlan:
             return
         self.data = (root / "miniature.json", name)
         arguments = (str(root), "--seed", str(self.seed))
-        self.tasks[name] = Task(name, RENDER, "shared", self.seed, arguments, outputs=(self.data[0],))
+        self.tasks[name] = Task(
+            name, RENDER, "shared", self.seed, arguments, outputs=(self.data[0],)
+        )
 
     def _init_anonymizer(self, suffix: str) -> str:
         run = f"init_anonymizer{suffix}"
         output = self._folder(run) / "fa_recon.pth"
-        return self._add(_Step(STAGE_1 + "init_anonymizer.py", run, "shared", (output,), preset_suffix=suffix))
+        return self._add(
+            _Step(STAGE_1 + "init_anonymizer.py", run, "shared", (output,), preset_suffix=suffix)
+        )
 
-    def _init_utility(self, method_name: str, anonymizer: tuple[str, str], arch: str = "") -> tuple[Path, str]:
+    def _init_utility(
+        self, method_name: str, anonymizer: tuple[str, str], arch: str = ""
+    ) -> tuple[Path, str]:
         run = f"init_utility_{method_name}" + (f"_{arch}" if arch else "")
         output = self._folder(run) / "ft_action.pth"
         weights = self.settings.utility_weights
@@ -217,21 +260,36 @@ class _SeedPlan:
         if weights:  # the file is I3D's; torchvision has the weights of the others
             arguments += ("--init_weights", "kinetics400" if arch else weights)
         given = ((Path(weights), ""),) if weights and not arch else ()
-        step = _Step(STAGE_1 + "init_utility.py", run, method_name, (output,), arguments, (anonymizer, *given))
+        step = _Step(
+            STAGE_1 + "init_utility.py",
+            run,
+            method_name,
+            (output,),
+            arguments,
+            (anonymizer, *given),
+        )
         return output, self._add(step)
 
     def _init_privacy(self) -> tuple[Path, str]:
         output = self._folder("init_privacy") / "fb_ssl.pth"
-        return output, self._add(_Step(STAGE_1 + "init_privacy.py", "init_privacy", "shared", (output,)))
+        return output, self._add(
+            _Step(STAGE_1 + "init_privacy.py", "init_privacy", "shared", (output,))
+        )
 
     def _train(self, method: Method, arch: str = "") -> str:
-        """The minimax training, with an f_T of another architecture than init_utility's preset has if one is named."""
+        """The minimax training, with an f_T of another architecture than init_utility's preset has
+        if one is named."""
         suffix = method.preset_suffix if method.own_initialisation else ""
-        fa = (self._folder(f"init_anonymizer{suffix}") / "fa_recon.pth", self._init_anonymizer(suffix))
+        fa = (
+            self._folder(f"init_anonymizer{suffix}") / "fa_recon.pth",
+            self._init_anonymizer(suffix),
+        )
         ft, fb = self._init_utility("raw", ("raw", ""), arch), self._init_privacy()
         parts = {"--init_fa": fa, "--init_ft": ft, "--init_fb": fb}
         files = tuple(word for option, (path, _) in parts.items() for word in (option, str(path)))
-        run = _training_run(method, "" if arch == method.utility_arch_in(self.settings.preset) else arch)
+        run = _training_run(
+            method, "" if arch == method.utility_arch_in(self.settings.preset) else arch
+        )
         output = self._folder(run) / "last.pth"
         step = _Step(
             STAGE_1 + "train_anonymizer.py", run, method.name, (output,),
@@ -255,18 +313,30 @@ class _SeedPlan:
         )  # fmt: skip
 
     def _attacker_start(self) -> tuple[Path, str]:
-        """An attacker that knows raw pictures; the miniature's attackers of all methods start from it."""
+        """An attacker that knows raw pictures; the miniature's attackers of all methods start from
+        it."""
         run = "attacker_start"
         output = self._folder(run) / "attacker.pth"
         return output, self._add(_Step(STAGE_2, run, "shared", (output,), ("--anonymizer", "raw")))
 
     def _anomaly(
-        self, method: Method, dataset: str, anonymizer: tuple[str, str], utility: tuple[Path | str, str]
+        self,
+        method: Method,
+        dataset: str,
+        anonymizer: tuple[str, str],
+        utility: tuple[Path | str, str],
     ) -> None:
         preset, seed, name = self.settings.preset, self.seed, method.name
         features = config.FEATURES_ROOT / dataset / self._run(name)
         manifest = features / "manifest.json"
-        arguments = ("--dataset", dataset, "--anonymizer", anonymizer[0], "--utility", str(utility[0]))
+        arguments = (
+            "--dataset",
+            dataset,
+            "--anonymizer",
+            anonymizer[0],
+            "--utility",
+            str(utility[0]),
+        )
         extraction = self._add(
             _Step(
                 "feature_extraction/dali_extraction.py", name, name, (manifest,),
@@ -274,7 +344,10 @@ class _SeedPlan:
                 own_folder=features,
             )
         )  # fmt: skip
-        results = (anomaly_result(preset, seed, name, dataset), anomaly_scores(preset, seed, name, dataset))
+        results = (
+            anomaly_result(preset, seed, name, dataset),
+            anomaly_scores(preset, seed, name, dataset),
+        )
         self._add(
             _Step(
                 "anomaly_detection_mgfn/main.py", name, name, results,
@@ -289,7 +362,9 @@ class _SeedPlan:
         if name in self.tasks:
             return name
         preset = self.settings.preset + step.preset_suffix
-        reads = [(Path(path), maker) for path, maker in step.reads if maker or isinstance(path, Path)]
+        reads = [
+            (Path(path), maker) for path, maker in step.reads if maker or isinstance(path, Path)
+        ]
         environment = dict(self.settings.environment)
         if self.data:
             reads.insert(0, self.data)

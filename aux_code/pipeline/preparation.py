@@ -20,7 +20,8 @@ from aux_code.pipeline.status import STAGE_NAMES, clock
 from aux_code.pipeline.tasks import Task
 
 SUSTAINED_SHARE = 0.3
-"""Share of a large matrix product's speed that the stages are expected to reach (ours, an assumption)."""
+"""Share of a large matrix product's speed that the stages are expected to reach (ours, an
+assumption)."""
 
 _CONSTANTS = {
     "ucf101": "UCF101_ROOT", "vispr": "VISPR_ROOT", "ucf_crime": "UCF_CRIME_ROOT", "xd_violence": "XD_VIOLENCE_ROOT",
@@ -29,9 +30,11 @@ _CONSTANTS = {
 
 
 def missing_inputs(preset: str, settings: PlanSettings) -> list[str]:
-    """What the user has to provide and has not: one line each, with what to do. The miniature needs nothing.
+    """What the user has to provide and has not: one line each, with what to do. The miniature needs
+    nothing.
 
-    The weights of torchvision's networks (Table 10) are downloaded when they are needed, if they are not there.
+    The weights of torchvision's networks (Table 10) are downloaded when they are needed, if they
+    are not there.
     """
     if preset == "miniature":
         return []
@@ -50,15 +53,19 @@ def missing_inputs(preset: str, settings: PlanSettings) -> list[str]:
 
 
 def incomplete_data(preset: str, settings: PlanSettings) -> tuple[list[str], list[str]]:
-    """What is wrong with the data sets whose folders are there: (what makes them useless, what they merely lack).
+    """What is wrong with the data sets whose folders are there: (what makes them useless, what they
+    merely lack).
 
-    Lists and annotations are read and files looked for, as `python -m aux_code.datasets.check` does; nothing decoded.
+    Lists and annotations are read and files looked for, as `python -m aux_code.datasets.check`
+    does; nothing decoded.
     """
     if preset == "miniature":
         return [], []
     useless, lacking = [], []
     if (config.DATA_ROOT / "miniature.json").is_file():
-        lacking.append(f"{config.DATA_ROOT} holds the drawn scenes of the miniature, not the real data sets")
+        lacking.append(
+            f"{config.DATA_ROOT} holds the drawn scenes of the miniature, not the real data sets"
+        )
     for name in ("ucf101", "vispr", *settings.datasets):
         if not getattr(config, _CONSTANTS[name]).is_dir():
             continue
@@ -72,25 +79,41 @@ def incomplete_data(preset: str, settings: PlanSettings) -> tuple[list[str], lis
 
 
 def describe_plan(
-    tasks: list[Task], n_jobs: int, missing: list[str], gflops: float = 0.0, lacking: Sequence[str] = ()
+    tasks: list[Task],
+    n_jobs: int,
+    missing: list[str],
+    gflops: float = 0.0,
+    lacking: Sequence[str] = (),
 ) -> str:
-    """The plan as a shell script that can be pasted, with what is done, what is missing and the expected time.
+    """The plan as a shell script that can be pasted, with what is done, what is missing and the
+    expected time.
 
     Args:
         tasks: each after those it needs.
         n_jobs: steps at once.
         missing: lines of `missing_inputs`.
-        gflops: GFLOP per second that are assumed where nothing is measured; 0: such a plan's time is unknown.
+        gflops: GFLOP per second that are assumed where nothing is measured; 0: such a plan's time
+            is unknown.
         lacking: what the data sets lack that does not keep a run from starting.
     """
     done = _done(tasks)
     rest = [task for task in tasks if task.name not in done]
     estimates = Estimates(tasks, gflops)
     seconds = estimates.seconds_left(rest, [], n_jobs)
-    duration = "unknown (nothing of this size was measured yet)" if seconds is None else f"about {hours(seconds)}"
-    lines = [f"# {len(tasks)} steps, {len(done)} of them done; the rest takes {duration} with {n_jobs} at once"]
+    duration = (
+        "unknown (nothing of this size was measured yet)"
+        if seconds is None
+        else f"about {hours(seconds)}"
+    )
+    lines = [
+        f"# {len(tasks)} steps, {len(done)} of them done; the rest takes {duration} with {n_jobs} at once"
+    ]
     lines += _stage_lines(rest, estimates)
-    for word, texts in (("MISSING", missing), ("INCOMPLETE", lacking), ("NOTE", weight_notes(rest))):
+    for word, texts in (
+        ("MISSING", missing),
+        ("INCOMPLETE", lacking),
+        ("NOTE", weight_notes(rest)),
+    ):
         lines += [f"# {word}: " + text.replace("\n", "\n#   ") for text in texts]
     lines.append(f"cd {shlex.quote(str(config.REPOSITORY_ROOT))}")
     for task in tasks:
@@ -111,17 +134,24 @@ def _stage_lines(rest: list[Task], estimates: Estimates) -> list[str]:
         measured = all(map(estimates.is_measured, members))
         assumed = assumed or not measured
         source = "at the rate measured here" if measured else "not measured here"
-        lines.append(f"#   {STAGE_NAMES.get(stage, stage)}: {len(members)} steps, {hours(sum(seconds))}, {source}")
+        lines.append(
+            f"#   {STAGE_NAMES.get(stage, stage)}: {len(members)} steps, {hours(sum(seconds))}, {source}"
+        )
     if assumed and estimates.gflops:
         rate = f"{estimates.gflops / 1000:.3g} TFLOP/s (--tflops, else 30 % of a matrix product timed here)"
-        lines.append(f"#   not measured: FLOP of the paper's networks and data at {rate}; decoding may take longer")
+        lines.append(
+            f"#   not measured: FLOP of the paper's networks and data at {rate}; decoding may take longer"
+        )
     elif assumed:
-        lines.append("#   not measured: what such steps took on one core of an AMD EPYC with AVX-512 BF16")
+        lines.append(
+            "#   not measured: what such steps took on one core of an AMD EPYC with AVX-512 BF16"
+        )
     return lines
 
 
 def sustained_gflops(device: torch.device) -> float:
-    """GFLOP per second expected of the stages on a device, from one short matrix product in bf16 (GPU) or fp32."""
+    """GFLOP per second expected of the stages on a device, from one short matrix product in bf16
+    (GPU) or fp32."""
     size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     matrix = torch.ones(size, size, device=device, dtype=dtype)
     seconds = []
@@ -138,7 +168,8 @@ def hours(seconds: float) -> str:
 
 
 def worked_seconds(tasks: list[Task]) -> float:
-    """Wall-clock seconds in which any of the tasks ran, over all calls that did a part of the work."""
+    """Wall-clock seconds in which any of the tasks ran, over all calls that did a part of the
+    work."""
     spans = sorted(span for task in tasks if (span := _span(task)))
     total, end = 0.0, float("-inf")
     for start, finish in spans:

@@ -44,7 +44,9 @@ class StatusDisplay:
         """The task has no result; the others that do not need it go on."""
         lines = task.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
         shown = "\n".join(f"    {line}" for line in lines[-LOG_LINES_SHOWN:])
-        self._line(f"{self._position()} FAILED {describe(task)}: {reason}\n{shown}\n    (whole log: {task.log_path})")
+        self._line(
+            f"{self._position()} FAILED {describe(task)}: {reason}\n{shown}\n    (whole log: {task.log_path})"
+        )
 
     def refresh(self, running: list[tuple[Task, float]], seconds_left: float | None) -> None:
         """Called often; `running` is (task, time of its start)."""
@@ -54,7 +56,9 @@ class StatusDisplay:
             return
         self.last_line = now
         left = "unknown" if seconds_left is None else f"about {clock(seconds_left)}"
-        names = " + ".join(f"{describe(task)} {clock(time.time() - started)}" for task, started in running)
+        names = " + ".join(
+            f"{describe(task)} {clock(time.time() - started)}" for task, started in running
+        )
         text = f"{self._position()} {clock(now - self.begun)} elapsed, {left} left | {names}"
         if self.is_terminal:
             self.stream.write(f"\r\033[K{text[: _terminal_width() - 1]}")

@@ -40,14 +40,19 @@ class Task:
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables that differ from this process's."""
     own_folder: Path | None = None
-    """Folder that only this task writes to; emptied before a fresh start, so that nothing of other inputs stays."""
+    """Folder that only this task writes to; emptied before a fresh start, so that nothing of other
+    inputs stays."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """The preset's resolved parameters: a changed preset makes the task unfinished."""
 
     @property
     def stage(self) -> str:
         """Short name of what runs, for displays and for estimates of time."""
-        return self.script.rsplit(".", 1)[-1] if self.script.startswith("-m ") else Path(self.script).stem
+        return (
+            self.script.rsplit(".", 1)[-1]
+            if self.script.startswith("-m ")
+            else Path(self.script).stem
+        )
 
     @property
     def log_path(self) -> Path:
@@ -67,8 +72,16 @@ class Task:
     def command(self, resume: bool = False) -> list[str]:
         """The argument vector."""
         is_module = self.script.startswith("-m ")
-        program = self.script.split(" ") if is_module else [str(config.REPOSITORY_ROOT / self.script)]
-        return [sys.executable, *program, *self.arguments, *self.machine_arguments, *(["--resume"] if resume else [])]
+        program = (
+            self.script.split(" ") if is_module else [str(config.REPOSITORY_ROOT / self.script)]
+        )
+        return [
+            sys.executable,
+            *program,
+            *self.arguments,
+            *self.machine_arguments,
+            *(["--resume"] if resume else []),
+        ]
 
     def shell_line(self) -> str:
         """The command as a line that can be pasted into a shell, from the repository's root."""
@@ -78,7 +91,8 @@ class Task:
         return " ".join([*variables, shlex.quote(sys.executable), program, *words])
 
     def fingerprint(self) -> str:
-        """SHA-256 over what decides the result: script, arguments, preset, and what its inputs and data contain."""
+        """SHA-256 over what decides the result: script, arguments, preset, and what its inputs and
+        data contain."""
         digests = {str(path): file_digest(path) for path in self.inputs}
         # an argument that names an input stands for its content, wherever the file lies
         arguments = [digests.get(word) or portable(word) for word in self.arguments]
@@ -87,18 +101,27 @@ class Task:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def is_done(self) -> bool:
-        """Whether the stamp belongs to these very inputs, every output exists and its own folder is as it was left."""
-        if not self.stamp_path.is_file() or not all(path.exists() for path in (*self.inputs, *self.outputs)):
+        """Whether the stamp belongs to these very inputs, every output exists and its own folder is
+        as it was left."""
+        if not self.stamp_path.is_file() or not all(
+            path.exists() for path in (*self.inputs, *self.outputs)
+        ):
             return False
         try:
             stamp = read_json(self.stamp_path)
-            return stamp.get("fingerprint") == self.fingerprint() and stamp.get("folder") == self._folder_digest()
+            return (
+                stamp.get("fingerprint") == self.fingerprint()
+                and stamp.get("folder") == self._folder_digest()
+            )
         except UserError:
             return False
 
     def was_interrupted(self) -> bool:
         """Whether the same work was started and has not ended."""
-        return self.started_path.is_file() and read_json(self.started_path).get("fingerprint") == self.fingerprint()
+        return (
+            self.started_path.is_file()
+            and read_json(self.started_path).get("fingerprint") == self.fingerprint()
+        )
 
     def mark_started(self) -> None:
         """Notes that the work goes on from here; an older stamp no longer counts."""
@@ -106,16 +129,24 @@ class Task:
         write_json(self.started_path, {"fingerprint": self.fingerprint()})
 
     def mark_done(
-        self, started: float | None, finished: float | None, status: int, cpu_seconds: float | None = None
+        self,
+        started: float | None,
+        finished: float | None,
+        status: int,
+        cpu_seconds: float | None = None,
     ) -> None:
-        """Writes the stamp: fingerprint, the command, the span of time (seconds since the epoch), processor time.
+        """Writes the stamp: fingerprint, the command, the span of time (seconds since the epoch),
+        processor time.
 
         Times of what was run by hand are not known: None.
         """
         stamp = {"task": self.name, "stage": self.stage, "method": self.method, "seed": self.seed}
         stamp |= {"fingerprint": self.fingerprint(), "command": self.shell_line(), "status": status}
         stamp |= {"folder": self._folder_digest(), "commit": git_commit()}
-        write_json(self.stamp_path, stamp | {"started": started, "finished": finished, "cpu_seconds": cpu_seconds})
+        write_json(
+            self.stamp_path,
+            stamp | {"started": started, "finished": finished, "cpu_seconds": cpu_seconds},
+        )
         self.started_path.unlink(missing_ok=True)
 
     def _folder_digest(self) -> str:

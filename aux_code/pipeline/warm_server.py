@@ -1,13 +1,14 @@
 """The process whose copies become the steps of a plan; started by warm_start.py as
 `python warm_server.py CHANNEL LIBRARY...`.
 
-A plan of the miniature is close to a hundred short steps, and each would spend some four seconds of a core on importing
-PyTorch and the rest. The server imports them once and forks for each step; the copy then runs the script as
-`python SCRIPT ...` would. Nothing of this project is imported before, and no computation has started: threads, devices
-and settings of a copy are its own.
+A plan of the miniature is close to a hundred short steps, and each would spend some four seconds of
+a core on importing PyTorch and the rest. The server imports them once and forks for each step; the
+copy then runs the script as `python SCRIPT ...` would. Nothing of this project is imported before,
+and no computation has started: threads, devices and settings of a copy are its own.
 
-CHANNEL is the number of an inherited socket. A line of JSON in: {"command", "output", "environment"}. Lines out:
-{"started": pid} at once and, later, {"ended": pid, "status": exit status or minus a signal's number, "cpu_seconds"}.
+CHANNEL is the number of an inherited socket. A line of JSON in: {"command", "output",
+"environment"}. Lines out: {"started": pid} at once and, later, {"ended": pid, "status": exit status
+or minus a signal's number, "cpu_seconds"}.
 """
 
 import gc
@@ -26,7 +27,8 @@ SECONDS_BETWEEN_LOOKS = 0.05
 
 
 def serve(channel: socket.socket) -> dict[str, Any] | None:
-    """The server's loop. Returns in every copy, with what it shall run, and in the server at the end, with None."""
+    """The server's loop. Returns in every copy, with what it shall run, and in the server at the
+    end, with None."""
     children: set[int] = set()
     pending = b""
     while True:
@@ -47,7 +49,14 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
             if found:
                 children.remove(pid)
                 seconds = usage.ru_utime + usage.ru_stime
-                _say(channel, {"ended": pid, "status": os.waitstatus_to_exitcode(status), "cpu_seconds": seconds})
+                _say(
+                    channel,
+                    {
+                        "ended": pid,
+                        "status": os.waitstatus_to_exitcode(status),
+                        "cpu_seconds": seconds,
+                    },
+                )
 
 
 def _say(channel: socket.socket, message: dict[str, float]) -> None:
@@ -55,7 +64,8 @@ def _say(channel: socket.socket, message: dict[str, float]) -> None:
 
 
 def become(request: dict[str, Any]) -> None:
-    """In a copy: takes over process group, output, environment and arguments, then runs the script to its end."""
+    """In a copy: takes over process group, output, environment and arguments, then runs the script
+    to its end."""
     os.setsid()
     descriptor = os.open(request["output"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(descriptor, 1)

@@ -1,4 +1,5 @@
-"""Starts steps as copies of one process that has imported the libraries already: see warm_server.py."""
+"""Starts steps as copies of one process that has imported the libraries already: see
+warm_server.py."""
 
 import json
 import os
@@ -18,8 +19,9 @@ LIBRARIES = (
     "torch", "torch._dynamo", "torch.utils.tensorboard", "torch.optim.swa_utils", "torchvision", "numpy", "PIL.Image",
     "av", "nvidia.dali.fn", "tyro", "sklearn.metrics", "matplotlib.pyplot",
 )  # fmt: skip
-"""What the stages import, now or later; each is imported once for all steps. torch._dynamo is what every optimizer
-imports when it is made, which takes a second. OpenVINO is not here: its import starts a thread."""
+"""What the stages import, now or later; each is imported once for all steps. torch._dynamo is what
+every optimizer imports when it is made, which takes a second. OpenVINO is not here: its import
+starts a thread."""
 
 _SERVER = Path(__file__).with_name("warm_server.py")
 
@@ -35,12 +37,14 @@ class StartedStep:
 
     @property
     def returncode(self) -> int | None:
-        """Exit status, minus the signal's number if one ended it; None as long as it runs or nobody has polled."""
+        """Exit status, minus the signal's number if one ended it; None as long as it runs or nobody
+        has polled."""
         return self.server.ended[self.pid]["status"] if self.pid in self.server.ended else None
 
     @property
     def cpu_seconds(self) -> float | None:
-        """Processor time of the step and of what it started and waited for; None as long as it runs."""
+        """Processor time of the step and of what it started and waited for; None as long as it
+        runs."""
         return self.server.ended[self.pid]["cpu_seconds"] if self.pid in self.server.ended else None
 
     def poll(self) -> int | None:
@@ -66,8 +70,8 @@ class StepServer:
     """Owner's side: one server process, started with the first step.
 
     Args:
-        environment: variables of the server beside this process's, such as OMP_NUM_THREADS, which libraries read when
-            they are imported.
+        environment: variables of the server beside this process's, such as OMP_NUM_THREADS, which
+            libraries read when they are imported.
         kept_open: file descriptors that every step inherits, such as a lock's.
     """
 
@@ -78,8 +82,11 @@ class StepServer:
         self.ended: dict[int, dict] = {}
         self.started: list[int] = []
 
-    def start(self, command: Sequence[str], output: str, environment: dict[str, str]) -> StartedStep:
-        """Runs `command`, [interpreter, SCRIPT or -m MODULE, ...], as leader of a process group of its own.
+    def start(
+        self, command: Sequence[str], output: str, environment: dict[str, str]
+    ) -> StartedStep:
+        """Runs `command`, [interpreter, SCRIPT or -m MODULE, ...], as leader of a process group of
+        its own.
 
         Args:
             command: the interpreter is that of this process.
@@ -87,11 +94,16 @@ class StepServer:
             environment: variables beside this process's.
 
         Raises:
-            UserError: the server has ended, which only happens if somebody or the kernel has killed it.
+            UserError: the server has ended, which only happens if somebody or the kernel has killed
+                it.
         """
         if self.process is None:
             self._start_server()
-        request = {"command": list(command[1:]), "output": output, "environment": {**os.environ, **environment}}
+        request = {
+            "command": list(command[1:]),
+            "output": output,
+            "environment": {**os.environ, **environment},
+        }
         try:
             self.socket.sendall(json.dumps(request).encode() + b"\n")
         except ConnectionError:

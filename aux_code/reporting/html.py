@@ -1,4 +1,5 @@
-"""One HTML file without scripts or references to anything outside it, readable on screen and on paper."""
+"""One HTML file without scripts or references to anything outside it, readable on screen and on
+paper."""
 
 import base64
 import html

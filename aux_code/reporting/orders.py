@@ -1,4 +1,5 @@
-"""Do our rows come out in the paper's order? Computed from the values, and said beside every table."""
+"""Do our rows come out in the paper's order? Computed from the values, and said beside every
+table."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
@@ -41,17 +42,25 @@ def main_order_notes(results: Results) -> OrderNotes:
         metric = HEADLINE_METRIC[dataset]
         columns.append((f"{dataset}_{metric}", f"{dataset}:{metric}", f"{label} {metric.upper()}"))
     rows = published.TABLE_8.items()
-    named = [(label, metric, {m: getattr(row, name) for m, row in rows}) for name, metric, label in columns]
+    named = [
+        (label, metric, {m: getattr(row, name) for m, row in rows})
+        for name, metric, label in columns
+    ]
     return _notes(results, named, whole=False)
 
 
 def ablation_order_notes(results: Results, number: str) -> OrderNotes:
     """Of Table 2, 3, 4, 5, 6, 9 or 10."""
     if number == "10" and results.preset == "miniature":
-        return ("Other networks than the paper's, made for small pictures: there is no order to compare.",), ()
+        return (
+            "Other networks than the paper's, made for small pictures: there is no order to compare.",
+        ), ()
     rows = published.ABLATIONS[number].items()
     columns = (("vispr_cmap", "cmap", "cMAP"), ("ucf_crime_auc", "ucf_crime:auc", "AUC"))
-    return _notes(results, ((label, metric, {m: getattr(row, n) for m, row in rows}) for n, metric, label in columns))
+    return _notes(
+        results,
+        ((label, metric, {m: getattr(row, n) for m, row in rows}) for n, metric, label in columns),
+    )
 
 
 def feature_order_notes(results: Results) -> OrderNotes:
@@ -59,8 +68,11 @@ def feature_order_notes(results: Results) -> OrderNotes:
     return _notes(results, [("cMAP", "feature_cmap", published.TABLE_1)])
 
 
-def _notes(results: Results, columns: Iterable[tuple[str, str, Mapping[str, float]]], whole: bool = True) -> OrderNotes:
-    """Sentences for columns (label, metric, the paper's values); `whole`: every row belongs to the comparison."""
+def _notes(
+    results: Results, columns: Iterable[tuple[str, str, Mapping[str, float]]], whole: bool = True
+) -> OrderNotes:
+    """Sentences for columns (label, metric, the paper's values); `whole`: every row belongs to the
+    comparison."""
     agree, differ = [], []
     for label, metric, paper in columns:
         ours = {name: results.mean(name, metric) for name in paper}
@@ -85,16 +97,24 @@ def _difference(
     text += f"{len(agreement.agreeing)} of {n_pairs} pairs agree"
     if len(measured) <= MAX_ROWS_SPELLED_OUT:
         orders = [sorted(measured, key=values.__getitem__) for values in (ours, paper)]
-        here, there = (" < ".join(METHODS[name].label_in(results.preset) for name in order) for order in orders)
+        here, there = (
+            " < ".join(METHODS[name].label_in(results.preset) for name in order) for order in orders
+        )
         text += f": here {here}, there {there}"
     else:
-        others = [low if high == "ted_spad" else high for low, high in agreement.differing if "ted_spad" in (low, high)]
+        others = [
+            low if high == "ted_spad" else high
+            for low, high in agreement.differing
+            if "ted_spad" in (low, high)
+        ]
         if others:
             names = ", ".join(METHODS[name].label_in(results.preset) for name in others)
             text += f"; TeD-SPAD stands on the other side of: {names}"
     if len(results.seeds) > 1:
         n_small = sum(_within_deviation(results, metric, *pair) for pair in agreement.differing)
-        text += f"; {n_small} of the {len(agreement.differing)} others differ by less than the seeds do"
+        text += (
+            f"; {n_small} of the {len(agreement.differing)} others differ by less than the seeds do"
+        )
     return text + "."
 
 

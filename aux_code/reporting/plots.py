@@ -31,7 +31,8 @@ _LOOKS = {
     "spact_equal_compute": ("#e3b96a", "D"),
     "reconstruction": ("#9aa3af", "o"),
 }
-"""Colour and marker of a method in every figure; chosen to differ in lightness too, for grey printers."""
+"""Colour and marker of a method in every figure; chosen to differ in lightness too, for grey
+printers."""
 
 FIGURE_STYLE = {
     "font.family": "DejaVu Sans",
@@ -77,22 +78,35 @@ def look(method: Method) -> tuple[str, str]:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Writes a PNG at 160 dpi."""
     FigureCanvasAgg(figure)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=160, facecolor="white"))
+    write_atomically(
+        path, lambda file: figure.savefig(file, format="png", dpi=160, facecolor="white")
+    )
     return path
 
 
 def trade_off(results: Results) -> Figure:
-    """Leakage against detection (the paper's Fig. 3): one large panel for UCF-Crime, a small one per other data set."""
+    """Leakage against detection (the paper's Fig. 3): one large panel for UCF-Crime, a small one
+    per other data set."""
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(10.5, 5.4))
-        grid = figure.add_gridspec(2, 2, width_ratios=(2.1, 1), left=0.07, right=0.985, top=0.93, bottom=0.2)
+        grid = figure.add_gridspec(
+            2, 2, width_ratios=(2.1, 1), left=0.07, right=0.985, top=0.93, bottom=0.2
+        )
         grid.update(hspace=0.5, wspace=0.2)
         cells = [grid[:, 0], grid[0, 1], grid[1, 1]]
         for place, dataset in enumerate(results.datasets[:3]):
             axes = figure.add_subplot(cells[place])
             _trade_off_panel(axes, results, dataset, labelled=place == 0)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=8.5, handletextpad=0.3, columnspacing=1.4)
+        figure.legend(
+            handles,
+            labels,
+            loc="lower center",
+            ncols=5,
+            fontsize=8.5,
+            handletextpad=0.3,
+            columnspacing=1.4,
+        )
     return figure
 
 
@@ -112,14 +126,18 @@ def _trade_off_panel(axes: Axes, results: Results, dataset: str, labelled: bool)
         )  # fmt: skip
         points.append((100 * x, 100 * y, method))
     chance = results.chance_cmap()
-    _frame_trade_off(axes, [p[:2] for p in points], 100 * chance if chance is not None else None, labelled)
+    _frame_trade_off(
+        axes, [p[:2] for p in points], 100 * chance if chance is not None else None, labelled
+    )
     axes.set_title(f"{DATASET_LABELS[dataset]} {HEADLINE_METRIC[dataset].upper()}, %")
     if labelled:
         axes.set_xlabel("private attributes leaked: VISPR cMAP, %  (less is better →)")
         axes.set_ylabel("anomalies detected, %  (more is better →)")
 
 
-def _frame_trade_off(axes: Axes, points: list[tuple[float, float]], chance: float | None, labelled: bool) -> None:
+def _frame_trade_off(
+    axes: Axes, points: list[tuple[float, float]], chance: float | None, labelled: bool
+) -> None:
     """Leakage falls to the right, so the best corner is the upper right one."""
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -138,7 +156,11 @@ def _frame_trade_off(axes: Axes, points: list[tuple[float, float]], chance: floa
                 color=MUTED, fontsize=8.5, xytext=(-2, 0), textcoords="offset points",
             )  # fmt: skip
     corner = axes.imshow(
-        _corner_gradient(), extent=(0.6, 1, 0.55, 1), transform=axes.transAxes, aspect="auto", zorder=0
+        _corner_gradient(),
+        extent=(0.6, 1, 0.55, 1),
+        transform=axes.transAxes,
+        aspect="auto",
+        zorder=0,
     )
     corner.set_clip_on(True)
     if labelled:
@@ -158,27 +180,43 @@ def _corner_gradient() -> np.ndarray:
 def attribute_bars(results: Results, methods: Sequence[Method]) -> Figure:
     """Average precision of every attribute under these methods; a dashed line marks chance."""
     attributes = results.attributes()
-    chances = next((r.leakage.chance_per_attribute for e in results.by_method.values() for r in e if r.leakage), {})
+    chances = next(
+        (
+            r.leakage.chance_per_attribute
+            for e in results.by_method.values()
+            for r in e
+            if r.leakage
+        ),
+        {},
+    )
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(11, 0.9 + 0.3 * len(methods)))
         all_axes = figure.subplots(1, max(1, len(attributes)), sharey=True, squeeze=False)[0]
         height = figure.get_figheight()
-        figure.subplots_adjust(left=0.17, right=0.99, top=1 - 0.3 / height, bottom=0.5 / height, wspace=0.14)
+        figure.subplots_adjust(
+            left=0.17, right=0.99, top=1 - 0.3 / height, bottom=0.5 / height, wspace=0.14
+        )
         for axes, attribute in zip(all_axes, attributes, strict=False):
             for row, method in enumerate(methods):
                 mean = results.mean(method.name, f"attribute:{attribute}")
                 if mean is not None:
                     deviation = results.deviation(method.name, f"attribute:{attribute}")
                     error = 100 * deviation if deviation is not None else None
-                    axes.barh(row, 100 * mean, xerr=error, height=0.72, color=look(method)[0], alpha=0.9)
+                    axes.barh(
+                        row, 100 * mean, xerr=error, height=0.72, color=look(method)[0], alpha=0.9
+                    )
             if chances.get(attribute) is not None:
                 axes.axvline(100 * chances[attribute], color="white", linewidth=2.4)
-                axes.axvline(100 * chances[attribute], color=INK, linewidth=1, linestyle=(0, (4, 2)))
+                axes.axvline(
+                    100 * chances[attribute], color=INK, linewidth=1, linestyle=(0, (4, 2))
+                )
             axes.set_xlim(0, 100)
             axes.set_xticks([0, 50])
             axes.set_title(attribute.split("_", 1)[-1].replace("_", " "), fontsize=9)
             axes.tick_params(length=0)
-        all_axes[0].set_yticks(range(len(methods)), [method.label_in(results.preset) for method in methods], color=INK)
+        all_axes[0].set_yticks(
+            range(len(methods)), [method.label_in(results.preset) for method in methods], color=INK
+        )
         all_axes[0].invert_yaxis()
         figure.text(0.17, 0.015, "average precision, %; dashed: chance", color=MUTED, fontsize=8.5)
     return figure
@@ -193,7 +231,9 @@ def category_bars(results: Results, dataset: str, methods: Sequence[Method]) -> 
         methods: one bar of each per category.
     """
     names = categories(results, dataset)
-    methods = [m for m in methods if any(category_auc(results, m, dataset, c) is not None for c in names)]
+    methods = [
+        m for m in methods if any(category_auc(results, m, dataset, c) is not None for c in names)
+    ]
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(10.5, 3.2))
         axes = figure.add_axes((0.06, 0.24, 0.93, 0.64))
@@ -211,8 +251,11 @@ def category_bars(results: Results, dataset: str, methods: Sequence[Method]) -> 
     return figure
 
 
-def score_figure(title: str, curves: list[Curve], events: Sequence[Sequence[int]], strips: list[Strip]) -> Figure:
-    """Scores over a video with the true events shaded, and frames below at their places (the paper's Figs. 5 and 8)."""
+def score_figure(
+    title: str, curves: list[Curve], events: Sequence[Sequence[int]], strips: list[Strip]
+) -> Figure:
+    """Scores over a video with the true events shaded, and frames below at their places (the
+    paper's Figs. 5 and 8)."""
     n_frames = max(len(curve.scores) for curve in curves)
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(10.5, 2.5 + 1.05 * len(strips)))
@@ -222,18 +265,38 @@ def score_figure(title: str, curves: list[Curve], events: Sequence[Sequence[int]
         axes = figure.add_subplot(grid[0])
         for number, (start, end) in enumerate(events):
             axes.axvspan(
-                start, end, color=TRUTH, alpha=0.55, linewidth=0, label=None if number else "anomalous (truth)"
+                start,
+                end,
+                color=TRUTH,
+                alpha=0.55,
+                linewidth=0,
+                label=None if number else "anomalous (truth)",
             )
         for curve in curves:
             x = np.repeat(np.arange(len(curve.scores) + 1), 2)[1:-1]
             axes.plot(
-                x, np.repeat(curve.scores, 2), color=look(curve.method)[0], linewidth=1.7, label=curve.method.label
+                x,
+                np.repeat(curve.scores, 2),
+                color=look(curve.method)[0],
+                linewidth=1.7,
+                label=curve.method.label,
             )
         axes.set(xlim=(0, n_frames), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1], ylabel="anomaly score")
         axes.set_title(title)
         axes.tick_params(length=2, pad=2)
-        axes.text(1.0, -0.19, "frame", transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=MUTED)
-        axes.legend(loc="upper left", bbox_to_anchor=(0.35, 1.19), ncols=5, fontsize=8.5, handlelength=1.5)
+        axes.text(
+            1.0,
+            -0.19,
+            "frame",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontsize=8.5,
+            color=MUTED,
+        )
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(0.35, 1.19), ncols=5, fontsize=8.5, handlelength=1.5
+        )
         for row, strip in enumerate(strips, 1):
             _draw_strip(figure.add_subplot(grid[row]), strip, n_frames)
     return figure
@@ -243,7 +306,16 @@ def _draw_strip(axes: Axes, strip: Strip, n_frames: int) -> None:
     height, width = strip.frames.shape[1:3]
     axes.set(xlim=(0, n_frames), ylim=(0, 1), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    axes.text(-0.012, 0.5, strip.label, transform=axes.transAxes, ha="right", va="center", fontsize=8.5, color=INK)
+    axes.text(
+        -0.012,
+        0.5,
+        strip.label,
+        transform=axes.transAxes,
+        ha="right",
+        va="center",
+        fontsize=8.5,
+        color=INK,
+    )
     box = axes.get_position()
     figure_width, figure_height = axes.figure.get_size_inches()
     share = box.height * figure_height * width / height / (box.width * figure_width)
@@ -256,21 +328,35 @@ def _draw_strip(axes: Axes, strip: Strip, n_frames: int) -> None:
 
 
 def picture_grid(rows: list[tuple[str, np.ndarray]], columns: Sequence[str]) -> Figure:
-    """The same pictures under every method: rows (label, uint8 (n, H, W, 3)), one column per picture."""
+    """The same pictures under every method: rows (label, uint8 (n, H, W, 3)), one column per
+    picture."""
     n = len(columns)
     with matplotlib.rc_context(FIGURE_STYLE):
         headline = 0.1 + 0.13 * max(text.count("\n") + 1 for text in columns)
         figure = Figure(figsize=(1.9 + 1.02 * n, headline + 0.05 + 1.02 * len(rows)))
         left = 1.8 / figure.get_figwidth()
         top = 1 - headline / figure.get_figheight()
-        figure.subplots_adjust(left=left, right=0.995, top=top, bottom=0.005, wspace=0.04, hspace=0.04)
+        figure.subplots_adjust(
+            left=left, right=0.995, top=top, bottom=0.005, wspace=0.04, hspace=0.04
+        )
         all_axes = figure.subplots(len(rows), n, squeeze=False)
         for (label, pictures), row in zip(rows, all_axes, strict=True):
             for picture, axes in zip(pictures, row, strict=True):
                 axes.imshow(picture, interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-            row[0].text(-0.06, 0.5, label, transform=row[0].transAxes, ha="right", va="center", fontsize=8.5, color=INK)
+            row[0].text(
+                -0.06,
+                0.5,
+                label,
+                transform=row[0].transAxes,
+                ha="right",
+                va="center",
+                fontsize=8.5,
+                color=INK,
+            )
         for axes, text in zip(all_axes[0], columns, strict=True):
-            axes.set_title(text, fontsize=7.5, fontweight="normal", loc="center", color=MUTED, pad=3)
+            axes.set_title(
+                text, fontsize=7.5, fontweight="normal", loc="center", color=MUTED, pad=3
+            )
     return figure

@@ -1,6 +1,7 @@
 """Every number of the paper's tables (ICCV 2023, arXiv 2308.11072), in percent, as data.
 
-Table 8's obfuscation rows on XD-Violence follow the paper's own percentages; the arXiv PDF misprints the two values.
+Table 8's obfuscation rows on XD-Violence follow the paper's own percentages; the arXiv PDF
+misprints the two values.
 """
 
 from typing import NamedTuple
@@ -28,12 +29,17 @@ TABLE_8 = {
 """Method of aux_code.pipeline.methods -> the paper's row."""
 
 CHANCE_CMAP = 24.78
-"""Mean positive rate of the seven VISPR1 attributes in the test set: a guess without any information, in percent."""
+"""Mean positive rate of the seven VISPR1 attributes in the test set: a guess without any
+information, in percent."""
 
 HEADLINE_METRIC = {"ucf_crime": "auc", "xd_violence": "ap", "shanghaitech": "auc"}
 """Which metric the paper reports for a data set."""
 
-DATASET_LABELS = {"ucf_crime": "UCF-Crime", "xd_violence": "XD-Violence", "shanghaitech": "ShanghaiTech"}
+DATASET_LABELS = {
+    "ucf_crime": "UCF-Crime",
+    "xd_violence": "XD-Violence",
+    "shanghaitech": "ShanghaiTech",
+}
 """Name of a data set in the code -> as people write it."""
 
 
@@ -56,8 +62,16 @@ ABLATIONS: dict[str, dict[str, Ablation]] = {
         "omega_1": Ablation(55.26, 70.56),
         "omega_10": Ablation(51.67, 69.27),
     },
-    "5": {"margin_0.5": Ablation(49.78, 62.12), "ted_spad": _TED_SPAD, "margin_2": Ablation(58.86, 67.30)},
-    "6": {"ted_spad": _TED_SPAD, "distance_8": Ablation(46.34, 76.12), "distance_32": Ablation(28.69, 70.97)},
+    "5": {
+        "margin_0.5": Ablation(49.78, 62.12),
+        "ted_spad": _TED_SPAD,
+        "margin_2": Ablation(58.86, 67.30),
+    },
+    "6": {
+        "ted_spad": _TED_SPAD,
+        "distance_8": Ablation(46.34, 76.12),
+        "distance_32": Ablation(28.69, 70.97),
+    },
     "9": {
         "spact": _CE,
         "invariance_0.1": Ablation(51.62, 69.35),
@@ -65,7 +79,11 @@ ABLATIONS: dict[str, dict[str, Ablation]] = {
         "invariance_1": Ablation(45.64, 69.52),
         "invariance_2": Ablation(52.2, 64.4),
     },
-    "10": {"ted_spad": _TED_SPAD, "mvitv2": Ablation(24.21, 69.22), "r3d_18": Ablation(33.58, 70.67)},
+    "10": {
+        "ted_spad": _TED_SPAD,
+        "mvitv2": Ablation(24.21, 69.22),
+        "r3d_18": Ablation(33.58, 70.67),
+    },
 }
 """Table -> method -> the paper's row. Table 10's first row is TeD-SPAD with I3D (2048-d)."""
 

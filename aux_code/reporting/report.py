@@ -1,4 +1,5 @@
-"""Writes what people and programs read: summary.json, tables.md, figures and the self-contained report.html."""
+"""Writes what people and programs read: summary.json, tables.md, figures and the self-contained
+report.html."""
 
 import logging
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ from aux_code.reporting.training_pictures import spread_over, training_pictures
 log = logging.getLogger(__name__)
 
 CURVES_OF = ("ted_spad", "ted_spad_plus")
-"""Whose scores and training are shown beside raw, where they were run; else the first two other rows'."""
+"""Whose scores and training are shown beside raw, where they were run; else the first two other
+rows'."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,15 @@ def write_all(results: Results, options: ReportOptions) -> list[Path]:
 
 
 def build_report(results: Results, options: ReportOptions, figures: Path) -> str:
-    """The report as one HTML text with its pictures inside; the pictures are written to `figures` as well."""
+    """The report as one HTML text with its pictures inside; the pictures are written to `figures`
+    as well."""
     methods = shown_methods(results, options.tables)
     blocks = [paragraph(state_line(results), "state"), paragraph(headline(results), "lead")]
     if "8" in options.tables:
         blocks += _main_blocks(results, figures)
-    blocks += _ablation_blocks(results, [number for number in options.tables if number != "8"], figures)
+    blocks += _ablation_blocks(
+        results, [number for number in options.tables if number != "8"], figures
+    )
     blocks += _leakage_blocks(results, methods, figures)
     try:
         source = SampleSource(results.preset, results.seeds[0], options.picture_size)
@@ -80,7 +85,8 @@ def build_report(results: Results, options: ReportOptions, figures: Path) -> str
 
 
 def shown_methods(results: Results, tables: tuple[str, ...]) -> list[Method]:
-    """The rows of the figures: Table 8's and the controls, or where that is not asked for, all that were run."""
+    """The rows of the figures: Table 8's and the controls, or where that is not asked for, all that
+    were run."""
     if "8" in tables:
         return [*results.main_methods(control=False), *results.main_methods(control=True)]
     return [*results.methods(control=False), *results.methods(control=True)]
@@ -89,7 +95,10 @@ def shown_methods(results: Results, tables: tuple[str, ...]) -> list[Method]:
 def compared_methods(results: Results) -> list[Method]:
     """Raw and up to two others, whose curves and bars stand side by side."""
     others = [name for name in CURVES_OF if name in results.by_method]
-    others = others or [method.name for method in results.methods(control=False) if method.name != "raw"][:2]
+    others = (
+        others
+        or [method.name for method in results.methods(control=False) if method.name != "raw"][:2]
+    )
     return [METHODS[name] for name in ("raw", *others) if name in results.by_method]
 
 
@@ -102,7 +111,11 @@ def _main_blocks(results: Results, figures: Path) -> list[str]:
     )
     if results.main_methods(control=True):
         caption += " Hollow markers are controls."
-    return ["<h2>The main result</h2>", figure_block(trade_off, caption), table_block(main_table(results))]
+    return [
+        "<h2>The main result</h2>",
+        figure_block(trade_off, caption),
+        table_block(main_table(results)),
+    ]
 
 
 def _ablation_blocks(results: Results, numbers: list[str], figures: Path) -> list[str]:
@@ -137,7 +150,9 @@ def _leakage_blocks(results: Results, methods: list[Method], figures: Path) -> l
     ]
 
 
-def _picture_blocks(results: Results, methods: list[Method], source: SampleSource, figures: Path) -> list[str]:
+def _picture_blocks(
+    results: Results, methods: list[Method], source: SampleSource, figures: Path
+) -> list[str]:
     images = source.images()
     blocks = ["<h2>What the later stages are given</h2>"]
     grid = _grid(methods, source, images)
@@ -169,13 +184,19 @@ def _picture_blocks(results: Results, methods: list[Method], source: SampleSourc
 
 
 def _training_blocks(results: Results, figures: Path) -> list[str]:
-    """Raw and anonymized pictures over the epochs of each trained row of the curves, where its log is there."""
+    """Raw and anonymized pictures over the epochs of each trained row of the curves, where its log
+    is there."""
     blocks = []
     for method in (method for method in compared_methods(results) if method.kind == "trained"):
-        pictures = spread_over(training_pictures(training_log(results.preset, results.seeds[0], method)))
+        pictures = spread_over(
+            training_pictures(training_log(results.preset, results.seeds[0], method))
+        )
         if not pictures:
             continue
-        rows = [("raw", pictures[0].raw), *((f"epoch {shown.epoch}", shown.anonymized) for shown in pictures)]
+        rows = [
+            ("raw", pictures[0].raw),
+            *((f"epoch {shown.epoch}", shown.anonymized) for shown in pictures),
+        ]
         grid = plots.picture_grid(rows, [""] * len(pictures[0].raw))
         caption = f"{method.label}: training images, and what the anonymizer made of them after each epoch shown."
         path = figures / f"training_{method.name}.png"
@@ -206,11 +227,15 @@ def _grid(methods: list[Method], source: SampleSource, pictures: list[Picture]) 
     return plots.picture_grid(rows, [picture.label for picture in pictures]) if rows else None
 
 
-def _score_figure(results: Results, source: SampleSource, video: SurveillanceVideo) -> Figure | None:
+def _score_figure(
+    results: Results, source: SampleSource, video: SurveillanceVideo
+) -> Figure | None:
     curves, strips, events = [], [], video.events
     pictures, at = source.video_frames(video)
     for method in compared_methods(results):
-        scores = load_scores(results.preset, results.seeds[0], method.name, "ucf_crime").get(video.name)
+        scores = load_scores(results.preset, results.seeds[0], method.name, "ucf_crime").get(
+            video.name
+        )
         entry = _test_video(results, method.name, video.name)
         if scores is None or entry is None:
             continue
@@ -223,14 +248,24 @@ def _score_figure(results: Results, source: SampleSource, video: SurveillanceVid
 
 
 def _test_video(results: Results, method: str, name: str) -> dict | None:
-    """The entry of a test video in the method's result file, with the clip's length in frames added."""
+    """The entry of a test video in the method's result file, with the clip's length in frames
+    added."""
     detection = next(
-        (r.detection["ucf_crime"] for r in results.by_method.get(method, ()) if "ucf_crime" in r.detection), None
+        (
+            r.detection["ucf_crime"]
+            for r in results.by_method.get(method, ())
+            if "ucf_crime" in r.detection
+        ),
+        None,
     )
     if detection is None:
         return None
     found = next((video for video in detection.raw_result["videos"] if video["name"] == name), None)
-    return {**found, "frames_per_feature": detection.raw_result.get("frames_per_feature", 32)} if found else None
+    return (
+        {**found, "frames_per_feature": detection.raw_result.get("frames_per_feature", 32)}
+        if found
+        else None
+    )
 
 
 def _per_frame(clip_scores: np.ndarray, entry: dict) -> np.ndarray:

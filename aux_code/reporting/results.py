@@ -1,4 +1,5 @@
-"""Reads the result files of stages 2 and 4 and brings them together by method, seed and data set."""
+"""Reads the result files of stages 2 and 4 and brings them together by method, seed and data
+set."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -57,7 +58,8 @@ class MethodResult:
     seed: int
     attackers: list[Leakage] = field(default_factory=list)
     feature_leakage: Leakage | None = None
-    """That of an attacker on f_T's features (Table 1); it does not count as an attacker on pictures."""
+    """That of an attacker on f_T's features (Table 1); it does not count as an attacker on
+    pictures."""
     detection: dict[str, Detection] = field(default_factory=dict)
     """By data set."""
 
@@ -78,16 +80,25 @@ class Results:
     seconds: float
     """Wall-clock time in which its steps ran."""
     by_method: dict[str, list[MethodResult]]
-    """Method -> one entry per seed, in the order of `seeds`; methods and seeds without any result are left out."""
+    """Method -> one entry per seed, in the order of `seeds`; methods and seeds without any result
+    are left out."""
     datasets: tuple[str, ...] = DATASETS
 
     def methods(self, control: bool) -> list[Method]:
-        """The rows (control=False) or the controls among the methods that have results, in table order."""
-        return [METHODS[name] for name in METHODS if name in self.by_method and METHODS[name].control == control]
+        """The rows (control=False) or the controls among the methods that have results, in table
+        order."""
+        return [
+            METHODS[name]
+            for name in METHODS
+            if name in self.by_method and METHODS[name].control == control
+        ]
 
     def main_methods(self, control: bool) -> list[Method]:
         """Those of them that Table 8 shows: all but the rows of the ablation tables alone."""
-        ablations = {name for rows in ABLATION_TABLES.values() for name in rows} - {*TABLE_8, *CONTROLS}
+        ablations = {name for rows in ABLATION_TABLES.values() for name in rows} - {
+            *TABLE_8,
+            *CONTROLS,
+        }
         return [method for method in self.methods(control) if method.name not in ablations]
 
     def by_seed(self, method: str, metric: str) -> dict[int, float]:
@@ -95,9 +106,12 @@ class Results:
 
         Args:
             method: its name.
-            metric: cmap, f1, leakage_removed, feature_cmap, `attribute:NAME`, or `DATASET:auc` and `DATASET:ap`.
+            metric: cmap, f1, leakage_removed, feature_cmap, `attribute:NAME`, or `DATASET:auc` and
+                `DATASET:ap`.
         """
-        values = {result.seed: self._value(result, metric) for result in self.by_method.get(method, ())}
+        values = {
+            result.seed: self._value(result, metric) for result in self.by_method.get(method, ())
+        }
         return {seed: value for seed, value in values.items() if value is not None}
 
     def values(self, method: str, metric: str) -> list[float]:
@@ -126,7 +140,9 @@ class Results:
 
     def raw_of(self, seed: int) -> MethodResult | None:
         """The raw row of a seed, to which the others are compared."""
-        return next((result for result in self.by_method.get("raw", ()) if result.seed == seed), None)
+        return next(
+            (result for result in self.by_method.get("raw", ()) if result.seed == seed), None
+        )
 
     def attributes(self) -> list[str]:
         """Attributes in the order of the files."""
@@ -157,7 +173,11 @@ class Results:
 
 
 def collect_results(
-    preset: str, seeds: Iterable[int], methods: Iterable[str], protocol: str = "validation", seconds: float = 0.0
+    preset: str,
+    seeds: Iterable[int],
+    methods: Iterable[str],
+    protocol: str = "validation",
+    seconds: float = 0.0,
 ) -> Results:
     """Reads what there is; a method or seed without any file is left out.
 
@@ -168,7 +188,11 @@ def collect_results(
     by_method: dict[str, list[MethodResult]] = {}
     for name in methods:
         entries = [_read(preset, seed, METHODS[name], protocol) for seed in seeds]
-        entries = [entry for entry in entries if entry.attackers or entry.detection or entry.feature_leakage]
+        entries = [
+            entry
+            for entry in entries
+            if entry.attackers or entry.detection or entry.feature_leakage
+        ]
         if entries:
             by_method[name] = entries
     return Results(preset, seeds, protocol, seconds, by_method)
@@ -191,20 +215,26 @@ def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult
             result.attackers.append(_leakage(attacker, _with_protocol(path, protocol), protocol))
     path = privacy_result(preset, seed, method.name, FEATURE_ATTACKER)
     if path.is_file():
-        result.feature_leakage = _leakage(FEATURE_ATTACKER, _with_protocol(path, protocol), protocol)
+        result.feature_leakage = _leakage(
+            FEATURE_ATTACKER, _with_protocol(path, protocol), protocol
+        )
     for dataset in DATASETS:
         path = anomaly_result(preset, seed, method.name, dataset)
         if path.is_file():
             content = _with_protocol(path, protocol)
             scores = content["protocols"][protocol]
-            result.detection[dataset] = Detection(scores["auc"], scores["ap"], content.get("per_category", {}), content)
+            result.detection[dataset] = Detection(
+                scores["auc"], scores["ap"], content.get("per_category", {}), content
+            )
     return result
 
 
 def _with_protocol(path: Any, protocol: str) -> dict[str, Any]:
     content = read_json(path)
     if protocol not in content.get("protocols", {}):
-        raise UserError(f"{path} has no protocol '{protocol}'; remove it and run reproduce.py again")
+        raise UserError(
+            f"{path} has no protocol '{protocol}'; remove it and run reproduce.py again"
+        )
     return content
 
 

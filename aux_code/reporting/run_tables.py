@@ -42,14 +42,22 @@ def timing_table(tasks: Sequence[Task]) -> Table:
     """Time per stage, added up over its processes, and of all."""
     times = stage_times(list(tasks))
     rows = [
-        (STAGE_NAMES.get(stage, stage), str(n_steps), clock(wall), f"{wall / n_steps:.0f} s", _clock(cpu))
+        (
+            STAGE_NAMES.get(stage, stage),
+            str(n_steps),
+            clock(wall),
+            f"{wall / n_steps:.0f} s",
+            _clock(cpu),
+        )
         for stage, (n_steps, wall, cpu) in times.items()
     ]
     n_steps, wall, cpu = map(sum, zip(*times.values(), strict=True)) if times else (0, 0.0, 0.0)
     rows.append(("All", str(n_steps), clock(wall), "", _clock(cpu)))
     rows.append(("Wall clock", "", clock(worked_seconds(list(tasks))), "", ""))
     note = "Together: wall time of the steps, some of which ran side by side. Processor time: over all cores."
-    return Table("Time", ("Stage", "Steps", "Together", "Each", "Processor time"), tuple(rows), (note,))
+    return Table(
+        "Time", ("Stage", "Steps", "Together", "Each", "Processor time"), tuple(rows), (note,)
+    )
 
 
 def _clock(seconds: float) -> str:

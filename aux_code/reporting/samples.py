@@ -52,12 +52,16 @@ class SampleSource:
         self.vispr, self.ucf_crime = config.VISPR_ROOT, config.UCF_CRIME_ROOT
         if preset == "miniature":
             root = miniature_root(seed)
-            self.vispr, self.ucf_crime = root / config.VISPR_ROOT.name, root / config.UCF_CRIME_ROOT.name
+            self.vispr, self.ucf_crime = (
+                root / config.VISPR_ROOT.name,
+                root / config.UCF_CRIME_ROOT.name,
+            )
         self._anonymizers: dict[str, nn.Module | None] = {}
         self._people: dict[Path, PersonBoxes | None] = {}
 
     def images(self) -> list[Picture]:
-        """Test images that show private attributes: the first ones, by name, of different attribute sets."""
+        """Test images that show private attributes: the first ones, by name, of different attribute
+        sets."""
         data = Vispr(self.vispr, "test")
         shown: dict[frozenset[str], int] = {}
         for i, labels in enumerate(data.labels):
@@ -66,13 +70,18 @@ class SampleSource:
                 shown[present] = i
             if len(shown) == N_IMAGES:
                 break
-        return [self._picture(self.vispr, data.paths[i], 0, _attribute_label(names)) for names, i in shown.items()]
+        return [
+            self._picture(self.vispr, data.paths[i], 0, _attribute_label(names))
+            for names, i in shown.items()
+        ]
 
     def videos(self) -> list[SurveillanceVideo]:
-        """Three UCF-Crime test videos by a rule that looks at no score: the first of the first two anomalous categories
-        and the first normal one, by name."""
+        """Three UCF-Crime test videos by a rule that looks at no score: the first of the first two
+        anomalous categories and the first normal one, by name."""
         test = sorted(ucf_crime.load(self.ucf_crime).test, key=lambda video: video.name)
-        anomalous = {video.category: video for video in reversed(test) if video.label and video.events}
+        anomalous = {
+            video.category: video for video in reversed(test) if video.label and video.events
+        }
         chosen = [anomalous[category] for category in sorted(anomalous)[:2]]
         return chosen + [video for video in test if not video.label][:1]
 
@@ -81,27 +90,42 @@ class SampleSource:
         n_frames = count_frames(video.path)
         at = [int((i + 0.5) * n_frames / N_VIDEO_FRAMES) for i in range(N_VIDEO_FRAMES)]
         numbered = zip(read_frames(video.path, at), at, strict=True)
-        return [Picture(f, self._boxes_of(self.ucf_crime, video.path, i), f"frame {i}") for f, i in numbered], at
+        return [
+            Picture(f, self._boxes_of(self.ucf_crime, video.path, i), f"frame {i}")
+            for f, i in numbered
+        ], at
 
     def released(self, method: Method, pictures: Sequence[Picture]) -> np.ndarray | None:
-        """What the method lets through: uint8 (n, size, size, 3), or None if its anonymizer is not there."""
+        """What the method lets through: uint8 (n, size, size, 3), or None if its anonymizer is not
+        there."""
         anonymizer = self._anonymizer(method)
         if anonymizer is None:
             return None
-        if getattr(anonymizer, "requires_boxes", False) and any(picture.boxes is None for picture in pictures):
-            log.warning("no pictures of %s: without person_boxes.csv they would show everybody", method.label)
+        if getattr(anonymizer, "requires_boxes", False) and any(
+            picture.boxes is None for picture in pictures
+        ):
+            log.warning(
+                "no pictures of %s: without person_boxes.csv they would show everybody",
+                method.label,
+            )
             return None
-        frames = torch.cat([evaluation_transform(picture.pixels[None], self.size) for picture in pictures])
+        frames = torch.cat(
+            [evaluation_transform(picture.pixels[None], self.size) for picture in pictures]
+        )
         boxes = [self._transformed_boxes(picture) for picture in pictures]
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)  # an anonymizer may add noise; the same report twice shows the same pictures
+            torch.manual_seed(
+                self.seed
+            )  # an anonymizer may add noise; the same report twice shows the same pictures
             released = apply_anonymizer(anonymizer, frames, boxes)
         return (released.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
     def _anonymizer(self, method: Method) -> nn.Module | None:
         if method.name not in self._anonymizers:
             try:
-                self._anonymizers[method.name] = load_anonymizer(anonymizer_argument(self.preset, self.seed, method))
+                self._anonymizers[method.name] = load_anonymizer(
+                    anonymizer_argument(self.preset, self.seed, method)
+                )
             except UserError as error:
                 log.warning("no pictures of %s: %s", method.label, error)
                 self._anonymizers[method.name] = None

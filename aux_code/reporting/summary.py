@@ -7,15 +7,20 @@ from aux_code.reporting.results import Results
 
 
 def build_summary(results: Results) -> dict[str, Any]:
-    """Means over the seeds; with several seeds their standard deviations stand beside them as NAME_std."""
+    """Means over the seeds; with several seeds their standard deviations stand beside them as
+    NAME_std."""
     return {
         "preset": results.preset,
         "seeds": results.seeds,
         "seconds": results.seconds,
         "protocol": results.protocol,
         "chance_cmap": results.chance_cmap(),
-        "methods": {method.name: _entry(results, method) for method in results.methods(control=False)},
-        "controls": {method.name: _entry(results, method) for method in results.methods(control=True)},
+        "methods": {
+            method.name: _entry(results, method) for method in results.methods(control=False)
+        },
+        "controls": {
+            method.name: _entry(results, method) for method in results.methods(control=True)
+        },
     }
 
 

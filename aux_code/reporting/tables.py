@@ -1,4 +1,5 @@
-"""The paper's tables, ours beside the paper's values. Cells are built once, for Markdown and for the HTML report."""
+"""The paper's tables, ours beside the paper's values. Cells are built once, for Markdown and for
+the HTML report."""
 
 from dataclasses import dataclass, field
 
@@ -28,15 +29,20 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown, numbers right-aligned."""
-        lines = [f"### {self.title}", "", _row(self.header), _row([":---", *["---:"] * (len(self.header) - 1)])]
+        lines = [
+            f"### {self.title}",
+            "",
+            _row(self.header),
+            _row([":---", *["---:"] * (len(self.header) - 1)]),
+        ]
         lines += [_row([cell.replace("\n", "<br>") for cell in cells]) for cells in self.rows]
         warnings = [f"**{warning}**\n" for warning in self.warnings]
         return "\n".join([*lines, "", *warnings, *(f"{note}\n" for note in self.notes)])
 
 
 def main_table(results: Results) -> Table:
-    """Table 8: leakage and detection of every method, each with its relative change against raw and the paper's value
-    below; then the controls."""
+    """Table 8: leakage and detection of every method, each with its relative change against raw and
+    the paper's value below; then the controls."""
     header = ["Method", "VISPR cMAP ↓", "Leakage removed ↑"]
     header += [f"{DATASET_LABELS[d]} {_metric(d)} ↑" for d in results.datasets]
     rows = [_main_row(results, method) for method in results.main_methods(control=False)]
@@ -54,7 +60,8 @@ def main_table(results: Results) -> Table:
 
 
 def ablation_table(results: Results, number: str) -> Table:
-    """One of Tables 2 to 6, 9 and 10: ours and the paper's, each against raw, and whether the order agrees."""
+    """One of Tables 2 to 6, 9 and 10: ours and the paper's, each against raw, and whether the order
+    agrees."""
     raw = published.TABLE_8["raw"]
     base = published.Ablation(raw.vispr_cmap, raw.ucf_crime_auc)
     rows = []
@@ -75,7 +82,13 @@ def feature_table(results: Results) -> Table:
     rows = []
     for name in TABLE_1:
         ours = _compared(results, name, "feature_cmap")
-        rows.append((METHODS[name].label, ours, _with_change(published.TABLE_1[name], published.TABLE_1["raw"])))
+        rows.append(
+            (
+                METHODS[name].label,
+                ours,
+                _with_change(published.TABLE_1[name], published.TABLE_1["raw"]),
+            )
+        )
     chance = results.chance_cmap()
     rows.append(("Chance", cell(chance), f"{published.CHANCE_CMAP:.2f}"))
     agreeing, differing = feature_order_notes(results)
@@ -85,7 +98,11 @@ def feature_table(results: Results) -> Table:
             "Here f_T sees the frames themselves; the miniature's usual one sees motion, and a still clip has none.",
         )
     return Table(
-        "Table 1: Feature-level leakage", ("Method", "VISPR cMAP ↓, ours", "paper"), tuple(rows), notes, differing
+        "Table 1: Feature-level leakage",
+        ("Method", "VISPR cMAP ↓, ours", "paper"),
+        tuple(rows),
+        notes,
+        differing,
     )
 
 
@@ -100,7 +117,9 @@ def _main_row(results: Results, method: Method) -> tuple[str, ...]:
     cells = [_compared(results, method.name, metric) for metric in metrics]
     cells.insert(1, percent(results, method.name, "leakage_removed", digits=1))
     if paper:
-        removed = 100 * (raw.vispr_cmap - paper.vispr_cmap) / (raw.vispr_cmap - published.CHANCE_CMAP)
+        removed = (
+            100 * (raw.vispr_cmap - paper.vispr_cmap) / (raw.vispr_cmap - published.CHANCE_CMAP)
+        )
         theirs = [_with_change(value, base) for value, base in zip(paper, raw, strict=True)]
         theirs.insert(1, f"{removed:.1f}")
         cells = [f"{ours}\npaper {value}" for ours, value in zip(cells, theirs, strict=True)]
@@ -128,7 +147,11 @@ def measurement_note(results: Results) -> str:
     """Seeds and protocol, and which rows have fewer seeds than were asked for."""
     if len(results.seeds) > 1:
         text = f"Mean ± standard deviation over the seeds {', '.join(map(str, results.seeds))}."
-        short = [METHODS[m].label for m, entries in results.by_method.items() if len(entries) < len(results.seeds)]
+        short = [
+            METHODS[m].label
+            for m, entries in results.by_method.items()
+            if len(entries) < len(results.seeds)
+        ]
         text += f" Fewer seeds: {', '.join(short)}." if short else ""
     else:
         text = f"One seed ({results.seeds[0]}): there is no deviation, and small differences may be chance."
@@ -137,7 +160,11 @@ def measurement_note(results: Results) -> str:
 
 
 def _compared(results: Results, name: str, metric: str) -> str:
-    text, value, raw = percent(results, name, metric), results.mean(name, metric), results.mean("raw", metric)
+    text, value, raw = (
+        percent(results, name, metric),
+        results.mean(name, metric),
+        results.mean("raw", metric),
+    )
     if value is None or raw is None or name == "raw":
         return text
     return f"{text} ({relative_change(value, raw):+.2f} %)"
@@ -152,7 +179,9 @@ def percent(results: Results, name: str, metric: str, digits: int = 2) -> str:
     mean, deviation = results.mean(name, metric), results.deviation(name, metric)
     if mean is None:
         return MISSING
-    return f"{100 * mean:.{digits}f}" + (f" ± {100 * deviation:.{digits}f}" if deviation is not None else "")
+    return f"{100 * mean:.{digits}f}" + (
+        f" ± {100 * deviation:.{digits}f}" if deviation is not None else ""
+    )
 
 
 def cell(value: float | None) -> str:

@@ -1,4 +1,5 @@
-"""What f_A made of the same pictures after each epoch of its training (paper, Figs. 4 and 11), from TensorBoard."""
+"""What f_A made of the same pictures after each epoch of its training (paper, Figs. 4 and 11), from
+TensorBoard."""
 
 import io
 import logging
@@ -24,10 +25,12 @@ class EpochPictures(NamedTuple):
 
 
 def training_pictures(log_folder: Path) -> list[EpochPictures]:
-    """The grids of a run, by epoch; of an epoch that an interrupted run repeated, the last one. Empty without any."""
+    """The grids of a run, by epoch; of an epoch that an interrupted run repeated, the last one.
+    Empty without any."""
     if not any(log_folder.glob("events.out.tfevents.*")):
         return []
-    # imported here because TensorBoard takes a second or two, which a report without training pictures need not pay
+    # imported here because TensorBoard takes a second or two, which a report without training
+    # pictures need not pay
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells where each file ends

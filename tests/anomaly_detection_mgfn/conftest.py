@@ -16,7 +16,8 @@ FRAMES_PER_FEATURE = 32
 
 @dataclass
 class SmallSet:
-    """A data set of videos that need not decode, and what their feature files hold. Keys: names of the videos."""
+    """A data set of videos that need not decode, and what their feature files hold. Keys: names of
+    the videos."""
 
     dataset: Path
     features: Path
@@ -30,18 +31,32 @@ class SmallSet:
         write_features(self.features, self.arrays, self.n_frames, **changes)
 
 
-def write_features(folder: Path, arrays: dict[str, np.ndarray], n_frames: dict[str, int], **changes) -> None:
-    """Feature files and manifest as stage 3 writes them; `changes` replace fields of the manifest."""
+def write_features(
+    folder: Path, arrays: dict[str, np.ndarray], n_frames: dict[str, int], **changes
+) -> None:
+    """Feature files and manifest as stage 3 writes them; `changes` replace fields of the
+    manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     videos = {}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-        counts = {"n_frames": n_frames[name], "n_clips": len(array), "fps": 30.0, "status": "complete"}
+        counts = {
+            "n_frames": n_frames[name],
+            "n_clips": len(array),
+            "fps": 30.0,
+            "status": "complete",
+        }
         videos[name] = {"file": f"{name}.npy", **counts}
     manifest = {
         "format_version": 1,
         "dataset": "own",
-        **{"frames_per_clip": 16, "stride": 2, "frames_per_feature": FRAMES_PER_FEATURE, "crop": 0.8, "size": 48},
+        **{
+            "frames_per_clip": 16,
+            "stride": 2,
+            "frames_per_feature": FRAMES_PER_FEATURE,
+            "crop": 0.8,
+            "size": 48,
+        },
         "feature_dim": FEATURE_DIM,
         "n_crops": 1,
         "anonymizer": {"name": "raw", "sha256": ""},
@@ -58,7 +73,8 @@ def clip_count(n_frames: int) -> int:
 
 
 def make_small_set(root: Path, n_train: int = 24, n_test: int = 12, n_crops: int = 1) -> SmallSet:
-    """Half of the videos anomalous: in an event, the features are shifted. Lengths are not multiples of 32."""
+    """Half of the videos anomalous: in an event, the features are shifted. Lengths are not
+    multiples of 32."""
     rng = np.random.default_rng(5)
     small = SmallSet(root / "own", root / "features", {}, {}, {}, {})
     (small.dataset / "videos").mkdir(parents=True)
@@ -81,7 +97,11 @@ def make_small_set(root: Path, n_train: int = 24, n_test: int = 12, n_crops: int
         for start, end in events:
             features[start // 32 : (end - 1) // 32 + 1, :, :4] += 2.5
         small.arrays[video.name] = features if n_crops > 1 else features[:, 0]
-        small.n_frames[video.name], small.labels[video.name], small.events[video.name] = n_frames, label, events
+        small.n_frames[video.name], small.labels[video.name], small.events[video.name] = (
+            n_frames,
+            label,
+            events,
+        )
     small.write(n_crops=n_crops)
     return small
 
@@ -89,7 +109,11 @@ def make_small_set(root: Path, n_train: int = 24, n_test: int = 12, n_crops: int
 @pytest.fixture
 def small_set(tmp_path, monkeypatch) -> SmallSet:
     """A data set and its features; the artefacts of a run go to tmp_path too."""
-    for name, folder in (("SAVED_MODELS_ROOT", "saved_models"), ("RESULTS_ROOT", "results"), ("LOGS_ROOT", "logs")):
+    for name, folder in (
+        ("SAVED_MODELS_ROOT", "saved_models"),
+        ("RESULTS_ROOT", "results"),
+        ("LOGS_ROOT", "logs"),
+    ):
         monkeypatch.setattr(config, name, tmp_path / folder)
     return make_small_set(tmp_path)
 

@@ -36,7 +36,9 @@ def test_segments_of_crops_equal_those_of_each_crop():
     features = np.random.default_rng(0).normal(size=(70, 10, 6)).astype(np.float32)
     together = segment_features(features, 32)
     for crop in range(10):
-        np.testing.assert_allclose(together[:, crop], segment_features(features[:, crop], 32), rtol=1e-6)
+        np.testing.assert_allclose(
+            together[:, crop], segment_features(features[:, crop], 32), rtol=1e-6
+        )
 
 
 def test_magnitude_is_the_last_channel():
@@ -54,7 +56,9 @@ def test_whole_videos_and_segments_are_those_of_the_files(small_set):
         array = small_set.arrays[name]
         np.testing.assert_array_equal(videos.bag(i)[0, :, :-1], array)
         np.testing.assert_allclose(videos.bag(i)[0, :, -1], np.sqrt((array**2).sum(1)), rtol=1e-6)
-        np.testing.assert_allclose(segments[i, 0], append_magnitude(segment_features(array, 8)), rtol=1e-6)
+        np.testing.assert_allclose(
+            segments[i, 0], append_magnitude(segment_features(array, 8)), rtol=1e-6
+        )
 
 
 def test_above_the_limit_features_are_mapped_and_equal(small_set):
@@ -62,7 +66,9 @@ def test_above_the_limit_features_are_mapped_and_equal(small_set):
     names = list(small_set.arrays)
     mapped = load_videos(source, names, memory_limit_gib=0.0)
     assert isinstance(mapped.data, np.memmap)
-    np.testing.assert_array_equal(mapped.data, load_videos(source, names, memory_limit_gib=1.0).data)
+    np.testing.assert_array_equal(
+        mapped.data, load_videos(source, names, memory_limit_gib=1.0).data
+    )
 
 
 def test_ten_crops(tmp_path, make_set):
@@ -74,7 +80,9 @@ def test_ten_crops(tmp_path, make_set):
     np.testing.assert_array_equal(videos.bag(0)[7, :, :-1], first[:, 7])
 
 
-@pytest.mark.parametrize("spoil", ["nan", "inf", "dimension", "length", "text", "missing", "empty", "integers"])
+@pytest.mark.parametrize(
+    "spoil", ["nan", "inf", "dimension", "length", "text", "missing", "empty", "integers"]
+)
 def test_a_bad_file_is_named(small_set, spoil):
     name = list(small_set.arrays)[2]
     path = small_set.features / f"{name}.npy"
@@ -106,7 +114,9 @@ def test_pickled_arrays_are_refused(small_set):
         load_videos(open_feature_folder(small_set.features), [name], memory_limit_gib=1.0)
 
 
-@pytest.mark.parametrize("field, value", [("frames_per_feature", 16), ("stride", 1), ("frames_per_clip", 8)])
+@pytest.mark.parametrize(
+    "field, value", [("frames_per_feature", 16), ("stride", 1), ("frames_per_clip", 8)]
+)
 def test_another_geometry_is_refused(small_set, field, value):
     small_set.write(**{field: value})
     with pytest.raises(UserError, match=field):
@@ -141,7 +151,9 @@ def test_an_empty_video_has_no_segments():
         feature_bags.segment_features(np.empty((0, 4), np.float32), 32)
 
 
-@pytest.mark.parametrize("changes", [{"videos": [1]}, {"feature_dim": "x"}, {"n_crops": None}, {"anonymizer": "raw"}])
+@pytest.mark.parametrize(
+    "changes", [{"videos": [1]}, {"feature_dim": "x"}, {"n_crops": None}, {"anonymizer": "raw"}]
+)
 def test_a_manifest_with_spoiled_fields_is_refused(small_set, changes):
     small_set.write(**changes)
     with pytest.raises(UserError, match="manifest.json"):

@@ -14,7 +14,8 @@ def matched(small_set):
 
 
 def test_labels_and_events_are_those_of_the_annotation(small_set):
-    """The release halves ShanghaiTech's truth in time and takes only multiples of 32 frames; these are others."""
+    """The release halves ShanghaiTech's truth in time and takes only multiples of 32 frames; these
+    are others."""
     videos = matched(small_set)
     assert {video.name: video.label for video in videos.train} == {
         name: label for name, label in small_set.labels.items() if name.startswith("train")
@@ -26,11 +27,14 @@ def test_labels_and_events_are_those_of_the_annotation(small_set):
         assert truth.n_frames == len(expected)
         assert truth.positives.sum() == expected.sum()
         assert list(truth.events) == small_set.events[truth.name]
-        assert len(frame_scores(np.zeros(len(truth.positives)), truth.n_frames, 32)) == len(expected)
+        assert len(frame_scores(np.zeros(len(truth.positives)), truth.n_frames, 32)) == len(
+            expected
+        )
 
 
 def test_label_is_a_column_and_not_a_line_number(small_set):
-    """The release took the first lines of its lists as anomalous; here the order of the lines does not matter."""
+    """The release took the first lines of its lists as anomalous; here the order of the lines does
+    not matter."""
     before = {video.name: video.label for video in matched(small_set).train}
     path = small_set.dataset / "train.csv"
     header, *lines = path.read_text(encoding="utf-8").splitlines()
@@ -70,7 +74,9 @@ def test_training_needs_both_classes(small_set, kept, word):
     path = small_set.dataset / "train.csv"
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     label = {"normal": ",0,", "anomalous": ",1,", "": "none"}[kept]
-    path.write_text("\n".join([header, *(line for line in lines if label in line)]) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n".join([header, *(line for line in lines if label in line)]) + "\n", encoding="utf-8"
+    )
     with pytest.raises(UserError, match=f"train.csv: {word}"):
         matched(small_set)
 
@@ -78,6 +84,8 @@ def test_training_needs_both_classes(small_set, kept, word):
 def test_test_videos_need_both_classes(small_set):
     path = small_set.dataset / "test.csv"
     header, *lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join([header, *(line for line in lines if ",0," in line)]) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n".join([header, *(line for line in lines if ",0," in line)]) + "\n", encoding="utf-8"
+    )
     with pytest.raises(UserError, match="test.csv: .*anomalous and normal frames"):
         matched(small_set)

@@ -1,4 +1,5 @@
-"""The command line: results of the three protocols, evaluation of a checkpoint, kill and resume, wrong usage."""
+"""The command line: results of the three protocols, evaluation of a checkpoint, kill and resume,
+wrong usage."""
 
 import json
 import os
@@ -22,11 +23,29 @@ from aux_code.checkpoints import load_checkpoint, save_checkpoint
 from aux_code.errors import UserError
 
 SCRIPT = Path(script.__file__)
-SMALL = ["--preset", "miniature", "--device", "cpu", "--n_threads", "1", "--epochs", "12", "--n_segments", "8"]
+SMALL = [
+    "--preset",
+    "miniature",
+    "--device",
+    "cpu",
+    "--n_threads",
+    "1",
+    "--epochs",
+    "12",
+    "--n_segments",
+    "8",
+]
 
 
 def options(small_set, *more):
-    return [*SMALL, "--dataset", str(small_set.dataset), "--features", str(small_set.features), *more]
+    return [
+        *SMALL,
+        "--dataset",
+        str(small_set.dataset),
+        "--features",
+        str(small_set.features),
+        *more,
+    ]
 
 
 @pytest.fixture
@@ -59,7 +78,9 @@ def test_training_writes_three_protocols_and_the_scores_they_come_from(run_main,
             labels[start:end] = 1
         assert video["events"] == [list(e) for e in small_set.events[video["name"]]]
         truth.append(labels)
-        flat.append(frame_scores(scores[video["name"]], video["n_frames"], found["frames_per_feature"]))
+        flat.append(
+            frame_scores(scores[video["name"]], video["n_frames"], found["frames_per_feature"])
+        )
     expected = roc_auc_score(np.concatenate(truth), np.concatenate(flat))
     assert found["protocols"]["validation"]["auc"] == pytest.approx(expected, abs=1e-9)
     assert found["chance_ap"] == pytest.approx(np.concatenate(truth).mean())
@@ -77,7 +98,9 @@ def test_evaluating_the_checkpoint_gives_the_result_of_its_training(run_main):
     run_main("--run_id", "a", "--epochs", "3")
     best = config.SAVED_MODELS_ROOT / "a" / "mgfn_own" / "best.pth"
     run_main("--eval_only", "--checkpoint", str(best), "--run_id", "e")
-    assert results("e")["protocols"]["checkpoint"] == pytest.approx(results("a")["protocols"]["validation"])
+    assert results("e")["protocols"]["checkpoint"] == pytest.approx(
+        results("a")["protocols"]["validation"]
+    )
     loaded = load_network(best)
     assert loaded.epoch == results("a")["protocols"]["validation"]["epoch"]
     assert loaded.meta["features"]["anonymizer"] == {"name": "raw", "sha256": ""}
@@ -86,11 +109,15 @@ def test_evaluating_the_checkpoint_gives_the_result_of_its_training(run_main):
 def test_a_published_state_dict_evaluates(run_main, tmp_path):
     torch.manual_seed(0)
     net = MGFN(feature_dim=16, dims=(16, 24, 32), depths=(2, 1, 3))
-    save_checkpoint(tmp_path / "published.pth", {f"module.{k}": v for k, v in net.state_dict().items()})
+    save_checkpoint(
+        tmp_path / "published.pth", {f"module.{k}": v for k, v in net.state_dict().items()}
+    )
     run_main("--eval_only", "--pretrained_ckpt", str(tmp_path / "published.pth"), "--run_id", "p")
     assert set(results("p")["protocols"]) == {"checkpoint"}
     loaded = load_network(tmp_path / "published.pth").net
-    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items())
+    assert all(
+        torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items()
+    )
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
@@ -111,7 +138,9 @@ def test_wrong_usage_is_named(run_main, tmp_path):
         run_main("--eval_only")
     with pytest.raises(UserError, match="blur"):
         run_main("--anonymizer", "blur")
-    save_checkpoint(tmp_path / "other.pth", MGFN(feature_dim=5, dims=(8, 8, 8), depths=(1, 1, 1)).state_dict())
+    save_checkpoint(
+        tmp_path / "other.pth", MGFN(feature_dim=5, dims=(8, 8, 8), depths=(1, 1, 1)).state_dict()
+    )
     with pytest.raises(UserError, match="dimension 5"):
         run_main("--eval_only", "--checkpoint", str(tmp_path / "other.pth"))
     save_checkpoint(tmp_path / "text.pth", {"a": torch.zeros(1)})
@@ -124,7 +153,8 @@ def test_wrong_usage_is_named(run_main, tmp_path):
 
 
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(run_main, small_set, tmp_path):
-    """The kill is a real one, of a process; what goes on afterwards and the reference run in this one."""
+    """The kill is a real one, of a process; what goes on afterwards and the reference run in this
+    one."""
     more = ["--epochs", "25", "--minutes_between_saves", "0"]
     environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), *options(small_set, *more, "--run_id", "broken")]
@@ -139,7 +169,10 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(run_main, small_set,
     run_main("--run_id", "broken", "--resume", *more)
     run_main("--run_id", "whole", *more)
     for name in ("last", "best", "best_on_test"):
-        paths = [tmp_path / "saved_models" / run / "mgfn_own" / f"{name}.pth" for run in ("whole", "broken")]
+        paths = [
+            tmp_path / "saved_models" / run / "mgfn_own" / f"{name}.pth"
+            for run in ("whole", "broken")
+        ]
         one, other = (load_checkpoint(path) for path in paths)
         assert one["epoch"] == other["epoch"]
         weights = "mgfn_model_state_dict"
@@ -167,7 +200,9 @@ def test_more_epochs_than_a_finished_run_had_are_refused(run_main):
 def test_terminated_run_saves_and_goes_on(run_main, small_set, tmp_path):
     more = ["--epochs", "3000", "--run_id", "stopped"]
     environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    stopped = subprocess.Popen([sys.executable, str(SCRIPT), *options(small_set, *more)], env=environment, cwd=tmp_path)
+    stopped = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *options(small_set, *more)], env=environment, cwd=tmp_path
+    )
     deadline = time.monotonic() + 120
     logs = tmp_path / "logs" / "stopped"
     while not logs.is_dir() and time.monotonic() < deadline and stopped.poll() is None:
@@ -182,7 +217,11 @@ def test_seeds_are_summarised_as_mean_and_deviation(run_main):
     assert run_main("--run_id", "a", "--epochs", "2", "--seeds", "3", "5") == 0
     summary = json.loads((config.RESULTS_ROOT / "anomaly_own_a_seeds.json").read_text())
     runs = [results(f"a_s{seed}") for seed in (3, 5)]
-    assert summary["seeds"] == [3, 5] and set(summary["protocols"]) == {"last", "validation", "best_on_test"}
+    assert summary["seeds"] == [3, 5] and set(summary["protocols"]) == {
+        "last",
+        "validation",
+        "best_on_test",
+    }
     for name, metrics in summary["protocols"].items():
         values = [run["protocols"][name]["auc"] for run in runs]
         assert metrics["auc"]["mean"] == pytest.approx(np.mean(values))
@@ -197,10 +236,14 @@ def test_test_videos_alone_can_be_evaluated(run_main, small_set):
     run_main("--run_id", "a", "--epochs", "1")
     last = str(config.SAVED_MODELS_ROOT / "a" / "mgfn_own" / "last.pth")
     (small_set.dataset / "train.csv").unlink()
-    small_set.arrays = {name: array for name, array in small_set.arrays.items() if name.startswith("test")}
+    small_set.arrays = {
+        name: array for name, array in small_set.arrays.items() if name.startswith("test")
+    }
     small_set.write()
     assert run_main("--eval_only", "--checkpoint", last, "--run_id", "e") == 0
-    assert results("e")["protocols"]["checkpoint"] == pytest.approx(results("a")["protocols"]["last"])
+    assert results("e")["protocols"]["checkpoint"] == pytest.approx(
+        results("a")["protocols"]["last"]
+    )
 
 
 def test_process_says_what_is_wrong_in_one_line(small_set, tmp_path):

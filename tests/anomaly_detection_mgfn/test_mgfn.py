@@ -101,7 +101,9 @@ def test_padding_changes_no_score(published):
     for i, length in enumerate(lengths.tolist()):
         alone = published(bag[i : i + 1, :, :length])
         torch.testing.assert_close(output.scores[i, :length], alone.scores[0], atol=1e-5, rtol=0)
-        torch.testing.assert_close(output.features[i, :, :length], alone.features[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            output.features[i, :, :length], alone.features[0], atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("n_parts", [1, 3])
@@ -115,7 +117,9 @@ def test_times_that_are_not_wanted_change_neither_scores_nor_gradients(n_parts):
         output = net(bag, wanted=only)
         scores, features = output.scores[wanted], output.features.transpose(1, 2)[wanted]
         (scores.square().sum() + features.sum(-1).square().sum()).backward()
-        found.append([scores.detach(), features.detach(), *(p.grad.clone() for p in net.parameters())])
+        found.append(
+            [scores.detach(), features.detach(), *(p.grad.clone() for p in net.parameters())]
+        )
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
     assert (output.scores[~wanted] == 0).float().mean() > 0.5
@@ -128,7 +132,9 @@ def test_attention_of_short_bags_in_bf16_is_the_fused_one_but_for_rounding():
         own = layer(x)
         with torch.no_grad():
             fused = layer(x)
-    assert own.requires_grad and 0 < relative_error(own.detach().float(), fused.float().numpy()) < 0.01
+    assert (
+        own.requires_grad and 0 < relative_error(own.detach().float(), fused.float().numpy()) < 0.01
+    )
 
 
 def test_bf16_gives_nearly_the_same_scores_and_gradients():
@@ -175,7 +181,10 @@ def test_constant_input_has_a_finite_gradient(channels):
 @pytest.mark.parametrize("channels", [5, WIDE])
 def test_channel_norm_divides_by_the_deviation_and_eps(channels):
     torch.manual_seed(0)
-    norm, x = ChannelNorm(channels, eps=0.1).double(), torch.randn(2, 3, channels, dtype=torch.double)
+    norm, x = (
+        ChannelNorm(channels, eps=0.1).double(),
+        torch.randn(2, 3, channels, dtype=torch.double),
+    )
     x = (x * torch.tensor([1e-2, 1.0, 30.0])[:, None]).requires_grad_()
     for parameter in norm.parameters():
         torch.nn.init.normal_(parameter)
@@ -184,7 +193,8 @@ def test_channel_norm_divides_by_the_deviation_and_eps(channels):
     inputs, weights = [x, norm.g, norm.b], torch.randn_like(x)
     torch.testing.assert_close(norm(x), expected)
     for own, other in zip(
-        *(torch.autograd.grad((y * weights).sum(), inputs) for y in (norm(x), expected)), strict=True
+        *(torch.autograd.grad((y * weights).sum(), inputs) for y in (norm(x), expected)),
+        strict=True,
     ):
         torch.testing.assert_close(own, other)
 

@@ -33,12 +33,17 @@ def output():
 
 @pytest.fixture(scope="module")
 def selections(output):
-    return [select_top_segments(output.scores[part], output.features[part], 3) for part in (slice(2), slice(2, 4))]
+    return [
+        select_top_segments(output.scores[part], output.features[part], 3)
+        for part in (slice(2), slice(2, 4))
+    ]
 
 
 def test_golden_selection(selections):
     golden = np.load(GOLDEN / "mgfn.npz")
-    for selection, score, norm in zip(selections, ("normal", "abnormal"), ("nor", "abn"), strict=True):
+    for selection, score, norm in zip(
+        selections, ("normal", "abnormal"), ("nor", "abn"), strict=True
+    ):
         assert relative_error(selection.scores[:, None], golden[f"mgfn_score_{score}"]) < 1e-4
         norms = selection.features.abs().sum(-1)[:, 0]
         assert relative_error(norms, golden[f"mgfn_{norm}_feat_norm1"]) < 1e-4
@@ -62,18 +67,27 @@ def test_selection_by_hand():
 
 def test_selection_averages_the_magnitude_over_crops():
     features = torch.tensor([[[1.0], [4.0], [5.0]], [[9.0], [4.0], [1.0]]])[None]
-    assert select_top_segments(torch.tensor([[0.1, 0.2, 0.3]]), features, 1).scores.item() == pytest.approx(0.1)
+    assert select_top_segments(
+        torch.tensor([[0.1, 0.2, 0.3]]), features, 1
+    ).scores.item() == pytest.approx(0.1)
 
 
 def test_selection_of_short_bags_takes_all():
-    assert select_top_segments(torch.rand(2, 1), torch.rand(2, 1, 1, 4), 3).features.shape == (2, 1, 1, 4)
+    assert select_top_segments(torch.rand(2, 1), torch.rand(2, 1, 1, 4), 3).features.shape == (
+        2,
+        1,
+        1,
+        4,
+    )
 
 
 def test_selection_among_candidates():
     features, scores = torch.tensor([0.0, 3.0, 2.0, 1.0]).view(1, 1, 4, 1), torch.arange(4.0)[None]
     candidates = torch.tensor([[True, False, True, True]])
     assert select_top_segments(scores, features, 1, candidates).scores.item() == 2
-    assert select_top_segments(scores, features, 3, candidates).scores.item() == pytest.approx((0 + 2 + 3) / 3)
+    assert select_top_segments(scores, features, 3, candidates).scores.item() == pytest.approx(
+        (0 + 2 + 3) / 3
+    )
 
 
 def test_candidates_are_drawn_with_their_share_and_are_always_enough():
@@ -87,11 +101,13 @@ def test_candidates_are_drawn_with_their_share_and_are_always_enough():
 
 
 def test_smoothness_and_sparsity_are_per_video():
-    """The release smooths across the borders of videos, and takes one norm over the batch as sparsity."""
+    """The release smooths across the borders of videos, and takes one norm over the batch as
+    sparsity."""
     scores = torch.tensor([[0.1, 0.1, 0.4], [0.9, 0.9, 0.9]])
     assert smoothness_loss(scores).item() == pytest.approx(0.3**2 / 4)
     assert sparsity_loss(scores).item() == pytest.approx(3.3 / 6)
-    # two flat videos of different level: nothing to smooth, except across the border in the release's form
+    # two flat videos of different level: nothing to smooth, except across the border in the
+    # release's form
     flat = torch.tensor([[0.1, 0.1], [0.9, 0.9]])
     assert smoothness_loss(flat).item() == 0
     assert smoothness_loss_release(flat).item() == pytest.approx(0.8**2)
@@ -99,7 +115,8 @@ def test_smoothness_and_sparsity_are_per_video():
 
 
 def test_the_default_loss_is_per_video():
-    """The release smooths across the borders of videos, and takes one norm over the batch as sparsity."""
+    """The release smooths across the borders of videos, and takes one norm over the batch as
+    sparsity."""
     one = select_top_segments(torch.rand(2, 2), torch.rand(2, 1, 2, 4), 1)
     flat = torch.tensor([[0.1, 0.1], [0.9, 0.9]])
     parts = mgfn_loss(one, one, flat, PAPER_WEIGHTS)
@@ -109,10 +126,19 @@ def test_the_default_loss_is_per_video():
 
 
 def obvious_contrastive(normal, anomalous, margin):
-    n = [[[sum(abs(x) for x in segment) for segment in crop] for crop in bag] for bag in normal.tolist()]
-    a = [[[sum(abs(x) for x in segment) for segment in crop] for crop in bag] for bag in anomalous.tolist()]
+    n = [
+        [[sum(abs(x) for x in segment) for segment in crop] for crop in bag]
+        for bag in normal.tolist()
+    ]
+    a = [
+        [[sum(abs(x) for x in segment) for segment in crop] for crop in bag]
+        for bag in anomalous.tolist()
+    ]
     n, a = ([[sum(column) / len(bag) for column in zip(*bag)] for bag in kind] for kind in (n, a))
-    within = [sum(math.dist(x, y) for x, y in combinations(kind, 2)) / math.comb(len(kind), 2) for kind in (n, a)]
+    within = [
+        sum(math.dist(x, y) for x, y in combinations(kind, 2)) / math.comb(len(kind), 2)
+        for kind in (n, a)
+    ]
     between = [max(margin - math.dist(x, y), 0) for x in n for y in a]
     return sum(within) + sum(between) / len(between)
 
@@ -121,7 +147,9 @@ def test_contrastive_equals_the_obvious_version():
     torch.manual_seed(0)
     normal, anomalous = torch.randn(4, 2, 3, 8), torch.randn(3, 2, 3, 8)
     expected = obvious_contrastive(normal, anomalous, 5.0)
-    assert magnitude_contrastive_loss(normal, anomalous, 5.0).item() == pytest.approx(expected, rel=1e-5)
+    assert magnitude_contrastive_loss(normal, anomalous, 5.0).item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_release_contrastive_by_hand():
@@ -129,7 +157,9 @@ def test_release_contrastive_by_hand():
     anomalous = torch.tensor([3.0, 8.0, 9.0]).view(3, 1, 1, 1)
     between = ((5 - 2) ** 2 + 0 + 0) / 3
     expected = 0.001 * between + (2 - 1) ** 2 + (8 - 3) ** 2
-    assert magnitude_contrastive_loss_release(normal, anomalous, 5.0).item() == pytest.approx(expected, rel=1e-4)
+    assert magnitude_contrastive_loss_release(normal, anomalous, 5.0).item() == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_paper_loss_learns_to_tell_bags_apart():
@@ -141,7 +171,10 @@ def test_paper_loss_learns_to_tell_bags_apart():
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     for _ in range(80):
         output = net(torch.cat([normal, anomalous]))
-        parts = [select_top_segments(output.scores[s], output.features[s], 2) for s in (normal_part, anomalous_part)]
+        parts = [
+            select_top_segments(output.scores[s], output.features[s], 2)
+            for s in (normal_part, anomalous_part)
+        ]
         loss = sum(mgfn_loss(*parts, output.scores[8:], PAPER_WEIGHTS).values())
         optimizer.zero_grad()
         loss.backward()
@@ -153,7 +186,10 @@ def test_paper_loss_learns_to_tell_bags_apart():
 def test_a_single_bag_of_each_kind():
     one = select_top_segments(torch.rand(1, 1), torch.rand(1, 1, 1, 4), 3)
     for form in ("paper", "release"):
-        assert all(torch.isfinite(part) for part in mgfn_loss(one, one, torch.rand(1, 1), PAPER_WEIGHTS, form).values())
+        assert all(
+            torch.isfinite(part)
+            for part in mgfn_loss(one, one, torch.rand(1, 1), PAPER_WEIGHTS, form).values()
+        )
 
 
 def test_unknown_form():

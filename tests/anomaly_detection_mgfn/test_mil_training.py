@@ -1,4 +1,5 @@
-"""Shuffled pairs, held-out videos, choice of the epoch, and a resumed run that equals an uninterrupted one."""
+"""Shuffled pairs, held-out videos, choice of the epoch, and a resumed run that equals an
+uninterrupted one."""
 
 from collections import Counter
 from dataclasses import replace
@@ -27,18 +28,24 @@ from aux_code.runs import seeded_generator, start_run
 
 def epoch_pairs(n_normal, n_anomalous, batch_size, epoch, seed=0):
     generator = seeded_generator(seed, "pairs", epoch)
-    return [(n.tolist(), a.tolist()) for n, a in pair_batches(n_normal, n_anomalous, batch_size, generator)]
+    return [
+        (n.tolist(), a.tolist())
+        for n, a in pair_batches(n_normal, n_anomalous, batch_size, generator)
+    ]
 
 
 @pytest.mark.parametrize(
-    "n_normal, n_anomalous, batch_size", [(800, 810, 16), (40, 7, 16), (3, 50, 16), (5, 5, 16), (1, 1, 4)]
+    "n_normal, n_anomalous, batch_size",
+    [(800, 810, 16), (40, 7, 16), (3, 50, 16), (5, 5, 16), (1, 1, 4)],
 )
 def test_every_video_is_used_in_every_epoch(n_normal, n_anomalous, batch_size):
     for epoch in range(2):
         pairs = epoch_pairs(n_normal, n_anomalous, batch_size, epoch)
         assert {i for normal, _ in pairs for i in normal} == set(range(n_normal))
         assert {i for _, anomalous in pairs for i in anomalous} == set(range(n_anomalous))
-        assert len({len(side) for pair in pairs for side in pair}) == 1, "batches of one size, both kinds alike"
+        assert len({len(side) for pair in pairs for side in pair}) == 1, (
+            "batches of one size, both kinds alike"
+        )
         uses = Counter(i for normal, _ in pairs for i in normal)
         assert max(uses.values()) - min(uses.values()) <= 1
 
@@ -63,7 +70,9 @@ def test_held_out_videos_cover_classes_and_categories():
     assert split != split_validation(labels, categories, 0.2, seed=4)
 
 
-@pytest.mark.parametrize("fraction, labels", [(0.0, [0, 0, 1, 1]), (1.0, [0, 0, 1, 1]), (0.2, [0, 0, 1])])
+@pytest.mark.parametrize(
+    "fraction, labels", [(0.0, [0, 0, 1, 1]), (1.0, [0, 0, 1, 1]), (0.2, [0, 0, 1])]
+)
 def test_impossible_validation_parts_are_refused(fraction, labels):
     with pytest.raises(UserError, match="validation"):
         split_validation(labels, ["a"] * len(labels), fraction, seed=0)
@@ -92,13 +101,17 @@ def test_kept_weights_do_not_change_with_the_network():
     assert torch.equal(choice.weights["weight"], before)
 
 
-@pytest.mark.parametrize("params", [PAPER, RELEASE, MINIATURE], ids=["paper", "release", "miniature"])
+@pytest.mark.parametrize(
+    "params", [PAPER, RELEASE, MINIATURE], ids=["paper", "release", "miniature"]
+)
 def test_loss_reaches_every_part_of_the_network(params):
     torch.manual_seed(0)
     net = MGFN(feature_dim=8, dims=(8, 8, 8), depths=(1, 1, 1))
     parts = training_losses(net, torch.rand(4, 2, 8, 9), torch.rand(4, 2, 8, 9), params)
     sum(parts.values()).backward()
-    without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    without = [
+        name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     # the convolutions before a channel norm shift all times alike: their bias may have no gradient
     assert not [name for name in without if not name.endswith(("bias", ".b"))]
 
@@ -108,9 +121,12 @@ def test_losses_and_gradients_in_bf16_are_close_to_those_in_fp32(params):
     params = replace(params, candidate_dropout=0.0)
     torch.manual_seed(0)
     net = MGFN(feature_dim=64, dims=(16, 32, 128), depths=(1, 1, 2))
-    # before training all features have the same magnitude, and rounding decides which segments are selected
+    # before training all features have the same magnitude, and rounding decides which segments are
+    # selected
     torch.nn.init.uniform_(net.to_logits[0].weight, 0.0, 3.0)
-    normal, anomalous = torch.randn(2, 4, 1, 16, 65) + 2 * torch.randn(2, 1, 1, 1, 65)  # two kinds that differ
+    normal, anomalous = torch.randn(2, 4, 1, 16, 65) + 2 * torch.randn(
+        2, 1, 1, 1, 65
+    )  # two kinds that differ
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         net.zero_grad()
@@ -128,8 +144,20 @@ def test_losses_and_gradients_in_bf16_are_close_to_those_in_fp32(params):
 def tiny(small_set, **changes):
     return replace(
         MINIATURE,
-        **{"dataset": str(small_set.dataset), "features": str(small_set.features), "device": "cpu", "n_threads": 1},
-        **{"epochs": 4, "n_segments": 8, "dims": (8, 8, 8), "minutes_between_saves": 0.0, "batch_size": 4, **changes},
+        **{
+            "dataset": str(small_set.dataset),
+            "features": str(small_set.features),
+            "device": "cpu",
+            "n_threads": 1,
+        },
+        **{
+            "epochs": 4,
+            "n_segments": 8,
+            "dims": (8, 8, 8),
+            "minutes_between_saves": 0.0,
+            "batch_size": 4,
+            **changes,
+        },
     )
 
 
@@ -173,7 +201,9 @@ def test_resumed_run_equals_an_uninterrupted_one(small_set, monkeypatch):
     for kind, choice in whole.choices.items():
         other = resumed.choices[kind]
         assert (choice.criterion, choice.epoch) == (other.criterion, other.epoch)
-        assert all(torch.equal(choice.weights[name], other.weights[name]) for name in choice.weights)
+        assert all(
+            torch.equal(choice.weights[name], other.weights[name]) for name in choice.weights
+        )
 
 
 def test_resuming_with_other_parameters_is_refused(small_set):

@@ -1,4 +1,5 @@
-"""main.py --score as a user runs it: from files to scores, intervals, picture and copy, and no picture of people."""
+"""main.py --score as a user runs it: from files to scores, intervals, picture and copy, and no
+picture of people."""
 
 import csv
 import json
@@ -43,7 +44,8 @@ def shows_magenta(pixels):
 
 @pytest.fixture
 def detector(tmp_path, monkeypatch):
-    """(f_A that releases black pictures, detector for its features): checkpoints as the stages write them."""
+    """(f_A that releases black pictures, detector for its features): checkpoints as the stages
+    write them."""
     for name in ("SAVED_MODELS_ROOT", "RESULTS_ROOT", "LOGS_ROOT"):
         monkeypatch.setattr(config, name, tmp_path / "artifacts" / name.lower())
     monkeypatch.setenv("TED_SPAD_ARTIFACT_ROOT", str(tmp_path / "artifacts"))
@@ -59,7 +61,10 @@ def detector(tmp_path, monkeypatch):
     save_checkpoint(networks, {**states, "meta": meta})
     content = {"sha256": sha256_of(networks)}
     manifest = {"size": 48, "crop": 0.8, "n_crops": 1, "feature_dim": 64, "frames_per_feature": 32}
-    manifest |= {"anonymizer": {"name": str(networks), **content}, "utility": {"path": str(networks), **content}}
+    manifest |= {
+        "anonymizer": {"name": str(networks), **content},
+        "utility": {"path": str(networks), **content},
+    }
     source = FeatureSource(tmp_path / "manifest.json", {}, 64, 1, 32, manifest)
     net = MGFN(64, MINIATURE.dims, MINIATURE.depths)
     save_network(tmp_path / "mgfn.pth", net.state_dict(), 1, MINIATURE, source, {})
@@ -69,7 +74,15 @@ def detector(tmp_path, monkeypatch):
 def score(monkeypatch, detector, target, *more):
     fa, checkpoint = detector
     arguments = ["--preset", "miniature", "--device", "cpu", "--n_threads", "1", "--run_id", "own"]
-    arguments += ["--score", str(target), "--checkpoint", str(checkpoint), "--anonymizer", str(fa), *more]
+    arguments += [
+        "--score",
+        str(target),
+        "--checkpoint",
+        str(checkpoint),
+        "--anonymizer",
+        str(fa),
+        *more,
+    ]
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     return script.main()
 
@@ -79,11 +92,15 @@ def decoded(path):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_a_folder_of_videos_to_scores_intervals_pictures_and_copies(tmp_path, monkeypatch, detector):
+def test_a_folder_of_videos_to_scores_intervals_pictures_and_copies(
+    tmp_path, monkeypatch, detector
+):
     videos = tmp_path / "my videos"
     write_magenta(videos / "cam 1" / "a b.mp4", 70)
     (videos / "broken.mp4").write_bytes(b"no video")
-    (videos / "test.csv").write_text("video,label,anomalies\ncam 1/a b.mp4,1,10-40\nbroken.mp4,0,\n")
+    (videos / "test.csv").write_text(
+        "video,label,anomalies\ncam 1/a b.mp4,1,10-40\nbroken.mp4,0,\n"
+    )
     options = ("--anonymized_copy", "--threshold", "0", "--min_interval", "0.2")
     assert score(monkeypatch, detector, videos, *options) == 3, "one of the videos does not decode"
     output = config.RESULTS_ROOT / "scores_own"
@@ -92,7 +109,9 @@ def test_a_folder_of_videos_to_scores_intervals_pictures_and_copies(tmp_path, mo
     assert (content["n_frames"], content["fps"], content["events"]) == (70, 25.0, [[10, 40]])
     rows = list(csv.DictReader((folder / "scores.csv").open()))
     assert len(rows) == 70 and float(rows[-1]["seconds"]) == pytest.approx(69 / 25, abs=1e-3)
-    assert len({row["score"] for row in rows[:32]}) == 1 and all(0 <= float(row["score"]) <= 1 for row in rows)
+    assert len({row["score"] for row in rows[:32]}) == 1 and all(
+        0 <= float(row["score"]) <= 1 for row in rows
+    )
     (interval,) = content["intervals"]
     assert (interval["start"], interval["end"], interval["end_seconds"]) == (0, 70, 2.8)
     assert list(csv.DictReader((folder / "intervals.csv").open()))[0]["end"] == "70"
@@ -111,7 +130,13 @@ def test_an_anonymizer_that_the_detector_does_not_know_is_refused(tmp_path, monk
     write_magenta(tmp_path / "cam.mp4", 40)
     other = tmp_path / "other.pth"
     fa = load_fa_model("small")
-    save_checkpoint(other, {"fa_model_state_dict": fa.state_dict(), "meta": {"architectures": {"fa": fa.architecture}}})
+    save_checkpoint(
+        other,
+        {
+            "fa_model_state_dict": fa.state_dict(),
+            "meta": {"architectures": {"fa": fa.architecture}},
+        },
+    )
     for anonymizer in (str(other), "raw"):
         with pytest.raises(UserError, match="trained on features of another anonymizer"):
             score(monkeypatch, (anonymizer, detector[1]), tmp_path / "cam.mp4")

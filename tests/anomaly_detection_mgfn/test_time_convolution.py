@@ -48,7 +48,9 @@ def test_matrix_products_equal_the_convolution(channels, taps, bias):
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_pairs_of_times_equal_the_convolution(n_times, has_bias):
     x, weight, bias = doubles((3, n_times, 6), (5, 6, 3), 5)
-    expected = F.conv1d(x.transpose(1, 2), weight, bias if has_bias else None, padding=1).transpose(1, 2)
+    expected = F.conv1d(x.transpose(1, 2), weight, bias if has_bias else None, padding=1).transpose(
+        1, 2
+    )
     own = PairConv.apply(x, bias if has_bias else None, *pair_matrices(weight))
     assert_same_values_and_gradients(own, expected, [x, weight, bias][: 2 + has_bias])
 
@@ -57,13 +59,16 @@ def test_pairs_of_times_equal_the_convolution(n_times, has_bias):
 @pytest.mark.parametrize("n_times", [1, 3, 9])
 def test_convolution_of_each_channel(convolution, n_times):
     x, taps, bias = doubles((3, n_times, 4), (5, 4), 4)
-    expected = F.conv1d(x.transpose(1, 2), taps.t()[:, None], bias, padding=2, groups=4).transpose(1, 2)
+    expected = F.conv1d(x.transpose(1, 2), taps.t()[:, None], bias, padding=2, groups=4).transpose(
+        1, 2
+    )
     assert_same_values_and_gradients(convolution(x, taps, bias), expected, [x, taps, bias])
 
 
 @pytest.mark.parametrize("taps, n_matrices", [(1, 1), (3, 4)])
 def test_wide_layers_in_bf16(taps, n_matrices):
-    """Three taps go in pairs of times; prepared weights change nothing; all is as in fp32 but for rounding."""
+    """Three taps go in pairs of times; prepared weights change nothing; all is as in fp32 but for
+    rounding."""
     torch.manual_seed(0)
     layer, x = TimeConv(WIDE, WIDE, taps, padding=taps // 2), torch.randn(2, 9, WIDE)
     assert [len(matrix) for matrix in layer.operands(torch.bfloat16)[0]] == n_matrices * [WIDE]
@@ -84,12 +89,17 @@ def test_wide_layers_in_bf16(taps, n_matrices):
 @pytest.mark.parametrize("n_in, n_out", [(WIDE, 2 * WIDE), (WIDE + 8, WIDE), (WIDE, 8)])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_products_round_once(n_in, n_out, has_bias):
-    """Packed or not, the product in bf16 is the exact one, rounded: no error of 0.2 % (half of 2**-8) is exceeded."""
+    """Packed or not, the product in bf16 is the exact one, rounded: no error of 0.2 % (half of
+    2**-8) is exceeded."""
     torch.manual_seed(0)
-    x, matrix, bias = (torch.randn(shape).bfloat16() for shape in ((2, 9, n_in), (n_out, n_in), (n_out,)))
+    x, matrix, bias = (
+        torch.randn(shape).bfloat16() for shape in ((2, 9, n_in), (n_out, n_in), (n_out,))
+    )
     exact = F.linear(x.double(), matrix.double(), bias.double() if has_bias else None)
     with torch.no_grad():
-        for own in (product(x, form, bias if has_bias else None) for form in (matrix, packed(matrix))):
+        for own in (
+            product(x, form, bias if has_bias else None) for form in (matrix, packed(matrix))
+        ):
             torch.testing.assert_close(own.double(), exact, rtol=2**-8, atol=1e-3)
 
 
@@ -115,7 +125,9 @@ def test_gradients_leave_out_rows_without_one(used):
     torch.manual_seed(0)
     inputs = [torch.randn(shape, requires_grad=True) for shape in ((100, 5), (40, 5), (40,))]
     gradient = torch.zeros(100, 40)
-    gradient[list(used), 35:] = torch.randn(len(used), 5)  # behind the columns that are looked at first
+    gradient[list(used), 35:] = torch.randn(
+        len(used), 5
+    )  # behind the columns that are looked at first
     own = torch.autograd.grad(RowLinear.apply(*inputs), inputs, gradient)
     expected = torch.autograd.grad(F.linear(*inputs), inputs, gradient)
     for one, other in zip(own, expected, strict=True):

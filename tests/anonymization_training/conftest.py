@@ -68,7 +68,9 @@ def batch():
         clips = torch.rand(N_VIEWS[views], 3, 3, 8, size, size, generator=generator)
         videos = ("a.avi", "b.avi", "c.avi")
         images = torch.rand(2, 4, 3, size, size, generator=generator)
-        return ClipBatch(clips, torch.tensor([1, 2, 4]), None, videos), ImageBatch(images, ("1.jpg", "2.jpg"))
+        return ClipBatch(clips, torch.tensor([1, 2, 4]), None, videos), ImageBatch(
+            images, ("1.jpg", "2.jpg")
+        )
 
     return build
 
@@ -77,13 +79,29 @@ def batch():
 def updater():
     """updater(net, learning_rate): fp32, unclipped."""
 
-    def build(net: torch.nn.Module, learning_rate: float = 1e-2, precision: str = "fp32", clip: float = 0.0) -> Updater:
+    def build(
+        net: torch.nn.Module,
+        learning_rate: float = 1e-2,
+        precision: str = "fp32",
+        clip: float = 0.0,
+    ) -> Updater:
         return Updater(net, learning_rate, precision, CPU, clip)
 
     return build
 
 
-TINY = ("--preset", "miniature", "--device", "cpu", "--size", "24", "--batch_videos", "16", "--batch_images", "8")
+TINY = (
+    "--preset",
+    "miniature",
+    "--device",
+    "cpu",
+    "--size",
+    "24",
+    "--batch_videos",
+    "16",
+    "--batch_images",
+    "8",
+)
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +126,8 @@ def point_config_to(monkeypatch: pytest.MonkeyPatch, data: Path, artifacts: Path
 
 @pytest.fixture(scope="session")
 def inits(tiny_data: Path, tmp_path_factory) -> dict[str, Path]:
-    """The three initialisations after three steps, through the scripts' mains: role -> checkpoint."""
+    """The three initialisations after three steps, through the scripts' mains: role ->
+    checkpoint."""
     from anonymization_training import init_anonymizer, init_privacy, init_utility
 
     artifacts = tmp_path_factory.mktemp("inits")

@@ -1,8 +1,10 @@
-"""Runs train_anonymizer.py several times and ends each at another moment; a process of its own for the tests.
+"""Runs train_anonymizer.py several times and ends each at another moment; a process of its own for
+the tests.
 
-Usage: interrupted_runs.py ARGUMENTS..., with a JSON list [[run_id, signal, file, n, "before" | "after"], ...] on
-stdin: the signal arrives just before or after the file of this name gets its content for the n-th time. Prints the
-list of wait statuses. The runs are forks, so that PyTorch is imported once.
+Usage: interrupted_runs.py ARGUMENTS..., with a JSON list [[run_id, signal, file, n, "before" |
+"after"], ...] on stdin: the signal arrives just before or after the file of this name gets its
+content for the n-th time. Prints the list of wait statuses. The runs are forks, so that PyTorch is
+imported once.
 """
 
 import json
@@ -21,7 +23,9 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             signal_at(getattr(signal, name), file, n, moment)
-            run_script(lambda run_id=run_id: train_anonymizer.main([*sys.argv[1:], "--run_id", run_id]))
+            run_script(
+                lambda run_id=run_id: train_anonymizer.main([*sys.argv[1:], "--run_id", run_id])
+            )
         statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     sys.stdout.write(json.dumps(statuses))
 

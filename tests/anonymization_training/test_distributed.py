@@ -1,4 +1,5 @@
-"""Stage 1 in two processes over gloo: what one process does with the whole batch, and what happens when one dies."""
+"""Stage 1 in two processes over gloo: what one process does with the whole batch, and what happens
+when one dies."""
 
 import os
 import signal
@@ -16,7 +17,18 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = Path(__file__).with_name("distributed_steps.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 SCRIPT = ROOT / "anonymization_training" / "train_anonymizer.py"
-TINY = ("--preset", "miniature", "--device", "cpu", "--size", "24", "--batch_videos", "16", "--batch_images", "8")
+TINY = (
+    "--preset",
+    "miniature",
+    "--device",
+    "cpu",
+    "--size",
+    "24",
+    "--batch_videos",
+    "16",
+    "--batch_images",
+    "8",
+)
 
 
 def start(words: list, environment: dict[str, str]) -> subprocess.Popen:
@@ -33,7 +45,9 @@ def finish(process: subprocess.Popen) -> tuple[str, str]:
     return output, error
 
 
-@pytest.mark.parametrize("term, positives", [("triplet", "views"), ("invariance", "frames"), ("lltc", "views")])
+@pytest.mark.parametrize(
+    "term, positives", [("triplet", "views"), ("invariance", "frames"), ("lltc", "views")]
+)
 def test_two_processes_with_four_videos_do_what_one_does_with_eight(tmp_path, term, positives):
     results = []
     for prefix in ((), TORCHRUN):
@@ -44,7 +58,9 @@ def test_two_processes_with_four_videos_do_what_one_does_with_eight(tmp_path, te
     for alone, together in zip(one["losses"], two["losses"], strict=True):
         assert alone.keys() == together.keys()
         assert together == pytest.approx(alone, rel=1e-5, abs=1e-6)
-    assert one["losses"][0]["step1/total"] != pytest.approx(one["losses"][-1]["step1/total"], rel=1e-3), "it learns"
+    assert one["losses"][0]["step1/total"] != pytest.approx(
+        one["losses"][-1]["step1/total"], rel=1e-3
+    ), "it learns"
     for alone, together in zip(one["states"], two["states"], strict=True):
         assert alone.keys() == together.keys()
         for name, value in alone.items():
@@ -60,7 +76,17 @@ def environment(artifacts: Path, tiny_data: Path) -> dict[str, str]:
 def options(inits: dict[str, Path], run_id: str, *more: str) -> list[str]:
     """Of train_anonymizer.py, for a few steps."""
     starts = [word for role, path in inits.items() for word in (f"--{role}", str(path))]
-    return [*TINY, "--max_steps", "4", "--minutes_between_saves", "0", *starts, "--run_id", run_id, *more]
+    return [
+        *TINY,
+        "--max_steps",
+        "4",
+        "--minutes_between_saves",
+        "0",
+        *starts,
+        "--run_id",
+        run_id,
+        *more,
+    ]
 
 
 def same_networks(first: Path, second: Path) -> None:
@@ -86,14 +112,20 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     """Until the file exists."""
     deadline = time.monotonic() + 240
     while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-3000:]
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][
+            -3000:
+        ]
         time.sleep(0.02)
 
 
 def test_a_worker_that_dies_ends_the_job_and_a_restart_goes_on(inits, environment, artifacts):
     whole, broken = (artifacts / "saved_models" / name for name in ("whole", "broken"))
     finish(start([*TORCHRUN, SCRIPT, *options(inits, "whole")], environment))
-    assert sorted(p.name for p in whole.iterdir()) == ["best.pth", "last.pth", "params_train_anonymizer.json"]
+    assert sorted(p.name for p in whole.iterdir()) == [
+        "best.pth",
+        "last.pth",
+        "params_train_anonymizer.json",
+    ]
     assert len(list((artifacts / "logs" / "whole").iterdir())) == 1
 
     process = start([*TORCHRUN, SCRIPT, *options(inits, "broken")], environment)
@@ -110,7 +142,13 @@ def test_a_worker_that_dies_ends_the_job_and_a_restart_goes_on(inits, environmen
 def test_torchrun_itself_replaces_a_worker_that_dies(inits, environment, artifacts):
     """With cross-entropy alone, where f_T's head has no gradient on any rank."""
     folder = artifacts / "saved_models" / "replaced"
-    words = [*TORCHRUN, "--max_restarts", "1", SCRIPT, *options(inits, "replaced", "--resume", "--utility_loss", "ce")]
+    words = [
+        *TORCHRUN,
+        "--max_restarts",
+        "1",
+        SCRIPT,
+        *options(inits, "replaced", "--resume", "--utility_loss", "ce"),
+    ]
     process = start(words, environment)
     wait_for(folder / "train_anonymizer_state.pth", process)
     os.kill(worker_of(process, 0), signal.SIGKILL)

@@ -33,12 +33,16 @@ def snapshot(net: nn.Module) -> dict[str, Tensor]:
 
 def changed(before: dict[str, Tensor], net: nn.Module) -> list[str]:
     """Names of the entries that differ."""
-    return [name for name, value in net.state_dict().items() if not torch.equal(before[name], value)]
+    return [
+        name for name, value in net.state_dict().items() if not torch.equal(before[name], value)
+    ]
 
 
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 @pytest.mark.parametrize("recompute_chunk", [0, 5])
-def test_step_1_changes_the_anonymizer_alone(networks, batch, objective, updater, statistics, recompute_chunk):
+def test_step_1_changes_the_anonymizer_alone(
+    networks, batch, objective, updater, statistics, recompute_chunk
+):
     players = networks()
     before = {name: snapshot(getattr(players, name)) for name in ("fa", "ft", "fb")}
     modes = {name: getattr(players, name).training for name in before}
@@ -63,7 +67,9 @@ def test_step_2_changes_the_adversaries_alone_and_the_anonymizer_runs_without_gr
     step_adversaries(players, *batch(), objective(), updater(players.ft), updater(players.fb))
     assert [output.requires_grad for output in outputs] == [False, False]  # clips, images
     assert all(p.grad is None for p in players.fa.parameters())
-    assert not set(changed(before["fa"], players.fa)) & {name for name, _ in players.fa.named_parameters()}
+    assert not set(changed(before["fa"], players.fa)) & {
+        name for name, _ in players.fa.named_parameters()
+    }
     for name in ("ft", "fb"):
         net = getattr(players, name)
         assert {n for n, _ in net.named_parameters()} <= set(changed(before[name], net)), name
@@ -79,7 +85,9 @@ def test_settling_changes_the_utility_network_alone(networks, batch, objective, 
     assert set(losses) == {"settle/utility", "settle/cross_entropy", "settle/triplet"}
 
 
-def test_both_steps_see_the_same_losses_only_with_batch_statistics(networks, batch, objective, updater):
+def test_both_steps_see_the_same_losses_only_with_batch_statistics(
+    networks, batch, objective, updater
+):
     differences = {}
     for statistics in ("batch", "running"):
         players = networks()
@@ -87,20 +95,32 @@ def test_both_steps_see_the_same_losses_only_with_batch_statistics(networks, bat
         first = step_anonymizer(players, *batch(), goal, updater(players.fa, 0.0))
         second = step_adversaries(players, *batch(), goal, updater(players.ft), updater(players.fb))
         names = ("utility", "cross_entropy", "triplet", "budget")
-        differences[statistics] = {name: abs(first[f"step1/{name}"] - second[f"step2/{name}"]) for name in names}
+        differences[statistics] = {
+            name: abs(first[f"step1/{name}"] - second[f"step2/{name}"]) for name in names
+        }
     assert max(differences["batch"].values()) < 1e-6
     assert differences["running"]["utility"] > 1e-3
 
 
-def test_step_1_minimises_weighted_utility_minus_weighted_budget(networks, batch, objective, updater):
+def test_step_1_minimises_weighted_utility_minus_weighted_budget(
+    networks, batch, objective, updater
+):
     players = networks()
-    losses = step_anonymizer(players, *batch(), objective(utility_weight=0.7, budget_weight=2.0), updater(players.fa))
-    assert losses["step1/total"] == pytest.approx(0.7 * losses["step1/utility"] - 2.0 * losses["step1/budget"])
-    assert losses["step1/utility"] == pytest.approx(losses["step1/cross_entropy"] + 0.1 * losses["step1/triplet"])
+    losses = step_anonymizer(
+        players, *batch(), objective(utility_weight=0.7, budget_weight=2.0), updater(players.fa)
+    )
+    assert losses["step1/total"] == pytest.approx(
+        0.7 * losses["step1/utility"] - 2.0 * losses["step1/budget"]
+    )
+    assert losses["step1/utility"] == pytest.approx(
+        losses["step1/cross_entropy"] + 0.1 * losses["step1/triplet"]
+    )
 
 
 @pytest.mark.parametrize("weights, sign", [((1.0, 0.0), 1), ((0.0, 1.0), -1)])
-def test_the_gradient_lowers_utility_loss_and_raises_budget_loss(networks, batch, objective, updater, weights, sign):
+def test_the_gradient_lowers_utility_loss_and_raises_budget_loss(
+    networks, batch, objective, updater, weights, sign
+):
     players, (clips, images) = networks(), batch()
     goal = objective(utility_weight=weights[0], budget_weight=weights[1], batch_norm="running")
     fa_updater = updater(players.fa, 1e-3)
@@ -146,8 +166,13 @@ def slow_utility_loss(players, clips, goal) -> float:
              for b in range(n_videos)]  # fmt: skip
     total = float(sum(terms)) / len(terms)
     if goal.utility_loss == "triplet":
-        distances = [(float((z[0][b] - z[1][b]).norm()), float((z[0][b] - z[2][b]).norm())) for b in range(n_videos)]
-        total += goal.omega * sum(max(near - far + goal.margin, 0) for near, far in distances) / n_videos
+        distances = [
+            (float((z[0][b] - z[1][b]).norm()), float((z[0][b] - z[2][b]).norm()))
+            for b in range(n_videos)
+        ]
+        total += (
+            goal.omega * sum(max(near - far + goal.margin, 0) for near, far in distances) / n_videos
+        )
     elif goal.utility_loss == "invariance":
         total += goal.omega * slow_nt_xent(torch.stack(z[0]), torch.stack(z[1]), goal.temperature)
     elif goal.utility_loss == "lltc":
@@ -176,7 +201,10 @@ def test_distillation_compares_with_the_teacher_on_raw_clips(networks, batch, ob
     total, parts = utility_loss(players, clips, objective(distillation_weight=2.0))
     flat = clips.clips.flatten(0, 1)
     anonymized = torch.stack([players.fa(clip.transpose(0, 1)).transpose(0, 1) for clip in flat])
-    student, teacher = players.ft.extract_features(anonymized), players.teacher.extract_features(flat)
+    student, teacher = (
+        players.ft.extract_features(anonymized),
+        players.teacher.extract_features(flat),
+    )
     cosines = [float(s @ t / (s.norm() * t.norm())) for s, t in zip(student, teacher, strict=True)]
     assert parts["distillation"].item() == pytest.approx(1 - sum(cosines) / len(cosines), abs=1e-5)
     assert parts["distillation"] > 1e-3
@@ -196,12 +224,17 @@ class SwapRedAndBlue(nn.Module):
 @pytest.mark.parametrize("with_gradient", [False, True])
 @pytest.mark.parametrize("recompute_chunk", [0, 4])
 def test_the_anonymizer_gets_whole_frames_of_clips(recompute_chunk, with_gradient):
-    """The release hands f_A one colour of three consecutive frames: clips must be transposed, not reshaped."""
+    """The release hands f_A one colour of three consecutive frames: clips must be transposed, not
+    reshaped."""
     clips = torch.rand(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(anonymize(SwapRedAndBlue(), clips, recompute_chunk, with_gradient), clips.flip(1))
+    assert torch.equal(
+        anonymize(SwapRedAndBlue(), clips, recompute_chunk, with_gradient), clips.flip(1)
+    )
 
 
-def test_budget_positives_are_two_views_of_an_image_or_two_times_of_a_video(networks, batch, objective):
+def test_budget_positives_are_two_views_of_an_image_or_two_times_of_a_video(
+    networks, batch, objective
+):
     players, (clips, images) = networks(), batch()
     players.fa.eval(), players.fb.eval()
     pairs = {"views": images.views, "frames": (clips.clips[0, :, :, 0], clips.clips[2, :, :, 7])}
@@ -220,12 +253,16 @@ def test_nothing_is_updated_when_a_loss_is_not_finite(networks, batch, objective
         if step == "anonymizer":
             step_anonymizer(players, clips, images, objective(), updater(players.fa))
         elif step == "adversaries":
-            step_adversaries(players, clips, images, objective(), updater(players.ft), updater(players.fb))
+            step_adversaries(
+                players, clips, images, objective(), updater(players.ft), updater(players.fb)
+            )
         else:
             step_utility(players, clips, objective(), updater(players.ft))
     for name, parameters in before.items():
         net = getattr(players, name)
-        assert all(torch.equal(old, new) for old, new in zip(parameters, net.parameters(), strict=True))
+        assert all(
+            torch.equal(old, new) for old, new in zip(parameters, net.parameters(), strict=True)
+        )
         assert all(p.requires_grad for p in net.parameters())
 
 
@@ -233,7 +270,10 @@ def test_nothing_is_updated_when_a_loss_is_not_finite(networks, batch, objective
 def test_a_part_that_is_not_finite_is_named(value: float):
     with pytest.raises(NonFiniteLoss, match="step1/triplet is"):
         finite({"total": torch.tensor(1.0), "triplet": torch.tensor(value)}, "step1/")
-    assert finite({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, "x/") == {"x/a": 1.0, "x/b": 2.0}
+    assert finite({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, "x/") == {
+        "x/a": 1.0,
+        "x/b": 2.0,
+    }
 
 
 def test_frozen_passes_gradients_through_and_restores_only_what_it_froze():
@@ -248,7 +288,9 @@ def test_frozen_passes_gradients_through_and_restores_only_what_it_froze():
 
 
 def test_normalising_by_restores_modes_momenta_and_counts_after_an_error():
-    net = nn.Sequential(nn.BatchNorm1d(2, momentum=0.3), nn.BatchNorm1d(2, track_running_stats=False), nn.Dropout())
+    net = nn.Sequential(
+        nn.BatchNorm1d(2, momentum=0.3), nn.BatchNorm1d(2, track_running_stats=False), nn.Dropout()
+    )
     net.eval()
     net[0].train()
     before = snapshot(net)
@@ -291,7 +333,9 @@ def test_half_precision_losses_stay_in_full_precision(networks, batch, objective
     reference = step_anonymizer(exact, *batch(), objective(), updater(exact.fa))
     assert losses["step1/budget"] == pytest.approx(reference["step1/budget"], rel=0.05)
     assert losses["step1/utility"] == pytest.approx(reference["step1/utility"], rel=0.05)
-    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in players.fa.parameters())
+    assert all(
+        p.dtype == torch.float32 and torch.isfinite(p).all() for p in players.fa.parameters()
+    )
 
 
 def test_fp16_scales_gradients_so_that_small_ones_survive_and_leaves_out_what_overflows(updater):
@@ -308,7 +352,9 @@ def test_fp16_scales_gradients_so_that_small_ones_survive_and_leaves_out_what_ov
     assert torch.equal(net.weight, before) and scaled.scaler.get_scale() == scale / 2
 
 
-def test_pictures_of_the_budget_are_computed_again_too_in_equal_parts(networks, batch, objective, updater):
+def test_pictures_of_the_budget_are_computed_again_too_in_equal_parts(
+    networks, batch, objective, updater
+):
     players, seen = networks(), []
     players.fa.register_forward_pre_hook(lambda net, inputs: seen.append(len(inputs[0])))
     step_anonymizer(players, *batch(), objective(recompute_chunk=5), updater(players.fa))

@@ -1,4 +1,5 @@
-"""Every preset builds its networks; the paper's take a step of each kind at full architecture and full size."""
+"""Every preset builds its networks; the paper's take a step of each kind at full architecture and
+full size."""
 
 from dataclasses import fields, replace
 
@@ -33,19 +34,31 @@ def test_the_paper_is_the_default_of_every_script_and_the_miniature_exists():
 def test_the_papers_values():
     """Paper, sections 3 and 4, and the release where the paper is silent."""
     paper = TRAIN_ANONYMIZER["paper"]
-    assert (paper.size, paper.clip_length, paper.stride, paper.batch_videos, paper.batch_images) == (224, 16, 2, 8, 12)
+    assert (
+        paper.size,
+        paper.clip_length,
+        paper.stride,
+        paper.batch_videos,
+        paper.batch_images,
+    ) == (224, 16, 2, 8, 12)
     assert (paper.omega, paper.margin, paper.temperature, paper.epochs) == (0.1, 1.0, 0.1, 80)
     assert (paper.utility_weight, paper.budget_weight, paper.learning_rate) == (0.7, 1.0, 1e-4)
     assert (paper.utility_loss, paper.alternate) == ("triplet", "steps")
     assert TRAIN_ANONYMIZER["paper_spact"] == replace(paper, utility_loss="ce", omega=0.0)
     release = TRAIN_ANONYMIZER["release"]
-    assert (release.alternate, release.batch_norm, release.fa_learning_rate_factor) == ("batches", "running", 0.4)
+    assert (release.alternate, release.batch_norm, release.fa_learning_rate_factor) == (
+        "batches",
+        "running",
+        0.4,
+    )
 
 
 @pytest.mark.parametrize("name", INIT_ANONYMIZER)
 def test_anonymizers_of_the_presets_keep_the_shape_of_frames(name):
     params = INIT_ANONYMIZER[name]
-    narrow = {key: getattr(params, key) for key in ("output_channels", "output_scale", "output_noise")}
+    narrow = {
+        key: getattr(params, key) for key in ("output_channels", "output_scale", "output_noise")
+    }
     fa = load_fa_model(params.fa_arch, **narrow).eval()
     frames = torch.rand(1, 3, 48, 48)
     with torch.no_grad():
@@ -60,7 +73,9 @@ def test_anonymizers_of_the_presets_keep_the_shape_of_frames(name):
 @pytest.mark.parametrize("name", TRAIN_ANONYMIZER)
 def test_every_preset_has_a_complete_objective_and_initialisations(name):
     params = TRAIN_ANONYMIZER[name]
-    objective = Objective(**{field.name: getattr(params, field.name) for field in fields(Objective)})
+    objective = Objective(
+        **{field.name: getattr(params, field.name) for field in fields(Objective)}
+    )
     assert (objective.utility_loss == "ce") == (objective.omega == 0)
     scale = name.split("_")[0].replace("release", "paper")
     assert scale in INIT_UTILITY and scale in INIT_PRIVACY and scale in INIT_ANONYMIZER
@@ -71,17 +86,26 @@ def paper_networks() -> Networks:
     """UNet++, I3D-ResNet50 and ResNet-50 with random weights."""
     torch.manual_seed(0)
     params = INIT_ANONYMIZER["paper"], INIT_UTILITY["paper"], INIT_PRIVACY["paper"]
-    assert (params[0].fa_arch, params[1].ft_arch, params[2].fb_arch) == ("unet++", "largei3d", "r50")
-    return Networks(load_fa_model("unet++"), load_ft_model("largei3d"), load_fb_model("r50", ssl=True))
+    assert (params[0].fa_arch, params[1].ft_arch, params[2].fb_arch) == (
+        "unet++",
+        "largei3d",
+        "r50",
+    )
+    return Networks(
+        load_fa_model("unet++"), load_ft_model("largei3d"), load_fb_model("r50", ssl=True)
+    )
 
 
 def take_both_steps(networks: Networks, params, n_views: int, n_frames: int) -> dict[str, float]:
-    """Step 1 and step 2 of a preset on random clips of one video and views of one image pair; all players move."""
+    """Step 1 and step 2 of a preset on random clips of one video and views of one image pair; all
+    players move."""
     networks.fa.train()
     clips = torch.rand(n_views, 1, 3, n_frames, params.size, params.size)
     batch = ClipBatch(clips, torch.tensor([1]), None, ("a",))
     images = ImageBatch(torch.rand(2, 2, 3, params.size, params.size), ("b", "c"))
-    objective = Objective(**{field.name: getattr(params, field.name) for field in fields(Objective)})
+    objective = Objective(
+        **{field.name: getattr(params, field.name) for field in fields(Objective)}
+    )
     updaters = build_updaters(networks, params, CPU)
     watched = [next(net.parameters()) for net in (networks.fa, networks.ft, networks.fb)]
     before = [weight.clone() for weight in watched]
@@ -94,7 +118,8 @@ def take_both_steps(networks: Networks, params, n_views: int, n_frames: int) -> 
 
 
 def test_the_papers_steps_at_full_size(paper_networks):
-    """Everything as the preset has it, 3 clips of 16 frames of 224 x 224 pixels; only the batch is one video."""
+    """Everything as the preset has it, 3 clips of 16 frames of 224 x 224 pixels; only the batch is
+    one video."""
     params = TRAIN_ANONYMIZER["paper"]
     losses = take_both_steps(paper_networks, params, n_views=3, n_frames=params.clip_length)
     assert set(losses) >= {"step1/total", "step1/triplet", "step2/cross_entropy", "step2/budget"}

@@ -1,4 +1,5 @@
-"""The probe sees what an anonymizer leaves, on images that did not fit it; without labels it is silent."""
+"""The probe sees what an anonymizer leaves, on images that did not fit it; without labels it is
+silent."""
 
 import json
 from pathlib import Path
@@ -59,7 +60,10 @@ def test_without_labels_the_probe_is_silent(vispr, caplog):
     for path in vispr.glob("*.json"):
         path.unlink()
     probe = PrivacyProbe(DecodedCache(0), 16, CPU)
-    assert probe.cmap(nn.Identity(), MeanColours()) is None and probe.cmap(nn.Identity(), MeanColours()) is None
+    assert (
+        probe.cmap(nn.Identity(), MeanColours()) is None
+        and probe.cmap(nn.Identity(), MeanColours()) is None
+    )
     assert caplog.text.count("no privacy probe") == 1
 
 

@@ -15,9 +15,21 @@ from aux_code.model_loaders import load_anonymizer, load_budget, load_utility
 from aux_code.runs import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ("--preset", "miniature", "--device", "cpu", "--size", "24", "--batch_videos", "16", "--batch_images", "8")
+TINY = (
+    "--preset",
+    "miniature",
+    "--device",
+    "cpu",
+    "--size",
+    "24",
+    "--batch_videos",
+    "16",
+    "--batch_images",
+    "8",
+)
 SHORT = (*TINY, "--max_steps", "4", "--minutes_between_saves", "0")
-"""Three batches are an epoch: four steps of minimax (two epochs), three of settling, a save after each."""
+"""Three batches are an epoch: four steps of minimax (two epochs), three of settling, a save after
+each."""
 STATE = "train_anonymizer_state.pth"
 
 
@@ -36,9 +48,13 @@ def test_the_initialisations_write_what_the_minimax_starts_from(inits):
     for role, path in inits.items():
         meta = load_checkpoint(path)["meta"]
         assert meta["parameters"]["max_steps"] == 3 and meta["parameters"]["preset"] == "miniature"
-        assert set(meta["metrics"]) == {quality[role]} and set(meta["architectures"]) == {role.removeprefix("init_")}
+        assert set(meta["metrics"]) == {quality[role]} and set(meta["architectures"]) == {
+            role.removeprefix("init_")
+        }
         files = {p.name for p in path.parent.iterdir()}
-        assert path.name in files and not any(name.endswith(("_state.pth", ".tmp")) for name in files)
+        assert path.name in files and not any(
+            name.endswith(("_state.pth", ".tmp")) for name in files
+        )
         assert any(name.startswith("params_init_") for name in files)
 
 
@@ -48,14 +64,28 @@ def test_utility_trains_on_obfuscated_persons(inits, artifacts):
     assert meta["inputs"]["anonymizer"] == {"path": "blacken", "sha256": ""}
     narrow = artifacts / "saved_models" / "init_anonymizer_miniature_ted_spad_plus" / "fa_recon.pth"
     init_anonymizer.main([*TINY, "--preset", "miniature_ted_spad_plus", "--max_steps", "1"])
-    init_utility.main([*TINY, "--max_steps", "1", "--anonymizer", str(narrow), "--omega", "0.1", "--run_id", "mine"])
+    init_utility.main(
+        [
+            *TINY,
+            "--max_steps",
+            "1",
+            "--anonymizer",
+            str(narrow),
+            "--omega",
+            "0.1",
+            "--run_id",
+            "mine",
+        ]
+    )
     meta = load_checkpoint(artifacts / "saved_models" / "mine" / "ft_action.pth")["meta"]
     assert meta["inputs"]["anonymizer"]["sha256"] == sha256_of(narrow)
 
 
 @pytest.mark.parametrize("script, output", [(init_anonymizer, "fa_recon"), (init_utility, "ft_action"),
                                             (init_privacy, "fb_ssl")])  # fmt: skip
-def test_interrupted_initialisations_resume_to_the_same_network(inits, artifacts, monkeypatch, script, output):
+def test_interrupted_initialisations_resume_to_the_same_network(
+    inits, artifacts, monkeypatch, script, output
+):
     from aux_code.training_state import TrainingState
 
     save, saves = TrainingState.save, []
@@ -83,7 +113,9 @@ def same_weights(first: Path, second: Path) -> None:
     assert roles and a["epoch"] == b["epoch"] and a["meta"]["metrics"] == b["meta"]["metrics"]
     for role in roles:
         assert a[role].keys() == b[role].keys()
-        different = [name for name, value in a[role].items() if not torch.equal(value, b[role][name])]
+        different = [
+            name for name, value in a[role].items() if not torch.equal(value, b[role][name])
+        ]
         assert not different, (role, different)
 
 
@@ -98,7 +130,9 @@ INTERRUPTIONS = [
 ]
 
 
-def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(inits, artifacts, tiny_data):
+def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(
+    inits, artifacts, tiny_data
+):
     options = [*SHORT, *start(inits)]
     environment = {**os.environ, "TED_SPAD_DATA_ROOT": str(tiny_data), "TED_SPAD_ARTIFACT_ROOT": str(artifacts),
                    "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # fmt: skip
@@ -108,7 +142,9 @@ def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(inits, 
         timeout=540,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert json.loads(ended.stdout.splitlines()[-1]) == [code for _, code in INTERRUPTIONS], ended.stderr[-3000:]
+    assert json.loads(ended.stdout.splitlines()[-1]) == [code for _, code in INTERRUPTIONS], (
+        ended.stderr[-3000:]
+    )
     assert "Traceback" not in ended.stderr and ended.stderr.count("--resume goes on") == 2
 
     train_anonymizer.main([*options, "--run_id", "whole"])
@@ -120,7 +156,11 @@ def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(inits, 
         train_anonymizer.main([*options, "--run_id", run_id, "--resume"])
         for name in ("last.pth", "best.pth"):
             same_weights(whole / name, folder / name)
-        assert sorted(p.name for p in folder.iterdir()) == ["best.pth", "last.pth", "params_train_anonymizer.json"]
+        assert sorted(p.name for p in folder.iterdir()) == [
+            "best.pth",
+            "last.pth",
+            "params_train_anonymizer.json",
+        ]
     last = (folder / "last.pth").stat().st_mtime_ns
     train_anonymizer.main([*options, "--run_id", run_id, "--resume"])  # nothing left to do
     assert (folder / "last.pth").stat().st_mtime_ns == last
@@ -128,13 +168,25 @@ def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(inits, 
 
 def check_run(folder: Path, inits: dict[str, Path]) -> None:
     """A whole run: files, meta, networks; and it did train."""
-    assert sorted(p.name for p in folder.iterdir()) == ["best.pth", "last.pth", "params_train_anonymizer.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "best.pth",
+        "last.pth",
+        "params_train_anonymizer.json",
+    ]
     meta = load_checkpoint(folder / "last.pth")["meta"]
     assert {role: entry["sha256"] for role, entry in meta["inputs"].items()} == {
         role: sha256_of(path) for role, path in inits.items()
     }
-    assert set(meta["metrics"]) == {"top1", "nt_xent_accuracy"} and set(meta["architectures"]) == {"fa", "ft", "fb"}
-    for load, role in ((load_anonymizer, "init_fa"), (load_utility, "init_ft"), (load_budget, "init_fb")):
+    assert set(meta["metrics"]) == {"top1", "nt_xent_accuracy"} and set(meta["architectures"]) == {
+        "fa",
+        "ft",
+        "fb",
+    }
+    for load, role in (
+        (load_anonymizer, "init_fa"),
+        (load_utility, "init_ft"),
+        (load_budget, "init_fb"),
+    ):
         before, after = load(inits[role]).state_dict(), load(folder / "last.pth").state_dict()
         assert before.keys() == after.keys()
         assert any(not torch.equal(before[name], after[name]) for name in before), role
@@ -143,10 +195,19 @@ def check_run(folder: Path, inits: dict[str, Path]) -> None:
 
 def test_a_run_in_turns_trains_all_players(inits, artifacts):
     for steps in ("1", "2"):
-        options = ["--alternate", "batches", "--adversary_steps", steps, "--run_id", f"turns{steps}"]
+        options = [
+            "--alternate",
+            "batches",
+            "--adversary_steps",
+            steps,
+            "--run_id",
+            f"turns{steps}",
+        ]
         train_anonymizer.main([*SHORT, *start(inits), *options, "--minutes_between_saves", "9", "--epochs", "2",
                                "--settle_epochs", "0"])  # fmt: skip
-        fresh = load_checkpoint(artifacts / "saved_models" / f"turns{steps}" / "last.pth")["fa_model_state_dict"]
+        fresh = load_checkpoint(artifacts / "saved_models" / f"turns{steps}" / "last.pth")[
+            "fa_model_state_dict"
+        ]
         started = load_checkpoint(inits["init_fa"])["fa_model_state_dict"]
         counter = next(name for name in fresh if name.endswith("num_batches_tracked"))
         assert fresh[counter] > started[counter]
@@ -176,7 +237,9 @@ def test_mistakes_are_one_line_and_status_2(artifacts, capsys, main, options, na
     refuse(lambda: main([*TINY, *options]), named, capsys)
 
 
-@pytest.mark.parametrize("main, root", [(init_anonymizer.main, "UCF101"), (init_privacy.main, "VISPR")])
+@pytest.mark.parametrize(
+    "main, root", [(init_anonymizer.main, "UCF101"), (init_privacy.main, "VISPR")]
+)
 def test_missing_data_is_one_line_that_names_the_folder(artifacts, monkeypatch, capsys, main, root):
     from aux_code import config
 
@@ -194,7 +257,9 @@ def refuse(main, named: list[str], capsys) -> None:
     assert all(word in error for word in named), error
 
 
-@pytest.mark.parametrize("options, named", [(["--preset", "tiny"], "miniature_spact"), (["--omegga", "1"], "--omega")])
+@pytest.mark.parametrize(
+    "options, named", [(["--preset", "tiny"], "miniature_spact"), (["--omegga", "1"], "--omega")]
+)
 def test_unknown_presets_and_options_list_what_exists(artifacts, capsys, options, named):
     with pytest.raises(SystemExit) as caught:
         run_script(lambda: train_anonymizer.main(options))
@@ -202,7 +267,9 @@ def test_unknown_presets_and_options_list_what_exists(artifacts, capsys, options
     assert caught.value.code == 2 and named in captured.out + captured.err
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_files(inits, artifacts, monkeypatch, capsys):
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_files(
+    inits, artifacts, monkeypatch, capsys
+):
     from anonymization_training import minimax
 
     def broken(*_) -> torch.Tensor:
@@ -231,4 +298,8 @@ def test_resuming_with_other_parameters_is_refused(inits, artifacts, capsys, mon
         patch.setattr(TrainingState, "save", save_then_stop)
         train_anonymizer.main(options)
     capsys.readouterr()
-    refuse(lambda: train_anonymizer.main([*options, "--resume", "--omega", "0.5"]), ["omega", "--run_id"], capsys)
+    refuse(
+        lambda: train_anonymizer.main([*options, "--resume", "--omega", "0.5"]),
+        ["omega", "--run_id"],
+        capsys,
+    )

@@ -1,4 +1,5 @@
-"""The loop of all trainings of the stage: learning rates, logs, saves, and what an interruption leaves."""
+"""The loop of all trainings of the stage: learning rates, logs, saves, and what an interruption
+leaves."""
 
 import math
 import os
@@ -50,12 +51,20 @@ class Scalars(list):
 
 @pytest.fixture
 def loop(tmp_path: Path):
-    """loop(n_steps, **parameters): over epochs of three steps, with one updater of base rate 1; `.epochs` are kept."""
+    """loop(n_steps, **parameters): over epochs of three steps, with one updater of base rate 1;
+    `.epochs` are kept."""
 
     def build(n_steps: int, first: int = 0, **changed) -> StepLoop:
-        fields = {"schedule": "constant", "warmup_steps": 0, "final_learning_rate_factor": 0.0, "seed": 0}
+        fields = {
+            "schedule": "constant",
+            "warmup_steps": 0,
+            "final_learning_rate_factor": 0.0,
+            "seed": 0,
+        }
         updater = Updater(nn.Linear(1, 1), 1.0, "fp32", CPU, 0.0)
-        state = TrainingState(tmp_path / "state.pth", {}, {"updater": updater}, changed.pop("minutes", 60.0))
+        state = TrainingState(
+            tmp_path / "state.pth", {}, {"updater": updater}, changed.pop("minutes", 60.0)
+        )
         run = SimpleNamespace(device=CPU, writer=Scalars())
         epochs = []
         built = StepLoop(run, SimpleNamespace(**fields | changed), state, [updater], 3, "test", first, first + n_steps,
@@ -94,7 +103,9 @@ def test_the_plateau_divides_by_five_after_each_epoch_that_does_not_fall(loop):
     assert rates == pytest.approx(expected)
     position = {"step": 0}
     train(loop(9, schedule="plateau"), position, losses)
-    assert train(loop(15, schedule="plateau"), position, losses) == pytest.approx(expected[9:]), "resumed"
+    assert train(loop(15, schedule="plateau"), position, losses) == pytest.approx(expected[9:]), (
+        "resumed"
+    )
 
 
 def test_every_step_is_logged_and_epochs_end_with_their_means(loop):
@@ -102,19 +113,25 @@ def test_every_step_is_logged_and_epochs_end_with_their_means(loop):
     train(built, position)
     assert built.run.writer == [("loss", float(n), n + 1) for n in range(7)]
     assert built.epochs == [(3, {"loss": 1.0}), (6, {"loss": 4.0}), (7, {"loss": 6.0})]
-    assert position["step"] == 7 and "epoch_sums" not in position and built.run.writer.n_flushed == 1
+    assert (
+        position["step"] == 7 and "epoch_sums" not in position and built.run.writer.n_flushed == 1
+    )
 
 
 def test_the_end_is_saved_and_what_lies_between_by_the_clock(loop, monkeypatch):
     saved = []
-    monkeypatch.setattr(TrainingState, "save", lambda self, position: saved.append(position["step"]))
+    monkeypatch.setattr(
+        TrainingState, "save", lambda self, position: saved.append(position["step"])
+    )
     train(loop(5), {"step": 0})
     assert saved == [5]
     train(loop(5, minutes=0.0), {"step": 0})
     assert saved == [5, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("number, error", [(signal.SIGTERM, "Terminated"), (signal.SIGINT, "KeyboardInterrupt")])
+@pytest.mark.parametrize(
+    "number, error", [(signal.SIGTERM, "Terminated"), (signal.SIGINT, "KeyboardInterrupt")]
+)
 def test_a_signal_finishes_the_step_and_saves_in_the_middle_of_an_epoch(loop, number, error):
     built, position = loop(6), {"step": 0}
 
@@ -131,7 +148,9 @@ def test_a_signal_finishes_the_step_and_saves_in_the_middle_of_an_epoch(loop, nu
 
 
 @pytest.mark.parametrize("saved_before", [True, False])
-def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_last_good_state(loop, saved_before):
+def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_last_good_state(
+    loop, saved_before
+):
     built = loop(6, minutes=0.0 if saved_before else 60.0)
 
     def step(batch: Batch) -> dict[str, float]:

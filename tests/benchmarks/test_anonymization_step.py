@@ -1,4 +1,5 @@
-"""The benchmark of the anonymization step runs small and reports what it says; its plain version is the same step."""
+"""The benchmark of the anonymization step runs small and reports what it says; its plain version is
+the same step."""
 
 import argparse
 import json
@@ -11,7 +12,19 @@ from benchmarks.anonymization_step import OurSteps, PlainSteps, batch_sizes, bui
 
 
 def test_runs_and_reports(capsys):
-    arguments = ["--sizes", "48", "--videos", "1", "--frames", "8", "--images", "2", "--rounds", "1", "--no-memory"]
+    arguments = [
+        "--sizes",
+        "48",
+        "--videos",
+        "1",
+        "--frames",
+        "8",
+        "--images",
+        "2",
+        "--rounds",
+        "1",
+        "--no-memory",
+    ]
     assert anonymization_step.main(arguments) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["benchmark"] == "anonymization_step"
@@ -21,8 +34,12 @@ def test_runs_and_reports(capsys):
 
 def test_memory_is_a_share_of_the_plain_versions_on_whole_clips(monkeypatch):
     peaks = {"plain": 8e9, "fp32": 4e9, "bf16": 3e9}
-    monkeypatch.setattr(anonymization_step, "peak_bytes", lambda kind, chunk, sizes: peaks[kind] * sizes[2] / 16)
-    options = argparse.Namespace(sizes=[112, 224], videos=2, frames=16, images=4, recompute_chunk=16)
+    monkeypatch.setattr(
+        anonymization_step, "peak_bytes", lambda kind, chunk, sizes: peaks[kind] * sizes[2] / 16
+    )
+    options = argparse.Namespace(
+        sizes=[112, 224], videos=2, frames=16, images=4, recompute_chunk=16
+    )
     assert anonymization_step.compare_memory(224, options, list(peaks)) == {
         "plain_gb_224": 8.0, "memory_share_fp32_224": 0.5, "memory_share_bf16_224": 0.375,
     }  # fmt: skip
@@ -39,7 +56,12 @@ def test_the_batch_that_fits_follows_from_two_peaks(monkeypatch):
     fits = anonymization_step.fitting_batches("bf16")
     assert seen == [("bf16", 16, (224, n_videos, 16, 12)) for n_videos in (1, 2)]
     # of 21.6 and 126.9 GB, 3.5 are taken without a video
-    assert fits == {"gb_per_video": 0.5, "gb_without_videos": 3.5, "videos_in_24_gb": 36, "videos_in_141_gb": 246}
+    assert fits == {
+        "gb_per_video": 0.5,
+        "gb_without_videos": 3.5,
+        "videos_in_24_gb": 36,
+        "videos_in_141_gb": 246,
+    }
 
 
 def test_the_corner_leaves_the_batch_as_it_was():
@@ -54,7 +76,9 @@ def test_both_versions_start_from_the_same_losses():
     clips, images = build_batches(48, 2, 8, 2)
     plain, ours = PlainSteps(clips, images), OurSteps(clips, images, "fp32", 0)
     utility, budget = plain.losses()
-    named = anonymization_step.step_anonymizer(ours.networks, ours.clips, ours.images, ours.objective, ours.updaters.fa)
+    named = anonymization_step.step_anonymizer(
+        ours.networks, ours.clips, ours.images, ours.objective, ours.updaters.fa
+    )
     assert named["step1/utility"] == pytest.approx(utility.item(), rel=1e-3)
     assert named["step1/budget"] == pytest.approx(budget.item(), rel=1e-3)
 

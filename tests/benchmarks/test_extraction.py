@@ -1,4 +1,5 @@
-"""The extraction benchmark runs small, agrees with the plain loop and ends with one line of JSON."""
+"""The extraction benchmark runs small, agrees with the plain loop and ends with one line of
+JSON."""
 
 import json
 
@@ -8,7 +9,20 @@ PARTS = ("decode", "wait", "copy", "f_A", "f_T", "write", "start")
 
 
 def test_runs_and_reports(capsys):
-    arguments = ["--videos", "1", "--clips", "2", "--size", "32", "--rounds", "1", "--product", "128", "--threads", "1"]
+    arguments = [
+        "--videos",
+        "1",
+        "--clips",
+        "2",
+        "--size",
+        "32",
+        "--rounds",
+        "1",
+        "--product",
+        "128",
+        "--threads",
+        "1",
+    ]
     assert extraction.main(arguments) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["benchmark"] == "extraction"
@@ -17,6 +31,8 @@ def test_runs_and_reports(capsys):
     for precision, least in (("fp32", 0.999), ("bf16", 0.99)):
         assert figures[f"lowest_cosine_{precision}"] > least
         assert all(figures[f"seconds_{part}_{precision}"] >= 0 for part in PARTS)
-        assert figures[f"seconds_f_A_{precision}"] > 0 and figures[f"seconds_decode_{precision}"] > 0
+        assert (
+            figures[f"seconds_f_A_{precision}"] > 0 and figures[f"seconds_decode_{precision}"] > 0
+        )
         assert figures[f"ceiling_share_{precision}"] > 0
     assert figures["ceiling_share"] == figures["ceiling_share_bf16"]

@@ -6,7 +6,10 @@ from benchmarks.gpu_monitor import GpuMonitor, mean_utilisation
 
 
 def test_means_of_the_columns():
-    assert mean_utilisation("75, 50\n25, 0\n") == {"utilization.gpu": 0.5, "utilization.decoder": 0.25}
+    assert mean_utilisation("75, 50\n25, 0\n") == {
+        "utilization.gpu": 0.5,
+        "utilization.decoder": 0.25,
+    }
     assert mean_utilisation("75, [N/A]\n25, [N/A]\n") == {"utilization.gpu": 0.5}
     assert mean_utilisation("No devices were found\n") == mean_utilisation("") == {}
 

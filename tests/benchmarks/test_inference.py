@@ -1,4 +1,5 @@
-"""The inference benchmark runs small, agrees with the plain version and ends with one line of JSON."""
+"""The inference benchmark runs small, agrees with the plain version and ends with one line of
+JSON."""
 
 import json
 
@@ -15,5 +16,8 @@ def test_runs_and_reports(capsys):
     figures = report["figures"]
     assert all(figures[f"ceiling_share_{key}"] > 0 and figures[f"gflops_{key}"] > 0 for key in keys)
     assert figures["relative_error_fp32"] < 1e-5
-    # frames of 32 pixels with random weights: 0.011 was measured; the bound of 0.01 is for full size
-    assert (figures["relative_error_bf16"] > 1e-5) == supports_bf16("cpu") and figures["relative_error_bf16"] < 0.03
+    # frames of 32 pixels with random weights: 0.011 was measured; the bound of 0.01 is for full
+    # size
+    assert (figures["relative_error_bf16"] > 1e-5) == supports_bf16("cpu") and figures[
+        "relative_error_bf16"
+    ] < 0.03

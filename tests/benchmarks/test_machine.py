@@ -42,7 +42,9 @@ def test_rounds_alternate_and_medians_are_medians():
     def measure(name, seconds):
         return lambda: order.append(name) or seconds.pop(0)
 
-    seconds = machine.rounds_in_turns({"a": measure("a", [3, 1, 2]), "b": measure("b", [5, 5, 9])}, 3)
+    seconds = machine.rounds_in_turns(
+        {"a": measure("a", [3, 1, 2]), "b": measure("b", [5, 5, 9])}, 3
+    )
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert machine.medians(seconds) == {"a": 2, "b": 5}
 
@@ -54,5 +56,9 @@ def test_matrix_product_counts_its_work_and_takes_time():
 
 
 def test_line_of_json_and_machine():
-    assert json.loads(machine.json_line("x", {"a": 2.0}, {})) == {"benchmark": "x", "ratios": {"a": 2.0}, "figures": {}}
+    assert json.loads(machine.json_line("x", {"a": 2.0}, {})) == {
+        "benchmark": "x",
+        "ratios": {"a": 2.0},
+        "figures": {},
+    }
     assert f"{torch.get_num_threads()} threads" in machine.describe_machine()

@@ -24,7 +24,10 @@ def test_runs_and_reports(capsys, monkeypatch):
 @torch.no_grad()
 def test_plain_network_gives_the_same_scores_and_features():
     torch.manual_seed(0)
-    net, bags = MGFN(feature_dim=12, dims=(16, 64, 128), depths=(1, 2, 1)).eval(), torch.rand(3, 2, 9, 13)
+    net, bags = (
+        MGFN(feature_dim=12, dims=(16, 64, 128), depths=(1, 2, 1)).eval(),
+        torch.rand(3, 2, 9, 13),
+    )
     scores, features = plain_forward(net, bags)
     torch.testing.assert_close(scores, net(bags).scores)
     torch.testing.assert_close(features, net(bags).features)

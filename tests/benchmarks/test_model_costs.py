@@ -25,7 +25,8 @@ def test_known_costs(name, parameters, expected, training):
 
 
 def test_peak_memory_is_what_a_pass_holds_at_once():
-    """Three ReLUs that free what they read: two maps at a time without gradient, all of them and gradients with."""
+    """Three ReLUs that free what they read: two maps at a time without gradient, all of them and
+    gradients with."""
     n_bytes = 4 * 1000 * 1000
     case = Case(lambda: nn.Sequential(*[nn.ReLU() for _ in range(4)]), (1000, 1000))
     assert peak_memory(case, training=False) == pytest.approx(2 * n_bytes, rel=0.01)
@@ -35,7 +36,10 @@ def test_peak_memory_is_what_a_pass_holds_at_once():
 def test_training_of_one_unit_with_a_head():
     """A batch norm over vectors has no statistics in a batch of one clip."""
     case = Case(
-        lambda: nn.Sequential(nn.Conv1d(3, 8, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.BatchNorm1d(8)), (1, 3, 50)
+        lambda: nn.Sequential(
+            nn.Conv1d(3, 8, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.BatchNorm1d(8)
+        ),
+        (1, 3, 50),
     )
     assert peak_memory(case, training=True) > peak_memory(case, training=False) > 0
 

@@ -15,7 +15,9 @@ def test_runs_and_reports(capsys):
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["benchmark"] == "privacy"
     figures, ratios = report["figures"], report["ratios"]
-    expected = figures["plain_seconds"] / (figures["ours_seconds"] + figures["release_seconds"] / 10)
+    expected = figures["plain_seconds"] / (
+        figures["ours_seconds"] + figures["release_seconds"] / 10
+    )
     assert ratios["epoch"] == pytest.approx(expected)
     assert ratios["epoch_without_release"] > ratios["epoch"] > ratios["first_epoch"] > 0
 
@@ -40,7 +42,10 @@ def test_both_sides_learn_the_same(tmp_path):
     for side, net in ((plain, plain.net), (ours, ours.attack.net)):
         before = parameters_to_vector(weight.contiguous() for weight in net.parameters()).clone()
         side.train_epoch()
-        changes.append(parameters_to_vector(weight.contiguous() for weight in net.parameters()) - before)
+        changes.append(
+            parameters_to_vector(weight.contiguous() for weight in net.parameters()) - before
+        )
     assert 0.99 < changes[0].norm() / changes[1].norm() < 1.01
-    # Adam's first step is the gradient's sign, which rounding turns where the gradient is next to nothing
+    # Adam's first step is the gradient's sign, which rounding turns where the gradient is next to
+    # nothing
     assert torch.cosine_similarity(*changes, dim=0) > 0.9

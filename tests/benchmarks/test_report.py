@@ -1,4 +1,5 @@
-"""benchmarks/README.md is written from what the benchmarks say, and what people wrote in it is kept."""
+"""benchmarks/README.md is written from what the benchmarks say, and what people wrote in it is
+kept."""
 
 import json
 from pathlib import Path
@@ -17,12 +18,20 @@ def write_benchmark(folder: Path, line: str, status: int = 0) -> None:
 
 
 def test_a_section_has_machine_command_baseline_and_figures(tmp_path, capsys):
-    line = json.dumps({"benchmark": "sums", "ratios": {"all": 2.5}, "figures": {"seconds": 0.123456}})
+    line = json.dumps(
+        {"benchmark": "sums", "ratios": {"all": 2.5}, "figures": {"seconds": 0.123456}}
+    )
     write_benchmark(tmp_path, line)
     assert report.benchmark_names(tmp_path) == ["sums"]
-    text = report.section("sums", report.run_benchmark("sums", ["--rounds", "1"], tmp_path), tmp_path)
+    text = report.section(
+        "sums", report.run_benchmark("sums", ["--rounds", "1"], tmp_path), tmp_path
+    )
     assert "a processor, 2 cores" in text and "`python benchmarks/sums.py --rounds 1`" in text
-    assert "adds them one by one" in text and "| all | 2.50 |" in text and "| seconds | 0.1235 |" in text
+    assert (
+        "adds them one by one" in text
+        and "| all | 2.50 |" in text
+        and "| seconds | 0.1235 |" in text
+    )
     assert line in capsys.readouterr().out
     assert "took 0:0" in text and " minutes." in text
 
@@ -46,7 +55,11 @@ def test_only_the_own_section_changes():
 
 def test_every_benchmark_is_found_and_nothing_else():
     names = report.benchmark_names()
-    assert {"data_loading", "inference", "mgfn"} <= set(names) and not {"machine", "report", "plain_mgfn"} & set(names)
+    assert {"data_loading", "inference", "mgfn"} <= set(names) and not {
+        "machine",
+        "report",
+        "plain_mgfn",
+    } & set(names)
 
 
 def test_the_same_command_runs_again_and_the_time_of_all_is_stated(tmp_path, monkeypatch):
@@ -56,7 +69,9 @@ def test_the_same_command_runs_again_and_the_time_of_all_is_stated(tmp_path, mon
 
     def run(name, options, folder=tmp_path):
         commands.append(options)
-        return report.Measured(f"python benchmarks/{name}.py {' '.join(options)}".strip(), "2 cores", {}, {}, 61.0)
+        return report.Measured(
+            f"python benchmarks/{name}.py {' '.join(options)}".strip(), "2 cores", {}, {}, 61.0
+        )
 
     monkeypatch.setattr(report, "benchmark_names", lambda: ["sums"])
     monkeypatch.setattr(report, "run_benchmark", run)
@@ -68,4 +83,7 @@ def test_the_same_command_runs_again_and_the_time_of_all_is_stated(tmp_path, mon
             assert "`python benchmarks/sums.py --rounds 2`" in output.read_text()
     assert commands == [["--rounds", "2"], ["--rounds", "2"], []]
     text = output.read_text()
-    assert text.count("All of it took 1:01 minutes (1 of 1 sections") == 1 and text.count("# Benchmarks") == 1
+    assert (
+        text.count("All of it took 1:01 minutes (1 of 1 sections") == 1
+        and text.count("# Benchmarks") == 1
+    )

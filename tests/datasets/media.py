@@ -40,9 +40,12 @@ def write_video(
     options: dict[str, str] | None = None,
     times: list[int] | None = None,
 ) -> Path:
-    """Writes a video of painted frames; `times` are presentation times in 1/1000 s, else 25 frames per second."""
+    """Writes a video of painted frames; `times` are presentation times in 1/1000 s, else 25 frames
+    per second."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
+    pixel_format = (
+        "yuvj420p" if codec == "mjpeg" else "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
+    )
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *size, pixel_format
@@ -61,7 +64,8 @@ def write_video(
 
 
 def rotate_mp4(path: Path, matrix: tuple[int, ...]) -> Path:
-    """Writes a display matrix (a, b, c, d of the track header, in whole units) into an MP4 file in place."""
+    """Writes a display matrix (a, b, c, d of the track header, in whole units) into an MP4 file in
+    place."""
     content = bytearray(path.read_bytes())
     at = content.index(b"tkhd") + 4 + 40
     a, b, c, d = (value * 0x10000 for value in matrix)

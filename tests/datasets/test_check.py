@@ -1,4 +1,5 @@
-"""The check of the data sets on small copies in the real layouts, whole and damaged; decoding is real."""
+"""The check of the data sets on small copies in the real layouts, whole and damaged; decoding is
+real."""
 
 import json
 import time
@@ -30,14 +31,25 @@ def small_ucf101(tmp_path, monkeypatch):
 
 def test_complete(small_ucf101, capsys):
     assert check.main(["ucf101", "--decode"]) == 0
-    assert "train: 3 found, 3 expected\n  test: 1 found, 1 expected\n  complete" in capsys.readouterr().out
+    assert (
+        "train: 3 found, 3 expected\n  test: 1 found, 1 expected\n  complete"
+        in capsys.readouterr().out
+    )
 
 
 def test_official_counts_are_those_of_the_papers():
-    found = {name: module.OFFICIAL_COUNTS for name, module in vars(check).items() if hasattr(module, "OFFICIAL_COUNTS")}
+    found = {
+        name: module.OFFICIAL_COUNTS
+        for name, module in vars(check).items()
+        if hasattr(module, "OFFICIAL_COUNTS")
+    }
     assert (found["ucf101"][1, True], found["ucf101"][1, False]) == (9537, 3783)
     assert found["vispr"] == {"train": 10_000, "test": 8_000}
-    assert (found["ucf_crime"], found["xd_violence"], found["shanghaitech"]) == ((1610, 290), (3954, 800), (238, 199))
+    assert (found["ucf_crime"], found["xd_violence"], found["shanghaitech"]) == (
+        (1610, 290),
+        (3954, 800),
+        (238, 199),
+    )
 
 
 def test_missing_files_are_named_and_counted(small_ucf101, capsys):
@@ -52,7 +64,11 @@ def test_one_missing_list_does_not_hide_the_other(small_ucf101, capsys):
     (small_ucf101 / "ucfTrainTestlist" / "testlist01.txt").unlink()
     assert check.main(["ucf101"]) == 3
     out = capsys.readouterr().out
-    assert "train: 3 found, 3 expected" in out and "test: not counted, 1 expected" in out and "testlist01.txt" in out
+    assert (
+        "train: 3 found, 3 expected" in out
+        and "test: not counted, 1 expected" in out
+        and "testlist01.txt" in out
+    )
 
 
 def test_decode_names_what_does_not_decode(small_ucf101, capsys):
@@ -63,9 +79,12 @@ def test_decode_names_what_does_not_decode(small_ucf101, capsys):
     assert "1 files do not decode" in out and "v_YoYo_g03_c01.avi: cannot be opened" in out
 
 
-@pytest.mark.parametrize(("name", "options"), [("a.mp4", {"movflags": "faststart"}), ("a.mkv", {}), ("a.avi", {})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.mp4", {"movflags": "faststart"}), ("a.mkv", {}), ("a.avi", {})]
+)
 def test_half_a_download_is_noticed(tmp_path, capsys, name, options):
-    """FFmpeg ends such files without an error; only what they state says that something is missing."""
+    """FFmpeg ends such files without an error; only what they state says that something is
+    missing."""
     path = write_video(tmp_path / name, 60, codec="mpeg4", options={**options, "g": "12"})
     (tmp_path / "test.csv").write_text(f"video,label\n{name},0\n")
     assert check.main([str(tmp_path), "--decode"]) == 0
@@ -101,7 +120,10 @@ def test_vispr(tmp_path, monkeypatch, capsys):
 
 def test_shanghaitech_masks_are_compared_with_the_frames(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config, "SHANGHAITECH_ROOT", tmp_path)
-    frames, masks = tmp_path / "testing" / "frames" / "01_0014", tmp_path / "testing" / "test_frame_mask"
+    frames, masks = (
+        tmp_path / "testing" / "frames" / "01_0014",
+        tmp_path / "testing" / "test_frame_mask",
+    )
     frames.mkdir(parents=True)
     masks.mkdir()
     for number in range(4):
@@ -148,7 +170,9 @@ def test_missing_and_empty_roots(tmp_path, monkeypatch, capsys, name, counts):
     monkeypatch.setattr(config, constant, tmp_path / "absent")
     assert check.main([name]) == 3
     out = capsys.readouterr().out
-    assert f"Set {constant} in" in out and "TED_SPAD_DATA_ROOT" in out and "aux_code.miniature" in out
+    assert (
+        f"Set {constant} in" in out and "TED_SPAD_DATA_ROOT" in out and "aux_code.miniature" in out
+    )
     assert f"train: 0 found, {counts[0]} expected\n  test: 0 found, {counts[1]} expected" in out
     (tmp_path / "absent").mkdir()
     assert check.main([name]) == 3
@@ -180,7 +204,10 @@ def test_ctrl_c_does_not_wait_for_the_files_in_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(check, "_decode", decode_slowly)
     with pytest.raises(KeyboardInterrupt):
-        check.decode_all(check.Findings("many", tmp_path, media=[tmp_path / str(i) for i in range(200)]), n_workers=1)
+        check.decode_all(
+            check.Findings("many", tmp_path, media=[tmp_path / str(i) for i in range(200)]),
+            n_workers=1,
+        )
     assert len(begun) < 10
 
 

@@ -38,7 +38,11 @@ def test_fitting_stride(n_frames, clip_length, stride, n_clips, expected):
     assert fitting_stride(n_frames, clip_length, stride, n_clips) == expected
     # The largest that fits: one more would not.
     if 1 < expected < stride:
-        assert n_clips * clip_span(clip_length, expected) <= n_frames < n_clips * clip_span(clip_length, expected + 1)
+        assert (
+            n_clips * clip_span(clip_length, expected)
+            <= n_frames
+            < n_clips * clip_span(clip_length, expected + 1)
+        )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,9 @@ def test_random_clip_reaches_every_start_equally_often():
     starts = [int(random_clip(40, 16, 2, g)[0]) for _ in range(3000)]
     counts = np.bincount(starts, minlength=10)
     assert len(counts) == 10 and counts.min() > 220 and counts.max() < 380
-    np.testing.assert_array_equal(random_clip(40, 16, 2, generator(5)), random_clip(40, 16, 2, generator(5)))
+    np.testing.assert_array_equal(
+        random_clip(40, 16, 2, generator(5)), random_clip(40, 16, 2, generator(5))
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +120,8 @@ def test_consecutive_clips_of_the_paper(n_frames):
 
 @pytest.mark.parametrize("n_frames", [62, 63, 70, 92, 93, 94, 186, 1000])
 def test_triplets_are_disjoint_wherever_the_video_is_long_enough(n_frames):
-    """The release lets the negative overlap the anchor in 37 % of the draws on a video of 186 frames."""
+    """The release lets the negative overlap the anchor in 37 % of the draws on a video of 186
+    frames."""
     g = generator()
     anchors, order = set(), set()
     for _ in range(300):

@@ -1,4 +1,5 @@
-"""Old label pickles: honest ones are read, whatever NumPy wrote them; any other content is refused before it runs."""
+"""Old label pickles: honest ones are read, whatever NumPy wrote them; any other content is refused
+before it runs."""
 
 import io
 import os
@@ -34,7 +35,9 @@ def dump(path, content, protocol=4, rename=None):
     ],
 )
 def test_reads_honest_pickles(tmp_path, protocol, convert):
-    path = dump(tmp_path / "old.pkl", {key: convert(values) for key, values in VALUES.items()}, protocol)
+    path = dump(
+        tmp_path / "old.pkl", {key: convert(values) for key, values in VALUES.items()}, protocol
+    )
     labels = convert_labels.read_labels(path)
     assert {key: value.tolist() for key, value in labels.items()} == VALUES
     assert all(value.dtype == np.float32 for value in labels.values())
@@ -43,7 +46,9 @@ def test_reads_honest_pickles(tmp_path, protocol, convert):
 def test_reads_the_names_of_numpy_1(tmp_path):
     # Protocol 2 writes module names as lines, so that they can be exchanged for those of NumPy 1.
     arrays = {"2017_1": np.array(VALUES["2017_1"], np.float64)}
-    path = dump(tmp_path / "old.pkl", arrays, 2, (b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    path = dump(
+        tmp_path / "old.pkl", arrays, 2, (b"numpy._core.multiarray", b"numpy.core.multiarray")
+    )
     assert b"numpy.core.multiarray" in path.read_bytes()
     assert convert_labels.read_labels(path)["2017_1"].tolist() == VALUES["2017_1"]
 
@@ -52,7 +57,10 @@ def test_written_annotations_load_as_vispr(tmp_path):
     for name in VALUES:
         (tmp_path / "train2017").mkdir(exist_ok=True)
         (tmp_path / "train2017" / f"{name}.jpg").touch()
-    old = dump(tmp_path / "train_labels.pkl", {f"{key}.jpg": np.array(values) for key, values in VALUES.items()})
+    old = dump(
+        tmp_path / "train_labels.pkl",
+        {f"{key}.jpg": np.array(values) for key, values in VALUES.items()},
+    )
     folder = tmp_path / "annotations" / "train2017"
     assert convert_labels.main([str(old), str(folder)]) == 0
     np.testing.assert_array_equal(Vispr(tmp_path, "train").labels, list(VALUES.values()))
@@ -62,14 +70,18 @@ def test_written_annotations_load_as_vispr(tmp_path):
 
 
 def test_the_name_tells_where_annotations_go(tmp_path):
-    """`convert_labels OLD.pkl` alone: beside the pickle, in VISPR's folder where the loader looks."""
+    """`convert_labels OLD.pkl` alone: beside the pickle, in VISPR's folder where the loader
+    looks."""
     for name in VALUES:
         (tmp_path / "test2017").mkdir(exist_ok=True)
         (tmp_path / "test2017" / f"{name}.jpg").touch()
     assert convert_labels.main([str(dump(tmp_path / "test_labels.pkl", VALUES))]) == 0
     np.testing.assert_array_equal(Vispr(tmp_path, "test").labels, list(VALUES.values()))
     assert convert_labels.main([str(dump(tmp_path / "OLD.pkl", VALUES))]) == 0
-    assert sorted(path.name for path in (tmp_path / "OLD").iterdir()) == ["2017_1.json", "2017_2.json"]
+    assert sorted(path.name for path in (tmp_path / "OLD").iterdir()) == [
+        "2017_1.json",
+        "2017_2.json",
+    ]
 
 
 class Attack:

@@ -1,4 +1,5 @@
-"""Frame-exact reading, against sequential decoding of videos that carry their frame number in the picture."""
+"""Frame-exact reading, against sequential decoding of videos that carry their frame number in the
+picture."""
 
 import io
 import logging
@@ -29,14 +30,23 @@ VARIABLE_TIMES = [int(t) for t in np.cumsum([7, 40, 33, 90, 21] * 14)]
 
 FORMATS = {
     "h264 with B-frames": ("a.mp4", {"codec": "libx264", "options": B_FRAMES}),
-    "h264 open groups": ("b.mp4", {"codec": "libx264", "options": {**B_FRAMES, "x264-params": "open-gop=1"}}),
+    "h264 open groups": (
+        "b.mp4",
+        {"codec": "libx264", "options": {**B_FRAMES, "x264-params": "open-gop=1"}},
+    ),
     "h264 in matroska": ("c.mkv", {"codec": "libx264", "options": B_FRAMES}),
     "h264 in avi": ("d.avi", {"codec": "libx264", "options": B_FRAMES}),
     "mpeg4 in avi": ("e.avi", {"codec": "mpeg4"}),
     "mpeg4 with B-frames in avi": ("f.avi", {"codec": "mpeg4", "options": {"bf": "2", "g": "10"}}),
     "mjpeg in avi": ("g.avi", {"codec": "mjpeg"}),
-    "vp9 in webm": ("h.webm", {"codec": "libvpx-vp9", "options": {"g": "15", "deadline": "realtime", "cpu-used": "8"}}),
-    "variable frame rate": ("i.mp4", {"codec": "libx264", "options": B_FRAMES, "times": VARIABLE_TIMES}),
+    "vp9 in webm": (
+        "h.webm",
+        {"codec": "libvpx-vp9", "options": {"g": "15", "deadline": "realtime", "cpu-used": "8"}},
+    ),
+    "variable frame rate": (
+        "i.mp4",
+        {"codec": "libx264", "options": B_FRAMES, "times": VARIABLE_TIMES},
+    ),
     "odd size": ("j.mp4", {"codec": "libx264", "options": B_FRAMES, "size": (49, 67)}),
 }
 N_FRAMES = 70
@@ -50,13 +60,22 @@ def test_frames_in_any_order_are_those_of_sequential_decoding(format_name, tmp_p
     assert [painted_number(frame) for frame in every] == list(range(N_FRAMES))
     assert count_frames(path) == N_FRAMES
     assert frame_size(path) == every[0].shape[:2] == options.get("size", (48, 64))
-    for indices in ([69], [0], [11, 12, 13], [37, 5, 5, 60, 36], list(range(20, 52, 2)), list(range(69, -1, -1))):
+    for indices in (
+        [69],
+        [0],
+        [11, 12, 13],
+        [37, 5, 5, 60, 36],
+        list(range(20, 52, 2)),
+        list(range(69, -1, -1)),
+    ):
         frames = read_frames(path, indices)
         assert frames.dtype == np.uint8 and frames.shape == (len(indices), *every[0].shape)
         for i, frame in zip(indices, frames, strict=True):
             np.testing.assert_array_equal(frame, every[i], err_msg=f"{format_name}, frame {i}")
     for i in range(N_FRAMES):
-        np.testing.assert_array_equal(read_frames(path, [i])[0], every[i], err_msg=f"{format_name}, frame {i}")
+        np.testing.assert_array_equal(
+            read_frames(path, [i])[0], every[i], err_msg=f"{format_name}, frame {i}"
+        )
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "b.mkv"])
@@ -101,7 +120,11 @@ def test_a_late_frame_costs_its_group_of_pictures(tmp_path, monkeypatch, format_
 
 
 def test_pictures_that_no_other_needs_are_not_decoded(tmp_path, monkeypatch):
-    path = write_video(tmp_path / "a.mp4", N_FRAMES, options={**B_FRAMES, "x264-params": "b-pyramid=none:b-adapt=0"})
+    path = write_video(
+        tmp_path / "a.mp4",
+        N_FRAMES,
+        options={**B_FRAMES, "x264-params": "b-pyramid=none:b-adapt=0"},
+    )
     every = list(iterate_frames(path))
     decoded = count_decoded(monkeypatch)
     for i in range(N_FRAMES):
@@ -116,12 +139,15 @@ def test_pictures_that_no_other_needs_are_not_decoded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["key_dts", "key_sums"])
 def test_a_seek_that_arrives_elsewhere_is_noticed(tmp_path, monkeypatch, name):
-    """AVI stores no times: a picture has to show by its checksum that it is the one of the index."""
+    """AVI stores no times: a picture has to show by its checksum that it is the one of the
+    index."""
     path = write_video(tmp_path / "a.avi", N_FRAMES, codec="mpeg4")
     index = video_index.video_index(path)
     assert len(index.key_sums) == len(index.key_dts) == 6
     key = video_index._file_key(path)
-    monkeypatch.setitem(video_index._cache, key, replace(index, **{name: np.roll(getattr(index, name), -1)}))
+    monkeypatch.setitem(
+        video_index._cache, key, replace(index, **{name: np.roll(getattr(index, name), -1)})
+    )
     assert [painted_number(frame) for frame in read_frames(path, [30, 61])] == [30, 61]
     assert video_index.video_index(path).pts is None, "from now on it is read from the start"
     assert [painted_number(frame) for frame in read_frames(path, [30, 61])] == [30, 61]
@@ -143,7 +169,8 @@ def test_colours_are_rgb(tmp_path):
 
 
 def displayed(frames, matrix):
-    """By the definition of the display matrix, pixel by pixel: (x, y) is shown at (a x + c y, b x + d y)."""
+    """By the definition of the display matrix, pixel by pixel: (x, y) is shown at (a x + c y, b x +
+    d y)."""
     a, b, c, d = matrix
     y, x = np.mgrid[: frames.shape[1], : frames.shape[2]]
     to_x, to_y = a * x + c * y, b * x + d * y
@@ -176,7 +203,9 @@ def test_truncated_video_is_counted_by_decoding(tmp_path):
     n_frames = len(list(iterate_frames(path)))
     assert 10 < n_frames < N_FRAMES
     assert count_frames(path) == n_frames
-    np.testing.assert_array_equal(read_frames(path, [n_frames - 1])[0], list(iterate_frames(path))[-1])
+    np.testing.assert_array_equal(
+        read_frames(path, [n_frames - 1])[0], list(iterate_frames(path))[-1]
+    )
 
 
 def test_packets_that_do_not_decode_in_the_middle(tmp_path, caplog):
@@ -223,7 +252,11 @@ def test_unreadable_media_name_the_file(tmp_path):
     (tmp_path / "empty.avi").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     for name in ("text.mp4", "empty.avi", "folder", "absent.mp4"):
-        for function in (count_frames, lambda path: list(iterate_frames(path)), lambda path: read_frames(path, [0])):
+        for function in (
+            count_frames,
+            lambda path: list(iterate_frames(path)),
+            lambda path: read_frames(path, [0]),
+        ):
             with pytest.raises(UnreadableMedia, match=name) as caught:
                 function(tmp_path / name)
             assert isinstance(caught.value, UserError)
@@ -244,7 +277,9 @@ def test_index_follows_a_changed_file(tmp_path):
 
 
 def test_random_access_costs_a_group_of_pictures_not_the_video(tmp_path):
-    path = write_video(tmp_path / "long.mp4", 2400, options={"g": "120", "bf": "2", "preset": "ultrafast"})
+    path = write_video(
+        tmp_path / "long.mp4", 2400, options={"g": "120", "bf": "2", "preset": "ultrafast"}
+    )
     count_frames(path)
     frames = iterate_frames(path)
     start = time.perf_counter()
@@ -290,7 +325,8 @@ def test_images_of_every_kind_become_upright_rgb(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_broken_exif_does_not_cost_the_picture(tmp_path):
-    """What turns a picture upright in Pillow raises TypeError or AttributeError on some of these."""
+    """What turns a picture upright in Pillow raises TypeError or AttributeError on some of
+    these."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x829A] = 6, "maker", (1, 3)
     buffer = io.BytesIO()

@@ -1,4 +1,5 @@
-"""Frame indices on disk: later processes and epochs do not scan a video again, and damage never shows."""
+"""Frame indices on disk: later processes and epochs do not scan a video again, and damage never
+shows."""
 
 import multiprocessing
 import os
@@ -30,7 +31,8 @@ for path in sys.argv[1:]:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder of indices, empty at first, also in memory; processes find it below the artefacts."""
+    """The folder of indices, empty at first, also in memory; processes find it below the
+    artefacts."""
     monkeypatch.setattr(config, "FRAME_INDEX_ROOT", tmp_path / "artifacts" / "frame_index")
     monkeypatch.setattr(video_index, "_cache", {})
     monkeypatch.setattr(index_cache, "_unwritable", set())
@@ -55,7 +57,9 @@ def scans(monkeypatch):
     scanned = []
     for name in ("_index_by_packets", "_index_by_decoding"):
         scan = getattr(video_index, name)
-        monkeypatch.setattr(video_index, name, lambda path, scan=scan: scanned.append(path) or scan(path))
+        monkeypatch.setattr(
+            video_index, name, lambda path, scan=scan: scanned.append(path) or scan(path)
+        )
     return scanned
 
 
@@ -64,9 +68,15 @@ def stored(folder):
 
 
 def test_a_second_process_scans_nothing_and_reads_the_same(tmp_path, folder, videos):
-    expected = [(count_frames(path), read_frames(path, [count_frames(path) - 1]).sum()) for path in videos]
+    expected = [
+        (count_frames(path), read_frames(path, [count_frames(path) - 1]).sum()) for path in videos
+    ]
     assert [n_frames for n_frames, _ in expected] == [40, 25]
-    environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(tmp_path / "artifacts"), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "TED_SPAD_ARTIFACT_ROOT": str(tmp_path / "artifacts"),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", ANOTHER_PROCESS, *map(str, videos)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
@@ -96,7 +106,9 @@ class _Counts(Dataset):
 
 
 def test_decoding_processes_of_the_next_epoch_scan_nothing(folder, videos, monkeypatch):
-    loader = DataLoader(_Counts(videos), batch_size=None, num_workers=1, multiprocessing_context="fork")
+    loader = DataLoader(
+        _Counts(videos), batch_size=None, num_workers=1, multiprocessing_context="fork"
+    )
     assert list(loader) == [40, 25]
     assert not video_index._cache, "the first epoch's index went with its process"
     for name in ("_index_by_packets", "_index_by_decoding"):
@@ -118,7 +130,8 @@ def test_a_changed_video_is_scanned_again_and_replaces_its_index(folder, videos,
 
 
 def make_index_often(paths, failures):
-    """What one of the processes does: makes every index again and again, and finds a whole one each time."""
+    """What one of the processes does: makes every index again and again, and finds a whole one each
+    time."""
     for _ in range(20):
         for path, n_frames in zip(paths, (40, 25), strict=True):
             video_index.reindex_by_decoding(path)
@@ -130,7 +143,9 @@ def make_index_often(paths, failures):
 def test_processes_write_the_same_index_at_once(folder, videos, caplog):
     context = multiprocessing.get_context("fork")
     failures = context.Queue()
-    processes = [context.Process(target=make_index_often, args=(videos, failures)) for _ in range(3)]
+    processes = [
+        context.Process(target=make_index_often, args=(videos, failures)) for _ in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,4 +1,5 @@
-"""Videos as they are found: cut, trimmed, with sound or a cover picture in front, with counts that are not true."""
+"""Videos as they are found: cut, trimmed, with sound or a cover picture in front, with counts that
+are not true."""
 
 import struct
 from fractions import Fraction
@@ -10,7 +11,13 @@ from av.stream import Disposition
 from PIL import Image
 
 from aux_code.datasets import video_index
-from aux_code.datasets.decode import UnreadableMedia, count_frames, frame_size, iterate_frames, read_frames
+from aux_code.datasets.decode import (
+    UnreadableMedia,
+    count_frames,
+    frame_size,
+    iterate_frames,
+    read_frames,
+)
 from tests.datasets.media import painted_frame, painted_number, write_video
 
 N_FRAMES = 40
@@ -40,13 +47,19 @@ def copy(source, path, first=0, options=None):
 
 
 def assert_exact(path, numbers):
-    """Every frame alone, and several in any order, are those of sequential decoding, which shows these numbers."""
+    """Every frame alone, and several in any order, are those of sequential decoding, which shows
+    these numbers."""
     every = list(iterate_frames(path))
     assert [painted_number(frame) for frame in every] == list(numbers)
     assert count_frames(path) == len(every)
-    orders = [[i] for i in range(len(every))] + [[len(every) - 1, 0, 0, 3], list(range(len(every)))[::-3]]
+    orders = [[i] for i in range(len(every))] + [
+        [len(every) - 1, 0, 0, 3],
+        list(range(len(every)))[::-3],
+    ]
     for indices in orders:
-        np.testing.assert_array_equal(read_frames(path, indices), [every[i] for i in indices], err_msg=str(indices))
+        np.testing.assert_array_equal(
+            read_frames(path, indices), [every[i] for i in indices], err_msg=str(indices)
+        )
 
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv"])
@@ -56,14 +69,19 @@ def test_first_key_frame_is_missing(source, tmp_path, name):
 
 @pytest.mark.parametrize(
     "options",
-    [{"use_editlist": "0"}, {"movflags": "negative_cts_offsets"}, {"movflags": "frag_keyframe+empty_moov"}],
+    [
+        {"use_editlist": "0"},
+        {"movflags": "negative_cts_offsets"},
+        {"movflags": "frag_keyframe+empty_moov"},
+    ],
 )
 def test_ways_to_write_mp4(source, tmp_path, options):
     assert_exact(copy(source, tmp_path / "a.mp4", options=options), range(N_FRAMES))
 
 
 def test_edit_list_trims_both_ends(source):
-    """Cutting programs leave the pictures there and say which are shown; the file still claims all of them."""
+    """Cutting programs leave the pictures there and say which are shown; the file still claims all
+    of them."""
     content = bytearray(source.read_bytes())
     at = content.index(b"elst") + 12
     _, begin = struct.unpack(">Ii", content[at : at + 8])
@@ -92,14 +110,20 @@ def test_avi_claims_a_wrong_count(tmp_path):
 def test_sound_comes_first(tmp_path, name):
     path, codec = tmp_path / name, "libx264" if name == "a.mp4" else "mpeg4"
     with av.open(str(path), "w") as container:
-        sound = container.add_stream("pcm_s16le" if name == "a.avi" else "aac", rate=16000, layout="mono")
+        sound = container.add_stream(
+            "pcm_s16le" if name == "a.avi" else "aac", rate=16000, layout="mono"
+        )
         video = container.add_stream(codec, rate=25, options=B_FRAMES if codec == "libx264" else {})
         video.height, video.width, video.pix_fmt, video.bit_rate = 48, 64, "yuv420p", 2_000_000
         for i in range(N_FRAMES):
-            samples = av.AudioFrame.from_ndarray(np.zeros((1, 640), np.int16), format="s16", layout="mono")
+            samples = av.AudioFrame.from_ndarray(
+                np.zeros((1, 640), np.int16), format="s16", layout="mono"
+            )
             samples.sample_rate, samples.pts = 16000, 640 * i
             container.mux(sound.encode(samples))
-            container.mux(video.encode(av.VideoFrame.from_ndarray(painted_frame(i), format="rgb24")))
+            container.mux(
+                video.encode(av.VideoFrame.from_ndarray(painted_frame(i), format="rgb24"))
+            )
         container.mux(sound.encode())
         container.mux(video.encode())
     assert_exact(path, range(N_FRAMES))
@@ -108,7 +132,11 @@ def test_sound_comes_first(tmp_path, name):
 def test_cover_picture_is_not_the_video(source, tmp_path):
     path, picture = tmp_path / "film.mp4", tmp_path / "cover.jpg"
     Image.fromarray(painted_frame(4095, 96, 96)).save(picture)
-    with av.open(str(picture)) as cover, av.open(str(source)) as film, av.open(str(path), "w") as output:
+    with (
+        av.open(str(picture)) as cover,
+        av.open(str(source)) as film,
+        av.open(str(path), "w") as output,
+    ):
         shown = output.add_stream_from_template(cover.streams.video[0])
         shown.disposition = Disposition.attached_pic
         moving = output.add_stream_from_template(film.streams.video[0])
@@ -117,16 +145,24 @@ def test_cover_picture_is_not_the_video(source, tmp_path):
                 packet.stream = stream
                 output.mux(packet)
     with av.open(str(path)) as container:
-        assert any(stream.disposition & Disposition.attached_pic for stream in container.streams.video)
+        assert any(
+            stream.disposition & Disposition.attached_pic for stream in container.streams.video
+        )
     assert_exact(path, range(N_FRAMES))
     assert frame_size(path) == (48, 64)
 
 
 def test_packed_b_frames(tmp_path):
-    """DivX in AVI: a chunk holds a picture and the B-frame that is shown before it; the next chunk holds none."""
-    source = write_video(tmp_path / "source.avi", N_FRAMES, codec="mpeg4", options={"bf": "1", "g": "10"})
+    """DivX in AVI: a chunk holds a picture and the B-frame that is shown before it; the next chunk
+    holds none."""
+    source = write_video(
+        tmp_path / "source.avi", N_FRAMES, codec="mpeg4", options={"bf": "1", "g": "10"}
+    )
     pictures = [(bytes(packet), packet.is_keyframe) for packet in packets_of(source)]
-    start, is_b = b"\0\0\1\xb6", [data[data.index(b"\0\0\1\xb6") + 4] >> 6 == 2 for data, _ in pictures]
+    start, is_b = (
+        b"\0\0\1\xb6",
+        [data[data.index(b"\0\0\1\xb6") + 4] >> 6 == 2 for data, _ in pictures],
+    )
     assert sum(is_b) > 10
     chunks = []
     for (data, is_key), follows, b in zip(pictures, [*is_b[1:], False], is_b, strict=True):
@@ -152,7 +188,8 @@ def test_pictures_change_their_size(tmp_path):
     """Frames have one size, the first one's, wherever reading begins."""
     options = {"deadline": "realtime", "cpu-used": "8", "g": "10"}
     parts = [
-        write_video(tmp_path / f"{size[0]}.webm", 20, "libvpx-vp9", size, options) for size in ((48, 64), (96, 128))
+        write_video(tmp_path / f"{size[0]}.webm", 20, "libvpx-vp9", size, options)
+        for size in ((48, 64), (96, 128))
     ]
     path = tmp_path / "both.webm"
     with av.open(str(parts[0])) as template, av.open(str(path), "w") as output:
@@ -167,17 +204,25 @@ def test_pictures_change_their_size(tmp_path):
 
 
 def test_damaged_files_raise_nothing_else(tmp_path, source):
-    """Some damage hides from FFmpeg which decoder to use; such files are unreadable, not a crash."""
+    """Some damage hides from FFmpeg which decoder to use; such files are unreadable, not a
+    crash."""
     unknown = tmp_path / "unknown.mp4"
     unknown.write_bytes(source.read_bytes().replace(b"avc1", b"zzzz"))
     with pytest.raises(UnreadableMedia, match="unknown.mp4"):
         count_frames(unknown)
     rng = np.random.default_rng(0)
-    for path in (source, copy(source, tmp_path / "a.ts"), write_video(tmp_path / "a.avi", N_FRAMES, codec="mpeg4")):
+    for path in (
+        source,
+        copy(source, tmp_path / "a.ts"),
+        write_video(tmp_path / "a.avi", N_FRAMES, codec="mpeg4"),
+    ):
         whole = path.read_bytes()
         for _ in range(15):
             content = bytearray(whole)
-            begin, length = rng.integers(len(whole) // 20, len(whole) - 200), rng.integers(1, len(whole) // 5)
+            begin, length = (
+                rng.integers(len(whole) // 20, len(whole) - 200),
+                rng.integers(1, len(whole) // 5),
+            )
             del content[begin : begin + length]
             path.write_bytes(content)
             video_index._cache.clear()

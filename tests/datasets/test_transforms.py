@@ -1,4 +1,5 @@
-"""Transforms against torchvision, against themselves in other batches, and on pictures that give places away."""
+"""Transforms against torchvision, against themselves in other batches, and on pictures that give
+places away."""
 
 import numpy as np
 import pytest
@@ -32,15 +33,21 @@ def generators(n, seed=0):
 
 
 def ramp(height=60, width=80):
-    """Red grows with x from 0 to 1, green with y; blue is full everywhere, so that black would lie outside."""
+    """Red grows with x from 0 to 1, green with y; blue is full everywhere, so that black would lie
+    outside."""
     y, x = np.mgrid[:height, :width]
-    picture = np.stack([255 * (x + 0.5) / width, 255 * (y + 0.5) / height, np.full((height, width), 255)], axis=-1)
+    picture = np.stack(
+        [255 * (x + 0.5) / width, 255 * (y + 0.5) / height, np.full((height, width), 255)], axis=-1
+    )
     return picture.round().astype(np.uint8)[None]
 
 
-@pytest.mark.parametrize(("height", "width", "size"), [(240, 320, 224), (90, 70, 48), (40, 50, 64), (500, 1000, 112)])
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(240, 320, 224), (90, 70, 48), (40, 50, 64), (500, 1000, 112)]
+)
 def test_evaluation_is_centre_crop_and_antialiased_resize(height, width, size):
-    """The release evaluates some data sets on a square crop; here one transform, 0.8 h x 0.8 w, serves all."""
+    """The release evaluates some data sets on a square crop; here one transform, 0.8 h x 0.8 w,
+    serves all."""
     frames = noise(2, height, width, 3)
     result = evaluation_transform(frames, size)
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
@@ -61,7 +68,8 @@ def test_evaluation_of_any_size_stays_inside_and_centred():
 
 @pytest.mark.parametrize("policy", [WEAK, STRONG, BUDGET_VIEWS])
 def test_every_view_is_a_valid_crop_of_its_own(policy):
-    """The release crops second views at the first one's corner: a third leave the picture, in part black."""
+    """The release crops second views at the first one's corner: a third leave the picture, in part
+    black."""
     geometry = Policy(crop_factor=policy.crop_factor)
     views = augment_batch([ramp()] * 200, geometry, 32, generators(200))[:, :, 0]
     assert views[:, 2].min() > 0.999, "a crop leaves the picture"
@@ -98,21 +106,31 @@ def test_single_clip_batch_and_tensor_agree():
     batch = augment(torch.from_numpy(clips), BUDGET_VIEWS, 32, generators(3))
     assert batch.shape == (3, 3, 4, 32, 32) and 0 <= batch.min() and batch.max() <= 1
     torch.testing.assert_close(augment_batch(list(clips), BUDGET_VIEWS, 32, generators(3)), batch)
-    torch.testing.assert_close(augment(clips[2], BUDGET_VIEWS, 32, generators(3)[2]), batch[2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        augment(clips[2], BUDGET_VIEWS, 32, generators(3)[2]), batch[2], atol=1e-5, rtol=0
+    )
     one = seeded_generator("one")
-    assert not torch.equal(augment(clips[[0, 0]], WEAK, 32, one)[0], augment(clips[[0, 0]], WEAK, 32, one)[1])
+    assert not torch.equal(
+        augment(clips[[0, 0]], WEAK, 32, one)[0], augment(clips[[0, 0]], WEAK, 32, one)[1]
+    )
 
 
 @pytest.mark.parametrize("policy", [MODERATE_VIEWS, BUDGET_VIEWS, EVALUATION])
 def test_images_of_many_sizes_come_out_as_alone(policy):
-    """Small pictures share a batch in a larger canvas, whose zeros must not show; large ones do not."""
+    """Small pictures share a batch in a larger canvas, whose zeros must not show; large ones do
+    not."""
     sizes = [(88, 101), (128, 128), (90, 127), (64, 65), (200, 170), (7, 30), (128, 88)]
     images = [noise(1, height, width, 3)[0] // 2 + 128 for height, width in sizes]
     together = augment_images(images, policy, 48, generators(len(sizes)))
     for image, view, generator in zip(images, together, generators(len(sizes)), strict=True):
-        torch.testing.assert_close(augment(image[None], policy, 48, generator)[:, 0], view, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            augment(image[None], policy, 48, generator)[:, 0], view, atol=1e-6, rtol=0
+        )
         assert view.min() > 0.1  # no black border from outside the picture
-    alone = [augment_images([image], policy, 48, [own])[0] for image, own in zip(images, generators(7), strict=True)]
+    alone = [
+        augment_images([image], policy, 48, [own])[0]
+        for image, own in zip(images, generators(7), strict=True)
+    ]
     assert torch.equal(torch.stack(alone), together)
 
 
@@ -121,7 +139,9 @@ def test_flip_mirrors_half_of_the_views():
     plain = augment_batch([ramp()], Policy(), 20, [])[0]
     mirrored = [torch.allclose(view, plain.flip(-1), atol=1e-6) for view in views]
     straight = [torch.allclose(view, plain, atol=1e-6) for view in views]
-    assert all(a != b for a, b in zip(mirrored, straight, strict=True)) and 110 < sum(mirrored) < 190
+    assert (
+        all(a != b for a, b in zip(mirrored, straight, strict=True)) and 110 < sum(mirrored) < 190
+    )
 
 
 def test_erase_overwrites_one_rectangle_with_grey():
@@ -156,7 +176,10 @@ def test_hue_keeps_grey_and_luma_and_grey_removes_colour():
     grey = np.full((8, 8, 3), 120, np.uint8)
     jitter = Policy(hue=0.2)
     torch.testing.assert_close(
-        augment_images([grey] * 5, jitter, 8, generators(5)), torch.full((5, 3, 8, 8), 120 / 255), atol=1e-3, rtol=0
+        augment_images([grey] * 5, jitter, 8, generators(5)),
+        torch.full((5, 3, 8, 8), 120 / 255),
+        atol=1e-3,
+        rtol=0,
     )
     red = np.zeros((8, 8, 3), np.uint8) + np.array([150, 90, 80], np.uint8)
     views = augment_images([red] * 30, jitter, 8, generators(30))[:, :, 0, 0]
@@ -206,4 +229,6 @@ def test_wrong_arguments():
 def test_gpu_agrees_with_cpu():
     clips = torch.from_numpy(noise(3, 4, 60, 80, 3))
     expected = augment(clips, STRONG, 48, generators(3))
-    torch.testing.assert_close(augment(clips.to("cuda"), STRONG, 48, generators(3)).cpu(), expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        augment(clips.to("cuda"), STRONG, 48, generators(3)).cpu(), expected, atol=2e-3, rtol=0
+    )

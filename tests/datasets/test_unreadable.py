@@ -14,7 +14,9 @@ def test_names_files_and_stops_past_the_share(tmp_path, caplog):
         log.record(f"video {i} é.mp4", "met again in the next epoch")
     assert len(log) == 3 and log.names == [f"video {i} é.mp4" for i in range(3)]
     assert log.path == tmp_path / "run" / "unreadable.txt"
-    assert log.path.read_text("utf-8").splitlines() == [f"video {i} é.mp4\tmoov atom not found" for i in range(3)]
+    assert log.path.read_text("utf-8").splitlines() == [
+        f"video {i} é.mp4\tmoov atom not found" for i in range(3)
+    ]
     assert "video 2 é.mp4" in caplog.text
     with pytest.raises(UserError, match=r"4 of 300 files.*1.0%.*unreadable.txt"):
         log.record("video 3.mp4")
@@ -36,8 +38,12 @@ def test_error_names_file_and_reason():
 
 
 def test_data_sets_of_a_run_share_its_file(tmp_path):
-    """Stage 1 reads clips and images in turns; neither may overwrite what the other has named, nor a resumed run."""
-    clips, images = UnreadableLog(tmp_path, n_total=100, max_share=0.5), UnreadableLog(tmp_path, n_total=100)
+    """Stage 1 reads clips and images in turns; neither may overwrite what the other has named, nor
+    a resumed run."""
+    clips, images = (
+        UnreadableLog(tmp_path, n_total=100, max_share=0.5),
+        UnreadableLog(tmp_path, n_total=100),
+    )
     clips.record("a.avi", "no frame of its video decodes")
     images.record("b.jpg", "truncated")
     clips.record("c.avi", "cannot be opened")
@@ -49,7 +55,9 @@ def test_data_sets_of_a_run_share_its_file(tmp_path):
 
 
 def test_a_whole_list_replaces_the_file(tmp_path):
-    path = write_unreadable(tmp_path / "run", {"a.mp4": "cannot\nbe opened", "b.mp4": "holds no video stream"})
+    path = write_unreadable(
+        tmp_path / "run", {"a.mp4": "cannot\nbe opened", "b.mp4": "holds no video stream"}
+    )
     assert path.read_text("utf-8") == "a.mp4\tcannot be opened\nb.mp4\tholds no video stream\n"
     assert write_unreadable(tmp_path / "run", {}) == path and not path.exists()
 

@@ -1,4 +1,5 @@
-"""VISPR's three annotation layouts, labels in the fixed order, and reports on what does not match."""
+"""VISPR's three annotation layouts, labels in the fixed order, and reports on what does not
+match."""
 
 import json
 
@@ -23,11 +24,15 @@ def make_vispr(root, annotations="train2017", labels=None):
         for path in (image, annotation):
             path.parent.mkdir(parents=True, exist_ok=True)
         image.touch()
-        annotation.write_text(json.dumps({"image_path": image.name, "labels": names, "safe": False}))
+        annotation.write_text(
+            json.dumps({"image_path": image.name, "labels": names, "safe": False})
+        )
     return root
 
 
-@pytest.mark.parametrize("annotations", ["train2017", "annotations/train2017", "train2017_annotation"])
+@pytest.mark.parametrize(
+    "annotations", ["train2017", "annotations/train2017", "train2017_annotation"]
+)
 def test_labels_in_the_fixed_order(tmp_path, annotations):
     data = Vispr(make_vispr(tmp_path, annotations), "train")
     assert data.attributes == VISPR1
@@ -52,7 +57,9 @@ def test_an_attribute_of_another_split_is_reported_as_absent(tmp_path):
     (root / "val2017" / "2017_5.json").write_text(json.dumps({"labels": ["a4_gender"]}))
     data = Vispr(root, "val", attributes=["a4_gender", "a6_hair_color"])
     np.testing.assert_array_equal(data.labels, [[1, 0]])
-    assert data.report == ["1 attributes have no positive image, so no average precision: a6_hair_color"]
+    assert data.report == [
+        "1 attributes have no positive image, so no average precision: a6_hair_color"
+    ]
     with pytest.raises(UserError, match=r"unknown VISPR attributes a99_wings; .*a6_hair_color"):
         Vispr(root, "val", attributes=["a99_wings"])
 
@@ -89,7 +96,9 @@ def test_too_many_images_without_annotation(tmp_path):
         Vispr(root)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"labels": "a4_gender"}', '{"label": []}', '{"labels": [3]}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"labels": "a4_gender"}', '{"label": []}', '{"labels": [3]}']
+)
 def test_broken_annotation_names_the_file(tmp_path, content):
     root = make_vispr(tmp_path)
     (root / "train2017" / "2017_3.json").write_text(content)

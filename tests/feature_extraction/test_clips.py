@@ -37,11 +37,15 @@ def test_stream_takes_the_frames_of_the_table(n_frames):
     assert [clip.index for clip in clips] == list(range(GEOMETRY.n_clips(n_frames)))
 
 
-@pytest.mark.parametrize("frames_per_clip, stride, per_feature", [(8, 1, 8), (16, 4, 32), (4, 3, 7)])
+@pytest.mark.parametrize(
+    "frames_per_clip, stride, per_feature", [(8, 1, 8), (16, 4, 32), (4, 3, 7)]
+)
 def test_stream_follows_other_geometries(frames_per_clip, stride, per_feature):
     geometry = ClipGeometry(frames_per_clip, stride, per_feature)
     expected = consecutive_clips(75, frames_per_clip, stride, per_feature)
-    assert np.array_equal([clip.frame_indices for clip in clips_of(_stream(75), geometry)], expected)
+    assert np.array_equal(
+        [clip.frame_indices for clip in clips_of(_stream(75), geometry)], expected
+    )
 
 
 def test_tail_is_completed_by_the_last_frame():
@@ -51,7 +55,10 @@ def test_tail_is_completed_by_the_last_frame():
 
 def test_only_frames_of_clips_are_converted():
     converted = []
-    frames = (LazyFrame(lambda i=i: converted.append(i) or np.zeros((2, 2, 3), np.uint8)) for i in range(64))
+    frames = (
+        LazyFrame(lambda i=i: converted.append(i) or np.zeros((2, 2, 3), np.uint8))
+        for i in range(64)
+    )
     list(clips_of(frames, GEOMETRY))
     assert converted == list(range(0, 64, 2))
 
@@ -91,32 +98,47 @@ def test_ten_crops_show_corners_and_mirrors():
 
 @pytest.mark.parametrize("n_frames, n_clips", [(71, 3), (72, 3), (33, 2)])
 @pytest.mark.parametrize(
-    "name, codec", [("h.mp4", "libx264"), ("m.avi", "mpeg4"), ("v.webm", "libvpx-vp9"), ("j.avi", "mjpeg")]
+    "name, codec",
+    [("h.mp4", "libx264"), ("m.avi", "mpeg4"), ("v.webm", "libvpx-vp9"), ("j.avi", "mjpeg")],
 )
 def test_readers_give_the_same_clips(tmp_path, name, codec, n_frames, n_clips):
     """A tail ends with the video's last frame, also where that is none of every second."""
     pytest.importorskip("nvidia.dali")
     video = _input(write_video(tmp_path / name, n_frames, codec))
-    ours, dali = (list(make_reader(reader, GEOMETRY, 0.9, None, CPU).read(video)) for reader in ("pyav", "dali"))
+    ours, dali = (
+        list(make_reader(reader, GEOMETRY, 0.9, None, CPU).read(video))
+        for reader in ("pyav", "dali")
+    )
     assert ours[-1] == dali[-1] == VideoEnd(n_frames, 25.0, "complete")
     assert len(ours) == len(dali) == n_clips + 1
     for a, b in zip(ours[:-1], dali[:-1], strict=True):
         # the red channel tells which frame it is: 3 grey levels from one to the next
-        assert torch.allclose(a.views[0, :, 0].mean((1, 2)), b.views[0, :, 0].mean((1, 2)), atol=1.4 / 255)
+        assert torch.allclose(
+            a.views[0, :, 0].mean((1, 2)), b.views[0, :, 0].mean((1, 2)), atol=1.4 / 255
+        )
         assert (a.views - b.views).abs().mean() < 0.01
 
 
 @pytest.mark.parametrize(
     "name, codec, by_dali",
-    [("h.mp4", "libx264", 0), ("m.avi", "mpeg4", 0), ("v.webm", "libvpx-vp9", 3), ("j.avi", "mjpeg", 3)],
+    [
+        ("h.mp4", "libx264", 0),
+        ("m.avi", "mpeg4", 0),
+        ("v.webm", "libvpx-vp9", 3),
+        ("j.avi", "mjpeg", 3),
+    ],
 )
 def test_dali_decodes_on_a_cpu_what_it_can(tmp_path, monkeypatch, name, codec, by_dali):
     pytest.importorskip("nvidia.dali")
     from feature_extraction.dali_reader import DaliReader
 
     decoded, fed, decode, feed = [], [], DaliReader._decoded_by_dali, DaliReader._fed_by_pyav
-    monkeypatch.setattr(DaliReader, "_decoded_by_dali", lambda *a: (decoded.append(c) or c for c in decode(*a)))
-    monkeypatch.setattr(DaliReader, "_fed_by_pyav", lambda *a: (fed.append(c) or c for c in feed(*a)))
+    monkeypatch.setattr(
+        DaliReader, "_decoded_by_dali", lambda *a: (decoded.append(c) or c for c in decode(*a))
+    )
+    monkeypatch.setattr(
+        DaliReader, "_fed_by_pyav", lambda *a: (fed.append(c) or c for c in feed(*a))
+    )
     video = _input(write_video(tmp_path / name, 72, codec))
     *clips, _ = make_reader("dali", GEOMETRY, 0.9, None, CPU).read(video)
     assert len(clips) == 3 and len(decoded) == by_dali and bool(fed) is not bool(by_dali)
@@ -125,30 +147,40 @@ def test_dali_decodes_on_a_cpu_what_it_can(tmp_path, monkeypatch, name, codec, b
 def test_large_pictures_are_fed_to_dali_clip_by_clip(tmp_path, monkeypatch):
     dali_reader = pytest.importorskip("feature_extraction.dali_reader", exc_type=ImportError)
     video, sizes, feed = _input(write_video(tmp_path / "h.mp4", 200)), [], dali_reader._groups
-    monkeypatch.setattr(dali_reader, "_groups", lambda clips: (sizes.append(len(g)) or g for g in feed(clips)))
+    monkeypatch.setattr(
+        dali_reader, "_groups", lambda clips: (sizes.append(len(g)) or g for g in feed(clips))
+    )
     together = list(make_reader("dali", GEOMETRY, 0.9, None, CPU).read(video))
     monkeypatch.setattr(dali_reader, "BYTES_PER_RUN", 2 * 16 * 48 * 64 * 3)
     in_pairs = list(make_reader("dali", GEOMETRY, 0.9, None, CPU).read(video))
     assert sizes == [4, 3, 2, 2, 2, 1]
-    assert all(torch.equal(a.views, b.views) for a, b in zip(together[:-1], in_pairs[:-1], strict=True))
+    assert all(
+        torch.equal(a.views, b.views) for a, b in zip(together[:-1], in_pairs[:-1], strict=True)
+    )
 
 
 def test_dali_ten_crops_agree(tmp_path):
     pytest.importorskip("nvidia.dali")
     geometry = ClipGeometry(size=16, n_crops=10)
     video = _input(write_video(tmp_path / "h.mp4", 40))
-    ours, dali = (list(make_reader(reader, geometry, 0.9, None, CPU).read(video)) for reader in ("pyav", "dali"))
+    ours, dali = (
+        list(make_reader(reader, geometry, 0.9, None, CPU).read(video))
+        for reader in ("pyav", "dali")
+    )
     for a, b in zip(ours[:-1], dali[:-1], strict=True):
         assert (a.views - b.views).abs().mean() < 0.01
 
 
 def test_gpu_graphs_decode_crop_and_resize_on_the_gpu(tmp_path):
-    """Defined, not built: DALI checks operators, arguments and devices without a GPU; running them needs one."""
+    """Defined, not built: DALI checks operators, arguments and devices without a GPU; running them
+    needs one."""
     pytest.importorskip("nvidia.dali")
     from feature_extraction.dali_reader import DaliReader, VideoFacts
 
     reader = DaliReader(ClipGeometry(n_crops=10), 0.9, None, torch.device("cuda", 0))
-    decoding = reader._decoding_graph(tmp_path / "h.mp4", VideoFacts("h264", 64, 64, 25.0, 48, 64, False))
+    decoding = reader._decoding_graph(
+        tmp_path / "h.mp4", VideoFacts("h264", 64, 64, 25.0, 48, 64, False)
+    )
     feeding = reader._feeding_graph()
     assert decoding.device_id == feeding.device_id == 0
     views, frame_numbers = decoding._graph_out
@@ -173,13 +205,19 @@ def test_truncated_video_is_damaged_or_fails(tmp_path):
     slightly.write_bytes(content[: int(len(content) * 0.95)])
     badly.write_bytes(content[: len(content) // 2])
     *clips, end = PyavReader(GEOMETRY).read(_input(slightly))
-    assert end.status == "damaged" and 180 <= end.n_frames < 200 and len(clips) == GEOMETRY.n_clips(end.n_frames)
+    assert (
+        end.status == "damaged"
+        and 180 <= end.n_frames < 200
+        and len(clips) == GEOMETRY.n_clips(end.n_frames)
+    )
     with pytest.raises(UnreadableMedia, match="badly.avi"):
         list(PyavReader(GEOMETRY).read(_input(badly)))
 
 
 @pytest.mark.parametrize("reader", ["pyav", "dali"])
-@pytest.mark.parametrize("name, codec", [("v.webm", "libvpx-vp9"), ("h.mkv", "libx264"), ("f.flv", "libx264")])
+@pytest.mark.parametrize(
+    "name, codec", [("v.webm", "libvpx-vp9"), ("h.mkv", "libx264"), ("f.flv", "libx264")]
+)
 def test_truncated_video_without_a_count_is_noticed_by_its_duration(tmp_path, reader, name, codec):
     if reader == "dali":
         pytest.importorskip("nvidia.dali")
@@ -188,7 +226,11 @@ def test_truncated_video_without_a_count_is_noticed_by_its_duration(tmp_path, re
     slightly.write_bytes(content[: int(len(content) * 0.95)])
     badly.write_bytes(content[: len(content) // 2])
     *clips, end = make_reader(reader, GEOMETRY, 0.9, None, CPU).read(_input(slightly))
-    assert end.status == "damaged" and 180 <= end.n_frames < 200 and len(clips) == GEOMETRY.n_clips(end.n_frames)
+    assert (
+        end.status == "damaged"
+        and 180 <= end.n_frames < 200
+        and len(clips) == GEOMETRY.n_clips(end.n_frames)
+    )
     with pytest.raises(UnreadableMedia, match="only"):
         list(make_reader(reader, GEOMETRY, 0.9, None, CPU).read(_input(badly)))
 
@@ -228,13 +270,16 @@ def test_image_is_a_clip_that_repeats_it(tmp_path):
     Image.fromarray(painted(5)).save(tmp_path / "still.png")
     clip, end = PyavReader(GEOMETRY).read(_input(tmp_path / "still.png"))
     assert end.n_frames == 1
-    assert clip.views.shape == (1, 16, 3, 32, 32) and torch.equal(clip.views[0, 0], clip.views[0, 15])
+    assert clip.views.shape == (1, 16, 3, 32, 32) and torch.equal(
+        clip.views[0, 0], clip.views[0, 15]
+    )
     assert FrameStream(tmp_path / "still.png", 0.9) is not None
 
 
 @pytest.mark.parametrize("reader", ["pyav", "dali"])
 def test_folder_of_frames_is_seen_like_any_video(tmp_path, reader):
-    """The release reads ShanghaiTech, whose videos are folders of frames, as BGR and cut to a square."""
+    """The release reads ShanghaiTech, whose videos are folders of frames, as BGR and cut to a
+    square."""
     from PIL import Image
 
     if reader == "dali":

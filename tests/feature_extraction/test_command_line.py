@@ -28,17 +28,38 @@ SCRIPT = config.REPOSITORY_ROOT / "feature_extraction" / "dali_extraction.py"
 def weights(tmp_path_factory):
     torch.manual_seed(0)
     fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=3)
-    meta = build_meta("test", {"fa": fa.architecture, "ft": ft.architecture}, CommonParams(), {}, {})
+    meta = build_meta(
+        "test", {"fa": fa.architecture, "ft": ft.architecture}, CommonParams(), {}, {}
+    )
     path = tmp_path_factory.mktemp("weights") / "last.pth"
     save_checkpoint(
-        path, {"fa_model_state_dict": fa.state_dict(), "ft_model_state_dict": ft.state_dict(), "meta": meta}
+        path,
+        {
+            "fa_model_state_dict": fa.state_dict(),
+            "ft_model_state_dict": ft.state_dict(),
+            "meta": meta,
+        },
     )
     return path
 
 
 def _start(folder, *options):
-    environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(folder / "artifacts"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), "--preset", "miniature", "--reader", "pyav", "--device", "cpu", *options]
+    environment = {
+        **os.environ,
+        "TED_SPAD_ARTIFACT_ROOT": str(folder / "artifacts"),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--preset",
+        "miniature",
+        "--reader",
+        "pyav",
+        "--device",
+        "cpu",
+        *options,
+    ]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=folder)
 
 
@@ -63,10 +84,19 @@ def test_folder_to_features_and_again(tmp_path, weights, monkeypatch, capsys):
     write_video(videos / "a.mp4", 70)
     write_video(videos / "ü b.avi", 33, "mpeg4")
     (videos / "bad.mp4").write_bytes(b"")
-    options = ("--dataset", str(videos), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
+    options = (
+        "--dataset",
+        str(videos),
+        "--anonymizer",
+        str(weights),
+        "--output",
+        str(tmp_path / "out"),
+    )
     status, messages = _run(tmp_path, *options)
     assert status == 3 and "failed: bad" in messages and "Traceback" not in messages
-    unreadable = tmp_path / "artifacts" / "saved_models" / "dali_extraction_miniature" / "unreadable.txt"
+    unreadable = (
+        tmp_path / "artifacts" / "saved_models" / "dali_extraction_miniature" / "unreadable.txt"
+    )
     assert unreadable.read_text().startswith("bad\t")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert set(manifest["videos"]) == {"a", "ü b"} and set(manifest["failed"]) == {"bad"}
@@ -74,7 +104,10 @@ def test_folder_to_features_and_again(tmp_path, weights, monkeypatch, capsys):
     assert np.load(tmp_path / "out" / "a.npy").shape == (3, 64)
     before = (tmp_path / "out" / "a.npy").stat().st_mtime_ns
     write_video(videos / "bad.mp4", 20)
-    assert _run_here(tmp_path, monkeypatch, *options) == 0 and "1 of 3 videos" in capsys.readouterr().err
+    assert (
+        _run_here(tmp_path, monkeypatch, *options) == 0
+        and "1 of 3 videos" in capsys.readouterr().err
+    )
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert set(manifest["videos"]) == {"a", "ü b", "bad"} and manifest["failed"] == {}
     assert (tmp_path / "out" / "a.npy").stat().st_mtime_ns == before
@@ -83,13 +116,24 @@ def test_folder_to_features_and_again(tmp_path, weights, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
-def test_restart_after_an_interruption_repeats_nothing_complete(tmp_path, weights, monkeypatch, signal_number):
+def test_restart_after_an_interruption_repeats_nothing_complete(
+    tmp_path, weights, monkeypatch, signal_number
+):
     videos = tmp_path / "videos"
     videos.mkdir()
     for i in range(40):
         write_video(videos / f"v{i:02d}.avi", 64, "mpeg4")
     out = tmp_path / "out"
-    options = ("--dataset", str(videos), "--anonymizer", str(weights), "--output", str(out), "--batch_size", "2")
+    options = (
+        "--dataset",
+        str(videos),
+        "--anonymizer",
+        str(weights),
+        "--output",
+        str(out),
+        "--batch_size",
+        "2",
+    )
     process = _start(tmp_path, *options)
     deadline = time.monotonic() + 90
     while len(list(out.glob("v*.npy"))) < 3 and time.monotonic() < deadline:
@@ -97,13 +141,17 @@ def test_restart_after_an_interruption_repeats_nothing_complete(tmp_path, weight
     process.send_signal(signal_number)
     _, messages = process.communicate(timeout=60)
     if signal_number == signal.SIGINT:
-        assert process.returncode == 130 and "interrupted" in messages and "Traceback" not in messages
+        assert (
+            process.returncode == 130 and "interrupted" in messages and "Traceback" not in messages
+        )
     written = {path.name: path.stat().st_mtime_ns for path in out.glob("v*.npy")}
     assert 3 <= len(written)
     assert _run_here(tmp_path, monkeypatch, *options) == 0
     manifest = json.loads((out / "manifest.json").read_text())
     assert len(manifest["videos"]) == 40 and not list(out.glob(".journal_*"))
-    repeated = [name for name, time_ns in written.items() if (out / name).stat().st_mtime_ns != time_ns]
+    repeated = [
+        name for name, time_ns in written.items() if (out / name).stat().st_mtime_ns != time_ns
+    ]
     assert len(repeated) <= 1  # the file in flight: written, not yet recorded
 
 
@@ -113,9 +161,30 @@ def test_torchrun_shares_the_videos_and_rank_0_names_what_failed(tmp_path, weigh
     for i, n_frames in enumerate([90, 10, 20, 30, 33]):
         write_video(videos / f"v{i}.avi", n_frames, "mpeg4")
     (videos / "bad.mp4").write_bytes(b"")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
-    command += ["--preset", "miniature", "--reader", "pyav", "--device", "cpu", "--dataset", str(videos)]
-    environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(tmp_path / "artifacts"), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(SCRIPT),
+    ]
+    command += [
+        "--preset",
+        "miniature",
+        "--reader",
+        "pyav",
+        "--device",
+        "cpu",
+        "--dataset",
+        str(videos),
+    ]
+    environment = {
+        **os.environ,
+        "TED_SPAD_ARTIFACT_ROOT": str(tmp_path / "artifacts"),
+        "OMP_NUM_THREADS": "1",
+    }
     ended = subprocess.run(
         [*command, "--anonymizer", str(weights), "--output", str(out)],
         env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path,
@@ -134,21 +203,35 @@ def test_a_shard_names_what_others_have_not_done(tmp_path, weights, monkeypatch,
     for i, n_frames in enumerate([64, 33]):
         write_video(tmp_path / f"v{i}.avi", n_frames, "mpeg4")
     (tmp_path / "bad.mp4").write_bytes(b"")
-    options = ("--dataset", str(tmp_path), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
+    options = (
+        "--dataset",
+        str(tmp_path),
+        "--anonymizer",
+        str(weights),
+        "--output",
+        str(tmp_path / "out"),
+    )
     assert _run_here(tmp_path, monkeypatch, *options, "--shard", "0/2") == 0
     assert "2 videos of other shards are not there yet: bad, v1" in capsys.readouterr().err
     assert _run_here(tmp_path, monkeypatch, *options, "--shard", "1/2") == 3
     assert "not there yet" not in capsys.readouterr().err
-    assert set(json.loads((tmp_path / "out" / "manifest.json").read_text())["videos"]) == {"v0", "v1"}
+    assert set(json.loads((tmp_path / "out" / "manifest.json").read_text())["videos"]) == {
+        "v0",
+        "v1",
+    }
     unreadable = tmp_path / "artifacts" / "dali_extraction_miniature" / "unreadable.txt"
     assert unreadable.read_text().count("bad\t") == 1
-    assert _run_here(tmp_path, monkeypatch, *options, "--shard", "0/2") == 0  # its own are fine, the other's are named
+    assert (
+        _run_here(tmp_path, monkeypatch, *options, "--shard", "0/2") == 0
+    )  # its own are fine, the other's are named
     assert unreadable.read_text().count("bad\t") == 1
     write_video(tmp_path / "bad.mp4", 5)
     assert _run_here(tmp_path, monkeypatch, *options) == 0 and not unreadable.exists()
 
 
-def test_every_kind_of_broken_input_is_named_and_the_rest_goes_on(tmp_path, weights, monkeypatch, capsys):
+def test_every_kind_of_broken_input_is_named_and_the_rest_goes_on(
+    tmp_path, weights, monkeypatch, capsys
+):
     write_video(tmp_path / "good.mp4", 40)
     whole = write_video(tmp_path / "mjpeg.avi", 100, "mjpeg").read_bytes()
     (tmp_path / "half.avi").write_bytes(whole[: len(whole) // 2])
@@ -156,9 +239,24 @@ def test_every_kind_of_broken_input_is_named_and_the_rest_goes_on(tmp_path, weig
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("not a video")
     write_sound(tmp_path / "sound.mp4")
-    files = ["good.mp4", "half.avi", "most.avi", "empty.mp4", "text.mp4", "sound.mp4", "nowhere.mp4"]
+    files = [
+        "good.mp4",
+        "half.avi",
+        "most.avi",
+        "empty.mp4",
+        "text.mp4",
+        "sound.mp4",
+        "nowhere.mp4",
+    ]
     (tmp_path / "list.txt").write_text("\n".join(files))
-    options = ("--dataset", str(tmp_path / "list.txt"), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
+    options = (
+        "--dataset",
+        str(tmp_path / "list.txt"),
+        "--anonymizer",
+        str(weights),
+        "--output",
+        str(tmp_path / "out"),
+    )
     assert _run_here(tmp_path, monkeypatch, *options) == 3
     messages = capsys.readouterr().err
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -175,7 +273,14 @@ def test_every_kind_of_broken_input_is_named_and_the_rest_goes_on(tmp_path, weig
 def test_obfuscation_by_name_with_f_t_of_another_file(tmp_path, weights, monkeypatch, anonymizer):
     write_video(tmp_path / "v.mp4", 33)
     (tmp_path / "person_boxes.csv").write_text("file,frame,x0,y0,x1,y1\nv.mp4,0,0,0,64,48\n")
-    options = ("--dataset", str(tmp_path), "--utility", str(weights), "--output", str(tmp_path / anonymizer))
+    options = (
+        "--dataset",
+        str(tmp_path),
+        "--utility",
+        str(weights),
+        "--output",
+        str(tmp_path / anonymizer),
+    )
     assert _run_here(tmp_path, monkeypatch, *options, "--anonymizer", anonymizer) == 0
     manifest = json.loads((tmp_path / anonymizer / "manifest.json").read_text())
     assert manifest["anonymizer"] == {"name": anonymizer, "sha256": ""}
@@ -185,8 +290,24 @@ def test_obfuscation_by_name_with_f_t_of_another_file(tmp_path, weights, monkeyp
 
 def test_geometry_by_parameter_and_ten_crops(tmp_path, weights, monkeypatch):
     write_video(tmp_path / "v.mp4", 33)
-    options = ("--dataset", str(tmp_path), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
-    geometry = ("--frames_per_clip", "4", "--stride", "3", "--frames_per_feature", "8", "--n_crops", "10")
+    options = (
+        "--dataset",
+        str(tmp_path),
+        "--anonymizer",
+        str(weights),
+        "--output",
+        str(tmp_path / "out"),
+    )
+    geometry = (
+        "--frames_per_clip",
+        "4",
+        "--stride",
+        "3",
+        "--frames_per_feature",
+        "8",
+        "--n_crops",
+        "10",
+    )
     assert _run_here(tmp_path, monkeypatch, *options, *geometry) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert {key: manifest[key] for key in ("frames_per_clip", "stride", "frames_per_feature", "n_crops")} == {
@@ -201,10 +322,19 @@ def test_images_are_clips(tmp_path, weights, monkeypatch):
     for i in range(3):
         Image.fromarray(painted(20 * i)).save(tmp_path / f"{i}.png")
     (tmp_path / "list.txt").write_text("0.png\n1.png\n2.png\n")
-    options = ("--dataset", str(tmp_path / "list.txt"), "--anonymizer", str(weights), "--output", str(tmp_path / "out"))
+    options = (
+        "--dataset",
+        str(tmp_path / "list.txt"),
+        "--anonymizer",
+        str(weights),
+        "--output",
+        str(tmp_path / "out"),
+    )
     assert _run_here(tmp_path, monkeypatch, *options) == 0
     features = [np.load(tmp_path / "out" / f"{i}.npy") for i in range(3)]
-    assert [f.shape for f in features] == [(1, 64)] * 3 and not np.array_equal(features[0], features[2])
+    assert [f.shape for f in features] == [(1, 64)] * 3 and not np.array_equal(
+        features[0], features[2]
+    )
 
 
 def test_mistakes_are_named(tmp_path, weights, monkeypatch):
@@ -218,12 +348,30 @@ def test_mistakes_are_named(tmp_path, weights, monkeypatch):
 
 
 def test_names_of_inputs(tmp_path):
-    files = ("a/x.mp4", "a/poster.jpg", "b/x.mp4", "b/y.avi", "b/y.mp4", "frames/000.jpg", "frames/001.jpg", "notes.md")
+    files = (
+        "a/x.mp4",
+        "a/poster.jpg",
+        "b/x.mp4",
+        "b/y.avi",
+        "b/y.mp4",
+        "frames/000.jpg",
+        "frames/001.jpg",
+        "notes.md",
+    )
     for path in files:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
-    names = {video.name: video.path.relative_to(tmp_path).as_posix() for video in list_inputs(str(tmp_path)).videos}
-    expected = {"a__x": "a/x.mp4", "b__x": "b/x.mp4", "b__y.avi": "b/y.avi", "b__y.mp4": "b/y.mp4", "frames": "frames"}
+    names = {
+        video.name: video.path.relative_to(tmp_path).as_posix()
+        for video in list_inputs(str(tmp_path)).videos
+    }
+    expected = {
+        "a__x": "a/x.mp4",
+        "b__x": "b/x.mp4",
+        "b__y.avi": "b/y.avi",
+        "b__y.mp4": "b/y.mp4",
+        "frames": "frames",
+    }
     assert names == expected
     (tmp_path / "list.txt").write_text("a/x.mp4\n\nb/y.avi\n")
     assert [video.name for video in list_inputs(str(tmp_path / "list.txt")).videos] == ["x", "y"]

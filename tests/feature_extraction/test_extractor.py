@@ -36,7 +36,8 @@ class SwapRedAndBlue(nn.Module):
 
 
 class ShowLayout(nn.Module):
-    """A utility network whose feature is the mean colour of the first and the last frame of (B, C, T, H, W)."""
+    """A utility network whose feature is the mean colour of the first and the last frame of (B, C,
+    T, H, W)."""
 
     feature_dim = 6
 
@@ -47,7 +48,8 @@ class ShowLayout(nn.Module):
 
 
 def _clip(index, n_crops=1):
-    """Time and colour channel can be read off: channel c of frame t holds (10 c + t) / 100 + crop / 1000."""
+    """Time and colour channel can be read off: channel c of frame t holds (10 c + t) / 100 + crop /
+    1000."""
     t, c, v = torch.arange(16), torch.arange(3), torch.arange(n_crops)
     values = (10 * c[None, None] + t[None, :, None]) / 100 + v[:, None, None] / 1000
     return Clip(index, values[..., None, None].expand(n_crops, 16, 3, 16, 16).contiguous())
@@ -56,7 +58,8 @@ def _clip(index, n_crops=1):
 @pytest.mark.parametrize("n_crops", [1, 10])
 @pytest.mark.parametrize("frames_per_pass", [0, 5])
 def test_channels_and_time_arrive_where_they_belong(n_crops, frames_per_pass):
-    """The release reshapes f_A's frames straight to (B, C, T, H, W): few planes end up in the right place."""
+    """The release reshapes f_A's frames straight to (B, C, T, H, W): few planes end up in the right
+    place."""
     encoder = ClipEncoder(SwapRedAndBlue(), ShowLayout(), CPU, frames_per_pass=frames_per_pass)
     features = encoder(["a", "b"], [_clip(0, n_crops), _clip(1, n_crops)])
     assert features.shape == (2, n_crops, 6) and features.dtype == np.float32
@@ -66,7 +69,9 @@ def test_channels_and_time_arrive_where_they_belong(n_crops, frames_per_pass):
 
 def test_without_anonymization_clips_keep_their_layout():
     """The release hands f_T (B, T, C, H, W) where anonymisation is off, which crashes."""
-    features = ClipEncoder(load_anonymizer("raw"), ShowLayout(), CPU)(["a", "b"], [_clip(0), _clip(1)])
+    features = ClipEncoder(load_anonymizer("raw"), ShowLayout(), CPU)(
+        ["a", "b"], [_clip(0), _clip(1)]
+    )
     assert np.allclose(features, [0.0, 0.1, 0.2, 0.15, 0.25, 0.35], atol=1e-6)
 
 
@@ -87,16 +92,24 @@ def test_feature_does_not_depend_on_its_batch(noise):
 
 
 def test_full_size_networks_give_a_feature_whatever_else_is_in_the_batch(monkeypatch):
-    monkeypatch.setattr("feature_extraction.extractor.PIXELS_PER_CPU_PASS", 6 * 32 * 32)  # no divisor of a clip
+    monkeypatch.setattr(
+        "feature_extraction.extractor.PIXELS_PER_CPU_PASS", 6 * 32 * 32
+    )  # no divisor of a clip
     torch.manual_seed(0)
     encoder = ClipEncoder(load_fa_model(), load_ft_model(), CPU)
     clips = [Clip(i, torch.rand(1, 16, 3, 32, 32)) for i in range(3)]
     together = encoder(["v"] * 3, clips)
     alone = np.concatenate([encoder(["v"], [clip]) for clip in clips])
     assert alone.shape == (3, 1, 2048) and np.array_equal(together, alone)
-    assert np.linalg.norm(alone[0] - alone[1]) > 1e-4 * np.linalg.norm(alone[0])  # the clips do differ
-    encoder.frames_per_pass = 6  # passes that straddle clips, as on a GPU, where the bound holds instead
-    difference = np.linalg.norm(encoder(["v"] * 3, clips) - alone, axis=-1) / np.linalg.norm(alone, axis=-1)
+    assert np.linalg.norm(alone[0] - alone[1]) > 1e-4 * np.linalg.norm(
+        alone[0]
+    )  # the clips do differ
+    encoder.frames_per_pass = (
+        6  # passes that straddle clips, as on a GPU, where the bound holds instead
+    )
+    difference = np.linalg.norm(encoder(["v"] * 3, clips) - alone, axis=-1) / np.linalg.norm(
+        alone, axis=-1
+    )
     assert difference.max() < 1e-5
 
 
@@ -130,7 +143,10 @@ def test_blackened_boxes_reach_their_frames():
     encoder = ClipEncoder(load_anonymizer("blacken"), ShowLayout(), CPU)
     whole = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     boxes = [[torch.zeros(0, 4)] * 15 + [whole]]
-    clips = [Clip(0, _clip(0).views + 0.1, boxes), Clip(1, _clip(0).views + 0.1, [[whole] + [torch.zeros(0, 4)] * 15])]
+    clips = [
+        Clip(0, _clip(0).views + 0.1, boxes),
+        Clip(1, _clip(0).views + 0.1, [[whole] + [torch.zeros(0, 4)] * 15]),
+    ]
     first, second = encoder(["a", "a"], clips)[:, 0]
     assert (first[:3] > 0).all() and (first[3:] == 0).all()
     assert (second[:3] == 0).all() and (second[3:] > 0).all()
@@ -146,7 +162,9 @@ def _extract(folder, videos, batch_size=3, n_threads=1, reader=PyavReader):
     fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=3)
     fa.requires_boxes = False
     with FeatureFolder(folder, HEADER) as features:
-        extraction = Extraction(ClipEncoder(fa, ft, CPU), features, GEOMETRY.n_clips, batch_size, lambda *_: None)
+        extraction = Extraction(
+            ClipEncoder(fa, ft, CPU), features, GEOMETRY.n_clips, batch_size, lambda *_: None
+        )
         with ReadAhead(videos, lambda: reader(GEOMETRY), n_threads, 4) as items:
             extraction.run(items, len(videos))
     return extraction
@@ -165,13 +183,18 @@ class Counting:
 
 
 def _feed(folder, lengths, feature, batch_size):
-    """Runs an Extraction over videos of so many clips each, without decoding; returns the encoder's batches."""
+    """Runs an Extraction over videos of so many clips each, without decoding; returns the encoder's
+    batches."""
     encoder, views = Counting(feature), torch.zeros(1, 1, 3, 1, 1)
     with FeatureFolder(folder, HEADER) as features:
         extraction = Extraction(encoder, features, GEOMETRY.n_clips, batch_size, lambda *_: None)
         videos = [VideoInput(f"v{i}", folder) for i in range(len(lengths))]
         contents = [[*(Clip(k, views) for k in range(n)), VideoEnd(32 * n, 25.0)] for n in lengths]
-        items = (Item(v, content) for v, of_video in zip(videos, contents, strict=True) for content in of_video)
+        items = (
+            Item(v, content)
+            for v, of_video in zip(videos, contents, strict=True)
+            for content in of_video
+        )
         extraction.run(items, len(videos))
     return encoder.batches
 
@@ -197,7 +220,8 @@ def test_features_of_a_batch_pass_the_networks_of_a_gpu_together(monkeypatch):
 
 
 def test_long_videos_cost_no_copies_per_clip(tmp_path, monkeypatch):
-    """The release grows a float64 array by vstack, clip after clip: seconds of copying for a long video."""
+    """The release grows a float64 array by vstack, clip after clip: seconds of copying for a long
+    video."""
     joined = []
 
     def counted(join):
@@ -208,7 +232,10 @@ def test_long_videos_cost_no_copies_per_clip(tmp_path, monkeypatch):
 
         return call
 
-    for module, names in ((np, ("append", "concatenate", "stack", "vstack")), (torch, ("cat", "stack", "vstack"))):
+    for module, names in (
+        (np, ("append", "concatenate", "stack", "vstack")),
+        (torch, ("cat", "stack", "vstack")),
+    ):
         for name in names:
             monkeypatch.setattr(module, name, counted(getattr(module, name)))
     feature = np.arange(64, dtype=np.float32)
@@ -241,13 +268,18 @@ def test_videos_share_batches_and_keep_their_features(tmp_path):
 def test_features_of_both_readers_agree(tmp_path, name, codec):
     pytest.importorskip("nvidia.dali")
     path = write_video(tmp_path / name, 70, codec)
-    video, encoder = VideoInput(path.stem, path), ClipEncoder(load_anonymizer("raw"), _contrast(), CPU)
+    video, encoder = (
+        VideoInput(path.stem, path),
+        ClipEncoder(load_anonymizer("raw"), _contrast(), CPU),
+    )
     features = []
     for reader in ("pyav", "dali"):
         *clips, _ = make_reader(reader, GEOMETRY, 0.9, None, CPU).read(video)
         features.append(encoder(["v"] * len(clips), clips)[:, 0])
     products = (features[0] * features[1]).sum(1)
-    assert (products / np.linalg.norm(features[0], axis=1) / np.linalg.norm(features[1], axis=1)).min() >= 0.999
+    assert (
+        products / np.linalg.norm(features[0], axis=1) / np.linalg.norm(features[1], axis=1)
+    ).min() >= 0.999
 
 
 def _contrast():
@@ -284,7 +316,9 @@ def test_non_finite_features_fail_their_video(tmp_path):
             return super().extract_features(clips) * float("nan")
 
     with FeatureFolder(tmp_path / "out", HEADER) as folder:
-        extraction = Extraction(ClipEncoder(load_anonymizer("raw"), Nan(), CPU), folder, GEOMETRY.n_clips, 4, print)
+        extraction = Extraction(
+            ClipEncoder(load_anonymizer("raw"), Nan(), CPU), folder, GEOMETRY.n_clips, 4, print
+        )
         with ReadAhead(_videos(tmp_path, [40]), lambda: PyavReader(GEOMETRY), 1, 4) as items:
             extraction.run(items, 1)
     assert "finite" in extraction.failed["v40"] and not (tmp_path / "out" / "v40.npy").exists()

@@ -14,12 +14,19 @@ from aux_code.checkpoints import write_npy
 from aux_code.errors import UserError
 from feature_extraction.manifest import FeatureFolder
 
-HEADER = {"format_version": 1, "size": 16, "utility": {"path": "/a/ft.pth", "sha256": "11", "arch": "small"}}
+HEADER = {
+    "format_version": 1,
+    "size": 16,
+    "utility": {"path": "/a/ft.pth", "sha256": "11", "arch": "small"},
+}
 
 
 def _add(folder, name):
     write_npy(folder.folder / f"{name}.npy", np.zeros((2, 4), np.float32))
-    folder.add_video(name, {"file": f"{name}.npy", "n_frames": 40, "n_clips": 2, "fps": 25.0, "status": "complete"})
+    folder.add_video(
+        name,
+        {"file": f"{name}.npy", "n_frames": 40, "n_clips": 2, "fps": 25.0, "status": "complete"},
+    )
 
 
 def _add_many(path, prefix, barrier):
@@ -43,7 +50,9 @@ def _add_and_hang(path, ready):
 def test_two_processes_on_one_folder_lose_nothing(tmp_path):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(2)
-    processes = [context.Process(target=_add_many, args=(tmp_path, prefix, barrier)) for prefix in "ab"]
+    processes = [
+        context.Process(target=_add_many, args=(tmp_path, prefix, barrier)) for prefix in "ab"
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -103,7 +112,10 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path):
 def test_other_settings_are_refused_and_moved_weights_are_not(tmp_path):
     with FeatureFolder(tmp_path, HEADER) as folder:
         _add(folder, "a")
-    with pytest.raises(UserError, match="size: 16 there, 32 now"), FeatureFolder(tmp_path, {**HEADER, "size": 32}):
+    with (
+        pytest.raises(UserError, match="size: 16 there, 32 now"),
+        FeatureFolder(tmp_path, {**HEADER, "size": 32}),
+    ):
         pass
     other = {**HEADER, "utility": {"path": "/a/ft.pth", "sha256": "22", "arch": "small"}}
     with pytest.raises(UserError, match="utility"), FeatureFolder(tmp_path, other):
@@ -125,7 +137,9 @@ def test_a_success_clears_the_failure_and_a_lost_file_is_done_again(tmp_path):
         assert folder.finished() == set()
 
 
-@pytest.mark.parametrize("content", ["[1]", '{"videos": [1], "failed": {}}', "{}", "", '{"videos": {'])
+@pytest.mark.parametrize(
+    "content", ["[1]", '{"videos": [1], "failed": {}}', "{}", "", '{"videos": {']
+)
 def test_a_broken_manifest_is_refused_and_left_alone(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(UserError, match="manifest.json"), FeatureFolder(tmp_path, HEADER):

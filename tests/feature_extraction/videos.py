@@ -18,7 +18,9 @@ def painted(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return frame
 
 
-def write_video(path: Path, n_frames: int, codec: str = "libx264", height: int = HEIGHT, width: int = WIDTH) -> Path:
+def write_video(
+    path: Path, n_frames: int, codec: str = "libx264", height: int = HEIGHT, width: int = WIDTH
+) -> Path:
     """An MP4, AVI or WebM with `n_frames` painted frames at 25 fps."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
@@ -26,7 +28,9 @@ def write_video(path: Path, n_frames: int, codec: str = "libx264", height: int =
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.bit_rate = 4_000_000
         for i in range(n_frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(i, height, width), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(painted(i, height, width), format="rgb24"))
+            )
         container.mux(stream.encode(None))
     return path
 
@@ -35,7 +39,9 @@ def write_sound(path: Path) -> Path:
     """A file with sound and no picture."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 4096), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

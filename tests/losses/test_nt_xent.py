@@ -16,7 +16,9 @@ def obvious_nt_xent(a, b, temperature):
     rows = [*a.tolist(), *b.tolist()]
     total = 0.0
     for i, row in enumerate(rows):
-        similarity = [math.exp(sum(x * y for x, y in zip(row, other)) / temperature) for other in rows]
+        similarity = [
+            math.exp(sum(x * y for x, y in zip(row, other)) / temperature) for other in rows
+        ]
         partner = (i + len(a)) % len(rows)
         others = sum(s for j, s in enumerate(similarity) if j != i)
         total -= math.log(similarity[partner] / others)
@@ -24,7 +26,10 @@ def obvious_nt_xent(a, b, temperature):
 
 
 def unit_rows(n, dim, seed):
-    return F.normalize(torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
+    return F.normalize(
+        torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
+        dim=1,
+    )
 
 
 def test_golden_value():

@@ -61,14 +61,23 @@ def test_triplet_wrong_shapes():
 
 
 def obvious_lltc(first, second, temperature):
-    """TCLR's local-local loss: clips of other times of the same video, in both views, are the negatives."""
+    """TCLR's local-local loss: clips of other times of the same video, in both views, are the
+    negatives."""
     losses = []
     for one, two in zip(first, second, strict=True):
         for own, other in ((one, two), (two, one)):
             for p in range(len(own)):
                 positive = math.exp(float(own[p] @ other[p]) / temperature)
-                rest = sum(math.exp(float(own[p] @ own[q]) / temperature) for q in range(len(own)) if q != p)
-                rest += sum(math.exp(float(own[p] @ other[q]) / temperature) for q in range(len(own)) if q != p)
+                rest = sum(
+                    math.exp(float(own[p] @ own[q]) / temperature)
+                    for q in range(len(own))
+                    if q != p
+                )
+                rest += sum(
+                    math.exp(float(own[p] @ other[q]) / temperature)
+                    for q in range(len(own))
+                    if q != p
+                )
                 losses.append(-math.log(positive / (positive + rest)))
     return sum(losses) / len(losses)
 
@@ -76,12 +85,17 @@ def obvious_lltc(first, second, temperature):
 def test_lltc_equals_the_obvious_version():
     first, second = (F.normalize(random_rows(3, 4, 8, seed=seed), dim=-1) for seed in (5, 6))
     expected = obvious_lltc(first, second, 0.1)
-    assert local_local_temporal_contrastive_loss(first, second, 0.1).item() == pytest.approx(expected, rel=1e-9)
+    assert local_local_temporal_contrastive_loss(first, second, 0.1).item() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_lltc_ignores_other_videos():
     first, second = (F.normalize(random_rows(2, 4, 8, seed=seed), dim=-1) for seed in (5, 6))
-    apart = [local_local_temporal_contrastive_loss(first[i : i + 1], second[i : i + 1], 0.1) for i in range(2)]
+    apart = [
+        local_local_temporal_contrastive_loss(first[i : i + 1], second[i : i + 1], 0.1)
+        for i in range(2)
+    ]
     together = local_local_temporal_contrastive_loss(first, second, 0.1)
     assert together.item() == pytest.approx(sum(apart).item() / 2)
 
@@ -101,4 +115,6 @@ def test_invariance_compares_directions_only():
         scores = [math.exp(float(row @ other) / 0.1) for j, other in enumerate(rows) if j != i]
         losses.append(-math.log(math.exp(float(row @ rows[(i + 5) % 10]) / 0.1) / sum(scores)))
     assert temporal_invariance_loss(a, b, 0.1).item() == pytest.approx(sum(losses) / 10, rel=1e-9)
-    assert temporal_invariance_loss(3 * a, b, 0.1).item() == pytest.approx(sum(losses) / 10, rel=1e-9)
+    assert temporal_invariance_loss(3 * a, b, 0.1).item() == pytest.approx(
+        sum(losses) / 10, rel=1e-9
+    )

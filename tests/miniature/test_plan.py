@@ -1,4 +1,5 @@
-"""The plan at full size: attributes, cameras and motions are drawn independently, in training and test."""
+"""The plan at full size: attributes, cameras and motions are drawn independently, in training and
+test."""
 
 from collections import Counter
 from itertools import combinations
@@ -19,20 +20,25 @@ def association(a, b) -> tuple[float, float]:
     expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
     chi2 = ((table - expected) ** 2 / expected).sum()
     freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-    return (chi2 - freedom) / (2 * freedom) ** 0.5, float((chi2 / (table.sum() * min(a.max(), b.max()))) ** 0.5)
+    return (chi2 - freedom) / (2 * freedom) ** 0.5, float(
+        (chi2 / (table.sum() * min(a.max(), b.max()))) ** 0.5
+    )
 
 
 def assert_independent(columns: dict[str, list]) -> None:
     """No pair is further than 5 standard deviations from independence."""
     for one, other in combinations(columns, 2):
         deviation, strength = association(columns[one], columns[other])
-        assert deviation < 5, f"{one} depends on {other}: {deviation:.1f} standard deviations, V {strength:.2f}"
+        assert deviation < 5, (
+            f"{one} depends on {other}: {deviation:.1f} standard deviations, V {strength:.2f}"
+        )
 
 
 def main_person_columns(videos) -> dict[str, list]:
     """Appearance of the one who acts, and the camera, of each video."""
     columns = {
-        name: [getattr(v.people[0], name) for v in videos] for name in ("coloured", "feminine", "semi_nude", "face")
+        name: [getattr(v.people[0], name) for v in videos]
+        for name in ("coloured", "feminine", "semi_nude", "face")
     }
     return {**columns, "camera": [v.camera for v in videos]}
 
@@ -49,7 +55,10 @@ def test_association_notices_a_weak_dependence():
 def test_attributes_of_stills_depend_on_nothing(split):
     stills = [s for s in plan.plan_vispr(0) if s.split == split]
     columns = {name: [s.attributes[i] for s in stills] for i, name in enumerate(plan.ATTRIBUTES)}
-    columns |= {"camera": [s.camera for s in stills], "portrait": [s.size[0] < s.size[1] for s in stills]}
+    columns |= {
+        "camera": [s.camera for s in stills],
+        "portrait": [s.size[0] < s.size[1] for s in stills],
+    }
     assert_independent(columns)
 
 
@@ -76,7 +85,9 @@ def test_anomalies_do_not_depend_on_appearance_or_scene(split):
     assert_independent({**columns, "kind": [v.events[0][2] if v.events else "" for v in videos]})
 
 
-@pytest.mark.parametrize("make", (plan.plan_ucf_crime, plan.plan_xd_violence, plan.plan_shanghaitech))
+@pytest.mark.parametrize(
+    "make", (plan.plan_ucf_crime, plan.plan_xd_violence, plan.plan_shanghaitech)
+)
 @pytest.mark.parametrize("scale", (0.05, 1.0))
 def test_surveillance_videos_have_both_kinds_and_odd_lengths(make, scale):
     videos = make(0, scale)
@@ -88,7 +99,9 @@ def test_surveillance_videos_have_both_kinds_and_odd_lengths(make, scale):
     assert len({v.file for v in videos}) == len(videos)
 
 
-@pytest.mark.parametrize("make", (plan.plan_ucf_crime, plan.plan_xd_violence, plan.plan_shanghaitech))
+@pytest.mark.parametrize(
+    "make", (plan.plan_ucf_crime, plan.plan_xd_violence, plan.plan_shanghaitech)
+)
 def test_events_lie_apart_inside_the_video(make):
     for video in make(1):
         ends = [0]

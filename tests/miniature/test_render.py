@@ -19,7 +19,9 @@ from .conftest import SCALE
 def digests(root) -> dict[str, str]:
     """Hash of every file but the markers, which hold times."""
     files = (p for p in root.rglob("*") if p.is_file() and p.name != MARKER)
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {
+        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
 
 
 def test_two_workers_give_the_same_bytes_as_one(tiny, tmp_path):
@@ -93,7 +95,11 @@ def test_a_set_that_is_missing_is_added_and_the_others_kept(tmp_path):
     before = (tmp_path / "VISPR" / MARKER).stat().st_mtime_ns
     record = render_benchmark(tmp_path, scale=0.005, only=["vispr", "xd_violence"], workers=1)
     assert (tmp_path / "VISPR" / MARKER).stat().st_mtime_ns == before
-    assert set(record["sets"]) == {"vispr", "xd_violence"} == set(json.loads((tmp_path / MARKER).read_text())["sets"])
+    assert (
+        set(record["sets"])
+        == {"vispr", "xd_violence"}
+        == set(json.loads((tmp_path / MARKER).read_text())["sets"])
+    )
 
 
 @pytest.mark.parametrize("options", (["--scale", "0"], ["--seed", "-1"]))
@@ -104,4 +110,9 @@ def test_senseless_options_are_refused(tmp_path, options):
 
 def test_rendering_does_not_import_torch():
     code = "import sys, aux_code.miniature.__main__; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=config.REPOSITORY_ROOT, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=config.REPOSITORY_ROOT, check=False
+        ).returncode
+        == 0
+    )

@@ -48,7 +48,9 @@ def test_convolution_of_doubled_maps(n_fine, bias):
     """Borders and odd sizes included."""
     conv = torch.nn.Conv2d(4 + n_fine, 3, 3, padding=1, bias=bias)
     coarse, fine = torch.randn(2, 4, 5, 7), torch.randn(2, n_fine, 10, 14)
-    expected = conv(torch.cat([coarse.repeat_interleave(2, 2).repeat_interleave(2, 3), fine], dim=1))
+    expected = conv(
+        torch.cat([coarse.repeat_interleave(2, 2).repeat_interleave(2, 3), fine], dim=1)
+    )
     torch.testing.assert_close(UpsampledConv2d(conv, 4)(coarse, fine if n_fine else None), expected)
 
 
@@ -65,7 +67,8 @@ def test_folded_upsampling_gives_the_same_outputs(arguments, size):
 
 @torch.no_grad()
 def test_unet_places_the_smaller_map_as_the_published_one_does():
-    """Where a halving dropped a row or a column, the doubled map is centred on the encoder's, zeros around it."""
+    """Where a halving dropped a row or a column, the doubled map is centred on the encoder's, zeros
+    around it."""
     up = Up(8, 2).eval()
     skip, x = torch.rand(1, 4, 7, 9), torch.rand(1, 4, 3, 3)
     doubled = torch.nn.functional.interpolate(x, size=(6, 6), mode="bilinear", align_corners=True)
@@ -113,16 +116,22 @@ def test_narrow_output(arch):
 
 @torch.no_grad()
 def test_narrow_output_keeps_the_mean_of_each_block():
-    network = NarrowOutput(torch.nn.Identity(), output_channels=3, output_scale=0.5, output_noise=0.0)
+    network = NarrowOutput(
+        torch.nn.Identity(), output_channels=3, output_scale=0.5, output_noise=0.0
+    )
     frames = torch.rand(1, 3, 8, 8)
-    expected = torch.nn.functional.avg_pool2d(frames, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    expected = (
+        torch.nn.functional.avg_pool2d(frames, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    )
     torch.testing.assert_close(network(frames), expected)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("training", [True, False])
 def test_noise_is_drawn_per_released_value_in_both_modes(training):
-    network = NarrowOutput(torch.nn.Identity(), output_channels=3, output_scale=0.5, output_noise=0.05).train(training)
+    network = NarrowOutput(
+        torch.nn.Identity(), output_channels=3, output_scale=0.5, output_noise=0.05
+    ).train(training)
     noise = network(torch.full((50, 3, 16, 16), 0.5)) - 0.5
     assert noise.std().item() == pytest.approx(0.05, rel=0.05)
     assert noise.mean().abs().item() < 0.002
@@ -153,9 +162,9 @@ def test_narrow_output_passes_gradients():
 
 
 def test_plain_arguments_keep_the_published_names():
-    assert shapes(build_anonymizer("unet++", output_channels=3, output_scale=1.0, output_noise=0.0)) == layout(
-        "fa_unetpp"
-    )
+    assert shapes(
+        build_anonymizer("unet++", output_channels=3, output_scale=1.0, output_noise=0.0)
+    ) == layout("fa_unetpp")
 
 
 @pytest.mark.parametrize(

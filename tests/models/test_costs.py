@@ -1,4 +1,5 @@
-"""Parameters and floating-point operations of the published networks, counted on the meta device without computing."""
+"""Parameters and floating-point operations of the published networks, counted on the meta device
+without computing."""
 
 import pytest
 import torch
@@ -40,7 +41,11 @@ def test_folded_upsampling_saves_a_fifth():
 
 @pytest.mark.parametrize(
     ("build", "shape", "mflop"),
-    [(load_fa_model, (1, 3, 48, 48), 28), (load_ft_model, (1, 3, 8, 48, 48), 64), (load_fb_model, (1, 3, 48, 48), 41)],
+    [
+        (load_fa_model, (1, 3, 48, 48), 28),
+        (load_ft_model, (1, 3, 8, 48, 48), 64),
+        (load_fb_model, (1, 3, 48, 48), 41),
+    ],
 )
 @torch.no_grad()
 def test_costs_of_the_small_siblings(build, shape, mflop):

@@ -1,4 +1,5 @@
-"""Convolutions over two frames: the weight gradient in bf16 on a CPU is wrong without explicit padding."""
+"""Convolutions over two frames: the weight gradient in bf16 on a CPU is wrong without explicit
+padding."""
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from aux_code.models.short_clips import TwoFrameConv3d, mend_short_clips
 from aux_code.models.utility import build_utility
 
 
-def weight_gradient(conv: nn.Conv3d, x: torch.Tensor, upstream: torch.Tensor, bf16: bool) -> torch.Tensor:
+def weight_gradient(
+    conv: nn.Conv3d, x: torch.Tensor, upstream: torch.Tensor, bf16: bool
+) -> torch.Tensor:
     conv.weight.grad = None
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         output = conv(x)
@@ -38,7 +41,8 @@ def test_values_and_gradients_equal_the_plain_convolution():
     assert isinstance(mended, TwoFrameConv3d)
     torch.testing.assert_close(mended(x), plain(x))
     torch.testing.assert_close(
-        weight_gradient(mended, x, upstream, bf16=False), weight_gradient(plain, x, upstream, bf16=False)
+        weight_gradient(mended, x, upstream, bf16=False),
+        weight_gradient(plain, x, upstream, bf16=False),
     )
 
 

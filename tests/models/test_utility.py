@@ -50,7 +50,9 @@ def test_one_interface(arch, shape, feature_dim, embedding_dim):
 @torch.no_grad()
 def test_forward_is_classify_of_extract_features():
     network, clips = build_utility("small").eval(), torch.rand(2, 3, 8, 24, 24)
-    for whole, part in zip(network(clips), network.classify(network.extract_features(clips)), strict=True):
+    for whole, part in zip(
+        network(clips), network.classify(network.extract_features(clips)), strict=True
+    ):
         assert torch.equal(whole, part)
 
 
@@ -76,7 +78,9 @@ def test_torchvision_networks_normalise_inside():
 
 def test_i3d_halves_time_three_times():
     network, seen = I3DResNet50(4).eval(), []
-    network.layer4.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    network.layer4.register_forward_hook(
+        lambda module, inputs, output: seen.append(tuple(output.shape))
+    )
     with torch.no_grad():
         network(torch.rand(1, 3, 16, 64, 64))
     assert seen == [(1, 2048, 2, 2, 2)]
@@ -92,7 +96,11 @@ def test_frozen_batch_norm_is_frozen_entirely(arch):
     assert not any(p.requires_grad for norm in norms for p in norm.parameters())
     assert network.training and network.state_dict()
     if arch == "small":
-        before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k or "batches" in k}
+        before = {
+            k: v.clone()
+            for k, v in network.state_dict().items()
+            if "running" in k or "batches" in k
+        }
         network(torch.rand(2, 3, 4, 16, 16))
         after = network.state_dict()
         assert all(torch.equal(after[k], v) for k, v in before.items())
@@ -117,10 +125,13 @@ def test_unknown_architecture_lists_the_known():
 
 
 def test_only_the_still_small_network_tells_still_clips_apart():
-    """Table 1 in miniature attacks features of still clips, which the one that looks at motion cannot see."""
+    """Table 1 in miniature attacks features of still clips, which the one that looks at motion
+    cannot see."""
     torch.manual_seed(0)
     clips = torch.rand(2, 3, 1, 32, 32).expand(-1, -1, 8, -1, -1)
     with torch.no_grad():
-        still, moving = (build_utility(arch).eval().extract_features(clips) for arch in ("small_still", "small"))
+        still, moving = (
+            build_utility(arch).eval().extract_features(clips) for arch in ("small_still", "small")
+        )
     assert (still[0] - still[1]).abs().max() > 1e-3
     torch.testing.assert_close(moving[0], moving[1])

@@ -32,7 +32,8 @@ def nothing_preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every folder that the stages write to, and the repository root, lie in the temporary folder."""
+    """Every folder that the stages write to, and the repository root, lie in the temporary
+    folder."""
     for name in ("SAVED_MODELS_ROOT", "FEATURES_ROOT", "RESULTS_ROOT", "LOGS_ROOT"):
         monkeypatch.setattr(config, name, tmp_path / name.removesuffix("_ROOT").lower())
     for name in ("ARTIFACT_ROOT", "REPOSITORY_ROOT"):
@@ -46,10 +47,18 @@ def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make_task(artifacts: Path):
     """make_task(name, needs=[tasks], **options of the script) -> Task."""
 
-    def make(name: str, needs: tuple[Task, ...] = (), method: str = "raw", **options: object) -> Task:
+    def make(
+        name: str, needs: tuple[Task, ...] = (), method: str = "raw", **options: object
+    ) -> Task:
         output = artifacts / f"{name}.txt"
         reads = ",".join(str(task.outputs[0]) for task in needs)
-        words = {"log": artifacts / "calls", "name": name, "writes": output, "reads": reads, **options}
+        words = {
+            "log": artifacts / "calls",
+            "name": name,
+            "writes": output,
+            "reads": reads,
+            **options,
+        }
         arguments = tuple(str(word) for key, value in words.items() for word in (f"--{key}", value))
         return Task(
             name, "step.py", method, 0, arguments, outputs=(output,),
@@ -62,4 +71,6 @@ def make_task(artifacts: Path):
 @pytest.fixture
 def calls(artifacts: Path):
     """calls() -> names of the steps in the order in which their processes began."""
-    return lambda: (artifacts / "calls").read_text().splitlines() if (artifacts / "calls").exists() else []
+    return lambda: (
+        (artifacts / "calls").read_text().splitlines() if (artifacts / "calls").exists() else []
+    )

@@ -1,4 +1,5 @@
-"""Finished work is known by what it read, not by where that lies; and work that lost something is not finished."""
+"""Finished work is known by what it read, not by where that lies; and work that lost something is
+not finished."""
 
 import os
 import shutil

@@ -1,4 +1,5 @@
-"""Steps run once, in order, several at a time; failures and interruptions leave a state from which a rerun goes on."""
+"""Steps run once, in order, several at a time; failures and interruptions leave a state from which
+a rerun goes on."""
 
 import io
 import os
@@ -20,7 +21,9 @@ from aux_code.pipeline.tasks import Task
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(tasks: list[Task], jobs: int = 2, forced: frozenset[str] = frozenset()) -> tuple[Outcome, str]:
+def run(
+    tasks: list[Task], jobs: int = 2, forced: frozenset[str] = frozenset()
+) -> tuple[Outcome, str]:
     stream = io.StringIO()
     return run_tasks(tasks, jobs, StatusDisplay(stream), forced), stream.getvalue()
 
@@ -96,7 +99,9 @@ def test_status_3_counts_as_done_with_a_warning(make_task):
 
 def test_processor_time_is_that_of_each_step(make_task, artifacts):
     busy = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.4: pass\n"
-    (artifacts / "step.py").write_text(busy + (artifacts / "step.py").read_text().replace("time.sleep", "0 and "))
+    (artifacts / "step.py").write_text(
+        busy + (artifacts / "step.py").read_text().replace("time.sleep", "0 and ")
+    )
     tasks = [make_task(name) for name in "ab"]
     run(tasks, jobs=2)
     for task in tasks:
@@ -123,7 +128,9 @@ def test_the_longest_chain_goes_first(make_task, calls):
     head = make_task("head")
     middle = make_task("middle", needs=(head,))
     run([single, head, middle, make_task("tail", needs=(middle,))], jobs=1)
-    assert calls()[:2] == ["head", "middle"], "`single` was ready as early, but nothing waits for it"
+    assert calls()[:2] == ["head", "middle"], (
+        "`single` was ready as early, but nothing waits for it"
+    )
 
 
 def test_an_interrupted_step_is_resumed_and_its_folder_kept(make_task, calls, artifacts):
@@ -204,11 +211,14 @@ def test_the_estimate_learns_from_the_same_stage(make_task):
     assert estimates.seconds_left(tasks[1:], [], jobs=1) == pytest.approx(30)
     assert estimates.seconds_left(tasks[1:], [], jobs=2) == pytest.approx(15)
     assert estimates.seconds_left(tasks[2:], [(tasks[1], 4.0)], jobs=2) == pytest.approx(13)
-    assert Estimates([make_task("paper_s0_a")]).seconds_left([make_task("paper_s0_a")], [], 1) is None
+    assert (
+        Estimates([make_task("paper_s0_a")]).seconds_left([make_task("paper_s0_a")], [], 1) is None
+    )
 
 
 def test_a_stages_fixed_share_is_told_from_what_grows_with_the_work(artifacts):
-    """In the miniature most of an extraction is decoding, the same for all methods, whatever f_A costs."""
+    """In the miniature most of an extraction is decoding, the same for all methods, whatever f_A
+    costs."""
     import reproduce
     from aux_code.pipeline.costs import gflop
     from aux_code.pipeline.estimates import Estimates
@@ -219,7 +229,9 @@ def test_a_stages_fixed_share_is_told_from_what_grows_with_the_work(artifacts):
     steps = {task.method: task for task in tasks if task.name.startswith("extraction_ucf_crime")}
     estimates = Estimates(tasks)
     estimates.learn(steps["raw"], 10.0)
-    assert estimates.seconds(steps["spact"]) == 10.0, "one kind alone: no reason to believe in thirteen times as much"
+    assert estimates.seconds(steps["spact"]) == 10.0, (
+        "one kind alone: no reason to believe in thirteen times as much"
+    )
     estimates.learn(steps["spact"], 13.0)
     assert estimates.seconds(steps["ted_spad"]) == pytest.approx(13.0)
     assert estimates.seconds(steps["blur"]) == pytest.approx(10.0)

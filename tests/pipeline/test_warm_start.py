@@ -44,14 +44,22 @@ def test_a_step_is_what_python_would_have_run(server, tmp_path, monkeypatch):
     output = tmp_path / "log"
     output.write_text("first line\n")
     for status in (0, 3, 1):
-        step = server.start([sys.executable, str(script), str(status)], str(output), {"STEP_VALUE": "7"})
+        step = server.start(
+            [sys.executable, str(script), str(status)], str(output), {"STEP_VALUE": "7"}
+        )
         assert step.cpu_seconds is None
         assert step.wait(timeout=30) == status == step.returncode
         assert 0 < step.cpu_seconds < 5
     lines = output.read_text().splitlines()
-    assert lines[0] == "first line" and lines.count("left") == 3, "exit handlers run, output is kept"
+    assert lines[0] == "first line" and lines.count("left") == 3, (
+        "exit handlers run, output is kept"
+    )
     said = json.loads(lines[1])
-    assert said["argv"] == [str(script), "0"] and said["name"] == "__main__" and said["path"] == str(tmp_path)
+    assert (
+        said["argv"] == [str(script), "0"]
+        and said["name"] == "__main__"
+        and said["path"] == str(tmp_path)
+    )
     assert said["value"] == "7" and said["leader"] and said["interrupt"] and said["threads"] == 1
     assert said["torch"] and not said["project"], "libraries are there, nothing of the project is"
     assert "STEP_VALUE" not in os.environ
@@ -70,7 +78,9 @@ def test_an_uncaught_error_shows_its_traceback(server, tmp_path):
 
 def test_steps_run_side_by_side_and_end_by_signals(server, tmp_path):
     script = write(tmp_path / "sleeps.py", "import time; time.sleep(60)")
-    steps = [server.start([sys.executable, str(script)], str(tmp_path / "log"), {}) for _ in range(2)]
+    steps = [
+        server.start([sys.executable, str(script)], str(tmp_path / "log"), {}) for _ in range(2)
+    ]
     assert len({step.pid for step in steps}) == 2 and all(step.poll() is None for step in steps)
     with pytest.raises(subprocess.TimeoutExpired):
         steps[0].wait(timeout=0.1)
@@ -80,15 +90,20 @@ def test_steps_run_side_by_side_and_end_by_signals(server, tmp_path):
 
 
 def test_steps_outlive_their_server_and_keep_what_it_was_given(tmp_path):
-    """As with plain processes: a lock that a killed reproduce.py held is held until its last step has ended."""
+    """As with plain processes: a lock that a killed reproduce.py held is held until its last step
+    has ended."""
     reading, writing = os.pipe()
     server = StepServer({}, kept_open=(writing,))
     marker = tmp_path / "end"
-    script = write(tmp_path / "slow.py", f"import time; time.sleep(1); open({str(marker)!r}, 'w').close()")
+    script = write(
+        tmp_path / "slow.py", f"import time; time.sleep(1); open({str(marker)!r}, 'w').close()"
+    )
     server.start([sys.executable, str(script)], str(tmp_path / "log"), {})
     server.close()
     os.close(writing)
-    assert os.read(reading, 1) == b"" and marker.exists(), "the pipe's other end closed with the step, not before"
+    assert os.read(reading, 1) == b"" and marker.exists(), (
+        "the pipe's other end closed with the step, not before"
+    )
     os.close(reading)
 
 

@@ -1,4 +1,5 @@
-"""Tiny VISPR sets in the real layout, made here; and a way to run the stage's script in this process."""
+"""Tiny VISPR sets in the real layout, made here; and a way to run the stage's script in this
+process."""
 
 import json
 import sys
@@ -26,7 +27,8 @@ def one_thread():
 
 @pytest.fixture
 def vispr_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A VISPR whose first attribute is the colour (red or blue) of a square in the middle; the others are chance."""
+    """A VISPR whose first attribute is the colour (red or blue) of a square in the middle; the
+    others are chance."""
     root = tmp_path / "data" / "VISPR"
     generator = np.random.default_rng(7)
     for split, n_images in COUNTS.items():
@@ -51,7 +53,8 @@ def _write_image(path: Path, generator: np.random.Generator, red: bool) -> None:
 
 @pytest.fixture
 def run_stage(vispr_root: Path, monkeypatch: pytest.MonkeyPatch):
-    """run_stage(option, value, ...) runs train_privacy.py's main on the tiny set and returns its result."""
+    """run_stage(option, value, ...) runs train_privacy.py's main on the tiny set and returns its
+    result."""
     from privacy_training import train_privacy
 
     def run(*options: object, run_id: str = "tiny") -> dict:

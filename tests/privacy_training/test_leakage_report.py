@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from aux_code.metrics import attribute_metrics
-from privacy_training.leakage_report import Curve, bootstrap_interval, leakage_report, plateau, smooth
+from privacy_training.leakage_report import (
+    Curve,
+    bootstrap_interval,
+    leakage_report,
+    plateau,
+    smooth,
+)
 from privacy_training.params_privacy import PrivacyParams
 
 NAMES = ["a17_color", "a4_gender"]
@@ -53,9 +59,18 @@ def test_epochs_that_were_not_evaluated_cannot_be_chosen():
 
 
 def test_f1_thresholds_probabilities_not_logits():
-    """A logit of 0.2 is a probability of 0.55: positive. A threshold of 0.5 on logits would miss every positive."""
+    """A logit of 0.2 is a probability of 0.55: positive. A threshold of 0.5 on logits would miss
+    every positive."""
     logits = torch.where(torch.from_numpy(LABELS) > 0, 0.2, -0.2)
-    history = [{"epoch": 1, "step": 1, "train_loss": 1.0, "validation": logits.sigmoid(), "test": logits.sigmoid()}]
+    history = [
+        {
+            "epoch": 1,
+            "step": 1,
+            "train_loss": 1.0,
+            "validation": logits.sigmoid(),
+            "test": logits.sigmoid(),
+        }
+    ]
     report = leakage_report(history, LABELS, LABELS, NAMES, PARAMS)
     assert report["protocols"]["last"]["f1"] == 1.0
 
@@ -66,7 +81,10 @@ def test_absent_attribute_is_reported_not_averaged_as_zero():
     report = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, PARAMS)
     assert report["absent_attributes"]["test"] == ["a4_gender"]
     assert report["protocols"]["last"]["per_attribute"]["a4_gender"] is None
-    assert report["protocols"]["last"]["cmap"] == report["protocols"]["last"]["per_attribute"]["a17_color"]
+    assert (
+        report["protocols"]["last"]["cmap"]
+        == report["protocols"]["last"]["per_attribute"]["a17_color"]
+    )
 
 
 def test_interval_covers_the_score_and_narrows_with_more_pictures():
@@ -110,7 +128,9 @@ def test_plateau_is_what_the_last_quarter_adds_on_validation(scores, gain, reach
 def test_plateau_over_a_window_of_epochs():
     curve = Curve(np.array([1, 4, 8, 12, 16]), np.array([0.2, 0.5, 0.6, 0.602, 0.604]), np.zeros(5))
     params = PrivacyParams(plateau_epochs=8, plateau_gain=0.005)
-    assert plateau(curve, 4, params)["reached"] and plateau(curve, 4, params)["gain"] == pytest.approx(0.004)
+    assert plateau(curve, 4, params)["reached"] and plateau(curve, 4, params)[
+        "gain"
+    ] == pytest.approx(0.004)
     assert not plateau(curve, 4, PrivacyParams(plateau_epochs=8, plateau_gain=0.003))["reached"]
 
 
@@ -123,7 +143,9 @@ def test_interval_is_that_of_scores_computed_draw_by_draw():
     for _ in range(230):
         drawn = again.integers(0, 40, 40)
         draws.append(attribute_metrics(probabilities[drawn], labels[drawn]).cmap)
-    assert bootstrap_interval(probabilities, labels, 230, seed=5) == pytest.approx(np.quantile(draws, [0.025, 0.975]))
+    assert bootstrap_interval(probabilities, labels, 230, seed=5) == pytest.approx(
+        np.quantile(draws, [0.025, 0.975])
+    )
 
 
 def test_smoothing():

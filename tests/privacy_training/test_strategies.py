@@ -20,10 +20,17 @@ from privacy_training.released_images import ReleasedImages
 
 
 def test_raw_trained_attacker_meets_released_pictures_only_in_the_test(run_stage):
-    """Trained on colour, tested on half the resolution: validation is raw, so its curve equals the raw attacker's."""
+    """Trained on colour, tested on half the resolution: validation is raw, so its curve equals the
+    raw attacker's."""
     raw = run_stage("--epochs", 6, run_id="raw")
     unadapted = run_stage(
-        "--epochs", 6, "--attacker", "raw_trained", "--anonymizer", "downsample4x", run_id="unadapted"
+        "--epochs",
+        6,
+        "--attacker",
+        "raw_trained",
+        "--anonymizer",
+        "downsample4x",
+        run_id="unadapted",
     )
     for a, b in zip(raw["curve"], unadapted["curve"]):
         assert a["validation_cmap"] == b["validation_cmap"]
@@ -31,7 +38,8 @@ def test_raw_trained_attacker_meets_released_pictures_only_in_the_test(run_stage
 
 
 def test_inverter_undoes_a_colour_swap(tmp_path):
-    """Released: channels swapped and inverted. What is recovered must be far closer to the raw pictures."""
+    """Released: channels swapped and inverted. What is recovered must be far closer to the raw
+    pictures."""
     raw = F.interpolate(torch.rand(32, 3, 4, 4), size=16, mode="bilinear")
     released = ReleasedImages([1 - raw.flip(1)], torch.zeros(32, 1))
     params = replace(PRESETS["miniature"], inversion_epochs=40, batch_size=8, precision="fp32")
@@ -46,15 +54,30 @@ def test_inverter_undoes_a_colour_swap(tmp_path):
 def test_inversion_attack_reports_quality_and_attributes(run_stage):
     options = ("--attacker", "inversion", "--anonymizer", "downsample2x", "--inversion_epochs", 15)
     result = run_stage("--epochs", 8, *options)
-    assert result["inversion"]["recovered"].keys() == result["inversion"]["released"].keys() == {"psnr", "ssim"}
+    assert (
+        result["inversion"]["recovered"].keys()
+        == result["inversion"]["released"].keys()
+        == {"psnr", "ssim"}
+    )
     assert result["protocols"]["validation"]["per_attribute"]["a17_color"] > 0.8
 
 
 def test_inverter_of_an_interrupted_run_is_kept_and_that_of_another_is_not(run_stage, monkeypatch):
     trained = []
     train = inversion.train_inverter
-    monkeypatch.setattr(inversion, "train_inverter", lambda *args: trained.append(args[3]) or train(*args))
-    options = ("--attacker", "inversion", "--anonymizer", "downsample2x", "--epochs", 1, "--inversion_epochs", 1)
+    monkeypatch.setattr(
+        inversion, "train_inverter", lambda *args: trained.append(args[3]) or train(*args)
+    )
+    options = (
+        "--attacker",
+        "inversion",
+        "--anonymizer",
+        "downsample2x",
+        "--epochs",
+        1,
+        "--inversion_epochs",
+        1,
+    )
     whole = run_stage(*options, run_id="whole")
 
     def stop(*_):
@@ -65,7 +88,11 @@ def test_inverter_of_an_interrupted_run_is_kept_and_that_of_another_is_not(run_s
         with pytest.raises(KeyboardInterrupt):
             run_stage(*options)
     resumed = run_stage(*options, "--resume")
-    assert len(trained) == 2 and resumed["curve"] == whole["curve"] and resumed["inversion"] == whole["inversion"]
+    assert (
+        len(trained) == 2
+        and resumed["curve"] == whole["curve"]
+        and resumed["inversion"] == whole["inversion"]
+    )
     run_stage(*options, "--anonymizer", "downsample4x", "--resume")
     assert len(trained) == 3 and trained[-1].anonymizer == "downsample4x"
 
@@ -79,7 +106,11 @@ def test_linear_probe_trains_one_layer(run_stage, tmp_path):
     net = load_fb_model("small", ssl=True)
     path = tmp_path / "fb.pth"
     save_checkpoint(
-        path, {"fb_model_state_dict": net.state_dict(), "meta": {"architectures": {"fb": net.architecture}}}
+        path,
+        {
+            "fb_model_state_dict": net.state_dict(),
+            "meta": {"architectures": {"fb": net.architecture}},
+        },
     )
     params = replace(PRESETS["miniature"], attacker="linear_probe", attacker_weights=path)
     probe = build_attacker(params, 7)
@@ -87,11 +118,18 @@ def test_linear_probe_trains_one_layer(run_stage, tmp_path):
     trained = {name for name, weight in probe.named_parameters() if weight.requires_grad}
     assert trained == {"norm.weight", "norm.bias", "fc.weight", "fc.bias"}
     own, source = probe.backbone.state_dict(), net[0].state_dict()
-    assert all(torch.equal(own[name], value) for name, value in source.items() if not name.startswith("fc."))
+    assert all(
+        torch.equal(own[name], value)
+        for name, value in source.items()
+        if not name.startswith("fc.")
+    )
     probe.train()
     assert not probe.backbone.training
     assert (
-        run_stage("--attacker", "linear_probe", "--attacker_weights", path, "--epochs", 2)["attacker"] == "linear_probe"
+        run_stage("--attacker", "linear_probe", "--attacker_weights", path, "--epochs", 2)[
+            "attacker"
+        ]
+        == "linear_probe"
     )
 
 
@@ -104,14 +142,19 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     net = load_fb_model("small", ssl=True)
     path = tmp_path / "fb.pth"
     save_checkpoint(
-        path, {"fb_model_state_dict": net.state_dict(), "meta": {"architectures": {"fb": net.architecture}}}
+        path,
+        {
+            "fb_model_state_dict": net.state_dict(),
+            "meta": {"architectures": {"fb": net.architecture}},
+        },
     )
     with pytest.raises(UserError, match="does not fit"):
         build_attacker(replace(PRESETS["paper"], attacker_weights=path), 7)
 
 
 def test_imagenet_weights_of_a_local_file(tmp_path, monkeypatch):
-    """torchvision's file: a bare state dict with 1000 classes; the last layer is new. Without one: what to do."""
+    """torchvision's file: a bare state dict with 1000 classes; the last layer is new. Without one:
+    what to do."""
     source = load_fb_model("r50", num_pa=1000).state_dict()
     torch.save(source, tmp_path / "resnet50.pth")
 
@@ -120,17 +163,27 @@ def test_imagenet_weights_of_a_local_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    params = replace(PRESETS["paper"], attacker="r50_imagenet", imagenet_weights=tmp_path / "resnet50.pth")
+    params = replace(
+        PRESETS["paper"], attacker="r50_imagenet", imagenet_weights=tmp_path / "resnet50.pth"
+    )
     own = build_attacker(params, 7).state_dict()
     assert own["fc.weight"].shape == (7, 2048)
-    assert all(torch.equal(own[name], value) for name, value in source.items() if not name.startswith("fc."))
+    assert all(
+        torch.equal(own[name], value)
+        for name, value in source.items()
+        if not name.startswith("fc.")
+    )
     probe = build_attacker(replace(params, attacker="linear_probe", network="r50_imagenet"), 7)
     assert torch.equal(probe.backbone.state_dict()["conv1.weight"], source["conv1.weight"])
-    with pytest.raises(UserError, match="fetch https://.*resnet50.*put it at.*--imagenet_weights FILE"):
+    with pytest.raises(
+        UserError, match="fetch https://.*resnet50.*put it at.*--imagenet_weights FILE"
+    ):
         build_attacker(replace(params, imagenet_weights=None), 7)
 
 
-@pytest.mark.parametrize(("name", "size"), [("small", 48), ("small_vit", 50), ("r50", 64), ("vit", 64)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("small", 48), ("small_vit", 50), ("r50", 64), ("vit", 64)]
+)
 def test_attacker_networks(name, size):
     net = build_network(name, 5, size).eval()
     with torch.no_grad():
@@ -140,9 +193,15 @@ def test_attacker_networks(name, size):
 def test_feature_mlp_has_the_widths_of_the_paper_and_standardises():
     features = 100 + 5 * torch.randn(64, 2048)
     net = FeatureMlp(features, PRESETS["paper"].mlp_widths, 7)
-    widths = [(layer.in_features, layer.out_features) for layer in net.layers if isinstance(layer, nn.Linear)]
+    widths = [
+        (layer.in_features, layer.out_features)
+        for layer in net.layers
+        if isinstance(layer, nn.Linear)
+    ]
     assert widths == [(2048, 2048), (2048, 1028), (1028, 1028), (1028, 512), (512, 7)]
-    torch.testing.assert_close(net(features), net.layers((features - features.mean(0)) / features.std(0)))
+    torch.testing.assert_close(
+        net(features), net.layers((features - features.mean(0)) / features.std(0))
+    )
 
 
 def test_psnr_of_a_known_error():
@@ -155,6 +214,7 @@ def test_ssim_of_equal_independent_and_constant_pictures():
     a, b = torch.rand(2, 4, 3, 32, 32, generator=generator)
     assert ssim(a, a) == pytest.approx(1.0, abs=1e-5)
     assert ssim(a, b).abs().max() < 0.15
-    # constant pictures: no structure, only the luminance term (2 * .4 * .6 + c1) / (.4^2 + .6^2 + c1)
+    # constant pictures: no structure, only the luminance term (2 * .4 * .6 + c1) / (.4^2 + .6^2 +
+    # c1)
     constant = torch.full((1, 3, 16, 16), 0.4), torch.full((1, 3, 16, 16), 0.6)
     assert ssim(*constant).item() == pytest.approx((0.48 + 1e-4) / (0.52 + 1e-4), abs=1e-3)

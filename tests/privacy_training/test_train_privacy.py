@@ -1,4 +1,5 @@
-"""The stage as a whole on tiny sets: what it learns, what it writes, how it fails and how it resumes."""
+"""The stage as a whole on tiny sets: what it learns, what it writes, how it fails and how it
+resumes."""
 
 import itertools
 import json
@@ -14,7 +15,13 @@ from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint
 from aux_code.datasets import lists
 from aux_code.datasets.vispr import VISPR2
 from aux_code.errors import UserError
-from aux_code.model_loaders import load_anonymizer, load_budget, load_fa_model, load_fb_model, load_ft_model
+from aux_code.model_loaders import (
+    load_anonymizer,
+    load_budget,
+    load_fa_model,
+    load_fb_model,
+    load_ft_model,
+)
 from aux_code.training_state import TrainingState
 from privacy_training import attribute_prediction, leakage_plots, train_privacy
 from privacy_training.attribute_prediction import build_average
@@ -63,7 +70,8 @@ def test_plots_are_written(run_stage):
 
 @pytest.mark.parametrize("n_attributes", [7, 40])
 def test_samples_show_their_attributes_below_each_other(n_attributes, monkeypatch):
-    """No line may lie under another picture or outside; of many attributes the present ones are shown."""
+    """No line may lie under another picture or outside; of many attributes the present ones are
+    shown."""
     figures = []
     monkeypatch.setattr(leakage_plots, "_save", lambda figure, path: figures.append(figure))
     names = [f"a{i}" for i in range(n_attributes)]
@@ -78,7 +86,10 @@ def test_samples_show_their_attributes_below_each_other(n_attributes, monkeypatc
     assert len(shown) == 5
     for axes in shown:
         lines = [text.get_window_extent(renderer) for text in axes.texts]
-        assert len(lines) == min(n_attributes, leakage_plots.MAX_LINES) and axes.texts[-1].get_weight() == "bold"
+        assert (
+            len(lines) == min(n_attributes, leakage_plots.MAX_LINES)
+            and axes.texts[-1].get_weight() == "bold"
+        )
         assert all(upper.y0 >= lower.y0 + 8 for upper, lower in itertools.pairwise(lines))
         assert not any(line.overlaps(picture) for line in lines for picture in pictures)
 
@@ -90,14 +101,24 @@ def test_grey_anonymizer_hides_the_colour(run_stage, tmp_path):
     with torch.no_grad():
         fa.network.mend.weight.zero_()
     blank = checkpoint_of(tmp_path / "blank.pth", "fa", fa)
-    assert run_stage("--anonymizer", blank, "--epochs", 3)["protocols"]["last"]["per_attribute"]["a17_color"] < 0.75
-    assert len(run_stage("--anonymizer", path, "--epochs", 1, run_id="grey")["inputs"]["fa"]["sha256"]) == 64
+    assert (
+        run_stage("--anonymizer", blank, "--epochs", 3)["protocols"]["last"]["per_attribute"][
+            "a17_color"
+        ]
+        < 0.75
+    )
+    assert (
+        len(run_stage("--anonymizer", path, "--epochs", 1, run_id="grey")["inputs"]["fa"]["sha256"])
+        == 64
+    )
 
 
 def test_feature_level(run_stage, tmp_path):
     ft = load_ft_model("small", num_classes=10, motion=False)
     path = checkpoint_of(tmp_path / "ft.pth", "ft", ft)
-    result = run_stage("--level", "feature", "--utility", path, "--epochs", 30, "--feature_learning_rate", 5e-3)
+    result = run_stage(
+        "--level", "feature", "--utility", path, "--epochs", 30, "--feature_learning_rate", 5e-3
+    )
     assert result["level"] == "feature"
     assert result["protocols"]["validation"]["per_attribute"]["a17_color"] > 0.9
 
@@ -129,7 +150,9 @@ def test_failing_epoch_fails_the_run(run_stage, monkeypatch):
 AVERAGED = ("--schedule", "constant", "--weight_averaging", 0.5)
 
 
-@pytest.mark.parametrize("learning", [("--schedule", "cosine"), ("--schedule", "plateau"), AVERAGED])
+@pytest.mark.parametrize(
+    "learning", [("--schedule", "cosine"), ("--schedule", "plateau"), AVERAGED]
+)
 def test_resumed_run_equals_an_uninterrupted_one(run_stage, monkeypatch, learning):
     options = ("--epochs", 5, *learning, "--precision", "fp32")
     whole = run_stage(*options, run_id="whole")
@@ -147,22 +170,43 @@ def test_resumed_run_equals_an_uninterrupted_one(run_stage, monkeypatch, learnin
     torch.manual_seed(99)
     parts = run_stage(*options, "--resume", run_id="parts")
     assert parts["curve"] == whole["curve"]
-    a, b = (load_checkpoint(config.SAVED_MODELS_ROOT / name / "attacker.pth") for name in ("whole", "parts"))
+    a, b = (
+        load_checkpoint(config.SAVED_MODELS_ROOT / name / "attacker.pth")
+        for name in ("whole", "parts")
+    )
     for name, value in a["fb_model_state_dict"].items():
         assert torch.equal(value, b["fb_model_state_dict"][name]), name
 
 
 def test_training_ends_at_the_plateau_of_the_averaged_weights(run_stage):
-    """Evaluated, saved and judged is the average; a plateau that allows any gain ends the training at once."""
-    at_once = ("--epochs", 9, *AVERAGED, "--evaluate_every", 1, "--plateau_epochs", 2, "--plateau_gain", 1)
+    """Evaluated, saved and judged is the average; a plateau that allows any gain ends the training
+    at once."""
+    at_once = (
+        "--epochs",
+        9,
+        *AVERAGED,
+        "--evaluate_every",
+        1,
+        "--plateau_epochs",
+        2,
+        "--plateau_gain",
+        1,
+    )
     report = run_stage(*at_once)
-    assert report["plateau"]["reached"] and report["plateau"]["last_epoch"] == 3 == len(report["curve"])
+    assert report["plateau"]["reached"] and report["plateau"]["last_epoch"] == 3 == len(
+        report["curve"]
+    )
     assert len(run_stage(*at_once, "--least_epochs", 6, run_id="least")["curve"]) == 6
-    unending = run_stage("--epochs", 5, *AVERAGED, "--plateau_epochs", 4, "--plateau_gain", 0, run_id="on")
+    unending = run_stage(
+        "--epochs", 5, *AVERAGED, "--plateau_epochs", 4, "--plateau_gain", 0, run_id="on"
+    )
     assert len(unending["curve"]) == 5
     averaged, plain = (
         load_checkpoint(config.SAVED_MODELS_ROOT / run_id / "attacker.pth")["fb_model_state_dict"]
-        for run_id in ("on", run_stage("--epochs", 5, "--schedule", "constant", run_id="plain")["run_id"])
+        for run_id in (
+            "on",
+            run_stage("--epochs", 5, "--schedule", "constant", run_id="plain")["run_id"],
+        )
     )
     assert averaged.keys() == plain.keys()
     assert not torch.equal(averaged["fc.weight"], plain["fc.weight"])
@@ -188,7 +232,9 @@ def test_resume_with_other_parameters_is_refused(run_stage, monkeypatch):
         raise KeyboardInterrupt
 
     save = TrainingState.save
-    monkeypatch.setattr(TrainingState, "save", lambda self, position: (save(self, position), stop(self, position)))
+    monkeypatch.setattr(
+        TrainingState, "save", lambda self, position: (save(self, position), stop(self, position))
+    )
     with pytest.raises(KeyboardInterrupt):
         run_stage("--epochs", 3)
     with pytest.raises(UserError, match="image_learning_rate"):
@@ -212,7 +258,9 @@ def test_blacken_uses_the_boxes_file(run_stage, vispr_root, tmp_path):
     """The square is the only evidence of the colour; black boxes over it leave chance."""
     counts = {"train": 48, "val": 24, "test": 32}
     rows = [f"{s}2017/2017_{i:08d}.jpg,0,16,10,36,30" for s, n in counts.items() for i in range(n)]
-    (vispr_root / "person_boxes.csv").write_text("\n".join(["file,frame,x0,y0,x1,y1", *rows]) + "\n")
+    (vispr_root / "person_boxes.csv").write_text(
+        "\n".join(["file,frame,x0,y0,x1,y1", *rows]) + "\n"
+    )
     result = run_stage("--anonymizer", "blacken", "--epochs", 12)
     assert result["protocols"]["last"]["per_attribute"]["a17_color"] < 0.8
 
@@ -259,7 +307,9 @@ def test_unknown_attribute_lists_what_exists(run_stage):
         run_stage("--attributes", "a4_gender", "a99_shoe_size")
 
 
-def test_attribute_without_positive_in_the_test_split_is_reported_and_not_averaged(run_stage, vispr_root):
+def test_attribute_without_positive_in_the_test_split_is_reported_and_not_averaged(
+    run_stage, vispr_root
+):
     for path in (vispr_root / "test2017").glob("*.json"):
         labels = [name for name in read_json(path)["labels"] if name != "a4_gender"]
         path.write_text(json.dumps({"labels": labels}))
@@ -292,11 +342,17 @@ def test_all_takes_what_can_be_learned_and_reports_the_rest(run_stage, vispr_roo
 
 def test_the_second_set_of_attributes(run_stage, vispr_root):
     with pytest.raises(
-        UserError, match="unknown VISPR attributes a6_hair_color, a16_race.*the annotations have a0_safe"
+        UserError,
+        match="unknown VISPR attributes a6_hair_color, a16_race.*the annotations have a0_safe",
     ):
         run_stage("--epochs", 1, "--attributes", "vispr2")
     for folder in vispr_root.glob("*2017"):
-        relabel(folder, lambda names, i: [name for k, name in enumerate(VISPR2) if (i >> k % 3) & 1] or ["a0_safe"])
+        relabel(
+            folder,
+            lambda names, i: (
+                [name for k, name in enumerate(VISPR2) if (i >> k % 3) & 1] or ["a0_safe"]
+            ),
+        )
     result = run_stage("--epochs", 1, "--attributes", "vispr2")
     assert tuple(result["protocols"]["last"]["per_attribute"]) == VISPR2
     assert "Other attributes" in (config.RESULTS_ROOT / "privacy_tiny.md").read_text()
@@ -317,11 +373,17 @@ def test_checkpoints_of_other_stages_are_refused(run_stage, tmp_path):
         run_stage("--attacker_weights", fa)
     run_stage("--epochs", 1)
     with pytest.raises(UserError, match="attacker.pth.*fa_model_state_dict"):
-        run_stage("--anonymizer", config.SAVED_MODELS_ROOT / "tiny" / "attacker.pth", run_id="other")
+        run_stage(
+            "--anonymizer", config.SAVED_MODELS_ROOT / "tiny" / "attacker.pth", run_id="other"
+        )
 
 
-def test_weights_that_do_not_fit_are_refused_before_any_picture_is_released(run_stage, tmp_path, monkeypatch):
+def test_weights_that_do_not_fit_are_refused_before_any_picture_is_released(
+    run_stage, tmp_path, monkeypatch
+):
     path = checkpoint_of(tmp_path / "fb.pth", "fb", load_fb_model("small", ssl=True))
-    monkeypatch.setattr(train_privacy, "attack_splits", lambda *_: pytest.fail("pictures were released first"))
+    monkeypatch.setattr(
+        train_privacy, "attack_splits", lambda *_: pytest.fail("pictures were released first")
+    )
     with pytest.raises(UserError, match="does not fit"):
         run_stage("--attacker", "small_vit", "--attacker_weights", path)

@@ -14,8 +14,11 @@ CHANCE_CMAP = float(np.mean(list(CHANCE.values())))
 N_FRAMES = {"Abuse001_x264": 150, "Normal_Videos_001_x264": 97}
 
 
-def write_privacy(method: str, seed: int, cmap: float, attacker: int = 0, preset: str = "miniature") -> Path:
-    """One result of stage 2; every attribute lies as far above its chance as cmap lies above the mean chance."""
+def write_privacy(
+    method: str, seed: int, cmap: float, attacker: int = 0, preset: str = "miniature"
+) -> Path:
+    """One result of stage 2; every attribute lies as far above its chance as cmap lies above the
+    mean chance."""
     per_attribute = {name: chance + cmap - CHANCE_CMAP for name, chance in CHANCE.items()}
     scores = {"cmap": cmap, "f1": cmap / 2, "per_attribute": per_attribute, "epoch": 30}
     path = privacy_result(preset, seed, method, METHODS[method].attackers[attacker])
@@ -28,14 +31,24 @@ def write_privacy(method: str, seed: int, cmap: float, attacker: int = 0, preset
     return _write(path, content)
 
 
-def write_anomaly(method: str, seed: int, dataset: str, auc: float, ap: float, preset: str = "miniature") -> Path:
+def write_anomaly(
+    method: str, seed: int, dataset: str, auc: float, ap: float, preset: str = "miniature"
+) -> Path:
     """One result of stage 4 with its scores."""
     content = {
         "frames_per_feature": 32,
         "protocols": {"validation": {"auc": auc, "ap": ap, "epoch": 3}},
-        "per_category": {"Abuse": {"auc": auc, "n_videos": 1}, "Arson": {"auc": auc - 0.05, "n_videos": 1}},
+        "per_category": {
+            "Abuse": {"auc": auc, "n_videos": 1},
+            "Arson": {"auc": auc - 0.05, "n_videos": 1},
+        },
         "videos": [
-            {"name": n, "category": "Abuse" if n[0] == "A" else "Normal", "n_frames": f, "events": [[40, 90]]}
+            {
+                "name": n,
+                "category": "Abuse" if n[0] == "A" else "Normal",
+                "n_frames": f,
+                "events": [[40, 90]],
+            }
             for n, f in N_FRAMES.items()
         ],
     }

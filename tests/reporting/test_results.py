@@ -19,12 +19,24 @@ from aux_code.reporting.summary import build_summary
 from tests.reporting import synthetic_results
 from tests.reporting.synthetic_results import CHANCE_CMAP, write_all, write_anomaly, write_privacy
 
-VALUES = {"raw": (0.80, 0.95), "ted_spad": (0.60, 0.93), "ted_spad_plus": (0.45, 0.92), "reconstruction": (0.7, 0.9)}
+VALUES = {
+    "raw": (0.80, 0.95),
+    "ted_spad": (0.60, 0.93),
+    "ted_spad_plus": (0.45, 0.92),
+    "reconstruction": (0.7, 0.9),
+}
 
 
 @pytest.fixture(autouse=True)
 def results_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("SAVED_MODELS_ROOT", "RESULTS_ROOT", "LOGS_ROOT", "DATA_ROOT", "VISPR_ROOT", "UCF_CRIME_ROOT"):
+    for name in (
+        "SAVED_MODELS_ROOT",
+        "RESULTS_ROOT",
+        "LOGS_ROOT",
+        "DATA_ROOT",
+        "VISPR_ROOT",
+        "UCF_CRIME_ROOT",
+    ):
         monkeypatch.setattr(config, name, tmp_path / name.lower())
     monkeypatch.setattr(config, "ARTIFACT_ROOT", tmp_path)
     return tmp_path / "results_root"
@@ -40,15 +52,16 @@ def test_summary_has_the_agreed_form_and_the_values():
     assert json.loads(json.dumps(summary)) == summary
     assert (summary["preset"], summary["seeds"], summary["seconds"]) == ("miniature", [0], 12.5)
     assert summary["chance_cmap"] == pytest.approx(CHANCE_CMAP)
-    assert set(summary["methods"]) == {"raw", "ted_spad", "ted_spad_plus"} and set(summary["controls"]) == {
-        "reconstruction"
-    }
+    assert set(summary["methods"]) == {"raw", "ted_spad", "ted_spad_plus"} and set(
+        summary["controls"]
+    ) == {"reconstruction"}
     ted = summary["methods"]["ted_spad"]
     assert ted["privacy"]["cmap"] == 0.60 and ted["privacy"]["f1"] == 0.30
     assert ted["privacy"]["leakage_removed"] == pytest.approx(0.20 / (0.80 - CHANCE_CMAP))
     assert list(ted["privacy"]["per_attribute"]) == list(VISPR1)
     assert ted["anomaly"] == {
-        d: {"auc": 0.93, "ap": pytest.approx(0.83)} for d in ("ucf_crime", "xd_violence", "shanghaitech")
+        d: {"auc": 0.93, "ap": pytest.approx(0.83)}
+        for d in ("ucf_crime", "xd_violence", "shanghaitech")
     }
     assert summary["methods"]["raw"]["privacy"]["leakage_removed"] == 0
 
@@ -57,20 +70,27 @@ def test_the_strongest_attacker_counts():
     write_all(VALUES, 0)
     results = collected()
     assert len(results.by_method["ted_spad_plus"][0].attackers) == 2
-    assert results.mean("ted_spad_plus", "cmap") == pytest.approx(0.48), "the averaging attacker's, not 0.45"
+    assert results.mean("ted_spad_plus", "cmap") == pytest.approx(0.48), (
+        "the averaging attacker's, not 0.45"
+    )
     cells = [row for row in attacker_table(results).rows if row[0].startswith("TeD-SPAD+")]
     assert [row[-1] for row in cells] == ["no", "yes"]
 
 
 def test_several_seeds_give_mean_and_deviation_per_seed_leakage():
     for seed, shift in ((0, 0.0), (1, 0.02), (2, 0.07)):
-        write_all({name: (cmap - shift * (name != "raw"), auc) for name, (cmap, auc) in VALUES.items()}, seed)
+        write_all(
+            {name: (cmap - shift * (name != "raw"), auc) for name, (cmap, auc) in VALUES.items()},
+            seed,
+        )
     summary = build_summary(collected(seeds=(0, 1, 2)))
     privacy = summary["methods"]["ted_spad"]["privacy"]
     expected = np.array([0.60, 0.58, 0.53])
     assert privacy["cmap"] == pytest.approx(expected.mean())
     assert privacy["cmap_std"] == pytest.approx(expected.std(ddof=1))
-    assert privacy["leakage_removed"] == pytest.approx(((0.80 - expected) / (0.80 - CHANCE_CMAP)).mean())
+    assert privacy["leakage_removed"] == pytest.approx(
+        ((0.80 - expected) / (0.80 - CHANCE_CMAP)).mean()
+    )
     assert privacy["per_attribute"]["a4_gender_std"] == pytest.approx(expected.std(ddof=1))
     assert summary["methods"]["ted_spad"]["anomaly"]["ucf_crime"]["auc_std"] == pytest.approx(0)
 
@@ -91,28 +111,49 @@ def test_the_main_table_shows_changes_against_raw_and_sets_controls_apart():
     write_all(VALUES, 0)
     table = tables.main_table(collected())
     ted = next(row for row in table.rows if row[0] == "TeD-SPAD")
-    assert ted[1] == "60.00 (-25.00 %)\npaper 42.21 (-32.25 %)" and ted[3] == "93.00 (-2.11 %)\npaper 74.81 (-3.69 %)"
-    assert ted[2].endswith("paper 53.5") and "paper" not in table.rows[2][1], "TeD-SPAD+ is not the paper's"
+    assert (
+        ted[1] == "60.00 (-25.00 %)\npaper 42.21 (-32.25 %)"
+        and ted[3] == "93.00 (-2.11 %)\npaper 74.81 (-3.69 %)"
+    )
+    assert ted[2].endswith("paper 53.5") and "paper" not in table.rows[2][1], (
+        "TeD-SPAD+ is not the paper's"
+    )
     assert any("Not measured: Downsample-2x" in note for note in table.notes)
     assert [table.rows[i][0] for i in table.emphasised] == ["Control: Reconstruction only"]
     text = texts.write_markdown(collected())
-    assert "42.21 (-32.25 %)" in text and "real data sets" in text, "the paper's value, marked as of other data"
-    widths = {line.count("|") for line in text.split("### ")[1].splitlines() if line.startswith("|")}
+    assert "42.21 (-32.25 %)" in text and "real data sets" in text, (
+        "the paper's value, marked as of other data"
+    )
+    widths = {
+        line.count("|") for line in text.split("### ")[1].splitlines() if line.startswith("|")
+    }
     assert len(widths) == 1
 
 
 def test_another_protocol_is_read_and_a_missing_one_named():
     write_privacy("raw", 0, 0.8)
     assert collected(protocol="last").mean("raw", "cmap") == pytest.approx(0.81)
-    with pytest.raises(UserError, match=r"privacy_miniature_s0_raw\.json has no protocol 'best_on_test'"):
+    with pytest.raises(
+        UserError, match=r"privacy_miniature_s0_raw\.json has no protocol 'best_on_test'"
+    ):
         collected(protocol="best_on_test")
 
 
 def test_ablation_notes_say_whether_the_order_agrees():
-    write_all({"raw": (0.8, 0.9), "spact": (0.6, 0.9), "ted_spad": (0.5, 0.91), "invariance_1": (0.55, 0.8)}, 0)
+    write_all(
+        {
+            "raw": (0.8, 0.9),
+            "spact": (0.6, 0.9),
+            "ted_spad": (0.5, 0.91),
+            "invariance_1": (0.55, 0.8),
+        },
+        0,
+    )
     methods = ("raw", "spact", "ted_spad", "invariance_1")
     table = tables.ablation_table(collected(methods=methods), "2")
-    assert table.notes[:2] == tuple(f"{m}: the rows come out in the paper's order." for m in ("cMAP", "AUC"))
+    assert table.notes[:2] == tuple(
+        f"{m}: the rows come out in the paper's order." for m in ("cMAP", "AUC")
+    )
     assert not table.warnings and "One seed (0)" in table.notes[-1]
     assert "Protocol: epoch chosen on validation data" in table.notes[-1]
     assert table.rows[1][1:] == (
@@ -132,10 +173,18 @@ def test_the_report_is_one_file_with_its_pictures_inside(results_root: Path):
     html = paths[-1].read_text()
     assert {path.name for path in paths} == {"summary.json", "tables.md", "report.html"}
     assert html.count("data:image/png;base64,") >= 2
-    bare = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]*", "data:", html)  # chance may spell anything in a picture
-    assert not re.search(r'(?:src|href)="(?!data:)', bare) and "<script" not in bare and "//" not in bare
+    bare = re.sub(
+        r"data:image/png;base64,[A-Za-z0-9+/=]*", "data:", html
+    )  # chance may spell anything in a picture
+    assert (
+        not re.search(r'(?:src|href)="(?!data:)', bare)
+        and "<script" not in bare
+        and "//" not in bare
+    )
     assert "@import" not in bare and "url(" not in bare
-    assert "60.00 (-25.00 %)" in html and "No pictures:" in html, "without data the report still comes out"
+    assert "60.00 (-25.00 %)" in html and "No pictures:" in html, (
+        "without data the report still comes out"
+    )
     for figure in (results_root / "figures").glob("*.png"):
         assert figure.stat().st_size > 10_000
     assert "&lt;" not in html.split("<h1>")[0]
@@ -161,8 +210,12 @@ def test_bars_show_raw_beside_anonymized_per_category(results_root: Path):
     from aux_code.reporting.plots import category_bars
 
     write_all(VALUES, 0)
-    figure = category_bars(collected(), "ucf_crime", [METHODS[name] for name in ("raw", "ted_spad", "blur")])
-    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in figure.axes[0].containers}
+    figure = category_bars(
+        collected(), "ucf_crime", [METHODS[name] for name in ("raw", "ted_spad", "blur")]
+    )
+    heights = {
+        bars.get_label(): [bar.get_height() for bar in bars] for bars in figure.axes[0].containers
+    }
     assert set(heights) == {"Raw", "TeD-SPAD"}, "what was not measured has no bar"
     assert heights["Raw"][0] == pytest.approx(95) and heights["TeD-SPAD"][0] == pytest.approx(93)
     assert heights["Raw"][1] == pytest.approx(90)
@@ -195,7 +248,10 @@ def test_training_pictures_are_those_of_the_log(results_root: Path):
 
     write_all(VALUES, 0)
     html = report.write_all(collected(), report.ReportOptions((), 48))[-1].read_text()
-    assert "Pictures over the training" in html and (results_root / "figures" / "training_ted_spad.png").is_file()
+    assert (
+        "Pictures over the training" in html
+        and (results_root / "figures" / "training_ted_spad.png").is_file()
+    )
 
 
 def test_table_1_compares_features_and_says_when_the_order_differs():
@@ -216,21 +272,32 @@ def test_table_1_compares_features_and_says_when_the_order_differs():
 
 
 def test_the_miniatures_other_networks_are_not_compared_with_the_papers():
-    write_all({"raw": (0.8, 0.9), "ted_spad": (0.5, 0.91), "mvitv2": (0.55, 0.8), "r3d_18": (0.6, 0.8)}, 0)
+    write_all(
+        {"raw": (0.8, 0.9), "ted_spad": (0.5, 0.91), "mvitv2": (0.55, 0.8), "r3d_18": (0.6, 0.8)}, 0
+    )
     table = tables.ablation_table(collected(methods=("raw", "ted_spad", "mvitv2", "r3d_18")), "10")
     assert "small_wide" in table.rows[1][0] and "no order to compare" in table.notes[0]
     assert table.rows[1][1].startswith("55.00 (-31.25 %)") and table.rows[1][2].startswith("24.21")
 
 
 def test_pairs_of_rows_are_compared():
-    agreement = compare_orders({"a": 1.0, "b": 3.0, "c": 2.0, "d": None}, {"a": 10, "b": 20, "c": 30, "d": 40})
+    agreement = compare_orders(
+        {"a": 1.0, "b": 3.0, "c": 2.0, "d": None}, {"a": 10, "b": 20, "c": 30, "d": 40}
+    )
     assert agreement.agreeing == [("a", "b"), ("a", "c")] and agreement.differing == [("b", "c")]
-    assert compare_orders({"a": 1.0, "b": 1.0}, {"a": 1, "b": 2}).differing == [("a", "b")], "equal is not in order"
+    assert compare_orders({"a": 1.0, "b": 1.0}, {"a": 1, "b": 2}).differing == [("a", "b")], (
+        "equal is not in order"
+    )
     assert compare_orders({"a": 1.0, "b": 2.0}, {"a": 2, "b": 2}) == ([], [])
 
 
 def test_table_8_says_where_its_order_is_not_the_papers():
-    values = {"raw": (0.8, 0.95), "downsample2x": (0.75, 0.9), "downsample4x": (0.7, 0.8), "blur": (0.76, 0.89)}
+    values = {
+        "raw": (0.8, 0.95),
+        "downsample2x": (0.75, 0.9),
+        "downsample4x": (0.7, 0.8),
+        "blur": (0.76, 0.89),
+    }
     values |= {"blacken": (0.755, 0.85), "spact": (0.69, 0.86), "ted_spad": (0.6, 0.87)}
     write_all(values, 0)
     table = tables.main_table(collected(methods=tuple(values)))
@@ -247,7 +314,12 @@ def test_table_8_says_where_its_order_is_not_the_papers():
 def test_a_difference_smaller_than_the_seeds_is_called_so():
     methods = ("raw", "spact", "ted_spad", "invariance_1")
     for seed, shift in ((0, 0.04), (1, -0.03)):
-        cells = {"raw": (0.8, 0.9), "spact": (0.6, 0.9), "ted_spad": (0.5, 0.91), "invariance_1": (0.495 + shift, 0.8)}
+        cells = {
+            "raw": (0.8, 0.9),
+            "spact": (0.6, 0.9),
+            "ted_spad": (0.5, 0.91),
+            "invariance_1": (0.495 + shift, 0.8),
+        }
         write_all(cells, seed)
     table = tables.ablation_table(collected(seeds=(0, 1), methods=methods), "2")
     assert "0 of the 1 others differ" not in table.warnings[0]
@@ -268,7 +340,11 @@ def test_rows_of_ablations_stay_out_of_table_8(results_root: Path):
     results = collected(methods=methods)
     assert not any("ω = 1" in row[0] for row in tables.main_table(results).rows)
     html = report.write_all(results, report.ReportOptions((), 48, ("8", "4")))[-1].read_text()
-    assert "Table 4: Weight ω" in html and "Table 8:" in html and (results_root / "figures" / "ablations.png").is_file()
+    assert (
+        "Table 4: Weight ω" in html
+        and "Table 8:" in html
+        and (results_root / "figures" / "ablations.png").is_file()
+    )
     assert set(build_summary(results)["methods"]) >= {"omega_1", "omega_10"}
     html = report.write_all(results, report.ReportOptions((), 48, ("4",)))[-1].read_text()
     assert "Table 4: Weight ω" in html and "Table 8" not in html

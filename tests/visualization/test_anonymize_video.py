@@ -1,4 +1,5 @@
-"""Anonymized copies: size, rate and number of frames are the original's; tiles do not show; nothing else is copied."""
+"""Anonymized copies: size, rate and number of frames are the original's; tiles do not show; nothing
+else is copied."""
 
 import sys
 import weakref
@@ -32,7 +33,12 @@ def _read(path):
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-        return np.stack(frames), stream.average_rate, dict(container.metadata), len(container.streams)
+        return (
+            np.stack(frames),
+            stream.average_rate,
+            dict(container.metadata),
+            len(container.streams),
+        )
 
 
 def test_copy_keeps_size_rate_and_length_but_no_metadata(tmp_path, monkeypatch):
@@ -47,7 +53,9 @@ def test_copy_keeps_size_rate_and_length_but_no_metadata(tmp_path, monkeypatch):
         sound = container.add_stream("aac", rate=16000)
         for i in range(20):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(i), format="rgb24")))
-        samples = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        samples = av.AudioFrame.from_ndarray(
+            np.zeros((1, 4096), np.float32), format="fltp", layout="mono"
+        )
         samples.sample_rate = 16000
         for output in (sound.encode(samples), stream.encode(None), sound.encode(None)):
             container.mux(output)
@@ -56,7 +64,11 @@ def test_copy_keeps_size_rate_and_length_but_no_metadata(tmp_path, monkeypatch):
     assert frames.shape == (20, 48, 64, 3) and rate == Fraction(30000, 1001) and n_streams == 1
     assert not {"location", "title", "creation_time"} & set(metadata)
     content = (tmp_path / "out.mp4").read_bytes()
-    assert b"camera 4711" in source.read_bytes() and b"camera 4711" not in content and b"front door" not in content
+    assert (
+        b"camera 4711" in source.read_bytes()
+        and b"camera 4711" not in content
+        and b"front door" not in content
+    )
     original = _read(source)[0]
     assert np.abs(frames.astype(int) - original).mean() < 3
 
@@ -66,7 +78,16 @@ def test_side_by_side_of_odd_sizes(tmp_path, monkeypatch):
     source.mkdir()
     for i in range(5):
         Image.fromarray(painted(i, 33, 45)).save(source / f"{i:03d}.png")
-    _run(monkeypatch, source, tmp_path / "out.mkv", "--anonymizer", "downsample4x", "--side_by_side", "--fps", 10)
+    _run(
+        monkeypatch,
+        source,
+        tmp_path / "out.mkv",
+        "--anonymizer",
+        "downsample4x",
+        "--side_by_side",
+        "--fps",
+        10,
+    )
     frames, rate, _, _ = _read(tmp_path / "out.mkv")
     assert frames.shape == (5, 34, 90, 3) and rate == 10
     assert np.abs(frames[2, :33, :45].astype(int) - painted(2, 33, 45)).mean() < 4
@@ -105,7 +126,11 @@ def test_people_come_from_the_csv(tmp_path):
     people = open_person_boxes(tmp_path / "boxes.csv", None, tmp_path)
     boxes = boxes_for(people, tmp_path / "in.avi")
     output = FrameAnonymizer(network, CPU, 0, boxes)(np.stack([painted(9)] * 3), 0)
-    assert output[1].max() == 0 and np.array_equal(output[0], painted(9)) and np.array_equal(output[2], painted(9))
+    assert (
+        output[1].max() == 0
+        and np.array_equal(output[0], painted(9))
+        and np.array_equal(output[2], painted(9))
+    )
     with pytest.raises(UserError, match="other.avi"):
         boxes_for(people, tmp_path / "other.avi")
 
@@ -118,7 +143,10 @@ def test_mistakes_are_named_and_leave_no_file(tmp_path, monkeypatch):
     for options, message in [
         ((video, video, "--anonymizer", "raw"), "replace the original"),
         ((video, tmp_path / "out.gif", "--anonymizer", "raw"), "out.gif"),
-        ((write_sound(tmp_path / "sound.mp4"), tmp_path / "out.mp4", "--anonymizer", "raw"), "sound.mp4"),
+        (
+            (write_sound(tmp_path / "sound.mp4"), tmp_path / "out.mp4", "--anonymizer", "raw"),
+            "sound.mp4",
+        ),
         ((video, tmp_path / "out.mp4", "--anonymizer", "nobody"), "nobody"),
         ((video, tmp_path / "out.mp4", "--anonymizer", "raw", "--tile", 100), "tile"),
         ((tmp_path / "photos", tmp_path / "out.mp4", "--anonymizer", "raw"), "differ in size"),
@@ -130,7 +158,8 @@ def test_mistakes_are_named_and_leave_no_file(tmp_path, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path):
-    """Frames are let go as soon as they are written: at most this pass's and the one before are there."""
+    """Frames are let go as soon as they are written: at most this pass's and the one before are
+    there."""
 
     class Watched(VideoSource):
         alive: list[int] = []
@@ -153,7 +182,10 @@ def write_lossless(path, times, rate=25, aspect=Fraction(1), **colours):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "1"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.time_base, stream.codec_context.sample_aspect_ratio = Fraction(1, 1000), aspect
+        stream.codec_context.time_base, stream.codec_context.sample_aspect_ratio = (
+            Fraction(1, 1000),
+            aspect,
+        )
         for name, value in colours.items():
             setattr(stream.codec_context, name, value)
         for i, time in enumerate(times):
@@ -176,12 +208,17 @@ def test_frames_keep_their_times_where_the_rate_varies(tmp_path, monkeypatch):
     assert frame_times(tmp_path / "out.mkv") == frame_times(source) == times
 
 
-def test_a_video_that_lies_on_its_side_comes_upright_and_wide_pixels_turn_with_it(tmp_path, monkeypatch):
+def test_a_video_that_lies_on_its_side_comes_upright_and_wide_pixels_turn_with_it(
+    tmp_path, monkeypatch
+):
     source = write_lossless(tmp_path / "in.mp4", [0, 40, 80], aspect=Fraction(16, 15))
     _run(monkeypatch, source, tmp_path / "flat.mp4", "--anonymizer", "raw")
     turned = rotate_mp4(source, (0, 1, -1, 0))
     _run(monkeypatch, turned, tmp_path / "upright.mp4", "--anonymizer", "raw")
-    for name, size, aspect in (("flat", (64, 48), Fraction(16, 15)), ("upright", (48, 64), Fraction(15, 16))):
+    for name, size, aspect in (
+        ("flat", (64, 48), Fraction(16, 15)),
+        ("upright", (48, 64), Fraction(15, 16)),
+    ):
         with av.open(str(tmp_path / f"{name}.mp4")) as container:
             stream = container.streams.video[0]
             assert (stream.width, stream.height) == size and stream.sample_aspect_ratio == aspect
@@ -190,7 +227,9 @@ def test_a_video_that_lies_on_its_side_comes_upright_and_wide_pixels_turn_with_i
 
 def test_colours_are_stored_as_the_original_says(tmp_path, monkeypatch):
     """BT.709, as cameras write it: without its mark a player shows other colours."""
-    source = write_lossless(tmp_path / "in.mp4", [0, 40], colorspace=1, color_primaries=1, color_trc=1, color_range=1)
+    source = write_lossless(
+        tmp_path / "in.mp4", [0, 40], colorspace=1, color_primaries=1, color_trc=1, color_range=1
+    )
     _run(monkeypatch, source, tmp_path / "out.mp4", "--anonymizer", "raw", "--crf", 1)
     frames = []
     for path in (source, tmp_path / "out.mp4"):
@@ -222,7 +261,9 @@ def test_a_folder_of_videos_becomes_a_folder_of_copies(tmp_path, monkeypatch, ca
     (source / "broken.mp4").write_bytes(b"no video")
     (source / "notes.txt").write_text("no video either")
     assert _run(monkeypatch, source, target, "--anonymizer", "raw") == 3
-    copies = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+    copies = sorted(
+        path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()
+    )
     assert copies == ["a.avi.mp4", "a.mp4.mp4", "cam 2/b.mp4"]
     assert all(len(_read(target / copy)[0]) == 3 for copy in copies)
     assert "1 of 4 videos cannot be read" in capsys.readouterr().err
