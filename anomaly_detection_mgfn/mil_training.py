@@ -224,16 +224,17 @@ def training_losses(
     output = net(with_noise(bags, params.feature_noise), wanted=None if wanted.all() else wanted)
     if not torch.isfinite(output.scores).all():
         raise UserError(f"the training diverged: scores are not finite; lower --lr {params.lr}")
-    selections = [
-        select_top_segments(
-            output.scores[part], output.features[part], params.top_k, candidates[part]
-        )
-        for part in (slice(0, n_normal), slice(n_normal, None))
-    ]
     weights = LossWeights(
         params.smoothness_weight, params.sparsity_weight, params.contrastive_weight, params.margin
     )
-    return mgfn_loss(*selections, output.scores[n_normal:], weights, params.loss)
+    # CUDA refuses a cross-entropy of probabilities under autocast; magnitudes need float32 anyway
+    with torch.autocast(bags.device.type, enabled=False):
+        scores, features = output.scores.float(), output.features.float()
+        selections = [
+            select_top_segments(scores[part], features[part], params.top_k, candidates[part])
+            for part in (slice(0, n_normal), slice(n_normal, None))
+        ]
+        return mgfn_loss(*selections, scores[n_normal:], weights, params.loss)
 
 
 class MilTraining:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_detection_mgfn import mil_training
 from anomaly_detection_mgfn.mgfn import MGFN
 from anomaly_detection_mgfn.mgfn_files import build_network, network_arguments
 from anomaly_detection_mgfn.mil_training import (
@@ -139,6 +140,22 @@ def test_losses_and_gradients_in_bf16_are_close_to_those_in_fp32(params):
     assert rounded == pytest.approx(exact, rel=0.05, abs=1e-6) and rounded != exact
     assert torch.nn.functional.cosine_similarity(gradient, other, dim=0) > 0.99
     assert other.norm() == pytest.approx(gradient.norm().item(), rel=0.05)
+
+
+def test_the_loss_is_computed_in_fp32_outside_autocast(monkeypatch):
+    """CUDA refuses F.binary_cross_entropy under autocast, in whatever dtype its inputs are."""
+    seen, loss = [], mil_training.mgfn_loss
+
+    def observed(normal, anomalous, scores, *more):
+        tensors = (*normal, *anomalous, scores)
+        seen.append((torch.is_autocast_enabled("cpu"), {tensor.dtype for tensor in tensors}))
+        return loss(normal, anomalous, scores, *more)
+
+    monkeypatch.setattr(mil_training, "mgfn_loss", observed)
+    net = MGFN(feature_dim=8, dims=(8, 8, 8), depths=(1, 1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        training_losses(net, torch.rand(4, 1, 8, 9), torch.rand(4, 1, 8, 9), PAPER)
+    assert seen == [(False, {torch.float32})]
 
 
 def tiny(small_set, **changes):
