@@ -26,11 +26,20 @@ TABLE_8 = {
     "spact": Published(52.71, 73.93, 53.36, 87.72),
     "ted_spad": Published(42.21, 74.81, 60.32, 90.59),
 }
-"""Method of aux_code.pipeline.methods -> the paper's row."""
+"""Name of a method -> the paper's row."""
+
+TABLE_8_LABELS = {
+    "raw": "Raw",
+    "downsample2x": "Downsample-2x",
+    "downsample4x": "Downsample-4x",
+    "blur": "Obfuscation: blurring",
+    "blacken": "Obfuscation: blackening",
+    "spact": "SPAct (ω = 0)",
+    "ted_spad": "TeD-SPAD",
+}
 
 CHANCE_CMAP = 24.78
-"""Mean positive rate of the seven VISPR1 attributes in the test set: a guess without any
-information, in percent."""
+"""Mean prevalence of the seven VISPR1 attributes in the test set, percent: a blind guess."""
 
 HEADLINE_METRIC = {"ucf_crime": "auc", "xd_violence": "ap", "shanghaitech": "auc"}
 """Which metric the paper reports for a data set."""
@@ -40,7 +49,6 @@ DATASET_LABELS = {
     "xd_violence": "XD-Violence",
     "shanghaitech": "ShanghaiTech",
 }
-"""Name of a data set in the code -> as people write it."""
 
 
 class Ablation(NamedTuple):
