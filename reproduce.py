@@ -26,24 +26,24 @@ from anonymization_training import params_anonymization
 from aux_code import config
 from aux_code.errors import UserError
 from aux_code.parameters import check_ranges, parse
-from aux_code.pipeline.executor import Outcome, run_tasks
-from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, DATASETS, METHODS, TABLE_1, TABLE_8
-from aux_code.pipeline.plan import PlanSettings, build_plan
-from aux_code.pipeline.preparation import (
+from aux_code.reporting.report import ReportOptions, write_all
+from aux_code.reporting.results import collect_results
+from aux_code.runs import choose_device, run_script
+from feature_extraction import params_feature_extraction
+from privacy_training import params_privacy
+from reproduction.executor import Outcome, run_tasks
+from reproduction.methods import ABLATION_TABLES, CONTROLS, DATASETS, METHODS, TABLE_1, TABLE_8
+from reproduction.plan import PlanSettings, build_plan
+from reproduction.preparation import (
     describe_plan,
     incomplete_data,
     missing_inputs,
     sustained_gflops,
     worked_seconds,
 )
-from aux_code.pipeline.slurm import part_of, plan_parts, sbatch_script, without_foreign_needs
-from aux_code.pipeline.status import StatusDisplay
-from aux_code.pipeline.tasks import Task
-from aux_code.reporting.report import ReportOptions, write_all
-from aux_code.reporting.results import collect_results
-from aux_code.runs import choose_device, run_script
-from feature_extraction import params_feature_extraction
-from privacy_training import params_privacy
+from reproduction.slurm import part_of, plan_parts, sbatch_script, without_foreign_needs
+from reproduction.status import StatusDisplay
+from reproduction.tasks import Task
 
 TABLES = ("8", "1", *ABLATION_TABLES)
 

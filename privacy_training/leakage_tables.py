@@ -7,10 +7,10 @@ from typing import Any
 
 from aux_code.checkpoints import write_atomically
 from aux_code.datasets.vispr import OFFICIAL_COUNTS, VISPR1
-from aux_code.pipeline.methods import METHODS
 from aux_code.reporting import published
 from aux_code.reporting.tables import MISSING, Table
 from privacy_training.attack_series import PROTOCOLS
+from reproduction.methods import METHODS
 
 _LABELS = {
     "validation": "epoch by validation",

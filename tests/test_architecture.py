@@ -24,7 +24,7 @@ STAGES = (
     "feature_extraction",
     "anomaly_detection_mgfn",
 )
-TOP_FOLDERS = (*STAGES, "visualization", "aux_code", "benchmarks", "tests")
+TOP_FOLDERS = (*STAGES, "visualization", "reproduction", "aux_code", "benchmarks", "tests")
 SHADOWING = {"datasets", "utils", "models", "config", "test"}
 PREAMBLE = """if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))"""
@@ -35,7 +35,7 @@ def sources(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-SHIPPED = [ROOT / "reproduce.py", *sources("aux_code", *STAGES, "visualization")]
+SHIPPED = [ROOT / "reproduce.py", *sources("aux_code", *STAGES, "visualization", "reproduction")]
 TREES = {
     path: ast.parse(path.read_text(encoding="utf-8"))
     for path in [*SHIPPED, *sources("benchmarks", "tests")]

@@ -17,13 +17,13 @@ import reproduce
 from aux_code import config
 from aux_code.datasets import ucf_crime
 from aux_code.datasets.decode import count_frames
-from aux_code.pipeline.by_hand import holds_its_features, was_run_by_hand
-from aux_code.pipeline.executor import run_tasks
-from aux_code.pipeline.plan import PlanSettings, build_plan
-from aux_code.pipeline.status import StatusDisplay
-from aux_code.pipeline.tasks import Task
 from aux_code.reporting.report import ReportOptions, write_all
 from aux_code.reporting.results import collect_results
+from reproduction.by_hand import holds_its_features, was_run_by_hand
+from reproduction.executor import run_tasks
+from reproduction.plan import PlanSettings, build_plan
+from reproduction.status import StatusDisplay
+from reproduction.tasks import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("raw", "blur", "ted_spad_plus")

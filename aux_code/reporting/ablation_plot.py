@@ -8,10 +8,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aux_code.pipeline.methods import ABLATION_TABLES, METHODS
 from aux_code.reporting.plots import FIGURE_STYLE, GRID, INK, MUTED, look
 from aux_code.reporting.published import ABLATION_TITLES, ABLATIONS, TABLE_8, relative_change
 from aux_code.reporting.results import Results
+from reproduction.methods import ABLATION_TABLES, METHODS
 
 OURS, PAPER = look(METHODS["ted_spad"])[0], MUTED
 

@@ -1,9 +1,9 @@
 """The tables behind the main ones: every attribute, every attacker, every category of anomaly."""
 
-from aux_code.pipeline.methods import Method
 from aux_code.reporting.published import DATASET_LABELS
 from aux_code.reporting.results import Results
 from aux_code.reporting.tables import MISSING, Table, cell, percent
+from reproduction.methods import Method
 
 
 def attribute_table(results: Results) -> Table:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aux_code.pipeline.methods import METHODS
 from aux_code.reporting import published
 from aux_code.reporting.published import DATASET_LABELS, HEADLINE_METRIC
 from aux_code.reporting.results import Results
+from reproduction.methods import METHODS
 
 MAX_ROWS_SPELLED_OUT = 5
 """Of longer tables only the pairs with TeD-SPAD are named."""

@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aux_code.checkpoints import write_atomically
-from aux_code.pipeline.methods import Method
 from aux_code.reporting.detail_tables import categories, category_auc
 from aux_code.reporting.published import DATASET_LABELS, HEADLINE_METRIC
 from aux_code.reporting.results import Results
+from reproduction.methods import Method
 
 INK, MUTED, GRID, BEST = "#1c1f24", "#6b7280", "#e5e7eb", "#eaf5ee"
 TRUTH = "#9ec5f4"

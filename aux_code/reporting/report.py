@@ -12,9 +12,6 @@ from aux_code import config
 from aux_code.checkpoints import write_atomically, write_json
 from aux_code.datasets.surveillance import SurveillanceVideo
 from aux_code.errors import UserError
-from aux_code.pipeline.methods import ABLATION_TABLES, METHODS, Method
-from aux_code.pipeline.plan import training_log
-from aux_code.pipeline.tasks import Task
 from aux_code.reporting import plots
 from aux_code.reporting.ablation_plot import ablation_changes
 from aux_code.reporting.detail_tables import attacker_table, attribute_table, category_tables
@@ -27,6 +24,9 @@ from aux_code.reporting.summary import build_summary
 from aux_code.reporting.tables import any_table, main_table
 from aux_code.reporting.texts import headline, state_line, write_markdown
 from aux_code.reporting.training_pictures import spread_over, training_pictures
+from reproduction.methods import ABLATION_TABLES, METHODS, Method
+from reproduction.plan import training_log
+from reproduction.tasks import Task
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
 from aux_code.metrics import leakage_removed
-from aux_code.pipeline.methods import (
+from reproduction.methods import (
     ABLATION_TABLES,
     CONTROLS,
     DATASETS,
@@ -20,7 +20,7 @@ from aux_code.pipeline.methods import (
     Attacker,
     Method,
 )
-from aux_code.pipeline.plan import anomaly_result, anomaly_scores, privacy_result
+from reproduction.plan import anomaly_result, anomaly_scores, privacy_result
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 
 from aux_code.checkpoints import git_commit, read_json
-from aux_code.pipeline.preparation import stage_times, worked_seconds
-from aux_code.pipeline.status import STAGE_NAMES, clock
-from aux_code.pipeline.tasks import Task
 from aux_code.reporting.results import Results
 from aux_code.reporting.tables import MISSING, PROTOCOLS, Table
+from reproduction.preparation import stage_times, worked_seconds
+from reproduction.status import STAGE_NAMES, clock
+from reproduction.tasks import Task
 
 
 def settings_table(results: Results, tasks: Sequence[Task]) -> Table:

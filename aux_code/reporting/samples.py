@@ -20,8 +20,8 @@ from aux_code.errors import UserError
 from aux_code.model_loaders import apply_anonymizer, load_anonymizer
 from aux_code.models.obfuscation import read_boxes
 from aux_code.models.person_boxes import BOXES_FILE, PersonBoxes
-from aux_code.pipeline.methods import Method
-from aux_code.pipeline.plan import anonymizer_argument, miniature_root
+from reproduction.methods import Method
+from reproduction.plan import anonymizer_argument, miniature_root
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from aux_code.pipeline.methods import Method
 from aux_code.reporting.results import Results
+from reproduction.methods import Method
 
 
 def build_summary(results: Results) -> dict[str, Any]:

@@ -3,11 +3,11 @@ the HTML report."""
 
 from dataclasses import dataclass, field
 
-from aux_code.pipeline.methods import ABLATION_TABLES, METHODS, TABLE_1, Method
 from aux_code.reporting import published
 from aux_code.reporting.orders import ablation_order_notes, feature_order_notes, main_order_notes
 from aux_code.reporting.published import DATASET_LABELS, HEADLINE_METRIC, relative_change
 from aux_code.reporting.results import Results
+from reproduction.methods import ABLATION_TABLES, METHODS, TABLE_1, Method
 
 MISSING = "–"
 

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Sequence
 
-from aux_code.pipeline.methods import METHODS
-from aux_code.pipeline.status import clock
 from aux_code.reporting.detail_tables import attacker_table, attribute_table, category_tables
 from aux_code.reporting.published import relative_change
 from aux_code.reporting.results import Results
 from aux_code.reporting.tables import PROTOCOLS, any_table, main_table
+from reproduction.methods import METHODS
+from reproduction.status import clock
 
 
 def headline(results: Results) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from aux_code.datasets.vispr import VISPR1
-from aux_code.pipeline.methods import DATASETS, METHODS
-from aux_code.pipeline.plan import anomaly_result, anomaly_scores, privacy_result
+from reproduction.methods import DATASETS, METHODS
+from reproduction.plan import anomaly_result, anomaly_scores, privacy_result
 
 CHANCE = {name: 0.2 + 0.05 * i for i, name in enumerate(VISPR1)}
 CHANCE_CMAP = float(np.mean(list(CHANCE.values())))

@@ -10,12 +10,12 @@ import pytest
 from aux_code import config
 from aux_code.datasets.vispr import VISPR1
 from aux_code.errors import UserError
-from aux_code.pipeline.methods import METHODS
 from aux_code.reporting import report, tables, texts
 from aux_code.reporting.detail_tables import attacker_table
 from aux_code.reporting.orders import compare_orders
 from aux_code.reporting.results import collect_results
 from aux_code.reporting.summary import build_summary
+from reproduction.methods import METHODS
 from tests.reporting import synthetic_results
 from tests.reporting.synthetic_results import CHANCE_CMAP, write_all, write_anomaly, write_privacy
 
@@ -228,8 +228,8 @@ def test_training_pictures_are_those_of_the_log(results_root: Path):
     from torch.utils.tensorboard import SummaryWriter
     from torchvision.utils import make_grid
 
-    from aux_code.pipeline.plan import training_log
     from aux_code.reporting.training_pictures import spread_over, training_pictures
+    from reproduction.plan import training_log
 
     folder = training_log("miniature", 0, METHODS["ted_spad"])
     assert training_pictures(folder) == []
@@ -255,8 +255,8 @@ def test_training_pictures_are_those_of_the_log(results_root: Path):
 
 
 def test_table_1_compares_features_and_says_when_the_order_differs():
-    from aux_code.pipeline.methods import FEATURE_ATTACKER
-    from aux_code.pipeline.plan import privacy_result
+    from reproduction.methods import FEATURE_ATTACKER
+    from reproduction.plan import privacy_result
 
     write_all({"raw": (0.8, 0.9)}, 0)
     for method, cmap in (("raw", 0.7), ("spact", 0.5), ("ted_spad", 0.6)):

@@ -11,7 +11,7 @@ from typing import Any
 from aux_code import config
 from aux_code.checkpoints import git_commit, read_json, write_json
 from aux_code.errors import UserError
-from aux_code.pipeline.digests import data_digest, file_digest, folder_digest, portable
+from reproduction.digests import data_digest, file_digest, folder_digest, portable
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TextIO
 
-from aux_code.pipeline.tasks import Task
+from reproduction.tasks import Task
 
 LOG_LINES_SHOWN = 15
 SECONDS_BETWEEN_LINES = 60.0

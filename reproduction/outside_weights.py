@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from aux_code.pipeline.tasks import Task
+from reproduction.tasks import Task
 
 NEED_BOXES = ("blur", "blacken")
 """Methods that need to know where people are."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from aux_code.errors import UserError
-from aux_code.pipeline.tasks import Task
+from reproduction.tasks import Task
 
 SHARED = "shared"
 

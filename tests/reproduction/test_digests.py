@@ -10,9 +10,9 @@ import pytest
 
 import reproduce
 from aux_code import config
-from aux_code.pipeline.digests import data_digest, folder_digest
-from aux_code.pipeline.plan import PlanSettings, build_plan
-from aux_code.pipeline.tasks import Task
+from reproduction.digests import data_digest, folder_digest
+from reproduction.plan import PlanSettings, build_plan
+from reproduction.tasks import Task
 
 
 def finished(task: Task) -> Task:

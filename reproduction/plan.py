@@ -9,7 +9,7 @@ from typing import Any
 from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
-from aux_code.pipeline.methods import (
+from reproduction.methods import (
     DATASETS,
     FEATURE_ATTACKER,
     FEATURE_UTILITY_IN_MINIATURE,
@@ -17,7 +17,7 @@ from aux_code.pipeline.methods import (
     Attacker,
     Method,
 )
-from aux_code.pipeline.tasks import Task
+from reproduction.tasks import Task
 
 ParametersOf = Callable[[str, str], dict[str, Any]]
 """(script, preset) -> the preset's resolved parameters; raises UserError for a preset that the

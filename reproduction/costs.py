@@ -1,7 +1,7 @@
 """How much a step computes, from its parameters: what its duration is estimated from until the like
 of it has run."""
 
-from aux_code.pipeline.tasks import Task
+from reproduction.tasks import Task
 
 FRAME_GFLOP = 24.6
 """f_A (UNet++ with ResNet-18) on one frame of 224 x 224; one multiplication and one addition are

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from aux_code import config
 from aux_code.errors import UserError
-from aux_code.pipeline.by_hand import holds_its_features, was_run_by_hand
-from aux_code.pipeline.estimates import Estimates
-from aux_code.pipeline.status import StatusDisplay
-from aux_code.pipeline.tasks import Task
-from aux_code.pipeline.warm_start import StartedStep, StepServer
+from reproduction.by_hand import holds_its_features, was_run_by_hand
+from reproduction.estimates import Estimates
+from reproduction.status import StatusDisplay
+from reproduction.tasks import Task
+from reproduction.warm_start import StartedStep, StepServer
 
 DONE_STATUSES = (0, 3)
 """Exit statuses that leave usable outputs; 3: some inputs failed, and the log names them."""

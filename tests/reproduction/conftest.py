@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from aux_code import config
-from aux_code.pipeline import warm_start
-from aux_code.pipeline.tasks import Task
+from reproduction import warm_start
+from reproduction.tasks import Task
 
 SCRIPT = """
 import pathlib, sys, time

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from aux_code.errors import UserError
-from aux_code.pipeline.executor import Outcome, run_tasks
-from aux_code.pipeline.preparation import stage_times
-from aux_code.pipeline.status import StatusDisplay
-from aux_code.pipeline.tasks import Task
+from reproduction.executor import Outcome, run_tasks
+from reproduction.preparation import stage_times
+from reproduction.status import StatusDisplay
+from reproduction.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -203,7 +203,7 @@ def _lock(artifacts: Path) -> Path:
 
 
 def test_the_estimate_learns_from_the_same_stage(make_task):
-    from aux_code.pipeline.estimates import Estimates
+    from reproduction.estimates import Estimates
 
     tasks = [make_task(f"miniature_s0_{i}") for i in range(4)]
     estimates = Estimates(tasks)
@@ -220,9 +220,9 @@ def test_a_stages_fixed_share_is_told_from_what_grows_with_the_work(artifacts):
     """In the miniature most of an extraction is decoding, the same for all methods, whatever f_A
     costs."""
     import reproduce
-    from aux_code.pipeline.costs import gflop
-    from aux_code.pipeline.estimates import Estimates
-    from aux_code.pipeline.plan import PlanSettings, build_plan
+    from reproduction.costs import gflop
+    from reproduction.estimates import Estimates
+    from reproduction.plan import PlanSettings, build_plan
 
     methods = ["raw", "blur", "spact", "ted_spad"]
     tasks = build_plan(methods, [0], PlanSettings("miniature"), reproduce.preset_parameters)

@@ -10,8 +10,8 @@ import numpy as np
 from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
-from aux_code.pipeline.costs import gflop
-from aux_code.pipeline.tasks import Task
+from reproduction.costs import gflop
+from reproduction.tasks import Task
 
 FIRST_GUESS_SECONDS = {
     "miniature": 45.0, "init_anonymizer": 20.0, "init_privacy": 30.0, "train_anonymizer": 200.0, "train_privacy": 45.0,

@@ -7,8 +7,8 @@ from typing import Any
 
 from aux_code.checkpoints import load_checkpoint, read_json
 from aux_code.errors import UserError
-from aux_code.pipeline.digests import file_digest
-from aux_code.pipeline.tasks import Task
+from reproduction.digests import file_digest
+from reproduction.tasks import Task
 
 _FREE = ("resume", "device", "n_threads", "n_workers")
 """Parameters that change nothing about the result."""

@@ -13,20 +13,20 @@ import reproduce
 from aux_code import config
 from aux_code.errors import UserError
 from aux_code.parameters import parse
-from aux_code.pipeline.costs import gflop
-from aux_code.pipeline.estimates import Estimates
-from aux_code.pipeline.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_1, TABLE_8
-from aux_code.pipeline.outside_weights import weight_notes
-from aux_code.pipeline.plan import PlanSettings, build_plan
-from aux_code.pipeline.preparation import (
+from aux_code.reporting import published
+from reproduction.costs import gflop
+from reproduction.estimates import Estimates
+from reproduction.methods import ABLATION_TABLES, CONTROLS, METHODS, TABLE_1, TABLE_8
+from reproduction.outside_weights import weight_notes
+from reproduction.plan import PlanSettings, build_plan
+from reproduction.preparation import (
     describe_plan,
     incomplete_data,
     missing_inputs,
     sustained_gflops,
     worked_seconds,
 )
-from aux_code.pipeline.status import clock
-from aux_code.reporting import published
+from reproduction.status import clock
 
 
 def plan(methods, seeds=(0,), preset="miniature", **settings):

@@ -10,11 +10,11 @@ import pytest
 import reproduce
 from aux_code.errors import UserError
 from aux_code.parameters import parse
-from aux_code.pipeline.executor import _only_one_here, run_tasks
-from aux_code.pipeline.methods import METHODS, TABLE_1
-from aux_code.pipeline.plan import PlanSettings, build_plan
-from aux_code.pipeline.slurm import part_of, plan_parts, sbatch_script, without_foreign_needs
-from aux_code.pipeline.status import StatusDisplay
+from reproduction.executor import _only_one_here, run_tasks
+from reproduction.methods import METHODS, TABLE_1
+from reproduction.plan import PlanSettings, build_plan
+from reproduction.slurm import part_of, plan_parts, sbatch_script, without_foreign_needs
+from reproduction.status import StatusDisplay
 
 
 def test_parts_share_no_step_and_wait_for_the_shared_part_only(artifacts):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from aux_code.errors import UserError
-from aux_code.pipeline import warm_start
-from aux_code.pipeline.warm_start import StepServer
+from reproduction import warm_start
+from reproduction.warm_start import StepServer
 
 REPORT = """
 import atexit, json, os, signal, sys, threading

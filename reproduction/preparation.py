@@ -12,12 +12,12 @@ from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.datasets.check import find
 from aux_code.errors import UserError
-from aux_code.pipeline.by_hand import was_run_by_hand
-from aux_code.pipeline.estimates import Estimates
-from aux_code.pipeline.outside_weights import weight_notes
-from aux_code.pipeline.plan import PlanSettings
-from aux_code.pipeline.status import STAGE_NAMES, clock
-from aux_code.pipeline.tasks import Task
+from reproduction.by_hand import was_run_by_hand
+from reproduction.estimates import Estimates
+from reproduction.outside_weights import weight_notes
+from reproduction.plan import PlanSettings
+from reproduction.status import STAGE_NAMES, clock
+from reproduction.tasks import Task
 
 SUSTAINED_SHARE = 0.3
 """Share of a large matrix product's speed that the stages are expected to reach (ours, an
