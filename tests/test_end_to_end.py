@@ -24,6 +24,7 @@ from reproduction.executor import run_tasks
 from reproduction.plan import PlanSettings, build_plan
 from reproduction.status import StatusDisplay
 from reproduction.tasks import Task
+from tests.frozen import write as frozen
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("raw", "blur", "ted_spad_plus")
@@ -93,6 +94,10 @@ def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
     html = paths[2].read_text()
     assert "No pictures" not in html and html.count("data:image/png;base64,") >= 7
     check_features(roots)
+    changed = frozen.differences(
+        frozen.read("artefacts.json"), frozen.artefacts(roots / "artifacts")
+    )
+    assert not changed, "\n".join([*changed, frozen.REMEDY.format(roots / "artifacts")])
 
     again = run_tasks(tasks, 1, StatusDisplay())
     assert len(again.kept) == len(tasks) and not again.done

@@ -1,0 +1,180 @@
+"""What may not change by mistake: the options of every command line, and the keys of every artefact.
+
+    python tests/frozen/write.py                     writes options.json anew
+    python tests/frozen/write.py ARTIFACT_ROOT       and artefacts.json, from the folder that a failed test names
+
+A change of these files needs a line in CHANGELOG.md, in the same commit.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+if str(Path(__file__).resolve().parents[2]) not in sys.path:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from aux_code.checkpoints import load_checkpoint
+
+HERE = Path(__file__).resolve().parent
+REMEDY = "if this is meant: python tests/frozen/write.py {} and a line in CHANGELOG.md"
+PRESETS = {
+    "anonymization_training/init_anonymizer.py": "INIT_ANONYMIZER",
+    "anonymization_training/init_utility.py": "INIT_UTILITY",
+    "anonymization_training/init_privacy.py": "INIT_PRIVACY",
+    "anonymization_training/train_anonymizer.py": "TRAIN_ANONYMIZER",
+    "privacy_training/train_privacy.py": "PRESETS",
+    "feature_extraction/dali_extraction.py": "PRESETS",
+    "anomaly_detection_mgfn/main.py": "PRESETS",
+    "visualization/anonymize_video.py": "PRESETS",
+    "visualization/plot_scores.py": "PRESETS",
+    "reproduce.py": "PRESETS",
+}
+"""Script -> the name under which it holds what it hands to aux_code.parameters.parse."""
+WITHOUT_PRESETS = (
+    "aux_code/miniature/__main__.py",
+    "aux_code/datasets/check.py",
+    "aux_code/datasets/convert_labels.py",
+)
+NAMED_BY_DATA = {"per_attribute", "per_category", "videos", "failed", "methods"}
+"""Keys whose own keys are names of the data: `*` in artefacts.json."""
+
+
+def module_of(script: str):
+    """The script, imported."""
+    return importlib.import_module(script.removesuffix(".py").replace("/", "."))
+
+
+def plain(value: Any) -> Any:
+    """A default as JSON has it."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    known = value is None or isinstance(value, bool | int | float | str)
+    return value if known else str(value) if isinstance(value, Path) else "required"
+
+
+def options() -> dict[str, dict[str, dict[str, Any]]]:
+    """Script -> preset -> option -> default; the presets after the first hold what differs from it."""
+    found = {}
+    for script, name in PRESETS.items():
+        presets = {key: plain(value) for key, value in vars(module_of(script))[name].items()}
+        first = next(iter(presets.values()))
+        found[script] = {
+            preset: values
+            if values is first
+            else {k: v for k, v in values.items() if v != first[k] and k != "preset"}
+            for preset, values in presets.items()
+        }
+    return found | {script: {"": options_of_parser(script)} for script in WITHOUT_PRESETS}
+
+
+def options_of_parser(script: str) -> dict[str, Any]:
+    """Option or positional -> default of a command line without presets."""
+    seen = []
+    with mock.patch.object(
+        argparse.ArgumentParser, "parse_args", lambda self, _: seen.append(self)
+    ):
+        with contextlib.suppress(AttributeError):  # the script goes on without options
+            module_of(script).main([])
+    return {
+        (action.option_strings or [action.dest])[-1]: plain(action.default)
+        for action in seen[0]._actions
+        if action.dest != "help"
+    }
+
+
+def artefacts(root: Path) -> dict[str, Any]:
+    """The files below saved_models/, features/ and results/ (but the report's figures), and the
+    keys in those of one kind: `*` stands for the name of a method or video."""
+    files: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
+    command_lines = {frozenset(v[next(iter(v))]): script for script, v in options().items()}
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        name = path.relative_to(root).as_posix()
+        if name.startswith(("saved_models/", "features/", "results/")) and "/." not in name:
+            folder, _, file = name.rpartition("/")
+            if not folder.endswith("figures"):
+                files.setdefault(folder, set()).add("*.npy" if path.suffix == ".npy" else file)
+            kind = re.sub(r"_(raw|blur|ted_spad_plus(_averaged)?|attacker_start)\b", "_*", name)
+            if path.suffix in (".json", ".pth"):
+                merge(kinds.setdefault(kind, {}), keys(content_of(path), command_lines))
+    return {"files": {folder: sorted(names) for folder, names in files.items()}, "keys": kinds}
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """What a JSON file or a checkpoint holds, without the tensors."""
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    return {k: {} if "state" in k else v for k, v in load_checkpoint(path).items()}
+
+
+def keys(value: Any, command_lines: dict[frozenset[str], str], parent: str = "") -> dict[str, Any]:
+    """The keys of a dictionary, and of those in it; of a list, those of its members. All options
+    of a command line are one key, `(options of SCRIPT)`."""
+    found: dict[str, Any] = {}
+    if isinstance(value, dict):
+        script = command_lines.get(frozenset(value) - {"stage"})
+        if script:
+            return {f"(options of {script})": {}} | ({"stage": {}} if "stage" in value else {})
+        for key, item in value.items():
+            name = "*" if parent in NAMED_BY_DATA else key
+            merge(found.setdefault(name, {}), keys(item, command_lines, key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            merge(found, keys(item, command_lines))
+    return found
+
+
+def merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    """Adds the keys of `other`, at every depth."""
+    for key, below in other.items():
+        merge(into.setdefault(key, {}), below)
+
+
+def differences(recorded: Any, now: Any, place: str = "") -> list[str]:
+    """What is gone, new or changed: one line each."""
+    if not (isinstance(recorded, dict) and isinstance(now, dict)):
+        return [] if recorded == now else [f"{place}: {recorded!r}, now {now!r}"]
+    lines = [f"{place} {key}: gone" for key in recorded if key not in now]
+    lines += [f"{place} {key}: new" for key in now if key not in recorded]
+    for key in recorded:
+        if key in now:
+            lines += differences(recorded[key], now[key], f"{place} {key}".strip())
+    return lines
+
+
+def as_json(content: dict[str, Any]) -> dict[str, Any]:
+    """As it would be read from a file."""
+    return json.loads(json.dumps(content))
+
+
+def read(name: str) -> dict[str, Any]:
+    """options.json or artefacts.json."""
+    return json.loads((HERE / name).read_text(encoding="utf-8"))
+
+
+def write(name: str, content: dict[str, Any]) -> None:
+    """One line for each entry of the first two levels, so that a change shows in a diff."""
+    lines = []
+    for key, below in content.items():
+        items = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in below.items()]
+        lines.append(
+            f"{json.dumps(key)}: {{\n" + ",\n".join(items) + "\n}"
+            if items
+            else f"{json.dumps(key)}: {{}}"
+        )
+    (HERE / name).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write("options.json", options())
+    if len(sys.argv) > 1:
+        write("artefacts.json", artefacts(Path(sys.argv[1])))

@@ -1,0 +1,96 @@
+"""What may not change by mistake: command lines, and artefacts of commit c45b28e that still load.
+
+The artefacts of c45b28e are those of its miniature, trained for two steps (its weights rounded to
+bf16, so that they pack small). test_end_to_end.py compares the keys of the artefacts of today.
+"""
+
+import gzip
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from anomaly_detection_mgfn import main as stage_4
+from aux_code import config
+from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from tests.frozen import write as frozen
+
+ROOT = Path(__file__).resolve().parent.parent
+OLD = Path(__file__).resolve().parent / "frozen" / "c45b28e"
+
+
+def test_options_and_defaults_are_those_on_record():
+    changed = frozen.differences(frozen.read("options.json"), frozen.as_json(frozen.options()))
+    assert not changed, "\n".join([*changed, frozen.REMEDY.format("")])
+
+
+def test_every_command_line_is_on_record():
+    benchmarks_aside = [
+        path
+        for path in ROOT.glob("[a-z]*/**/*.py")
+        if path.relative_to(ROOT).parts[0] not in ("benchmarks", "tests")
+    ]
+    scripts = {
+        path.relative_to(ROOT).as_posix()
+        for path in [*ROOT.glob("*.py"), *benchmarks_aside]
+        if "run_script(main)" in path.read_text(encoding="utf-8")
+    }
+    assert scripts == set(frozen.read("options.json"))
+
+
+def test_differences_name_what_is_gone_new_or_changed():
+    recorded = {"a": {"x": 1, "y": {"z": {}}}, "b": {}}
+    now = {"a": {"x": 2, "y": {}}, "c": {}}
+    expected = [" b: gone", " c: new", "a x: 1, now 2", "a y z: gone"]
+    assert frozen.differences(recorded, now) == expected
+    assert frozen.differences(recorded, recorded) == []
+
+
+@pytest.fixture
+def old_artefacts(tmp_path, monkeypatch) -> Path:
+    """The artefacts of c45b28e in a folder, and the data set that the features came from."""
+    shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
+    for packed in tmp_path.glob("*.gz"):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+    for split in ("Train", "Test"):
+        for line in (OLD / "UCF_Crime" / f"Anomaly_{split}.txt").read_text().split():
+            video = tmp_path / "UCF_Crime" / "Videos" / line
+            video.parent.mkdir(parents=True, exist_ok=True)
+            video.touch()
+    for name in ("SAVED_MODELS", "RESULTS", "LOGS"):
+        monkeypatch.setattr(config, f"{name}_ROOT", tmp_path / name.lower())
+    monkeypatch.setattr(config, "UCF_CRIME_ROOT", tmp_path / "UCF_Crime")
+    return tmp_path
+
+
+def test_checkpoints_of_c45b28e_load(old_artefacts: Path):
+    path = old_artefacts / "train_anonymizer.pth"
+    frames = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    fa = load_fa_model("small", path).eval()
+    ft = load_ft_model("small", path, num_classes=11).eval()
+    fb = load_fb_model("small", path, ssl=True).eval()
+    with torch.no_grad():
+        released = fa(frames)
+        logits, embedding = ft(released[None].transpose(1, 2).repeat(1, 1, 4, 1, 1))
+        found = torch.stack([released.mean(), logits.std(), embedding[0, 0], fb(released)[0, 0]])
+    assert torch.allclose(found, torch.tensor(EXPECTED), atol=1e-4), found.tolist()
+
+
+EXPECTED = [0.497437, 0.076939, 0.167084, 0.067149]
+"""What c45b28e computes: mean of f_A's frames, deviation of f_T's logits, an entry of f_T's and
+of f_B's embedding."""
+
+
+def test_stage_4_evaluates_the_detector_of_c45b28e_on_its_features(old_artefacts, monkeypatch):
+    options = ["--preset", "miniature", "--device", "cpu", "--run_id", "old", "--eval_only"]
+    paths = ["--features", f"{old_artefacts / 'features'}"]
+    paths += ["--checkpoint", f"{old_artefacts / 'mgfn.pth'}"]
+    monkeypatch.setattr(sys, "argv", ["main.py", *options, *paths])
+    assert stage_4.main() == 0
+    results = json.loads((config.RESULTS_ROOT / "anomaly_ucf_crime_old.json").read_text())
+    found = results["protocols"]["checkpoint"]
+    assert found["auc"] == pytest.approx(0.462291, abs=1e-4)
+    assert found["ap"] == pytest.approx(0.168023, abs=1e-4)
