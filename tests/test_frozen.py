@@ -28,16 +28,13 @@ def test_options_and_defaults_are_those_on_record():
 
 
 def test_every_command_line_is_on_record():
-    benchmarks_aside = [
-        path
-        for path in ROOT.glob("[a-z]*/**/*.py")
-        if path.relative_to(ROOT).parts[0] not in ("benchmarks", "tests")
-    ]
-    scripts = {
+    files = [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py")]
+    names = {
         path.relative_to(ROOT).as_posix()
-        for path in [*ROOT.glob("*.py"), *benchmarks_aside]
-        if "run_script(main)" in path.read_text(encoding="utf-8")
+        for path in files
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     }
+    scripts = {name for name in names if not name.startswith(("benchmarks/", "tests/"))}
     assert scripts == set(frozen.read("options.json"))
 
 
