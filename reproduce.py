@@ -24,11 +24,12 @@ import torch
 from anomaly_detection_mgfn import params_mgfn
 from anonymization_training import params_anonymization
 from aux_code import config
+from aux_code.devices import choose_device
 from aux_code.errors import UserError
 from aux_code.parameters import check_ranges, parse
 from aux_code.reporting.report import ReportOptions, write_all
 from aux_code.reporting.results import collect_results
-from aux_code.runs import choose_device, run_script
+from aux_code.runs import run_script
 from feature_extraction import params_feature_extraction
 from privacy_training import params_privacy
 from reproduction.executor import Outcome, run_tasks

@@ -27,7 +27,8 @@ from anomaly_detection_mgfn.stage_data import (
     open_features,
 )
 from aux_code import config
-from aux_code.checkpoints import describe_inputs, write_json
+from aux_code.artefacts import describe_inputs
+from aux_code.checkpoints import write_json
 from aux_code.errors import UserError
 from aux_code.runs import Run
 from aux_code.training_state import detached_copy

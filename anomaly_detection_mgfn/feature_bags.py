@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aux_code.checkpoints import read_json, sha256_of
+from aux_code.artefacts import sha256
+from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
 from aux_code.progress import progress
 
@@ -197,7 +198,7 @@ def check_anonymizer(source: FeatureSource, anonymizer: str) -> None:
     """
     recorded = source.manifest.get("anonymizer", {})
     if Path(anonymizer).is_file():
-        same = recorded.get("sha256") == sha256_of(anonymizer)
+        same = recorded.get("sha256") == sha256(anonymizer)
     else:
         same = recorded.get("name") == anonymizer and not recorded.get("sha256")
     if not same:

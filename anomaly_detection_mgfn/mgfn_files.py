@@ -15,7 +15,8 @@ from anomaly_detection_mgfn.ground_truth import VideoTruth
 from anomaly_detection_mgfn.mgfn import MGFN
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.scoring import category_metrics, false_alarm_rate, weighted_scores
-from aux_code.checkpoints import build_meta, save_checkpoint, write_atomically
+from aux_code.artefacts import build_meta
+from aux_code.checkpoints import save_checkpoint, write_atomically
 from aux_code.errors import UserError
 from aux_code.models.weight_files import load_strictly, read_weight_file
 

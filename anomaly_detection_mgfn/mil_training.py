@@ -24,8 +24,9 @@ from anomaly_detection_mgfn.mgfn_losses import (
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.scoring import score_videos, video_score, weighted_scores
 from aux_code.checkpoints import load_checkpoint
+from aux_code.devices import keep_freed_memory, supports_bf16
 from aux_code.errors import UserError
-from aux_code.inference import keep_freed_memory, keep_prepared_products, supports_bf16
+from aux_code.inference import keep_prepared_products
 from aux_code.metrics import ranking_metrics
 from aux_code.progress import progress
 from aux_code.runs import InterruptRequest, Run, derived_seed, seeded_generator

@@ -21,7 +21,8 @@ from anomaly_detection_mgfn.score_plot import anonymized_frames, plot_scores
 from anomaly_detection_mgfn.scoring import anomalous_intervals, frame_scores, score_videos
 from anomaly_detection_mgfn.stage_data import extraction_preset
 from aux_code import config
-from aux_code.checkpoints import describe_inputs, read_json, sha256_of, write_atomically, write_json
+from aux_code.artefacts import describe_inputs, sha256
+from aux_code.checkpoints import read_json, write_atomically, write_json
 from aux_code.datasets.surveillance import load_surveillance
 from aux_code.errors import UserError
 from aux_code.models.obfuscation import OBFUSCATIONS
@@ -162,14 +163,14 @@ def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
     chosen = {}
     for role, given in (("anonymizer", params.anonymizer), ("utility", params.utility)):
         recorded = features.get(role) or {}
-        sha256 = recorded.get("sha256", "")
-        path = given or find_file(recorded.get("path") or recorded.get("name") or "", sha256)
-        if sha256 and path not in OBFUSCATIONS and not Path(path).is_file():
+        digest = recorded.get("sha256", "")
+        path = given or find_file(recorded.get("path") or recorded.get("name") or "", digest)
+        if digest and path not in OBFUSCATIONS and not Path(path).is_file():
             raise UserError(
                 f"{role} '{path}' of the training features is not there; give its file as --{role} PATH"
             )
-        found = sha256_of(path) if sha256 and Path(path).is_file() else path
-        if found != (sha256 or recorded.get("name")):
+        found = sha256(path) if digest and Path(path).is_file() else path
+        if found != (digest or recorded.get("name")):
             raise UserError(
                 f"--{role} {path}: {params.checkpoint} was trained on features of another {role} "
                 f"({recorded.get('name') or recorded.get('path')}); give that one or the detector made for this one"
@@ -178,13 +179,13 @@ def find_recipe(params: MgfnParams, meta: dict[str, Any]) -> Recipe:
     return Recipe(chosen["anonymizer"], chosen["utility"], features)
 
 
-def find_file(name: str, sha256: str) -> str:
+def find_file(name: str, digest: str) -> str:
     """The recorded file where it is, or one of its name and content below saved_models/; names such
     as raw stay."""
-    if not sha256 or Path(name).is_file():
+    if not digest or Path(name).is_file():
         return name
     candidates = sorted(config.SAVED_MODELS_ROOT.rglob(Path(name).name)) if name else []
-    return next((str(path) for path in candidates if sha256_of(path) == sha256), name)
+    return next((str(path) for path in candidates if sha256(path) == digest), name)
 
 
 def extract(params: MgfnParams, recipe: Recipe, folder: Path) -> bool:

@@ -24,11 +24,11 @@ from anonymization_training.training_batches import (
     load_training_data,
     readable_images,
 )
-from aux_code.checkpoints import build_meta
+from aux_code.artefacts import build_meta
+from aux_code.devices import prepare_for_training
 from aux_code.model_loaders import load_fa_model
 from aux_code.parameters import parse
 from aux_code.runs import Run, run_script, start_run
-from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
 
 N_JUDGED_IMAGES = 64

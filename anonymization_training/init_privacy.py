@@ -18,13 +18,13 @@ from anonymization_training.params_anonymization import INIT_PRIVACY
 from anonymization_training.step_loop import StepLoop, finish, planned_steps
 from anonymization_training.training_batches import image_source
 from aux_code import config
-from aux_code.checkpoints import build_meta
+from aux_code.artefacts import build_meta
 from aux_code.datasets.decode import DecodedCache
 from aux_code.datasets.vispr import Vispr
+from aux_code.devices import prepare_for_training
 from aux_code.model_loaders import load_fb_model
 from aux_code.parameters import parse
 from aux_code.runs import run_script, start_run
-from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
 
 

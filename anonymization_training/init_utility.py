@@ -25,12 +25,12 @@ from anonymization_training.training_batches import (
     load_training_data,
 )
 from aux_code import config
-from aux_code.checkpoints import build_meta
+from aux_code.artefacts import build_meta
+from aux_code.devices import prepare_for_training
 from aux_code.model_loaders import load_anonymizer, load_ft_model
 from aux_code.models.person_boxes import open_person_boxes
 from aux_code.parameters import parse
 from aux_code.runs import Run, run_script, start_run
-from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
 
 

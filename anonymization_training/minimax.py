@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code.batch_norm import keep_running_statistics
+from aux_code.devices import supports_bf16
 from aux_code.distributed import data_parallel, gather_rows, mean_over_ranks
-from aux_code.inference import supports_bf16
 from aux_code.layout import apply_per_frame
 from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.losses.temporal import (

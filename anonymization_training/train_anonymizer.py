@@ -29,13 +29,14 @@ from anonymization_training.training_batches import (
     load_training_data,
 )
 from aux_code import config
-from aux_code.checkpoints import build_meta, save_checkpoint
+from aux_code.artefacts import build_meta
+from aux_code.checkpoints import save_checkpoint
+from aux_code.devices import prepare_for_training
 from aux_code.distributed import is_main
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_budget, load_utility
 from aux_code.parameters import parse
 from aux_code.runs import run_script, start_run
-from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import detached_copy
 
 

@@ -33,9 +33,9 @@ from aux_code.datasets.transforms import (
 from aux_code.datasets.ucf101 import Ucf101, Ucf101Item
 from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.datasets.vispr import Vispr
+from aux_code.devices import keep_freed_memory
 from aux_code.distributed import any_rank, gather_objects, share, world_size
 from aux_code.errors import UserError
-from aux_code.inference import keep_freed_memory
 from aux_code.models.person_boxes import PersonBoxes
 from aux_code.runs import seeded_generator
 

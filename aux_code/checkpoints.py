@@ -2,14 +2,12 @@
 themselves."""
 
 import contextlib
-import hashlib
 import json
 import os
 import pickle
 import secrets
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -20,8 +18,6 @@ import torch
 
 from aux_code import config
 from aux_code.errors import UserError
-
-FORMAT_VERSION = 1
 
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
@@ -58,7 +54,7 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> Non
 def write_json(path: Path | str, content: Any) -> None:
     """Writes JSON atomically; NaN and infinity are refused, since other readers do not take
     them."""
-    text = json.dumps(content, indent=1, default=_plain, allow_nan=False)
+    text = json.dumps(content, indent=1, default=plain, allow_nan=False)
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
@@ -144,54 +140,6 @@ def load_checkpoint(path: Path | str) -> Any:
         ) from error
 
 
-def build_meta(
-    stage: str,
-    architectures: dict[str, dict],
-    params: Any,
-    inputs: dict[str, Path | str],
-    metrics: dict[str, float],
-) -> dict[str, Any]:
-    """The part of a checkpoint from which its consumer rebuilds the networks and a reader learns
-    where it came from.
-
-    Args:
-        stage: name of the script that writes.
-        architectures: network ("fa", "ft", "fb", "mgfn") -> {"arch": name, "arguments": keyword
-            arguments}.
-        params: the resolved parameter dataclass.
-        inputs: role -> file that was read; stored with its SHA-256.
-        metrics: what is known of the quality.
-    """
-    return {
-        "format_version": FORMAT_VERSION,
-        "stage": stage,
-        "architectures": architectures,
-        "parameters": json.loads(
-            json.dumps(asdict(params) if is_dataclass(params) else params, default=_plain)
-        ),
-        "seed": int(getattr(params, "seed", 0)),
-        "git_commit": git_commit(),
-        "inputs": describe_inputs(inputs),
-        "metrics": metrics,
-    }
-
-
-def describe_inputs(inputs: dict[str, Path | str]) -> dict[str, dict[str, str]]:
-    """role -> {"path", "sha256"}; files that do not exist (names such as `raw`) are kept as
-    names."""
-    described = {}
-    for role, path in inputs.items():
-        is_file = bool(str(path)) and Path(path).is_file()
-        described[role] = {"path": str(path), "sha256": sha256_of(path) if is_file else ""}
-    return described
-
-
-def sha256_of(path: Path | str) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @lru_cache(maxsize=1)
 def git_commit() -> str:
     """The commit of the checkout, empty outside one."""
@@ -212,7 +160,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON takes of a path, an array or a tensor; for `default` of json.dumps."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, np.ndarray | torch.Tensor):

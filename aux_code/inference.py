@@ -1,7 +1,6 @@
 """Networks prepared for inference: folded batch norms, channels-last, bf16; OpenVINO or oneDNN;
 compiled if wanted."""
 
-import ctypes
 import logging
 import math
 import os
@@ -12,27 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from aux_code.devices import keep_freed_memory, supports_bf16
 from aux_code.models.anonymizers import NarrowOutput
 from aux_code.openvino_networks import OpenVinoNetwork, is_worthwhile
 
 logger = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
-
-
-def keep_freed_memory() -> bool:
-    """Tells glibc's allocator to keep freed memory instead of handing it back after every layer.
-
-    Half of eager CPU time is otherwise page faults of large temporaries. Holds for the whole
-    process; its memory does not shrink any more. Returns whether the allocator took it (False with
-    other C libraries).
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def keep_prepared_products() -> None:
@@ -44,16 +29,6 @@ def keep_prepared_products() -> None:
     them (6 % of MGFN's epoch).
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
-
-
-def supports_bf16(device: torch.device | str) -> bool:
-    """Whether the device computes in bf16 faster than in fp32 (an unsupported CPU emulates it)."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = (
-        torch.backends.cpu.get_cpu_capability() if torch.device(device).type == "cpu" else ""
-    )
-    return "AVX512" in capabilities and torch.cpu._is_avx512_bf16_supported()
 
 
 class InferenceNetwork(nn.Module):

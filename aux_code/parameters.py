@@ -2,10 +2,11 @@
 parsing."""
 
 import difflib
+import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,23 +14,44 @@ import tyro
 
 from aux_code.errors import UserError
 
+_OUTSIDE = {"in_fingerprint": False}
+
+
+def free(default: Any) -> Any:
+    """A field that changes no result, such as --device; `fingerprint` passes it over."""
+    return field(default=default, metadata=_OUTSIDE)
+
+
+def by_content(default: Any) -> Any:
+    """A field that names an input: the file's SHA-256 counts (`artefacts.recipe`), not its path."""
+    return field(default=default, metadata=_OUTSIDE)
+
+
+def fingerprint(params: Any) -> dict[str, Any]:
+    """Field -> plain JSON value, of the fields of a dataclass that decide the result."""
+    deciding = [f.name for f in fields(params) if f.metadata.get("in_fingerprint", True)]
+    values = {name: getattr(params, name) for name in deciding}
+    return json.loads(json.dumps(values, default=str))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommonParams:
     """What every script takes."""
 
-    preset: str = "paper"
+    preset: str = free("paper")
     """Name of the set of defaults that the other options change (ours)."""
-    run_id: str = ""
+    run_id: str = free("")
     """Name of the run: its folder below saved_models/ and of its results; empty: derived from
     script and preset."""
     seed: int = 0
     """Seed of every random generator of the run."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = free("auto")
     """Where the networks run; auto takes a GPU if there is one."""
-    resume: bool = False
+    resume: bool = free(False)
     """Continue an interrupted run of the same run_id exactly where its last saved state stood."""
-    n_threads: int = 0
+    overwrite: bool = free(False)
+    """Replace a finished result of the same run_id even if its training took over ten minutes."""
+    n_threads: int = free(0)
     """CPU threads of one operation; 0 leaves the library's choice."""
 
 
@@ -38,10 +60,10 @@ class PersonBoxParams:
     """Where the boxes of blur and blacken come from; every script that takes an anonymizer by name
     has these."""
 
-    boxes: Path | None = None
+    boxes: Path | None = by_content(None)
     """CSV of person boxes for blur and blacken (file,frame,x0,y0,x1,y1); None: person_boxes.csv of
     the data set's folder if it is there, else a detector (paper: a COCO detector)."""
-    detector_weights: Path | None = None
+    detector_weights: Path | None = by_content(None)
     """Local weights of torchvision's fasterrcnn_resnet50_fpn: it looks for the people, whatever
     person_boxes.csv says; None: where there is no boxes file the detector takes torchvision's
     (cache or download)."""

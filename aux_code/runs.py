@@ -17,6 +17,7 @@ import torch
 
 from aux_code import config, distributed
 from aux_code.checkpoints import write_json
+from aux_code.devices import choose_device
 from aux_code.errors import UserError
 from aux_code.parameters import CommonParams
 
@@ -147,15 +148,22 @@ class InterruptRequest:
         raise KeyboardInterrupt if self.requested == signal.SIGINT else Terminated
 
 
+def run_folder(params: CommonParams, stage: str) -> Path:
+    """SAVED_MODELS_ROOT/<run_id>; without --run_id it is called after script and preset."""
+    return config.SAVED_MODELS_ROOT / (params.run_id or f"{stage}_{params.preset}")
+
+
 def start_run(params: CommonParams, stage: str) -> Run:
     """Makes the run's folder, writes the resolved parameters to it, seeds every generator and
     chooses the device.
 
+    A script that can resume asks `training_state.is_finished` before, which may refuse the run.
+
     Raises:
         UserError: `--device cuda` without a GPU.
     """
-    run_id = params.run_id or f"{stage}_{params.preset}"
-    folder = config.SAVED_MODELS_ROOT / run_id
+    folder = run_folder(params, stage)
+    run_id = folder.name
     if distributed.is_main():
         write_json(
             folder / f"params_{stage}.json", {"stage": stage, **asdict(params), "run_id": run_id}
@@ -164,16 +172,6 @@ def start_run(params: CommonParams, stage: str) -> Run:
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
     return Run(run_id, stage, folder, distributed.own_device(choose_device(params.device)))
-
-
-def choose_device(name: str) -> torch.device:
-    """auto, cpu or cuda -> device."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UserError(
-            "--device cuda: PyTorch sees no GPU here; use --device cpu or install a driver that fits"
-        )
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
 def seed_everything(seed: int) -> None:

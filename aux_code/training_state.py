@@ -1,18 +1,82 @@
-"""What an interrupted training needs to continue as if it had never stopped."""
+"""What an interrupted training needs to continue as if it had never stopped, and when a script has
+nothing to do."""
 
+import json
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from aux_code.checkpoints import load_checkpoint, save_checkpoint
+from aux_code.artefacts import Recipe, differences, record_of
+from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint
 from aux_code.distributed import is_main
 from aux_code.errors import UserError
+from aux_code.parameters import CommonParams
 
 log = logging.getLogger(__name__)
+
+CHEAP_SECONDS = 600
+"""A finished training of up to ten minutes is replaced without asking."""
+
+
+def is_finished(output: Path, state: Path, made_of: Recipe, params: CommonParams) -> bool:
+    """Whether a script has nothing to do; call it before the run's folder is written to.
+
+    With --resume an unfinished state goes on, and a finished output stays, if made by this recipe.
+    Without it an unfinished state is set aside, so that no later --resume takes it.
+
+    Args:
+        output: the checkpoint or results JSON that a finished run leaves.
+        state: the file of an interrupted run; there is none once the run is complete.
+        made_of: what the run is made of now.
+        params: --resume and --overwrite count.
+
+    Raises:
+        UserError: what stands there is of another recipe, or would be lost.
+    """
+    unfinished = state.is_file()
+    if params.resume:
+        if not unfinished and not output.is_file():
+            return False
+        found = differences(record_of(state if unfinished else output), made_of)
+        if found:
+            raise UserError(_other_recipe(state if unfinished else output, found))
+        if not unfinished:
+            log.info("%s is complete; nothing to resume", output)
+        return not unfinished
+    if unfinished and is_main():
+        aside = state.with_name(f"{state.stem}.set_aside{state.suffix}")
+        state.replace(aside)
+        log.info("%s was not finished; it is kept as %s", state, aside.name)
+    if not unfinished and output.is_file() and not params.overwrite:
+        _refuse_costly(output, made_of)
+    return False
+
+
+def _other_recipe(path: Path, found: list[str]) -> str:
+    return (
+        f"{path} was made of something else ({'; '.join(found)}); resume with what it was made of, "
+        "give another --run_id, or start anew without --resume (and with --overwrite)"
+    )
+
+
+def _refuse_costly(output: Path, made_of: Recipe) -> None:
+    content = read_json(output) if output.suffix == ".json" else load_checkpoint(output)
+    content = content if isinstance(content, dict) else {}
+    seconds = content.get("meta", content).get("seconds")
+    if seconds is not None and seconds <= CHEAP_SECONDS:
+        return
+    took = "an unknown time" if seconds is None else f"{seconds / 60:.0f} minutes"
+    found = differences(record_of(output), made_of)
+    differs = f"now differ: {'; '.join(found)}" if found else "nothing differs: --resume keeps it"
+    raise UserError(
+        f"{output} is finished and took {took} ({differs}); "
+        "--overwrite replaces it, another --run_id stands beside it"
+    )
 
 
 class TrainingState:
@@ -24,24 +88,27 @@ class TrainingState:
 
     Args:
         path: the file, in the run's folder.
-        fingerprint: parameters that must not change between the interrupted and the resumed run.
+        made_of: what must not change between the interrupted and the resumed run.
         stateful: name -> module, optimizer or scaler (anything with state_dict and
             load_state_dict).
         minutes: least time between two saves by `save_if_due`.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        fingerprint: dict[str, Any],
-        stateful: dict[str, Any],
-        minutes: float = 5.0,
-    ):
+    def __init__(self, path: Path, made_of: Recipe, stateful: dict[str, Any], minutes: float = 5.0):
         self.path, self.stateful, self.minutes = path, stateful, minutes
-        self.fingerprint = {
-            key: str(value) for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE
-        }
-        self.last_save = time.monotonic()
+        if not isinstance(made_of, Recipe):  # TRANSITION
+            free = ("resume", "overwrite", "device", "n_threads", "n_workers", "run_id", "preset")
+            free += ("minutes_between_saves", "probe_every")
+            kept = {k: v for k, v in made_of.items() if k not in free}
+            made_of = Recipe(json.loads(json.dumps(kept, default=str)))
+        self.made_of = made_of
+        self.last_save = self._started = time.monotonic()
+        self._seconds_before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long it was trained, over all resumes."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def save(self, position: dict[str, Any]) -> None:
         """Saves now. `position` holds plain values: epoch, step, best score, history.
@@ -50,10 +117,13 @@ class TrainingState:
         """
         if not is_main():
             return
-        states = {name: item.state_dict() for name, item in self.stateful.items()}
-        save_checkpoint(
-            self.path, {"fingerprint": self.fingerprint, "position": position, "states": states}
-        )
+        content = {
+            "made_of": asdict(self.made_of),
+            "position": position,
+            "states": {name: item.state_dict() for name, item in self.stateful.items()},
+            "seconds": self.seconds,
+        }
+        save_checkpoint(self.path, content)
         self.last_save = time.monotonic()
 
     def save_if_due(self, position: dict[str, Any]) -> None:
@@ -61,52 +131,33 @@ class TrainingState:
         if time.monotonic() - self.last_save >= 60 * self.minutes:
             self.save(position)
 
+    def is_complete(self, output: Path, params: CommonParams) -> bool:
+        """`is_finished` of this state."""
+        if isinstance(params, bool):  # TRANSITION
+            params = CommonParams(resume=params)
+        return is_finished(output, self.path, self.made_of, params)
+
     def restore(self, resume: bool) -> dict[str, Any] | None:
         """Loads the saved state if `resume` and there is one; returns its position, or None for a
         fresh start.
 
         Raises:
-            UserError: the saved state belongs to other parameters.
+            UserError: the saved state was made of something else.
         """
         if not resume or not self.path.is_file():
             return None
         saved = load_checkpoint(self.path)
-        self._refuse(
-            [k for k, v in self.fingerprint.items() if saved["fingerprint"].get(k) != v], self.path
-        )
+        if "made_of" not in saved:
+            raise UserError(
+                f"{self.path} was saved by an earlier version and does not say what it was made of; "
+                "finish it with that version, or start anew without --resume"
+            )
+        if found := differences(saved["made_of"], self.made_of):
+            raise UserError(_other_recipe(self.path, found))
         for name, item in self.stateful.items():
             item.load_state_dict(saved["states"][name])
+        self._seconds_before = saved["seconds"]
         return saved["position"]
-
-    def is_complete(self, output: Path, resume: bool) -> bool:
-        """Whether --resume finds nothing to do: the result stands and no state of an interrupted
-        run does.
-
-        Args:
-            output: a checkpoint whose `meta` holds the parameters of its run.
-            resume: whether that was asked for.
-
-        Raises:
-            UserError: the result belongs to other parameters. Those that it knows nothing of may
-                have any value.
-        """
-        if not resume or not output.is_file() or self.path.is_file():
-            return False
-        saved = load_checkpoint(output).get("meta", {}).get("parameters", {})
-        texts = {
-            key: str(tuple(value) if isinstance(value, list) else value)
-            for key, value in saved.items()
-        }
-        self._refuse([k for k, v in self.fingerprint.items() if texts.get(k, v) != v], output)
-        log.info("%s is complete; nothing to resume", output)
-        return True
-
-    def _refuse(self, changed: list[str], path: Path) -> None:
-        if changed:
-            raise UserError(
-                f"{path} was saved with other values of {', '.join(changed)}; "
-                "resume with the same parameters, or start anew with another --run_id"
-            )
 
     def finish(self) -> None:
         """Removes the file: the training is complete and its result stands elsewhere.
@@ -116,18 +167,6 @@ class TrainingState:
         if is_main():
             for file in (self.path, *self.path.parent.glob(".*.tmp")):
                 file.unlink(missing_ok=True)
-
-
-_FREE_TO_CHANGE = (
-    "resume",
-    "device",
-    "n_threads",
-    "n_workers",
-    "run_id",
-    "minutes_between_saves",
-    "probe_every",
-)
-"""They change nothing about the result."""
 
 
 def detached_copy(net: nn.Module) -> dict[str, torch.Tensor]:

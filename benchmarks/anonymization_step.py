@@ -38,11 +38,10 @@ from anonymization_training.anonymizer_training import build_updaters
 from anonymization_training.minimax import Networks, Objective, step_adversaries, step_anonymizer
 from anonymization_training.params_anonymization import PAPER
 from anonymization_training.training_batches import ClipBatch, ImageBatch
-from aux_code.inference import supports_bf16
+from aux_code.devices import prepare_for_training, supports_bf16
 from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.losses.temporal import temporally_distinct_loss
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
-from aux_code.training_networks import prepare_for_training
 from benchmarks.machine import (
     ChildProcess,
     describe_machine,

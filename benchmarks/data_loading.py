@@ -44,7 +44,7 @@ from aux_code.datasets.clip_sampling import random_clip
 from aux_code.datasets.decode import DecodedCache, count_frames, read_frames, read_image
 from aux_code.datasets.image_files import frame_files
 from aux_code.datasets.ucf101 import Ucf101Item
-from aux_code.inference import keep_freed_memory
+from aux_code.devices import keep_freed_memory
 from aux_code.runs import seeded_generator
 from benchmarks.machine import (
     describe_machine,

@@ -39,7 +39,8 @@ import numpy as np
 import torch
 
 from aux_code import config
-from aux_code.checkpoints import build_meta, save_checkpoint
+from aux_code.artefacts import build_meta
+from aux_code.checkpoints import save_checkpoint
 from aux_code.model_loaders import load_fa_model, load_ft_model
 from aux_code.parameters import CommonParams
 from aux_code.runs import start_run

@@ -31,9 +31,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aux_code.devices import prepare_for_training
 from aux_code.model_loaders import load_fa_model, load_fb_model
 from aux_code.runs import Run, seeded_generator
-from aux_code.training_networks import prepare_for_training
 from benchmarks.machine import (
     ChildProcess,
     describe_machine,

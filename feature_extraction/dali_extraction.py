@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from aux_code import config, distributed
-from aux_code.checkpoints import sha256_of
+from aux_code.artefacts import sha256
 from aux_code.datasets.unreadable import write_unreadable
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
@@ -206,9 +206,7 @@ def describe_networks(anonymizer_name: str, utility_path: Path, utility: nn.Modu
 
 def content_of(path: Path) -> str:
     """SHA-256 of a weight file; of a folder's first safetensors file."""
-    return sha256_of(
-        next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path
-    )
+    return sha256(next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path)
 
 
 def scalars_to(run: Run) -> Callable[[int, float], None]:

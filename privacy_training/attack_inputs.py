@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aux_code import config
-from aux_code.checkpoints import describe_inputs
+from aux_code.artefacts import describe_inputs
 from aux_code.models.person_boxes import find_boxes_file
 from privacy_training.attackers import network_name, starting_weights
 from privacy_training.params_privacy import PrivacyParams

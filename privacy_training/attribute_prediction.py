@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from aux_code.devices import supports_bf16
 from aux_code.errors import UserError
-from aux_code.inference import supports_bf16
 from aux_code.metrics import attribute_metrics
 from aux_code.progress import progress
 from aux_code.runs import Run, seeded_generator

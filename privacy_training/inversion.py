@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aux_code.checkpoints import load_checkpoint, save_checkpoint
+from aux_code.devices import prepare_for_training
 from aux_code.model_loaders import load_fa_model
 from aux_code.progress import progress
 from aux_code.runs import Run, seeded_generator
 from aux_code.schedules import learning_rate_factor, set_learning_rate
-from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import detached_copy
 from privacy_training.attack_inputs import fingerprint
 from privacy_training.attribute_prediction import Splits, autocast

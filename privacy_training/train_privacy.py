@@ -26,18 +26,12 @@ from dataclasses import asdict
 import numpy as np
 
 from aux_code import config
-from aux_code.checkpoints import (
-    build_meta,
-    describe_inputs,
-    read_json,
-    save_checkpoint,
-    write_atomically,
-    write_json,
-)
+from aux_code.artefacts import build_meta, describe_inputs
+from aux_code.checkpoints import read_json, save_checkpoint, write_atomically, write_json
+from aux_code.devices import prepare_for_training
 from aux_code.errors import UserError
 from aux_code.parameters import parse
 from aux_code.runs import Run, run_script, start_run
-from aux_code.training_networks import prepare_for_training
 from aux_code.training_state import TrainingState, detached_copy
 from privacy_training.attack_inputs import fingerprint, input_files
 from privacy_training.attack_series import attacks_of_series, run_series, summarise

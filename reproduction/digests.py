@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from aux_code import config
-from aux_code.checkpoints import read_json, sha256_of
+from aux_code.artefacts import sha256
+from aux_code.checkpoints import read_json
 
 TEXT_SUFFIXES = (".txt", ".csv", ".json", ".list", ".lst", ".md5")
 """Lists and annotations: small, and a corrected line changes the results."""
@@ -26,7 +27,7 @@ def file_digest(path: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _digest_of_version(path: Path, size: int, mtime_ns: int) -> str:
-    return sha256_of(path)
+    return sha256(path)
 
 
 def folder_digest(folder: Path) -> str:

@@ -1,25 +1,18 @@
 """Files that are whole or absent, and reads that run nothing."""
 
-import hashlib
-import json
 import os
 import pickle
 import resource
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from aux_code import checkpoints
 from aux_code.checkpoints import (
-    build_meta,
-    describe_inputs,
     load_checkpoint,
     read_json,
     save_checkpoint,
-    sha256_of,
     write_atomically,
     write_json,
     write_npy,
@@ -173,42 +166,6 @@ def test_arrays_are_written_without_pickle(tmp_path: Path):
     with pytest.raises(ValueError):
         write_npy(tmp_path / "a.npy", np.array([object()]))
     assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
-
-
-@dataclass
-class Params:
-    """Stands for a stage's parameters."""
-
-    seed: int = 7
-    folder: Path = Path("data")
-
-
-def test_meta_says_where_a_checkpoint_came_from_and_loads_safely(tmp_path: Path):
-    source = tmp_path / "fa.pth"
-    source.write_bytes(b"weights")
-    architectures = {"fa": {"arch": "small", "arguments": {}}}
-    meta = build_meta(
-        "train", architectures, Params(), {"fa": source, "anonymizer": "raw"}, {"top1": 0.5}
-    )
-    digest = hashlib.sha256(b"weights").hexdigest()
-    assert sha256_of(source) == digest
-    assert meta["inputs"]["fa"] == {"path": str(source), "sha256": digest}
-    assert meta["inputs"]["anonymizer"] == {"path": "raw", "sha256": ""}
-    assert meta["parameters"] == {"seed": 7, "folder": "data"} and meta["seed"] == 7
-    assert (
-        meta["architectures"] == architectures
-        and meta["metrics"] == {"top1": 0.5}
-        and meta["stage"] == "train"
-    )
-    assert meta["format_version"] == checkpoints.FORMAT_VERSION and isinstance(
-        meta["git_commit"], str
-    )
-    save_checkpoint(tmp_path / "x.pth", {"meta": meta})
-    assert load_checkpoint(tmp_path / "x.pth")["meta"] == json.loads(json.dumps(meta))
-
-
-def test_an_empty_name_is_no_file():
-    assert describe_inputs({"init_weights": ""}) == {"init_weights": {"path": "", "sha256": ""}}
 
 
 @pytest.mark.parametrize("n_values", [300, 1000, 100_000])

@@ -7,18 +7,13 @@ import torch
 from torch import nn
 
 from aux_code import training_state
-from aux_code.checkpoints import build_meta, save_checkpoint
+from aux_code.artefacts import Recipe, build_meta
+from aux_code.checkpoints import load_checkpoint, save_checkpoint
 from aux_code.errors import UserError
-from aux_code.training_state import TrainingState, detached_copy
+from aux_code.parameters import CommonParams
+from aux_code.training_state import TrainingState, detached_copy, is_finished
 
-PARAMS = {
-    "seed": 0,
-    "epochs": 3,
-    "init_fa": "a.pth",
-    "resume": False,
-    "n_workers": 2,
-    "minutes_between_saves": 5.0,
-}
+PARAMS = {"seed": 0, "epochs": 3}
 
 
 def training(
@@ -28,11 +23,8 @@ def training(
     torch.manual_seed(weights_seed)
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    return (
-        TrainingState(path, PARAMS | changed, {"net": net, "optimizer": optimizer}),
-        net,
-        optimizer,
-    )
+    stateful = {"net": net, "optimizer": optimizer}
+    return TrainingState(path, Recipe(PARAMS | changed), stateful), net, optimizer
 
 
 def step(net: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
@@ -52,7 +44,7 @@ def test_what_is_restored_continues_exactly(tmp_path: Path):
     state.save(position)
     for number in range(3, 6):
         step(net, optimizer, number)
-    resumed, other, other_optimizer = training(tmp_path / "state.pth", weights_seed=1, resume=True)
+    resumed, other, other_optimizer = training(tmp_path / "state.pth", weights_seed=1)
     assert resumed.restore(True) == position
     for number in range(3, 6):
         step(other, other_optimizer, number)
@@ -71,22 +63,20 @@ def test_without_resume_or_without_a_file_the_start_is_fresh(tmp_path: Path):
     assert torch.equal(net[0].weight, before["0.weight"])
 
 
-@pytest.mark.parametrize(
-    "changed", [{"epochs": 4}, {"init_fa": "b.pth"}, {"seed": 1}, {"new_parameter": 1}]
-)
+@pytest.mark.parametrize("changed", [{"epochs": 4}, {"seed": 1}, {"new_parameter": 1}])
 def test_other_parameters_are_refused_by_name_and_nothing_is_loaded(tmp_path: Path, changed: dict):
     training(tmp_path / "state.pth")[0].save({"step": 1})
     state, net, _ = training(tmp_path / "state.pth", weights_seed=5, **changed)
     before = detached_copy(net)
-    with pytest.raises(UserError, match=f"other values of {next(iter(changed))}"):
+    with pytest.raises(UserError, match=f"state.pth was made of.*{next(iter(changed))}"):
         state.restore(True)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
-def test_what_does_not_change_the_result_may_change(tmp_path: Path):
-    training(tmp_path / "state.pth")[0].save({"step": 1})
-    state = training(tmp_path / "state.pth", resume=True, n_workers=0, minutes_between_saves=0.5)[0]
-    assert state.restore(True) == {"step": 1}
+def test_a_state_of_an_earlier_version_is_refused_with_the_remedy(tmp_path: Path):
+    save_checkpoint(tmp_path / "state.pth", {"fingerprint": {}, "position": {}, "states": {}})
+    with pytest.raises(UserError, match="earlier version.*start anew"):
+        training(tmp_path / "state.pth")[0].restore(True)
 
 
 def test_saves_are_as_far_apart_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -100,31 +90,66 @@ def test_saves_are_as_far_apart_as_asked(tmp_path: Path, monkeypatch: pytest.Mon
         assert state.path.exists() == saved, minutes
 
 
-def test_complete_means_a_result_and_no_state(tmp_path: Path):
-    output = tmp_path / "last.pth"
+def ask(folder: Path, resume: bool = False, overwrite: bool = False, **changed) -> bool:
+    """`is_finished` of folder/last.pth."""
+    params = CommonParams(resume=resume, overwrite=overwrite)
+    made_of = Recipe(PARAMS | changed)
+    return is_finished(folder / "last.pth", folder / "state.pth", made_of, params)
+
+
+def finished(folder: Path, seconds: float | None) -> Path:
+    """A result of PARAMS that took so long."""
+    meta = build_meta("stage", {}, PARAMS, Recipe(PARAMS), {}, seconds)
+    save_checkpoint(folder / "last.pth", {"meta": meta})
+    return folder / "last.pth"
+
+
+def test_with_resume_complete_means_a_result_of_this_recipe_and_no_state(tmp_path: Path):
+    assert not ask(tmp_path, resume=True)
+    finished(tmp_path, 3)
+    assert ask(tmp_path, resume=True) and not ask(tmp_path)
     state = training(tmp_path / "state.pth")[0]
-    assert not state.is_complete(output, resume=True)
-    save_checkpoint(output, {"meta": {"parameters": PARAMS | {"epochs": 3, "resume": True}}})
-    assert state.is_complete(output, resume=True) and not state.is_complete(output, resume=False)
     state.save({"step": 1})
-    assert not state.is_complete(output, resume=True)
+    assert not ask(tmp_path, resume=True)
     state.finish()
-    assert state.is_complete(output, resume=True) and not state.path.exists()
+    assert ask(tmp_path, resume=True) and not state.path.exists()
     state.finish()
+    with pytest.raises(UserError, match=r"last.pth was made of .*epochs: 3, now 4.*--run_id"):
+        ask(tmp_path, resume=True, epochs=4)
 
 
-@pytest.mark.parametrize("changed", [{"epochs": 4}, {"init_fa": "b.pth"}, {"sizes": (1, 3)}])
-def test_a_complete_run_of_other_parameters_is_refused_by_name(tmp_path: Path, changed: dict):
-    output = tmp_path / "last.pth"
-    save_checkpoint(output, {"meta": build_meta("stage", {}, PARAMS | {"sizes": (1, 2)}, {}, {})})
-    same = {"sizes": (1, 2), "resume": True, "n_workers": 0, "new_parameter": 1}
-    assert training(tmp_path / "state.pth", **same)[0].is_complete(output, resume=True)
-    state = training(tmp_path / "state.pth", **same | changed)[0]
-    with pytest.raises(
-        UserError, match=f"last.pth was saved with other values of {next(iter(changed))};"
-    ):
-        state.is_complete(output, resume=True)
-    assert not state.is_complete(output, resume=False)
+def test_a_fresh_start_sets_an_unfinished_state_aside(tmp_path: Path):
+    training(tmp_path / "state.pth")[0].save({"step": 1})
+    assert not ask(tmp_path)
+    assert not (tmp_path / "state.pth").exists()
+    assert load_checkpoint(tmp_path / "state.set_aside.pth")["position"] == {"step": 1}
+    assert not ask(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("seconds, kept", [(600, False), (601, True), (None, True)])
+def test_what_took_over_ten_minutes_is_replaced_only_when_asked(tmp_path: Path, seconds, kept):
+    output = finished(tmp_path, seconds)
+    assert not ask(tmp_path, overwrite=True, epochs=4)
+    if not kept:
+        assert not ask(tmp_path, epochs=4)
+        return
+    with pytest.raises(UserError, match=f"{output}.*epochs: 3, now 4.*--overwrite"):
+        ask(tmp_path, epochs=4)
+    with pytest.raises(UserError, match="nothing differs: --resume keeps it"):
+        ask(tmp_path)
+
+
+def test_seconds_count_over_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = [1000.0]
+    monkeypatch.setattr(training_state.time, "monotonic", lambda: now[0])
+    state = training(tmp_path / "state.pth")[0]
+    now[0] += 50
+    state.save({"step": 1})
+    now[0] += 1000
+    resumed = training(tmp_path / "state.pth")[0]
+    resumed.restore(True)
+    now[0] += 7
+    assert resumed.seconds == 57
 
 
 def test_a_detached_copy_shares_no_memory():

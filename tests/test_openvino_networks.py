@@ -16,7 +16,8 @@ if (
     pytest.skip("openvino is not installed", allow_module_level=True)
 
 from aux_code import openvino_networks
-from aux_code.inference import InferenceNetwork, prepare_anonymizer, prepare_utility, supports_bf16
+from aux_code.devices import supports_bf16
+from aux_code.inference import InferenceNetwork, prepare_anonymizer, prepare_utility
 from aux_code.model_loaders import load_fa_model, load_ft_model
 from aux_code.models.anonymizers import set_noise_generator
 from aux_code.openvino_networks import OpenVinoNetwork

@@ -20,7 +20,8 @@ from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.score_video import common_options
 from anonymization_training import init_utility
 from aux_code import config
-from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint, sha256_of
+from aux_code.artefacts import sha256
+from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_ft_model
 from aux_code.models import person_boxes
@@ -227,7 +228,7 @@ def test_a_detector_with_local_weights_finds_people_in_every_stage(
     ).all()
     assert corners[:, 2].max() > 24, "in pixels of the decoded picture, not of the network's"
     if stage != "anonymize_video":
-        assert written(stage)["sha256"] == sha256_of(weights_file)
+        assert written(stage)["sha256"] == sha256(weights_file)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -245,7 +246,7 @@ def test_a_boxes_file_counts_in_every_stage(stage, scene, seen, monkeypatch, tmp
         for i, boxes in zip(call.indices, call.boxes, strict=True)
     )
     if stage != "anonymize_video":
-        assert written(stage)["sha256"] == sha256_of(tmp_path / "boxes.csv")
+        assert written(stage)["sha256"] == sha256(tmp_path / "boxes.csv")
 
 
 @pytest.mark.parametrize("stage", STAGES)

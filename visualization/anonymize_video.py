@@ -24,10 +24,11 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 
 from aux_code import config
 from aux_code.datasets.unreadable import UnreadableMedia
+from aux_code.devices import choose_device
 from aux_code.model_loaders import load_anonymizer
 from aux_code.models.person_boxes import open_person_boxes
 from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges, parse
-from aux_code.runs import choose_device, run_script, seed_everything
+from aux_code.runs import run_script, seed_everything
 from visualization.frame_anonymizer import FrameAnonymizer, boxes_for
 from visualization.video_files import VideoSource, VideoWriter, anonymized_copy, planned_copies
 

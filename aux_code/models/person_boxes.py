@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aux_code.checkpoints import sha256_of
+from aux_code.artefacts import sha256
 from aux_code.errors import UserError
 from aux_code.models.obfuscation import read_boxes
 from aux_code.models.weight_files import load_strictly, read_weight_file
@@ -167,14 +167,12 @@ def open_person_boxes(
     """
     file = find_boxes_file(boxes, detector_weights, place)
     if file is not None:
-        opened = PersonBoxes(
-            read_boxes(file), origin={"source": str(file), "sha256": sha256_of(file)}
-        )
+        opened = PersonBoxes(read_boxes(file), origin={"source": str(file), "sha256": sha256(file)})
     else:
         detector = load_person_detector(detector_weights, device)
         origin = {"source": "fasterrcnn_resnet50_fpn, COCO_V1", "sha256": ""}
         if detector_weights is not None:
-            origin = {"source": str(detector_weights), "sha256": sha256_of(detector_weights)}
+            origin = {"source": str(detector_weights), "sha256": sha256(detector_weights)}
         opened = PersonBoxes(detector=detector, device=device, origin=origin)
     log.info("person boxes from %s", opened.origin["source"])
     return opened

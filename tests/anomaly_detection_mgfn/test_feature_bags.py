@@ -14,7 +14,7 @@ from anomaly_detection_mgfn.feature_bags import (
     open_feature_folder,
     segment_features,
 )
-from aux_code.checkpoints import sha256_of
+from aux_code.artefacts import sha256
 from aux_code.errors import UserError
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mgfn.npz"
@@ -142,7 +142,7 @@ def test_features_of_another_anonymizer_are_refused(small_set, tmp_path):
     weights.write_bytes(b"weights")
     with pytest.raises(UserError, match="fa.pth"):
         check_anonymizer(open_feature_folder(small_set.features), str(weights))
-    small_set.write(anonymizer={"name": "elsewhere/fa.pth", "sha256": sha256_of(weights)})
+    small_set.write(anonymizer={"name": "elsewhere/fa.pth", "sha256": sha256(weights)})
     check_anonymizer(open_feature_folder(small_set.features), str(weights))
 
 

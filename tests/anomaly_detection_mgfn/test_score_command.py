@@ -17,7 +17,8 @@ from anomaly_detection_mgfn.mgfn import MGFN
 from anomaly_detection_mgfn.mgfn_files import save_network
 from anomaly_detection_mgfn.params_mgfn import MINIATURE
 from aux_code import config
-from aux_code.checkpoints import build_meta, save_checkpoint, sha256_of
+from aux_code.artefacts import build_meta, sha256
+from aux_code.checkpoints import save_checkpoint
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_fa_model, load_ft_model
 
@@ -59,7 +60,7 @@ def detector(tmp_path, monkeypatch):
     meta = build_meta("test", {"fa": fa.architecture, "ft": ft.architecture}, MINIATURE, {}, {})
     states = {"fa_model_state_dict": fa.state_dict(), "ft_model_state_dict": ft.state_dict()}
     save_checkpoint(networks, {**states, "meta": meta})
-    content = {"sha256": sha256_of(networks)}
+    content = {"sha256": sha256(networks)}
     manifest = {"size": 48, "crop": 0.8, "n_crops": 1, "feature_dim": 64, "frames_per_feature": 32}
     manifest |= {
         "anonymizer": {"name": str(networks), **content},

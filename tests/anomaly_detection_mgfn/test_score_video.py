@@ -16,7 +16,7 @@ from anomaly_detection_mgfn.score_video import (
     safe_name,
 )
 from aux_code import config
-from aux_code.checkpoints import sha256_of
+from aux_code.artefacts import sha256
 from aux_code.errors import UserError
 
 
@@ -27,7 +27,7 @@ def meta(tmp_path, monkeypatch):
     weights = tmp_path / "saved_models" / "run" / "ft.pth"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
-    utility = {"path": "ft.pth", "sha256": sha256_of(weights)}
+    utility = {"path": "ft.pth", "sha256": sha256(weights)}
     return {"features": {"anonymizer": {"name": "blur", "sha256": ""}, "utility": utility}}
 
 

@@ -18,8 +18,8 @@ from anonymization_training.minimax import (
 )
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code import distributed
+from aux_code.devices import prepare_for_training
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
-from aux_code.training_networks import prepare_for_training
 
 CPU = torch.device("cpu")
 N_VIEWS = {"triplet": 3, "invariance": 2, "lltc": 8}

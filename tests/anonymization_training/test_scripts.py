@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from anonymization_training import init_anonymizer, init_privacy, init_utility, train_anonymizer
-from aux_code.checkpoints import load_checkpoint, sha256_of
+from aux_code.artefacts import sha256
+from aux_code.checkpoints import load_checkpoint
 from aux_code.model_loaders import load_anonymizer, load_budget, load_utility
 from aux_code.runs import run_script
 
@@ -78,7 +79,7 @@ def test_utility_trains_on_obfuscated_persons(inits, artifacts):
         ]
     )
     meta = load_checkpoint(artifacts / "saved_models" / "mine" / "ft_action.pth")["meta"]
-    assert meta["inputs"]["anonymizer"]["sha256"] == sha256_of(narrow)
+    assert meta["inputs"]["anonymizer"]["sha256"] == sha256(narrow)
 
 
 @pytest.mark.parametrize("script, output", [(init_anonymizer, "fa_recon"), (init_utility, "ft_action"),
@@ -175,7 +176,7 @@ def check_run(folder: Path, inits: dict[str, Path]) -> None:
     ]
     meta = load_checkpoint(folder / "last.pth")["meta"]
     assert {role: entry["sha256"] for role, entry in meta["inputs"].items()} == {
-        role: sha256_of(path) for role, path in inits.items()
+        role: sha256(path) for role, path in inits.items()
     }
     assert set(meta["metrics"]) == {"top1", "nt_xent_accuracy"} and set(meta["architectures"]) == {
         "fa",

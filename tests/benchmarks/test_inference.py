@@ -3,7 +3,7 @@ JSON."""
 
 import json
 
-from aux_code.inference import supports_bf16
+from aux_code.devices import supports_bf16
 from benchmarks import inference
 
 

@@ -1,0 +1,137 @@
+"""An artefact is current if the parameters that matter and the content of its inputs are equal."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from aux_code import artefacts
+from aux_code.artefacts import (
+    Recipe,
+    build_meta,
+    data_digest,
+    describe_inputs,
+    differences,
+    is_current,
+    recipe,
+    record_of,
+    sha256,
+)
+from aux_code.checkpoints import load_checkpoint, save_checkpoint, write_json
+from aux_code.parameters import CommonParams, by_content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params(CommonParams):
+    """Stands for a stage's parameters."""
+
+    init_fa: Path | None = by_content(None)
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A file that stands for a checkpoint."""
+    (tmp_path / "fa.pth").write_bytes(b"weights")
+    return tmp_path / "fa.pth"
+
+
+def made(weights: Path, params: Params | None = None, **data: str) -> Recipe:
+    """A recipe of that file."""
+    inputs = {"init_fa": weights, "anonymizer": "raw"}
+    return recipe(params or Params(), inputs, data or {"UCF101": "d1"}, {"precision": "fp32"})
+
+
+def test_meta_says_where_a_checkpoint_came_from_and_loads_safely(tmp_path: Path, weights: Path):
+    architectures = {"fa": {"arch": "small", "arguments": {}}}
+    meta = build_meta("train", architectures, Params(seed=7), made(weights), {"top1": 0.5}, 3.0)
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert meta["inputs"]["init_fa"] == {"path": str(weights), "sha256": digest}
+    assert meta["inputs"]["anonymizer"] == {"path": "raw", "sha256": ""}
+    assert meta["parameters"]["sizes"] == [1, 2] and meta["seed"] == 7 and meta["seconds"] == 3
+    assert meta["architectures"] == architectures and meta["metrics"] == {"top1": 0.5}
+    assert meta["stage"] == "train" and isinstance(meta["git_commit"], str)
+    assert meta["format_version"] == artefacts.FORMAT_VERSION
+    save_checkpoint(tmp_path / "x.pth", {"meta": meta})
+    assert load_checkpoint(tmp_path / "x.pth")["meta"] == json.loads(json.dumps(meta))
+    assert is_current(tmp_path / "x.pth", made(weights, Params(seed=7)))
+    assert not is_current(tmp_path / "y.pth", made(weights))
+
+
+def test_results_and_states_are_asked_alike(tmp_path: Path, weights: Path):
+    made_of = made(weights)
+    write_json(tmp_path / "results.json", {"auc": 0.5, **vars(made_of)})
+    save_checkpoint(tmp_path / "state.pth", {"made_of": vars(made_of), "position": {}})
+    for name in ("results.json", "state.pth"):
+        assert differences(record_of(tmp_path / name), made_of) == [], name
+
+
+def test_what_changes_no_result_is_not_compared(weights: Path):
+    free = Params(
+        device="cpu", n_threads=3, resume=True, overwrite=True, run_id="x", preset="y",
+        init_fa=Path("elsewhere"),
+    )  # fmt: skip
+    assert differences(vars(made(weights)), made(weights, free)) == []
+    moved = weights.parent / "moved.pth"
+    weights.rename(moved)
+    assert differences(vars(made(moved)), made(moved)) == []
+
+
+def test_each_difference_is_named(weights: Path):
+    record = vars(made(weights))
+    assert differences(record, made(weights, Params(seed=1, sizes=(1, 3)))) == [
+        "seed: 0, now 1",
+        "sizes: [1, 2], now [1, 3]",
+    ]
+    assert differences(record, made(weights, UCF101="d2")) == ["UCF101: other lists or files"]
+    assert differences({}, made(weights)) == [
+        "seed: not recorded",
+        "sizes: not recorded",
+        "anonymizer: not recorded",
+        "init_fa: not recorded",
+        "UCF101: not recorded",
+        "precision in force: not recorded, now fp32",
+    ]
+    assert differences(record, Recipe(record["parameters"])) == [
+        "anonymizer: none now",
+        "init_fa: none now",
+        "UCF101: none now",
+    ]
+    weights.write_bytes(b"Weights")
+    os.utime(weights, ns=(1, 1))
+    assert differences(record, made(weights)) == ["init_fa: another file"]
+
+
+def test_a_folder_of_weights_counts_by_its_files(tmp_path: Path):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"1")
+    first = sha256(folder)
+    (folder / ".hidden").write_bytes(b"1")
+    assert sha256(folder) == first
+    (folder / "model.safetensors").write_bytes(b"22")
+    assert sha256(folder) != first
+    assert describe_inputs({"init_weights": ""}) == {"init_weights": {"path": "", "sha256": ""}}
+
+
+def test_data_are_known_by_their_lists_and_by_names_and_bytes_of_what_these_list(tmp_path: Path):
+    (tmp_path / "frames").mkdir()
+    for name in ("list.txt", "a.avi", "frames/000.jpg"):
+        (tmp_path / name).write_text("x")
+
+    def digest() -> str:
+        files = [tmp_path / "a.avi", tmp_path / "frames"]
+        return data_digest(tmp_path, [tmp_path / "list.txt"], files)
+
+    first = digest()
+    (tmp_path / "README.md").write_text("an extra file")
+    (tmp_path / "a.avi").write_text("y")
+    assert digest() == first  # videos are told by name and bytes, unlisted files not at all
+    for name, text in (("list.txt", "y"), ("a.avi", "xx"), ("frames/001.jpg", "x")):
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, ns=(1, 1))
+        assert digest() != first, name
+        first = digest()
