@@ -266,7 +266,8 @@ def test_every_parameter_is_read_by_its_stage():
     classes = parameter_classes()
     assert {stage for stage, _ in classes} == set(STAGES)
     for stage, parameters in classes:
-        files = [*sources(stage), ROOT / "aux_code" / "runs.py"]
+        shared = [ROOT / "aux_code" / name for name in ("runs.py", "training_state.py")]
+            files = [*sources(stage), *shared]
         read = {
             name
             for path in files
