@@ -267,7 +267,7 @@ def test_every_parameter_is_read_by_its_stage():
     assert {stage for stage, _ in classes} == set(STAGES)
     for stage, parameters in classes:
         shared = [ROOT / "aux_code" / name for name in ("runs.py", "training_state.py")]
-            files = [*sources(stage), *shared]
+        files = [*sources(stage), *shared]
         read = {
             name
             for path in files
