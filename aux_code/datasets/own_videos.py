@@ -31,12 +31,12 @@ _COLUMNS = {"video", "label", "anomalies", "category"}
 
 def load(root: Path) -> SurveillanceDataset:
     """Reads train.csv and test.csv; one of them will do, for users who only score or only train."""
-    lists = [(split, root / f"{split}.csv") for split in ("train", "test")]
-    if not any(path.is_file() for _, path in lists):
+    lists = [path for name in ("train", "test") if (path := root / f"{name}.csv").is_file()]
+    if not lists:
         raise UserError(
             f"{root} holds neither train.csv nor test.csv; write them with the header video,label,anomalies"
         )
-    videos = [video for split, path in lists if path.is_file() for video in _read_csv(path, split)]
+    videos = [video for path in lists for video in _read_csv(path, path.stem)]
     without = [
         video.name for video in videos if video.split == "test" and video.label and not video.events
     ]
@@ -45,7 +45,7 @@ def load(root: Path) -> SurveillanceDataset:
         if without
         else []
     )
-    return assemble(root.resolve().name, root, videos, report)
+    return assemble(root, videos, lists, report)
 
 
 def _read_csv(path: Path, split: str) -> list[SurveillanceVideo]:

@@ -38,9 +38,9 @@ def load(root: Path) -> SurveillanceDataset:
     masks = {
         path.stem: path for path in sorted((root / "testing" / "test_frame_mask").glob("*.npy"))
     }
-    videos, without = [], []
+    lists, videos, without = [], [], []
     for split in ("train", "test"):
-        path = root / f"SH_{split.title()}.txt"
+        lists.append(path := root / f"SH_{split.title()}.txt")
         for number, line in numbered_lines(path):
             name = video_stem(re.split(r"[,\s]", line)[0])
             if not re.fullmatch(r"\d+_\d+", name):
@@ -52,8 +52,9 @@ def load(root: Path) -> SurveillanceDataset:
     if without:
         problem = "masks are missing, from which labels and events of testing videos come"
         raise UserError(f"{some_of(problem, without)[0]}; unpack them there")
-    report = unlisted("masks", masks.keys() - {video.name for video in videos})
-    return assemble("shanghaitech", root, videos, report)
+    names = {video.name for video in videos}
+    lists += [path for name, path in masks.items() if name in names]
+    return assemble(root, videos, lists, unlisted("masks", masks.keys() - names), "shanghaitech")
 
 
 def _is_testing_video(name: str, root: Path) -> bool:

@@ -4,6 +4,7 @@ Frame labels are 0-based, end exclusive, one per decodable frame, whatever the o
 counts from.
 """
 
+import logging
 from pathlib import Path
 
 from aux_code import config
@@ -29,6 +30,8 @@ __all__ = [
     "load_surveillance",
 ]
 
+log = logging.getLogger(__name__)
+
 LOADERS = {
     "ucf_crime": ("UCF_CRIME_ROOT", ucf_crime.load),
     "xd_violence": ("XD_VIOLENCE_ROOT", xd_violence.load),
@@ -47,13 +50,23 @@ def load_surveillance(dataset: str | Path) -> SurveillanceDataset:
         UserError: unknown name, missing root or list, or an annotation that cannot be understood
             (file, line, text).
     """
-    if str(dataset) in LOADERS:
-        constant, load = LOADERS[str(dataset)]
-        return load(require_root(getattr(config, constant), constant))
-    folder = Path(dataset)
-    if not folder.is_dir():
-        names = ", ".join(LOADERS)
+    name = str(dataset)
+    data = read_surveillance(
+        name, getattr(config, LOADERS[name][0]) if name in LOADERS else Path(name)
+    )
+    for line in [*data.report, *data.notes]:
+        log.warning("%s: %s", data.name, line)
+    return data
+
+
+def read_surveillance(name: str, root: Path) -> SurveillanceDataset:
+    """As `load_surveillance`, from a given folder, and nothing is logged."""
+    if name in LOADERS:
+        constant, load = LOADERS[name]
+        return load(require_root(root, constant))
+    if not root.is_dir():
         raise UserError(
-            f"unknown data set {str(dataset)!r}: neither one of {names} nor a folder with train.csv, test.csv"
+            f"unknown data set {name!r}: neither one of {', '.join(LOADERS)} nor a folder with "
+            "train.csv, test.csv"
         )
-    return own_videos.load(folder)
+    return own_videos.load(root)

@@ -54,14 +54,16 @@ class SurveillanceVideo:
 class SurveillanceDataset:
     """The lists of one data set.
 
-    `report` names what does not match, such as annotations of unlisted videos; `notes` what is
-    unusual and yet complete, such as videos of one name.
+    `lists` are the files of lists and annotations that were read; `report` names what does not
+    match, such as annotations of unlisted videos; `notes` what is unusual and yet complete, such as
+    videos of one name.
     """
 
     name: str
     root: Path
     train: list[SurveillanceVideo]
     test: list[SurveillanceVideo]
+    lists: list[Path] = field(default_factory=list)
     report: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -124,18 +126,21 @@ def with_unique_names(videos: Sequence[SurveillanceVideo], root: Path) -> list[S
 
 
 def assemble(
-    name: str, root: Path, videos: Iterable[SurveillanceVideo], report: list[str]
+    root: Path,
+    videos: Iterable[SurveillanceVideo],
+    lists: list[Path],
+    report: list[str],
+    name: str = "",
 ) -> SurveillanceDataset:
-    """Unique names, split into training and test, report and notes logged."""
+    """Unique names, split into training and test; `name` is by default that of the folder."""
     listed = list(videos)
     videos = with_unique_names(listed, root)
     notes = _renamed(listed, videos)
-    for line in [*report, *notes]:
-        log.warning("%s: %s", name, line)
     train, test = (
         [video for video in videos if video.split == split] for split in ("train", "test")
     )
-    return SurveillanceDataset(name, root, train, test, report, notes)
+    name = name or root.resolve().name
+    return SurveillanceDataset(name, root, train, test, lists, report, notes)
 
 
 def _renamed(before: Sequence[SurveillanceVideo], after: Sequence[SurveillanceVideo]) -> list[str]:

@@ -32,6 +32,7 @@ OFFICIAL_COUNTS = {
     (3, True): 9624,
     (3, False): 3696,
 }
+_CLASSES = "ucfTrainTestlist/classInd.txt"
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,19 @@ def read_split(root: Path, split: int, train: bool) -> tuple[list[str], list[Ucf
     """Class names by index, and all clips that a list names, whether or not their files are
     there."""
     videos = first_existing([root / "Videos", root / "UCF-101"], "the folder of UCF101 videos")
-    lists = root / "ucfTrainTestlist"
-    classes = _read_classes(lists / "classInd.txt")
-    return classes, _read_list(
-        lists / f"{'train' if train else 'test'}list{split:02d}.txt", videos, classes
-    )
+    classes = _read_classes(root / _CLASSES)
+    return classes, _read_list(_list_file(root, split, train), videos, classes)
+
+
+def listed(root: Path) -> tuple[list[Path], list[Path]]:
+    """(lists, clips that they name) of all splits that are there."""
+    splits = [key for key in OFFICIAL_COUNTS if _list_file(root, *key).is_file()]
+    clips = {item.path for key in splits for item in read_split(root, *key)[1]}
+    return [root / _CLASSES, *(_list_file(root, *key) for key in splits)], sorted(clips)
+
+
+def _list_file(root: Path, split: int, train: bool) -> Path:
+    return root / "ucfTrainTestlist" / f"{'train' if train else 'test'}list{split:02d}.txt"
 
 
 def _read_classes(path: Path) -> list[str]:

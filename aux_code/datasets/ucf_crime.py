@@ -34,17 +34,18 @@ _EXPECTED = "'<name> <class> <start1> <end1> <start2> <end2>', frames from 1, -1
 def load(root: Path) -> SurveillanceDataset:
     """Reads lists and annotations; no video needs to be there."""
     places = [root, root / "Anomaly_Detection_splits"]
-    events = _read_annotations(
-        first_existing([place / ANNOTATIONS for place in places], "UCF-Crime's annotations")
-    )
-    files = _VideoFiles(root)
-    videos = []
-    for split in ("Train", "Test"):
-        name = f"Anomaly_{split}.txt"
-        path = first_existing([place / name for place in places], f"UCF-Crime's list {name}")
-        videos += _read_list(path, split.lower(), files, events)
-    test_names = {video.name for video in videos if video.split == "test"}
-    return assemble("ucf_crime", root, videos, unlisted("annotations", events.keys() - test_names))
+    lists = [
+        first_existing([place / name for place in places], f"UCF-Crime's {name}")
+        for name in ("Anomaly_Train.txt", "Anomaly_Test.txt", ANNOTATIONS)
+    ]
+    files, events = _VideoFiles(root), _read_annotations(lists[2])
+    videos = [
+        video
+        for split, path in zip(("train", "test"), lists)
+        for video in _read_list(path, split, files, events)
+    ]
+    report = unlisted("annotations", events.keys() - {v.name for v in videos if v.split == "test"})
+    return assemble(root, videos, lists, report, "ucf_crime")
 
 
 class _VideoFiles:

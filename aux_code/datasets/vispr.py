@@ -105,6 +105,9 @@ class Vispr(Sequence):
 
     def _load_labels(self, split: str) -> None:
         annotations = {path.stem: path for path in _annotation_files(self.root, split)}
+        if not annotations:
+            places = ", ".join(map(str, _annotation_places(self.root, split)))
+            raise UserError(f"no VISPR annotations (*.json) of {split}2017; looked in {places}")
         without = [path for path in self.paths if path.stem not in annotations]
         report_missing(
             [path.with_suffix(".json") for path in without], len(self.paths), "VISPR annotations"
@@ -149,6 +152,13 @@ class Vispr(Sequence):
             log.warning("VISPR: %s", self.report[-1])
 
 
+def listed(root: Path) -> tuple[list[Path], list[Path]]:
+    """(annotations, images) of all splits that are there."""
+    annotations = [path for split in SPLITS for path in _annotation_files(root, split)]
+    images = [path for split in SPLITS for path in _files(root / f"{split}2017", _IMAGE_SUFFIXES)]
+    return annotations, images
+
+
 def canonical_name(attribute: str) -> str:
     """The name of an attribute in the annotations for one that papers abbreviate."""
     return _ALIASES.get(attribute, attribute)
@@ -158,27 +168,21 @@ def annotated_attributes(root: Path, splits: Sequence[str] = SPLITS) -> set[str]
     """Every attribute that some image of some of the splits has."""
     names: set[str] = set()
     for split in splits:
-        try:
-            files = _annotation_files(root, split)
-        except UserError:  # a split that is not there names nothing
-            continue
-        names |= {name for path in files for name in _read_annotation(path)}
+        names |= {
+            name for file in _annotation_files(root, split) for name in _read_annotation(file)
+        }
     return names
 
 
+def _annotation_places(root: Path, split: str) -> list[Path]:
+    name = f"{split}2017"
+    return [root / name, root / "annotations" / name, root / f"{name}_annotation"]
+
+
 def _annotation_files(root: Path, split: str) -> list[Path]:
-    places = [
-        root / f"{split}2017",
-        root / "annotations" / f"{split}2017",
-        root / f"{split}2017_annotation",
-    ]
-    for folder in places:
-        files = _files(folder, {".json"})
-        if files:
-            return files
-    raise UserError(
-        f"no VISPR annotations (*.json) of {split}2017; looked in " + ", ".join(map(str, places))
-    )
+    """Those of the first place that has any; none where the split has none."""
+    places = _annotation_places(root, split)
+    return next((files for folder in places if (files := _files(folder, {".json"}))), [])
 
 
 def _read_annotation(path: Path) -> set[str]:

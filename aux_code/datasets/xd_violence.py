@@ -62,7 +62,8 @@ def load(root: Path) -> SurveillanceDataset:
             by_name, by_list = ("anomalous", "no event") if video.label else ("normal", "an event")
             problem = f"is {by_name} by its name, but has {by_list}"
             raise UserError(f"{video.path} {problem} in {annotations}; correct one of the two")
-    return assemble("xd_violence", root, [*train, *test], _report(root, train, test, events))
+    report = _report(root, train, test, events)
+    return assemble(root, [*train, *test], [annotations], report, "xd_violence")
 
 
 def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> list[str]:

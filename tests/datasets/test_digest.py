@@ -1,0 +1,103 @@
+"""The digest of a data set follows its lists, annotations and listed files, and nothing else."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from aux_code.datasets.digest import dataset_digest
+from aux_code.errors import UserError
+
+FILES = {
+    "UCF101": {
+        "ucfTrainTestlist/classInd.txt": "1 Run\n",
+        "ucfTrainTestlist/trainlist01.txt": "Run/v_Run_g01_c01.avi 1\n",
+        "ucfTrainTestlist/testlist01.txt": "Run/v_Run_g02_c01.avi\n",
+        "Videos/Run/v_Run_g01_c01.avi": "clip",
+    },
+    "VISPR": {
+        "train2017/a.jpg": "image",
+        "train2017/a.json": '{"labels": []}',
+        "annotations/test2017/b.json": '{"labels": ["a4_gender"]}',
+        "test2017/b.jpg": "image",
+    },
+    "ucf_crime": {
+        "Anomaly_Train.txt": "Abuse/Abuse001_x264.mp4\n",
+        "Anomaly_Test.txt": "Abuse/Abuse028_x264.mp4\n",
+        "Temporal_Anomaly_Annotation_for_Testing_Videos.txt": (
+            "Abuse028_x264.mp4  Abuse  165  240  -1  -1\n"
+        ),
+        "Videos/Abuse/Abuse001_x264.mp4": "video",
+    },
+    "xd_violence": {
+        "annotations.txt": "x_label_B1-0-0 3 9\n",
+        "train/y_label_A.mp4": "video",
+        "test/x_label_B1-0-0.mp4": "video",
+    },
+    "shanghaitech": {
+        "SH_Train.txt": "01_001\n",
+        "SH_Test.txt": "01_0014\n",
+        "training/videos/01_001.avi": "video",
+        "testing/frames/01_0014/000.jpg": "frame",
+        "testing/test_frame_mask/01_0014.npy": np.array([0, 1]),
+    },
+    "/my/videos": {
+        "train.csv": "video,label\na.mp4,normal\n",
+        "test.csv": "video,label,anomalies\nb.mp4,anomalous,1-2\n",
+        "a.mp4": "video",
+        "b.mp4/000.jpg": "frame",
+    },
+}
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        np.save(path, content)
+
+
+def digest(name, root):
+    dataset_digest.cache_clear()
+    return dataset_digest(name, root)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_digest(name, tmp_path):
+    root = tmp_path / "one"
+    for file, content in FILES[name].items():
+        write(root / file, content)
+    first = digest(name, root)
+    assert len(first) == 64
+    for unlisted in ("README.md", "person_boxes.csv", "notes/a.txt"):
+        write(root / unlisted, "nothing of the data set")
+    assert digest(name, root) == first
+    shutil.copytree(root, tmp_path / "two")
+    assert digest(name, tmp_path / "two") == first, "it does not matter where the data set lies"
+
+    digests = {first}
+    for file in FILES[name]:
+        before = (root / file).read_bytes()
+        if not file.endswith(".npy"):  # one character more: a list changes, a medium grows
+            (root / file).write_bytes(before + b"\n")
+        else:
+            np.save(root / file, np.array([1, 1]))
+        digests.add(digest(name, root))
+        (root / file).write_bytes(before)
+    assert len(digests) == len(FILES[name]) + 1
+    assert digest(name, root) == first
+
+
+def test_a_listed_file_that_vanishes_changes_the_digest(tmp_path):
+    for file, content in FILES["UCF101"].items():
+        write(tmp_path / file, content)
+    first = digest("UCF101", tmp_path)
+    (tmp_path / "Videos/Run/v_Run_g01_c01.avi").unlink()
+    assert digest("UCF101", tmp_path) != first
+
+
+def test_no_such_folder(tmp_path):
+    for name in FILES:
+        with pytest.raises(UserError, match="no data set at|unknown data set"):
+            digest(name, tmp_path / "absent")
