@@ -3,8 +3,8 @@ then indexes.
 
 For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker
 and one thread. All sides run in turns in the same process, whose allocator keeps freed memory as in
-our loading processes; the figures are medians. Frame indices are on disk already, as in every epoch
-but the first. OpenCV is timed too where it is installed (pip install opencv-python-headless): with
+our loading processes; the figures are medians. Frame indices are in memory already, as in every
+epoch but the first. OpenCV is timed too where it is installed (pip install opencv-python-headless): with
 one decoding thread like the others, and with as many as it takes by itself; `*_opencv_same_frames`
 is the share of clips in which it read the frames that were asked for. The cost of a clip in ten
 minutes of H.264 is compared with decoding 16 frames and one group of pictures from the file's
@@ -25,7 +25,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
-from unittest.mock import patch
 
 if (
     str(Path(__file__).resolve().parent.parent) not in sys.path
@@ -39,7 +38,6 @@ from PIL import Image
 
 from anonymization_training.params_anonymization import TRAIN_ANONYMIZER
 from anonymization_training.training_batches import BatchSource, Sampling, clip_source, image_source
-from aux_code import config
 from aux_code.datasets.clip_sampling import random_clip
 from aux_code.datasets.decode import DecodedCache, count_frames, read_frames, read_image
 from aux_code.datasets.image_files import frame_files
@@ -322,10 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         readers |= {"opencv": opencv_read(1), "opencv_all_threads": opencv_read(0)}
     ratios, figures = {}, {}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        patch.object(config, "FRAME_INDEX_ROOT", Path(folder) / "index"),
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         files = {name: render(name, FORMATS[name], Path(folder)) for name in options.formats}
         for name, path in files.items():
             timed = time_readers(path, readers, options.rounds)

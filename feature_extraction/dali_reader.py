@@ -26,7 +26,7 @@ from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import open_video, picture_size
+from aux_code.datasets.video_index import open_video, upright_size
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import Clip, ClipGeometry, Cut
 from feature_extraction.frame_stream import (
@@ -262,7 +262,7 @@ def video_facts(path: Path) -> VideoFacts | None:
     if first is None:
         return None
     return VideoFacts(
-        codec, n_frames, announced, fps, *picture_size(first), bool(first.rotation % 360)
+        codec, n_frames, announced, fps, *upright_size(first), bool(first.rotation % 360)
     )
 
 

@@ -6,8 +6,6 @@ from collections.abc import Generator
 
 import pytest
 
-from aux_code import config
-
 
 def pytest_configure() -> None:
     """Workers of pytest-xdist share the cores; the processes that tests start inherit this."""
@@ -32,9 +30,3 @@ def interruptible() -> None:
     """A job in the background of a shell starts with Ctrl-C ignored; the tests of interruption need
     it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def frame_index_folder(tmp_path_factory) -> None:
-    """Frame indices of the tests' videos do not go to the user's artefacts."""
-    config.FRAME_INDEX_ROOT = tmp_path_factory.mktemp("frame_index")

@@ -21,9 +21,8 @@ from aux_code.datasets.video_index import (
     decoded_frames,
     display_turn,
     open_video,
-    picture_checksum,
-    picture_size,
     reindex_by_decoding,
+    upright_size,
     video_index,
     video_stream,
 )
@@ -48,10 +47,6 @@ FOLDER_FPS = 24.0
 
 _SKIPS_EXACTLY = {"h264", "mpeg4", "mpeg2video"}
 """Decoders in which a picture that is no reference is one that no other picture needs."""
-
-
-class _IndexDoesNotHold(Exception):
-    """A frame that the packet index promised did not come out of the decoder."""
 
 
 def count_frames(path: Path | str) -> int:
@@ -122,64 +117,43 @@ def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
         return np.stack(list(_same_size((frames[int(i)] for i in wanted), path)))
     index = video_index(path)
     _check_indices(wanted, index.n_frames, path)
-    try:
-        frames = (_read_from_start if index.pts is None else _read_by_seeking)(
-            path, index, np.unique(wanted)
-        )
-    except _IndexDoesNotHold:
+    unique = np.unique(wanted)
+    frames = (_read_from_start if index.pts is None else _read_by_seeking)(path, index, unique)
+    if len(frames) < len(unique):
         log.warning("%s: its frames are not where its index says; indexed anew by decoding", path)
-        index = reindex_by_decoding(path, seeks=index.key_sums is None)
-        _check_indices(wanted, index.n_frames, path)
-        frames = _read_from_start(path, index, np.unique(wanted))
+        frames = _read_from_start(path, reindex_by_decoding(path), unique)
+    if len(frames) < len(unique):
+        raise UnreadableMedia(path, f"frame {unique[len(frames)]} does not decode")
     return np.stack([frames[int(i)] for i in wanted])
 
 
 def _read_by_seeking(
     path: Path | str, index: VideoIndex, wanted: np.ndarray, skips: bool = True
 ) -> dict[int, np.ndarray]:
-    """Frames at the sorted unique indices `wanted`, a group of pictures at a time.
+    """Frames at the sorted unique indices `wanted`, a group of pictures (GOP) at a time; fewer where
+    the index does not hold.
 
-    With `skips` pictures on which no other depends are not decoded unless they are wanted.
+    With `skips` frames on which no other depends are not decoded unless they are wanted.
     """
     converter, frames = RgbConverter((index.height, index.width)), {}
     groups = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
     with open_video(path) as container:
         codec = video_stream(container).codec_context.name
-        skips = skips and index.key_sums is None and codec in _SKIPS_EXACTLY
+        skips = skips and codec in _SKIPS_EXACTLY
         for run in _adjacent_runs(wanted, groups):
             times = {int(index.pts[i]): int(i) for i in run}
-            key = _seek(container, index, int(index.pts[run[0]]))
-            decoded = decoded_frames(container, path, needed=frozenset(times) if skips else None)
-            for frame in decoded if index.key_sums is None else _verified(decoded, index, key):
+            _seek(container, index, int(index.pts[run[0]]))
+            needed = frozenset(times) if skips else None
+            for frame in decoded_frames(container, path, needed=needed):
                 if frame.pts in times:
                     frames[times.pop(frame.pts)] = converter(frame)
                 if not times:
                     break
             if times:
                 break
-    if len(frames) == len(wanted):
-        return frames
-    if skips:  # a decoder may hold pictures back otherwise than it does when it sees all of them
+    if skips and len(frames) < len(wanted):  # a decoder may hold others back if it skips some
         return _read_by_seeking(path, index, wanted, skips=False)
-    raise _IndexDoesNotHold
-
-
-def _verified(
-    decoded: Iterator[av.VideoFrame], index: VideoIndex, key: int
-) -> Iterator[av.VideoFrame]:
-    """The frames from key frame number `key` on, after a seek to it in a container whose times
-    prove nothing."""
-    place, begun = int(np.searchsorted(index.pts, index.key_pts[key])), False
-    for frame in decoded:
-        if not begun and frame.pts is not None and frame.pts < index.key_pts[key]:
-            continue
-        if place == index.n_frames or frame.pts != index.pts[place]:
-            raise _IndexDoesNotHold
-        if not begun and picture_checksum(frame) != index.key_sums[key]:
-            raise _IndexDoesNotHold
-        begun = True
-        yield frame
-        place += 1
+    return frames
 
 
 def _adjacent_runs(wanted: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
@@ -188,26 +162,23 @@ def _adjacent_runs(wanted: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
     return np.split(wanted, np.flatnonzero(np.diff(groups) > 1) + 1)
 
 
-def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -> int:
+def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -> None:
     """Places the container at a key frame from which the frame at `pts` decodes: the last one shown
     no later.
 
-    Pictures shown before their key frame (leading pictures of an open group) are not decodable
-    after a seek to it, hence the choice by presentation time. Returns the number of the key frame.
+    Frames shown before their key frame (leading ones of an open group) are not decodable after a
+    seek to it, hence the choice by presentation time.
     """
     stream = video_stream(container)
     for key in range(int(np.searchsorted(index.key_pts, pts, side="right")) - 1, 0, -1):
-        # MP4 finds pictures by decoding time, Matroska by presentation time.
+        # MP4 finds frames by decoding time, Matroska by presentation time.
         for time in (int(index.key_dts[key]), int(index.key_pts[key])):
             container.seek(time, stream=stream, backward=True)
-            if index.key_sums is not None:
-                return key
             first = next((packet for packet in container.demux(stream) if packet.size), None)
             if first is not None and first.is_keyframe and first.pts == index.key_pts[key]:
                 container.seek(time, stream=stream, backward=True)
-                return key
+                return
     container.seek(int(min(index.key_dts[0], index.pts[0])), stream=stream, backward=True)
-    return 0
 
 
 def _read_from_start(
@@ -220,9 +191,9 @@ def _read_from_start(
             if i in remaining:
                 frames[i] = converter(frame)
                 remaining.discard(i)
-                if not remaining:
-                    return frames
-    raise UnreadableMedia(path, f"frame {min(remaining)} no longer decodes")
+            if not remaining:
+                break
+    return frames
 
 
 class RgbConverter:
@@ -238,7 +209,7 @@ class RgbConverter:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         if self._size is None:
-            self._size = picture_size(frame)
+            self._size = upright_size(frame)
         mirrored, quarters = display_turn(frame)
         height, width = self._size[::-1] if quarters % 2 else self._size
         # By default every converter starts as many threads as there are cores, for a twentieth of a

@@ -8,7 +8,6 @@ from aux_code.datasets import ucf101, vispr
 from aux_code.datasets.lists import require_root
 from aux_code.datasets.surveillance import read_surveillance
 
-
 _LISTED = {"UCF101": ucf101.listed, "VISPR": vispr.listed}
 
 

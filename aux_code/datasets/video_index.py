@@ -1,22 +1,17 @@
 """Which frames a video file really holds: an index by packets where that can be trusted, else by
 decoding.
 
-Containers that store a time for every picture (MP4, MOV, Matroska, WebM) can be indexed by reading
-their packets, which costs some milliseconds, and then be read at any place by seeking. Others (AVI
-above all) store none, or wrong ones; they are decoded once. If their frames then come at growing
-times, they are read by seeking too, but every seek has to arrive at the very picture that was there
-(by its checksum); if not, they are read from the start. A container's own claim of its length is
-never used. An index is kept on disk, so that neither the next process nor the next epoch scans the
-file again.
+Containers that store a time for every frame (MP4, MOV, Matroska, WebM) are indexed by reading their
+packets, which costs some milliseconds, and then read at any place by seeking. AVI stores no times:
+its packets are counted and it is read from the start. Other containers are decoded once. A
+container's own claim of its length is never used. An index is kept in memory.
 """
 
 import logging
 import math
 import os
-import threading
-import zlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +19,12 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from aux_code.datasets.index_cache import FileKey, load_index, store_index
 from aux_code.datasets.unreadable import UnreadableMedia
 
 log = logging.getLogger(__name__)
 
 _SEEKABLE_FORMATS = {"mp4", "mov", "matroska", "webm"}
 _MAX_CACHED = 50_000
-_TIMES = ("pts", "key_pts", "key_dts")
 
 
 @dataclass(frozen=True)
@@ -40,81 +33,50 @@ class VideoIndex:
 
     Attributes:
         n_frames: number of frames that decode.
-        height, width: of the pictures as they are returned, in pixels, rotation applied.
-        fps: mean frames per second; 0.0 if the file does not say.
-        pts: sorted presentation times of the frames in the stream's time base, or None: then read
-            from the start.
+        height, width: of the frames as they are returned, in pixels, rotation applied.
+        pts: sorted presentation times (n_frames,) in the stream's time base; None: read from the
+            start.
         key_pts, key_dts: presentation and decoding times of the key frames, sorted, for seeking;
             None as above.
-        key_sums: checksums of the key frames' pictures, where the times come from decoding; None
-            where from packets.
     """
 
     n_frames: int
     height: int
     width: int
-    fps: float
     pts: np.ndarray | None = None
     key_pts: np.ndarray | None = None
     key_dts: np.ndarray | None = None
-    key_sums: np.ndarray | None = None
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """For the disk. Times go as differences, of which an hour of video compresses to some
-        kilobytes."""
-        arrays = {
-            "size": np.array([self.n_frames, self.height, self.width]),
-            "fps": np.array(self.fps),
-        }
-        if self.key_sums is not None:
-            arrays["key_sums"] = self.key_sums
-        times = {name: getattr(self, name) for name in _TIMES}
-        return arrays | {
-            name: np.diff(values, prepend=0) for name, values in times.items() if values is not None
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "VideoIndex":
-        """Inverse of `to_arrays`. Raises KeyError or ValueError for arrays that are no index."""
-        n_frames, height, width = map(int, arrays["size"])
-        times = {name: np.cumsum(arrays[name]) for name in _TIMES if name in arrays}
-        if n_frames < 1 or times and (len(times) < len(_TIMES) or len(times["pts"]) != n_frames):
-            raise ValueError("times and number of frames do not agree")
-        return cls(
-            n_frames, height, width, float(arrays["fps"]), **times, key_sums=arrays.get("key_sums")
-        )
 
 
-_cache: dict[FileKey, VideoIndex] = {}
-_cache_lock = threading.Lock()
+_cache: dict[tuple[str, int, int], VideoIndex] = {}
+"""(absolute path, modification time in ns, bytes) -> index of the file as it was then."""
 
 
 def video_index(path: Path | str) -> VideoIndex:
-    """Index of a video file, made once until the file changes: kept in memory, and on disk for
-    other processes."""
-    key = _file_key(path)
-    with _cache_lock:
-        if key in _cache:
-            return _cache[key]
-    arrays = load_index(key)
-    if arrays is not None:
-        try:
-            return _remember(key, VideoIndex.from_arrays(arrays))
-        except (KeyError, ValueError) as error:
-            log.warning("%s: its stored frame index is broken (%s) and made again", path, error)
-    return _store(key, _index_by_packets(path) or _index_by_decoding(path))
+    """Index of a video file, made once per process until the file changes."""
+    index = _cache.get(_version(path))
+    return index or _remember(path, _index_by_packets(path) or _index_by_decoding(path))
 
 
-def reindex_by_decoding(path: Path | str, seeks: bool = True) -> VideoIndex:
+def reindex_by_decoding(path: Path | str) -> VideoIndex:
     """Replaces an index that did not hold: packets that do not decode, times that the decoder
-    changes.
+    changes."""
+    return _remember(path, _index_by_decoding(path))
 
-    Without `seeks` the new one says to read from the start.
-    """
-    index = _index_by_decoding(path)
-    if not seeks:
-        index = replace(index, pts=None, key_pts=None, key_dts=None, key_sums=None)
-    return _store(_file_key(path), index)
+
+def _version(path: Path | str) -> tuple[str, int, int]:
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise UnreadableMedia(path, f"cannot be read ({error.strerror})") from error
+    return os.path.abspath(path), status.st_mtime_ns, status.st_size
+
+
+def _remember(path: Path | str, index: VideoIndex) -> VideoIndex:
+    if len(_cache) >= _MAX_CACHED:
+        _cache.clear()
+    _cache[_version(path)] = index
+    return index
 
 
 def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContainer:
@@ -155,15 +117,10 @@ def _demux(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream
 ) -> Iterator[av.Packet]:
     """The stream's packets, and an empty one that makes the decoder hand out what it holds back."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        # IndexError: PyAV has no place for streams that a damaged transport stream begins on its
-        # way.
-        except (StopIteration, IndexError):
-            return
-        yield packet
+    try:
+        yield from container.demux(stream)
+    except IndexError:  # PyAV has no place for streams that a damaged transport stream begins later
+        return
 
 
 def decoded_frames(
@@ -247,56 +204,22 @@ def display_turn(frame: av.VideoFrame) -> Turn:
     return Turn(bool(mirrored), round(-math.atan2(b, a) / (math.pi / 2)) % 4)
 
 
-def picture_size(frame: av.VideoFrame) -> tuple[int, int]:
+def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
     """(height, width) of a frame once it stands upright."""
     if display_turn(frame).quarters % 2:
         return frame.width, frame.height
     return frame.height, frame.width
 
 
-def picture_checksum(frame: av.VideoFrame) -> int:
-    """Of the first plane of a decoded picture, so that a seek can show where it arrived."""
-    plane = frame.planes[0]
-    if plane.line_size <= 0:  # stored bottom up
-        return 0
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-    return zlib.crc32(np.ascontiguousarray(rows[:, : plane.width]))
-
-
 def _index_by_decoding(path: Path | str) -> VideoIndex:
-    times, key_times, key_sums, size = [], [], [], (0, 0)
+    n_frames, size = 0, (0, 0)
     with open_video(path) as container:
-        fps = _mean_rate(video_stream(container))
         for frame in decoded_frames(container, path):
-            size = size if times else picture_size(frame)
-            times.append(frame.pts)
-            if frame.key_frame:
-                key_times.append(frame.pts)
-                key_sums.append(picture_checksum(frame))
-    if not times:
+            size = size if n_frames else upright_size(frame)
+            n_frames += 1
+    if not n_frames:
         raise UnreadableMedia(path, "no frame of its video decodes")
-    plain = VideoIndex(len(times), *size, fps)
-    packets = _packets(path)
-    key_dts = [packet.dts for packet in packets or () if packet.is_keyframe]
-    if (
-        None in times
-        or None in key_dts
-        or len(key_dts) != len(key_times)
-        or key_times[:1] != times[:1]
-    ):
-        return plain
-    pts, key_pts, key_dts = (
-        np.array(values, dtype=np.int64) for values in (times, key_times, key_dts)
-    )
-    if any((np.diff(values) <= 0).any() for values in (pts, key_pts, key_dts)):
-        return plain
-    return replace(
-        plain,
-        pts=pts,
-        key_pts=key_pts,
-        key_dts=key_dts,
-        key_sums=np.array(key_sums, dtype=np.int64),
-    )
+    return VideoIndex(n_frames, *size)
 
 
 class _Packet(NamedTuple):
@@ -325,15 +248,17 @@ def _packets(path: Path | str) -> list[_Packet] | None:
 
 
 def _index_by_packets(path: Path | str) -> VideoIndex | None:
-    """The index from packet times, or None where they cannot be trusted."""
+    """The index from packets, or None where they cannot be trusted."""
     with open_video(path) as container:
-        if not _SEEKABLE_FORMATS & set(container.format.name.split(",")):
-            return None
-        fps = _mean_rate(video_stream(container))
+        formats = set(container.format.name.split(","))
+    if not formats & {"avi", *_SEEKABLE_FORMATS}:
+        return None
     packets = _packets(path)
     if not packets or any(packet.pts is None or packet.is_corrupt for packet in packets):
         return None
-    # Matroska has no decoding times, and the first ones, from before the first picture, cannot be
+    if "avi" in formats:
+        return _index_by_count(path, packets)
+    # Matroska has no decoding times, and the first ones, from before the first frame, cannot be
     # made up.
     keys = sorted((p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe)
     pts = np.array(
@@ -342,51 +267,36 @@ def _index_by_packets(path: Path | str) -> VideoIndex | None:
     if not keys or len(pts) == 0 or (np.diff(pts) == 0).any() or packets[0].pts != keys[0][0]:
         return None
     key_pts, key_dts = np.array(keys, dtype=np.int64).T
-    size = _size_if_last_group_agrees(path, pts, key_pts, key_dts)
-    return VideoIndex(len(pts), *size, fps, pts, key_pts, key_dts) if size else None
+    tail = _last_group(path, int(key_dts[-1]))
+    expected = set(pts[pts >= key_pts[-1]].tolist())
+    if {time for time in tail.times if time is None or time >= key_pts[-1]} != expected:
+        return None
+    return VideoIndex(len(pts), *tail.size, pts, key_pts, key_dts)
 
 
-def _size_if_last_group_agrees(
-    path: Path | str, pts: np.ndarray, key_pts: np.ndarray, key_dts: np.ndarray
-) -> tuple[int, int] | None:
-    """Size of the first frame, or None if the frames from the last key frame on are not those of
-    the packets.
+def _index_by_count(path: Path | str, packets: list[_Packet]) -> VideoIndex | None:
+    """The number of packets, if the last key frame and what follows decode to as many frames."""
+    last = max((i for i, packet in enumerate(packets) if packet.is_keyframe), default=0)
+    if packets[last].dts is None or not packets[0].is_keyframe:
+        return None
+    tail = _last_group(path, packets[last].dts)
+    return VideoIndex(len(packets), *tail.size) if len(tail.times) == len(packets) - last else None
 
-    A truncated file or an invisible packet shows there.
-    """
+
+class _Tail(NamedTuple):
+    """What decodes from the last key frame on, where truncated files and invisible packets show."""
+
+    size: tuple[int, int]
+    """(height, width) of the file's first frame."""
+    times: list[int | None]
+    """Presentation times; none if not even the first frame decodes."""
+
+
+def _last_group(path: Path | str, key_dts: int) -> _Tail:
     with open_video(path) as container:
         first = next(decoded_frames(container, path), None)
         if first is None:
-            return None
-        container.seek(int(key_dts[-1]), stream=video_stream(container), backward=True)
-        times = {frame.pts for frame in decoded_frames(container, path)}
-    expected = set(pts[pts >= key_pts[-1]].tolist())
-    if {time for time in times if time is None or time >= key_pts[-1]} != expected:
-        return None
-    return picture_size(first)
-
-
-def _mean_rate(stream: av.video.stream.VideoStream) -> float:
-    rate = stream.average_rate or stream.guessed_rate
-    return float(rate) if rate else 0.0
-
-
-def _file_key(path: Path | str) -> FileKey:
-    try:
-        status = Path(path).stat()
-    except OSError as error:
-        raise UnreadableMedia(path, f"cannot be read ({error.strerror})") from error
-    return FileKey(os.path.abspath(path), status.st_mtime_ns, status.st_size)
-
-
-def _store(key: FileKey, index: VideoIndex) -> VideoIndex:
-    store_index(key, index.to_arrays())
-    return _remember(key, index)
-
-
-def _remember(key: FileKey, index: VideoIndex) -> VideoIndex:
-    with _cache_lock:
-        if len(_cache) >= _MAX_CACHED:
-            _cache.clear()
-        _cache[key] = index
-    return index
+            return _Tail((0, 0), [])
+        container.seek(key_dts, stream=video_stream(container), backward=True)
+        times = [frame.pts for frame in decoded_frames(container, path)]
+    return _Tail(upright_size(first), times)
