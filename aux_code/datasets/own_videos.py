@@ -45,7 +45,7 @@ def load(root: Path) -> SurveillanceDataset:
         if without
         else []
     )
-    return assemble(root, videos, lists, report)
+    return assemble(root.resolve().name, root, videos, report, lists)
 
 
 def _read_csv(path: Path, split: str) -> list[SurveillanceVideo]:

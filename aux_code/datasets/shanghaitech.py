@@ -54,7 +54,7 @@ def load(root: Path) -> SurveillanceDataset:
         raise UserError(f"{some_of(problem, without)[0]}; unpack them there")
     names = {video.name for video in videos}
     lists += [path for name, path in masks.items() if name in names]
-    return assemble(root, videos, lists, unlisted("masks", masks.keys() - names), "shanghaitech")
+    return assemble("shanghaitech", root, videos, unlisted("masks", masks.keys() - names), lists)
 
 
 def _is_testing_video(name: str, root: Path) -> bool:

@@ -54,18 +54,17 @@ class SurveillanceVideo:
 class SurveillanceDataset:
     """The lists of one data set.
 
-    `lists` are the files of lists and annotations that were read; `report` names what does not
-    match, such as annotations of unlisted videos; `notes` what is unusual and yet complete, such as
-    videos of one name.
+    `report` names what does not match, such as annotations of unlisted videos; `notes` what is
+    unusual and yet complete, such as videos of one name; `lists` are the files that were read.
     """
 
     name: str
     root: Path
     train: list[SurveillanceVideo]
     test: list[SurveillanceVideo]
-    lists: list[Path] = field(default_factory=list)
     report: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    lists: list[Path] = field(default_factory=list)
 
     @property
     def videos(self) -> list[SurveillanceVideo]:
@@ -126,21 +125,20 @@ def with_unique_names(videos: Sequence[SurveillanceVideo], root: Path) -> list[S
 
 
 def assemble(
+    name: str,
     root: Path,
     videos: Iterable[SurveillanceVideo],
-    lists: list[Path],
     report: list[str],
-    name: str = "",
+    lists: Iterable[Path] = (),
 ) -> SurveillanceDataset:
-    """Unique names, split into training and test; `name` is by default that of the folder."""
+    """Unique names, split into training and test; `lists` are the files that were read."""
     listed = list(videos)
     videos = with_unique_names(listed, root)
     notes = _renamed(listed, videos)
     train, test = (
         [video for video in videos if video.split == split] for split in ("train", "test")
     )
-    name = name or root.resolve().name
-    return SurveillanceDataset(name, root, train, test, lists, report, notes)
+    return SurveillanceDataset(name, root, train, test, report, notes, list(lists))
 
 
 def _renamed(before: Sequence[SurveillanceVideo], after: Sequence[SurveillanceVideo]) -> list[str]:

@@ -45,7 +45,7 @@ def load(root: Path) -> SurveillanceDataset:
         for video in _read_list(path, split, files, events)
     ]
     report = unlisted("annotations", events.keys() - {v.name for v in videos if v.split == "test"})
-    return assemble(root, videos, lists, report, "ucf_crime")
+    return assemble("ucf_crime", root, videos, report, lists)
 
 
 class _VideoFiles:

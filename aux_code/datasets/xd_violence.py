@@ -63,7 +63,7 @@ def load(root: Path) -> SurveillanceDataset:
             problem = f"is {by_name} by its name, but has {by_list}"
             raise UserError(f"{video.path} {problem} in {annotations}; correct one of the two")
     report = _report(root, train, test, events)
-    return assemble(root, [*train, *test], [annotations], report, "xd_violence")
+    return assemble("xd_violence", root, [*train, *test], report, [annotations])
 
 
 def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> list[str]:
