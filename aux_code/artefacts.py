@@ -7,6 +7,7 @@ runner of reproduce.py and its --dry_run all ask here.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import lru_cache
@@ -85,10 +86,10 @@ def _sha256_of_version(path: Path, size: int, mtime_ns: int) -> str:
 def data_digest(root: Path, lists: Iterable[Path], files: Iterable[Path]) -> str:
     """SHA-256 over the content of a data set's lists and annotations, and over names and bytes of
     the files that they list (of a folder of frames: of its files). Other files do not count."""
-    lines = [f"{path.relative_to(root)} {sha256(path)}" for path in sorted(set(lists))]
+    lines = [f"{os.path.relpath(path, root)} {sha256(path)}" for path in sorted(set(lists))]
     for path in sorted(set(files)):
         parts = sorted(path.iterdir()) if path.is_dir() else [path]
-        lines += [f"{part.relative_to(root)} {part.stat().st_size}" for part in parts]
+        lines += [f"{os.path.relpath(part, root)} {part.stat().st_size}" for part in parts]
     return _sha256_of_lines(lines)
 
 

@@ -97,6 +97,14 @@ def test_a_listed_file_that_vanishes_changes_the_digest(tmp_path):
     assert digest("UCF101", tmp_path) != first
 
 
+def test_own_videos_may_lie_elsewhere(tmp_path):
+    write(tmp_path / "v" / "a.mp4", "video")
+    write(tmp_path / "lists" / "train.csv", f"video,label\n{tmp_path}/v/a.mp4,0\n../v/a.mp4,0\n")
+    first = digest("own", tmp_path / "lists")
+    write(tmp_path / "v" / "a.mp4", "another video")
+    assert digest("own", tmp_path / "lists") != first
+
+
 def test_no_such_folder(tmp_path):
     for name in FILES:
         with pytest.raises(UserError, match="no data set at|unknown data set"):
