@@ -27,8 +27,6 @@ from aux_code import config
 from aux_code.devices import choose_device
 from aux_code.errors import UserError
 from aux_code.parameters import check_ranges, parse
-from aux_code.reporting.report import ReportOptions, write_all
-from aux_code.reporting.results import collect_results
 from aux_code.runs import run_script
 from feature_extraction import params_feature_extraction
 from privacy_training import params_privacy
@@ -40,10 +38,13 @@ from reproduction.preparation import (
     incomplete_data,
     missing_inputs,
     sustained_gflops,
-    worked_seconds,
+    timings_of,
 )
+from reproduction.report import ReportOptions, write_all
+from reproduction.results import collect_results
 from reproduction.slurm import part_of, plan_parts, sbatch_script, without_foreign_needs
 from reproduction.status import StatusDisplay
+from reproduction.tables import worked_seconds
 from reproduction.tasks import Task
 
 TABLES = ("8", "1", *ABLATION_TABLES)
@@ -96,6 +97,8 @@ class ReproduceParams:
     part: str = ""
     """Run the steps of one part alone, `shared:SEED` or METHOD:SEED, without a report: what --slurm
     submits. Parts may run at the same time on machines that share a file system."""
+    show_raw: bool = False
+    """Let the report show real images and frames as they were before anonymization, too."""
     force: tuple[str, ...] = ()
     """Names of steps (as --dry_run lists them) to run again although they are done; `all` for
     all."""
@@ -138,11 +141,12 @@ def main() -> int:
         return status_of(run_tasks(steps, n_jobs, StatusDisplay(), forced, params.part))
     outcome = run_tasks(tasks, n_jobs, StatusDisplay(), forced)
     shown = dict.fromkeys([*methods, *settings.feature_level])
+    timings = timings_of(tasks)
     results = collect_results(
-        params.preset, params.seeds, shown, params.protocol, worked_seconds(tasks)
+        params.preset, params.seeds, shown, params.protocol, worked_seconds(timings)
     )
     size = PRESETS_OF_SCRIPT["feature_extraction/dali_extraction.py"][params.preset].size
-    options = ReportOptions(tuple(tasks), size, tables)
+    options = ReportOptions(tuple(tasks), size, tables, timings, params.show_raw)
     for path in write_all(results, options):
         sys.stdout.write(f"{path}\n")
     return status_of(outcome)

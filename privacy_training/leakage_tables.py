@@ -8,9 +8,8 @@ from typing import Any
 from aux_code.checkpoints import write_atomically
 from aux_code.datasets.vispr import OFFICIAL_COUNTS, VISPR1
 from aux_code.reporting import published
-from aux_code.reporting.tables import MISSING, Table
+from aux_code.reporting.table import MISSING, Table
 from privacy_training.attack_series import PROTOCOLS
-from reproduction.methods import METHODS
 
 _LABELS = {
     "validation": "epoch by validation",
@@ -59,7 +58,7 @@ def attacker_table(summary: dict[str, Any]) -> Table:
     if n_seeds > 1:
         notes.append(f"Mean ± standard deviation over {n_seeds} seeds.")
     title = f"Attackers on {summary['anonymizer']}, percent"
-    return Table(title, ("Attacker", *columns), tuple(rows), tuple(notes), frozenset({0}))
+    return Table(title, ("Attacker", *columns), tuple(rows), tuple(notes))
 
 
 def paper_table(results: list[dict[str, Any]]) -> Table:
@@ -97,7 +96,9 @@ def paper_table(results: list[dict[str, Any]]) -> Table:
     named = {result["anonymizer"] for result in results}
     empty = [MISSING] * (2 + len(PROTOCOLS))
     rows += [
-        (METHODS[name].label, *empty, _paper(paper, name)) for name in paper if name not in named
+        (published.TABLE_8_LABELS[name], *empty, _paper(paper, name))
+        for name in paper
+        if name not in named
     ]
     columns = (
         *(f"cMAP, {_LABELS[protocol]}" for protocol in PROTOCOLS),

@@ -4,7 +4,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
@@ -167,46 +167,17 @@ def hours(seconds: float) -> str:
     return clock(seconds) if seconds < 48 * 3600 else f"{seconds / 3600:,.0f} hours"
 
 
-def worked_seconds(tasks: list[Task]) -> float:
-    """Wall-clock seconds in which any of the tasks ran, over all calls that did a part of the
-    work."""
-    spans = sorted(span for task in tasks if (span := _span(task)))
-    total, end = 0.0, float("-inf")
-    for start, finish in spans:
-        total += max(0.0, finish - max(start, end))
-        end = max(end, finish)
-    return total
-
-
-class StageTime(NamedTuple):
-    """What the steps of a stage took together."""
-
-    n_steps: int
-    seconds: float
-    """Of wall time."""
-    cpu_seconds: float
-    """Of processor time, over all cores; NaN where a step's is not known."""
-
-
-def stage_times(tasks: list[Task]) -> dict[str, StageTime]:
-    """Stage -> time, of the steps that have run."""
-    times: dict[str, StageTime] = {}
+def timings_of(tasks: list[Task]) -> dict[str, dict[str, Any]]:
+    """Step -> seconds, cpu_seconds, started, finished and commit, of the steps that have run."""
+    timings = {}
     for task in tasks:
-        span = _span(task)
-        if span:
-            cpu_seconds = read_json(task.stamp_path).get("cpu_seconds")
-            known = times.get(task.stage, StageTime(0, 0.0, 0.0))
-            cpu = known.cpu_seconds + (float("nan") if cpu_seconds is None else cpu_seconds)
-            times[task.stage] = StageTime(known.n_steps + 1, known.seconds + span[1] - span[0], cpu)
-    return times
-
-
-def _span(task: Task) -> tuple[float, float] | None:
-    try:
-        stamp = read_json(task.stamp_path)
-        return float(stamp["started"]), float(stamp["finished"])
-    except (UserError, KeyError, TypeError):  # what was run by hand has no times
-        return None
+        try:
+            stamp = read_json(task.stamp_path)
+            seconds = float(stamp["finished"]) - float(stamp["started"])
+        except (UserError, KeyError, TypeError):  # what was run by hand has no times
+            continue
+        timings[task.name] = {**stamp, "seconds": seconds}
+    return timings
 
 
 def _done(tasks: list[Task]) -> set[str]:

@@ -17,11 +17,11 @@ import reproduce
 from aux_code import config
 from aux_code.datasets import ucf_crime
 from aux_code.datasets.decode import count_frames
-from aux_code.reporting.report import ReportOptions, write_all
-from aux_code.reporting.results import collect_results
 from reproduction.by_hand import holds_its_features, was_run_by_hand
 from reproduction.executor import run_tasks
 from reproduction.plan import PlanSettings, build_plan
+from reproduction.report import ReportOptions, write_all
+from reproduction.results import collect_results
 from reproduction.status import StatusDisplay
 from reproduction.tasks import Task
 from tests.frozen import write as frozen
@@ -92,7 +92,7 @@ def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
         assert 0 < entry["privacy"]["cmap"] <= 1 and len(entry["privacy"]["per_attribute"]) == 7
         assert 0 <= entry["anomaly"]["ucf_crime"]["auc"] <= 1
     html = paths[2].read_text()
-    assert "No pictures" not in html and html.count("data:image/png;base64,") >= 7
+    assert "No images" not in html and html.count("data:image/png;base64,") >= 7
     check_features(roots)
     changed = frozen.differences(
         frozen.read("artefacts.json"), frozen.artefacts(roots / "artifacts")

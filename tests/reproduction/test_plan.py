@@ -24,7 +24,6 @@ from reproduction.preparation import (
     incomplete_data,
     missing_inputs,
     sustained_gflops,
-    worked_seconds,
 )
 from reproduction.status import clock
 
@@ -241,14 +240,6 @@ def test_weights_from_outside_are_named_with_the_place_where_they_belong(
     cached.touch()
     assert len(weight_notes(plan(["r3d_18"], preset="paper", utility_weights="k400.pth"))) == 0
     assert "random weights" in weight_notes(plan(["raw"], preset="paper"))[0]
-
-
-def test_wall_clock_counts_overlapping_work_once(make_task):
-    a, b, c = make_task("a"), make_task("b"), make_task("c")
-    for task, start, end in ((a, 0, 10), (b, 5, 12), (c, 100, 101)):
-        task.outputs[0].write_text("")
-        task.mark_done(start, end, 0)
-    assert worked_seconds([a, b, c]) == pytest.approx(13)
 
 
 def test_ablation_tables_have_the_papers_rows():

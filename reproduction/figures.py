@@ -1,0 +1,177 @@
+"""The figures of the report that no stage draws: trade-off, ablations, categories, image grids."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aux_code.reporting.figures import GRID, INK, MUTED, STYLE
+from aux_code.reporting.published import ABLATION_TITLES, DATASET_LABELS, relative_change
+from reproduction.methods import ABLATION_TABLES, METHODS, Method
+from reproduction.results import Results
+from reproduction.tables import Column, ablation_columns, main_columns
+
+_LOOKS = {
+    "raw": ("#1c1f24", "o"),
+    "downsample2x": ("#a9764f", "v"),
+    "downsample4x": ("#70492c", "v"),
+    "blur": ("#8f7cc0", "s"),
+    "blacken": ("#5b4a91", "s"),
+    "spact": ("#d98a00", "D"),
+    "ted_spad": ("#1a8f4d", "^"),
+    "ted_spad_plus": ("#0b62c4", "*"),
+    "spact_equal_compute": ("#e3b96a", "D"),
+    "reconstruction": ("#9aa3af", "o"),
+}
+
+
+def look(method: Method) -> tuple[str, str]:
+    """Colour and marker of a method in every figure; they differ in lightness, for grey prints."""
+    return _LOOKS.get(method.name, ("#c0392b", "P"))
+
+
+def trade_off(results: Results) -> Figure:
+    """Leakage against detection (Fig. 3): a large panel for the first data set, small others."""
+    _, _, *columns = main_columns(results)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 5.4))
+        grid = figure.add_gridspec(
+            2, 2, width_ratios=(2.1, 1), hspace=0.5, wspace=0.2,
+            left=0.07, right=0.985, top=0.93, bottom=0.2,
+        )  # fmt: skip
+        cells = (grid[:, 0], grid[0, 1], grid[1, 1])
+        for cell, column in zip(cells, columns, strict=False):
+            axes = figure.add_subplot(cell)
+            _trade_off_panel(axes, results, column, large=cell is cells[0])
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=5, handletextpad=0.3)
+    return figure
+
+
+def _trade_off_panel(axes: Axes, results: Results, column: Column, large: bool) -> None:
+    for method in results.main_methods():
+        (x, dx), (y, dy) = (results.spread(method.name, m) for m in ("cmap", column.metric))
+        if x is not None and y is not None:
+            colour, marker = look(method)
+            size = (13 if marker == "*" else 8) * (1 if large else 0.7)
+            axes.errorbar(
+                100 * x, 100 * y, xerr=100 * dx if dx else None, yerr=100 * dy if dy else None,
+                color=colour, marker=marker, markersize=size, linestyle="none", elinewidth=0.9,
+                markerfacecolor="white" if method.control else colour, label=method.label,
+            )  # fmt: skip
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.set_title(f"{column.label[:-2]}, %")
+    chance = results.chance_cmap()
+    if chance is not None:
+        axes.axvline(100 * chance, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+    axes.margins(0.1)
+    axes.invert_xaxis()  # leakage falls to the right, so the best corner is the upper right one
+    if large:
+        axes.set_xlabel(
+            "private attributes leaked: VISPR cMAP, %  (less is better →; dashed: chance)"
+        )
+        axes.set_ylabel("anomalies detected, %  (more is better →)")
+        place = {"transform": axes.transAxes, "ha": "right", "va": "top", "fontweight": "bold"}
+        axes.text(0.985, 0.985, "best corner", color="#2f7d4f", **place)
+
+
+def category_bars(results: Results, dataset: str, methods: Sequence[Method]) -> Figure:
+    """Frame AUC per category of anomaly, one bar per method (Figs. 6 and 7)."""
+    names = results.categories(dataset)
+    values = {
+        method: [results.mean(method.name, f"{dataset}:auc:{name}") for name in names]
+        for method in methods
+    }
+    values = {method: own for method, own in values.items() if set(own) != {None}}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.2))
+        axes = figure.add_axes((0.06, 0.24, 0.93, 0.64))
+        width = 0.8 / max(1, len(values))
+        for number, (method, own) in enumerate(values.items()):
+            at = np.arange(len(names)) + (number - (len(values) - 1) / 2) * width
+            heights = [np.nan if value is None else 100 * value for value in own]
+            axes.bar(at, heights, width=0.92 * width, color=look(method)[0], label=method.label)
+        axes.axhline(50, color=MUTED, lw=1, ls=(0, (4, 3)))
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", color=INK)
+        axes.set(ylim=(0, 100), ylabel="frame AUC, %", title=DATASET_LABELS[dataset])
+        axes.tick_params(length=0)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5)
+    return figure
+
+
+def ablation_changes(results: Results, numbers: Sequence[str]) -> Figure:
+    """What each variant of these tables changes against raw, here and in the paper, in percent."""
+    lines: list[tuple[str, str, str]] = []  # (label, table, method); a heading has no method
+    for number in numbers:
+        lines.append((f"Table {number}: {ABLATION_TITLES[number]}", number, ""))
+        names = ABLATION_TABLES[number]
+        lines += [(METHODS[n].label_in(results.preset), number, n) for n in names]
+    height = 1.2 + 0.25 * len(lines)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, height))
+        all_axes = figure.subplots(1, 2, sharey=True)
+        figure.subplots_adjust(
+            left=0.33, right=0.985, top=1 - 0.3 / height, bottom=0.7 / height, wspace=0.06
+        )
+        for place, axes in enumerate(all_axes):
+            for at, (_, number, name) in enumerate(lines):
+                if name:
+                    _draw_change(
+                        axes, results, ablation_columns(number, results.preset)[place], name, at
+                    )
+            axes.axvline(0, color=INK, lw=0.8)
+            axes.grid(axis="x", color=GRID, linewidth=0.7)
+            axes.tick_params(length=0)
+            axes.set_title(("VISPR cMAP", "UCF-Crime AUC")[place] + ", change against raw, %")
+        all_axes[0].set_yticks(range(len(lines)), [label for label, *_ in lines], fontsize=8.5)
+        for tick, (_, _, name) in zip(all_axes[0].get_yticklabels(), lines, strict=True):
+            tick.set(color=INK, fontweight="normal" if name else "bold")
+        all_axes[0].set_ylim(len(lines) - 0.4, -0.6)
+        handles, labels = all_axes[0].get_legend_handles_labels()
+        shown = dict(zip(labels, handles, strict=True))
+        figure.legend(shown.values(), shown.keys(), loc="lower center", ncols=2)
+    return figure
+
+
+def _draw_change(axes: Axes, results: Results, column: Column, name: str, at: int) -> None:
+    ours, raw = results.mean(name, column.metric), results.mean("raw", column.metric)
+    here = None if ours is None or raw is None else relative_change(ours, raw)
+    paper = None
+    if name in column.paper:
+        paper = relative_change(column.paper[name], column.paper_raw)
+    if here is not None and paper is not None:
+        axes.plot((here, paper), (at, at), color=GRID, linewidth=2.5, zorder=1)
+    green = look(METHODS["ted_spad"])[0]
+    for value, label, marker, edge, face in (
+        (here, "measured here", "o", green, green),
+        (paper, "paper", "D", MUTED, "white"),
+    ):
+        if value is not None:
+            style = {"marker": marker, "markeredgecolor": edge, "markerfacecolor": face}
+            axes.plot(value, at, linestyle="none", markersize=6, label=label, **style)
+
+
+def image_grid(rows: Sequence[tuple[str, np.ndarray]], columns: Sequence[str]) -> Figure:
+    """Rows (label, uint8 (n, H, W, 3)) of the same n images under every method, titles above."""
+    headline = 0.1 + 0.13 * max(text.count("\n") + 1 for text in columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.9 + 1.02 * len(columns), headline + 0.05 + 1.02 * len(rows)))
+        width, height = figure.get_size_inches()
+        figure.subplots_adjust(
+            left=1.8 / width, right=0.995, top=1 - headline / height, bottom=0.005,
+            wspace=0.04, hspace=0.04,
+        )  # fmt: skip
+        all_axes = figure.subplots(len(rows), len(columns), squeeze=False)
+        for (label, images), row in zip(rows, all_axes, strict=True):
+            for image, axes in zip(images, row, strict=True):
+                axes.imshow(image, interpolation="nearest")
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            style = {"rotation": 0, "ha": "right", "va": "center", "color": INK, "fontsize": 8.5}
+            row[0].set_ylabel(label, **style)
+        for axes, text in zip(all_axes[0], columns, strict=True):
+            axes.set_title(text, fontsize=7.5, fontweight="normal", loc="center", color=MUTED)
+    return figure

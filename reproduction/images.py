@@ -1,0 +1,164 @@
+"""Images for the report: the same test images and video frames as every method releases them."""
+
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from aux_code import config
+from aux_code.datasets import ucf_crime
+from aux_code.datasets.decode import count_frames, read_frames
+from aux_code.datasets.image_files import read_image
+from aux_code.datasets.surveillance import SurveillanceVideo
+from aux_code.datasets.transforms import evaluation_transform, transform_boxes
+from aux_code.datasets.vispr import Vispr
+from aux_code.errors import UserError
+from aux_code.model_loaders import apply_anonymizer, load_anonymizer
+from aux_code.models.obfuscation import read_boxes
+from aux_code.models.person_boxes import BOXES_FILE, PersonBoxes
+from reproduction.methods import Method
+from reproduction.plan import anonymizer_argument, miniature_root
+
+log = logging.getLogger(__name__)
+
+N_IMAGES, N_VIDEO_FRAMES, MAX_EPOCHS_SHOWN = 5, 6, 6
+TAG, PADDING = "raw above anonymized", 2
+"""Of the grids of two rows that train_anonymizer.py logs each epoch, made by torchvision."""
+
+
+class Sample(NamedTuple):
+    """An image before anonymization."""
+
+    pixels: np.ndarray
+    """uint8 (H, W, 3) as decoded."""
+    boxes: np.ndarray | None
+    """(K, 4) person boxes x0, y0, x1, y1 in pixels; None where no file tells them."""
+    label: str
+
+
+class SampleSource:
+    """Finds the sample images of a preset and seed and anonymizes them.
+
+    Args:
+        preset, seed: of the reproduction.
+        size: height and width in pixels of the frames that the networks see.
+        show_raw: also release real data unanonymized; drawn people always may be seen.
+    """
+
+    def __init__(self, preset: str, seed: int, size: int, show_raw: bool = False):
+        self.preset, self.seed, self.size = preset, seed, size
+        self.show_raw = show_raw or preset == "miniature"
+        data = miniature_root(seed) if preset == "miniature" else None
+        self.vispr, self.ucf_crime = (
+            data / root.name if data else root
+            for root in (config.VISPR_ROOT, config.UCF_CRIME_ROOT)
+        )
+        self._anonymizers: dict[str, nn.Module | None] = {}
+        self._people: dict[Path, PersonBoxes | None] = {}
+
+    def images(self) -> list[Sample]:
+        """The first test images, by name, of different sets of two private attributes or more."""
+        data, shown = Vispr(self.vispr, "test"), {}
+        for path, labels in zip(data.paths, data.labels, strict=True):
+            present = tuple(n for n, y in zip(data.attributes, labels, strict=True) if y)
+            if len(present) >= 2 and len(shown) < N_IMAGES:
+                shown.setdefault(present, path)
+        return [
+            Sample(read_image(path), self._boxes_of(self.vispr, path, 0), _short_names(names))
+            for names, path in shown.items()
+        ]
+
+    def videos(self) -> list[SurveillanceVideo]:
+        """Three UCF-Crime test videos by a rule that looks at no score: the first of the first two
+        anomalous categories and the first normal one, by name."""
+        test = sorted(ucf_crime.load(self.ucf_crime).test, key=lambda video: video.name)
+        anomalous = {v.category: v for v in reversed(test) if v.label and v.events}
+        chosen = [anomalous[category] for category in sorted(anomalous)[:2]]
+        return chosen + [video for video in test if not video.label][:1]
+
+    def video_frames(self, video: SurveillanceVideo) -> tuple[list[Sample], list[int]]:
+        """Frames spread over the video, and their places."""
+        n_frames = count_frames(video.path)
+        at = [int((i + 0.5) * n_frames / N_VIDEO_FRAMES) for i in range(N_VIDEO_FRAMES)]
+        frames = zip(read_frames(video.path, at), at, strict=True)
+        boxes = (self._boxes_of(self.ucf_crime, video.path, i) for i in at)
+        return [Sample(f, b, f"frame {i}") for (f, i), b in zip(frames, boxes, strict=True)], at
+
+    def released(self, method: Method, samples: Sequence[Sample]) -> np.ndarray | None:
+        """What the method lets through, uint8 (n, size, size, 3); None if that may not be shown or
+        its anonymizer is not there."""
+        if not self.show_raw and (method.name == "raw" or method.kind == "reconstruction"):
+            return None
+        anonymizer = self._anonymizer(method)
+        if anonymizer is None or not samples:
+            return None
+        if getattr(anonymizer, "requires_boxes", False) and any(s.boxes is None for s in samples):
+            log.warning("no images of %s: without person_boxes.csv all would show", method.label)
+            return None
+        frames = torch.cat([evaluation_transform(s.pixels[None], self.size) for s in samples])
+        boxes = [
+            torch.zeros(0, 4) if boxes is None
+            else torch.from_numpy(transform_boxes(boxes, pixels.shape[:2], self.size)).float()
+            for pixels, boxes, _ in samples
+        ]  # fmt: skip
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)  # an anonymizer may add noise: the same in each report
+            released = apply_anonymizer(anonymizer, frames, boxes)  # (n, 3, size, size)
+        return (released.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+    def _anonymizer(self, method: Method) -> nn.Module | None:
+        if method.name not in self._anonymizers:
+            try:
+                path = anonymizer_argument(self.preset, self.seed, method)
+                self._anonymizers[method.name] = load_anonymizer(path)
+            except UserError as error:
+                log.warning("no images of %s: %s", method.label, error)
+                self._anonymizers[method.name] = None
+        return self._anonymizers[method.name]
+
+    def _boxes_of(self, root: Path, path: Path, frame: int) -> np.ndarray | None:
+        if root not in self._people:
+            file = root / BOXES_FILE
+            self._people[root] = PersonBoxes(read_boxes(file)) if file.is_file() else None
+        people = self._people[root]
+        return None if people is None else people.of_frames(path, [frame])[0]
+
+
+def _short_names(names: Sequence[str]) -> str:
+    return "\n".join(sorted(name.split("_", 1)[-1].replace("_", " ") for name in names))
+
+
+def training_images(log_folder: Path) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """(epoch, raw, anonymized), both uint8 (n, H, W, 3), of a few epochs of a training (Fig. 11).
+
+    The first and the last epoch are among them; empty without a log.
+    """
+    if not any(log_folder.glob("events.out.tfevents.*")):
+        return []
+    # imported here: it takes a second or two, which a report without trainings need not pay
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells where each file ends
+    events = EventAccumulator(str(log_folder), size_guidance={"images": 0})
+    events.Reload()
+    if TAG not in events.Tags()["images"]:
+        return []
+    # of an epoch that an interrupted run repeated the last grid counts
+    grids = sorted({e.step: e.encoded_image_string for e in events.Images(TAG)}.items())
+    places = np.linspace(0, len(grids) - 1, min(len(grids), MAX_EPOCHS_SHOWN)).round()
+    return [_take_apart(*grids[int(place)]) for place in places]
+
+
+def _take_apart(epoch: int, png: bytes) -> tuple[int, np.ndarray, np.ndarray]:
+    grid = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    side = (grid.shape[0] - PADDING) // 2  # two rows of square images, each with its padding
+    n = (grid.shape[1] - PADDING) // side
+    cells = grid[PADDING:, PADDING:].reshape(2, side, n, side, 3).swapaxes(1, 2)  # (2, n, H, W, 3)
+    raw, anonymized = cells[:, :, : side - PADDING, : side - PADDING]
+    return epoch, raw, anonymized

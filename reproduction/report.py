@@ -1,0 +1,241 @@
+"""Writes results/: summary.json, tables.md, figures/*.png and the self-contained report.html."""
+
+import base64
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+
+from aux_code import config
+from aux_code.checkpoints import write_atomically, write_json
+from aux_code.datasets.decode import frame_rate
+from aux_code.datasets.surveillance import SurveillanceVideo
+from aux_code.errors import UserError
+from aux_code.reporting import figures as shared
+from aux_code.reporting.table import Table
+from reproduction import figures, tables
+from reproduction.images import SampleSource, training_images
+from reproduction.methods import ABLATION_TABLES, DATASETS, METHODS
+from reproduction.plan import training_log
+from reproduction.results import Results, build_summary, load_scores
+from reproduction.tables import Timings
+from reproduction.tasks import Task
+
+log = logging.getLogger(__name__)
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the report shows besides the results."""
+
+    tasks: tuple[Task, ...]
+    """The steps of the plan."""
+    picture_size: int
+    """Height and width in pixels of the frames that the networks see."""
+    tables: tuple[str, ...] = ("8",)
+    """Numbers of the paper's tables to show."""
+    timings: Timings = field(default_factory=dict)
+    """Of the steps that ran."""
+    show_raw: bool = False
+    """Also show real data as it was before anonymization."""
+
+
+class Picture(NamedTuple):
+    """A figure in the page."""
+
+    data: str
+    """Base64 of the PNG."""
+    caption: str
+    narrow: bool
+
+
+Blocks = Iterator[str | Table | Picture]
+
+
+def write_all(results: Results, options: ReportOptions) -> list[Path]:
+    """Writes everything below RESULTS_ROOT and returns the paths.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    root = config.RESULTS_ROOT
+    paths = [root / name for name in ("summary.json", "tables.md", "report.html")]
+    write_json(paths[0], build_summary(results))
+    texts = tables.write_markdown(results, options.tables), _Report(results, options).page()
+    for path, text in zip(paths[1:], texts, strict=True):
+        write_atomically(path, lambda file, text=text: file.write(text.encode()))
+    return paths
+
+
+class _Report:
+    """The report's sections; their figures go to results/figures, too."""
+
+    def __init__(self, results: Results, options: ReportOptions):
+        self.results, self.options, self.preset = results, options, results.preset
+        self.seed = results.seeds[0]
+        self.details = tables.detail_tables(results)
+        size, show_raw = options.picture_size, options.show_raw
+        self.source = SampleSource(results.preset, self.seed, size, show_raw)
+        self.shown = results.main_methods() if "8" in options.tables else results.methods()
+        others = [name for name in ("ted_spad", "ted_spad_plus") if name in results.by_method]
+        others = others or [m.name for m in results.methods(control=False) if m.name != "raw"][:2]
+        self.compared = [METHODS[n] for n in ("raw", *others) if n in results.by_method]
+        """Raw and up to two others, whose curves and bars stand side by side."""
+
+    def page(self) -> str:
+        """One HTML text with its images inside."""
+        sections = {
+            "The main result": self.main_result,
+            "Ablations and other tables": self.other_tables,
+            "What an attacker still sees": self.leakage,
+            "What the later stages are given": self.samples,
+            "Scores over time": self.scores,
+            "Images over the training": self.training,
+            "Detection by kind of anomaly": self.detection,
+            "Settings and timings": self.settings,
+        }
+        note = tables.measurement_note(self.results)
+        environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+        return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            title="TeD-SPAD: what is leaked, and what is still detected",
+            state=f"Preset {self.preset}. {note} Written on {time.strftime('%Y-%m-%d')}.",
+            headline=tables.headline(self.results),
+            starts=sorted({attack.start for result in self.results for attack in result.attacks}),
+            sections={heading: self._collected(blocks()) for heading, blocks in sections.items()},
+            miniature=self.preset == "miniature",
+        )
+
+    def main_result(self) -> Blocks:
+        """Table 8 and its figure."""
+        if "8" in self.options.tables:
+            caption = (
+                "Privacy against utility. To the right less is leaked, upwards more is detected. "
+                "Bars: standard deviation over the seeds. Hollow markers: controls."
+            )
+            yield _picture(figures.trade_off(self.results), "trade_off", caption)
+            yield tables.paper_table(self.results, "8")
+
+    def other_tables(self) -> Blocks:
+        """Tables 1 to 6, 9 and 10."""
+        numbers = [number for number in self.options.tables if number in ABLATION_TABLES]
+        if numbers:
+            caption = "What each variant changes against raw video, measured here and in the paper."
+            figure = figures.ablation_changes(self.results, numbers)
+            yield _picture(figure, "ablations", caption)
+        for number in (number for number in self.options.tables if number != "8"):
+            yield tables.paper_table(self.results, number)
+
+    def leakage(self) -> Blocks:
+        """Attributes and attackers."""
+        chance, bars = self.results.chance_per_attribute(), []
+        for method in self.shown:
+            spreads = {n: self.results.spread(method.name, f"attribute:{n}") for n in chance}
+            means, deviations = ({n: s[i] for n, s in spreads.items()} for i in (0, 1))
+            label, colour = method.label_in(self.preset), figures.look(method)[0]
+            if set(means.values()) - {None}:
+                bars.append(shared.AttributeScores(label, means, colour, deviations))
+        if bars:
+            caption = "Average precision of the strongest attacker per private attribute."
+            yield _picture(shared.attribute_bars(bars, chance), "attributes", caption)
+            yield self.details["attributes"]
+            yield self.details["attackers"]
+
+    def samples(self) -> Blocks:
+        """Test images and frames of a video as every method releases them."""
+        videos = self.source.videos()[:1]
+        shown = [("images", self.source.images(), "The first test images with two attributes")]
+        for video in videos:
+            frames, _ = self.source.video_frames(video)
+            shown.append(("frames", frames, f"Frames of the UCF-Crime test video {video.name}"))
+        for name, samples, caption in shown:
+            released = [(m, self.source.released(m, samples)) for m in self.shown]
+            rows = [(m.label_in(self.preset), r) for m, r in released if r is not None]
+            if rows:
+                grid = figures.image_grid(rows, [sample.label for sample in samples])
+                yield _picture(grid, name, f"{caption}, as every method releases them.", True)
+        if not self.source.show_raw:
+            yield (
+                "Raw images, those of the reconstruction control and those over the training show "
+                "real people and are left out; reproduce.py --show_raw adds them."
+            )
+
+    def scores(self) -> Blocks:
+        """Curves of a few test videos."""
+        drawn = [(video, self._score_figure(video)) for video in self.source.videos()]
+        drawn = [(video, figure) for video, figure in drawn if figure]
+        if drawn:
+            yield (
+                "Anomaly scores of UCF-Crime test videos with the true events, and frames as "
+                "released. Chosen without looking at scores: by name, the first video of the first "
+                "two categories and the first normal one."
+            )
+        for number, (video, figure) in enumerate(drawn, 1):
+            yield _picture(figure, f"scores_{number}", f"{video.name} ({video.category}).")
+
+    def _score_figure(self, video: SurveillanceVideo) -> Figure | None:
+        samples, at = self.source.video_frames(video)
+        curves, strips, events = [], [], ()
+        for method in self.compared:
+            scores = load_scores(self.preset, self.seed, method.name, "ucf_crime").get(video.name)
+            content = self.results.by_method[method.name][0].detection.get("ucf_crime", {})
+            entry = next((v for v in content.get("videos", ()) if v["name"] == video.name), None)
+            if entry is None or scores is None:
+                continue
+            label, events = method.label_in(self.preset), entry["events"]
+            per_frame = np.repeat(scores, content["frames_per_feature"])[: entry["n_frames"]]
+            curves.append(shared.Curve(label, per_frame, figures.look(method)[0]))
+            if (released := self.source.released(method, samples)) is not None:
+                strips.append(shared.Strip(label, released, at))
+        fps = frame_rate(video.path)
+        return shared.score_figure(curves, events, fps, strips, video.name) if curves else None
+
+    def training(self) -> Blocks:
+        """Images over the epochs; the first ones are nearly raw, since f_A begins as a copier."""
+        trained = [m for m in self.compared if m.kind == "trained" and self.source.show_raw]
+        for method in trained:
+            shown = training_images(training_log(self.preset, self.seed, method))
+            if shown:
+                rows = [("raw", shown[0][1]), *((f"epoch {n}", images) for n, _, images in shown)]
+                grid = figures.image_grid(rows, [""] * len(shown[0][1]))
+                caption = f"{method.label}: training images, and what came out after some epochs."
+                yield _picture(grid, f"training_{method.name}", caption, True)
+
+    def detection(self) -> Blocks:
+        """All metrics, then bars and tables per category of anomaly."""
+        if "detection" in self.details:
+            yield self.details["detection"]
+        for dataset in (name for name in DATASETS if f"categories_{name}" in self.details):
+            figure = figures.category_bars(self.results, dataset, self.compared)
+            caption = "Frame AUC of each kind of anomaly, its videos with all normal ones. Dashed: chance."
+            yield _picture(figure, f"categories_{dataset}", caption)
+            yield self.details[f"categories_{dataset}"]
+
+    def settings(self) -> Blocks:
+        """What ran where, and for how long."""
+        tasks, timings = self.options.tasks, self.options.timings
+        yield tables.settings_table(self.results, len(tasks), timings)
+        yield tables.timing_table(tasks, timings)
+
+    @staticmethod
+    def _collected(blocks: Blocks) -> list[str | Table | Picture]:
+        """The blocks up to the first for which data is missing, which is said in its place."""
+        shown: list[str | Table | Picture] = []
+        try:
+            shown.extend(blocks)
+        except UserError as error:
+            log.warning("the report has no images: %s", error)
+            shown.append(f"No images: {error}")
+        return shown
+
+
+def _picture(figure: Figure, name: str, caption: str, narrow: bool = False) -> Picture:
+    path = shared.save_figure(figure, config.RESULTS_ROOT / "figures" / f"{name}.png")
+    return Picture(base64.b64encode(path.read_bytes()).decode(), caption, narrow)

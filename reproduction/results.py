@@ -1,0 +1,208 @@
+"""The result files of stages 2 and 4 by method, seed and data set, and results/summary.json."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aux_code.artefacts import record_of, sha256
+from aux_code.checkpoints import read_json
+from aux_code.errors import UserError
+from aux_code.metrics import leakage_removed
+from aux_code.series import mean_and_deviation
+from reproduction import methods
+from reproduction.methods import DATASETS, FEATURE_ATTACKER, METHODS, Attacker, Method
+from reproduction.plan import anomaly_result, anomaly_scores, privacy_result
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attacker's success on one method and seed."""
+
+    attacker: Attacker
+    content: dict[str, Any]
+    """The whole file of stage 2."""
+    scores: dict[str, Any]
+    """Those of the chosen protocol: cmap, f1, per_attribute, each in [0, 1], and epoch."""
+
+    @property
+    def start(self) -> str:
+        """What the attacker's network began with, from what the run recorded."""
+        if "inputs" not in self.content:
+            return "not recorded"
+        given = self.content["inputs"].get("attacker")
+        if given is None:
+            names = (self.content["attacker"], self.content["parameters"].get("network"))
+            return "ImageNet weights" if "r50_imagenet" in names else "random weights"
+        path = Path(given["path"])
+        if path.is_file() and sha256(path) == given["sha256"]:
+            made_with = record_of(path).get("parameters", {})
+            if "anonymizer" in made_with:
+                return f"an attacker trained on {Path(made_with['anonymizer']).name} images"
+        return f"the weights of {path.parent.name}/{path.name}"
+
+
+@dataclass
+class MethodResult:
+    """What was measured of one method with one seed."""
+
+    method: Method
+    seed: int
+    attacks: list[Attack] = field(default_factory=list)
+    """On images; the strongest first."""
+    detection: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Data set -> the whole file of stage 4."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Metric -> value: cmap, f1, leakage_removed and `attribute:NAME` of the strongest attacker,
+    feature_cmap (Table 1), `DATASET:auc`, `DATASET:ap`, `DATASET:false_alarm_rate` and
+    `DATASET:auc:CATEGORY`."""
+
+
+@dataclass
+class Results:
+    """Everything that a reproduction measured."""
+
+    preset: str
+    seeds: list[int]
+    protocol: str
+    """validation, last or best_on_test."""
+    seconds: float
+    """Wall-clock time in which its steps ran."""
+    by_method: dict[str, list[MethodResult]]
+    """Method -> one entry per seed; methods and seeds without any result are left out."""
+
+    def __iter__(self) -> Iterator[MethodResult]:
+        return (result for entries in self.by_method.values() for result in entries)
+
+    def methods(self, control: bool | None = None) -> list[Method]:
+        """Those with results, rows before controls, or one of the two kinds alone."""
+        kinds = (False, True) if control is None else (control,)
+        measured = [method for name, method in METHODS.items() if name in self.by_method]
+        return [method for kind in kinds for method in measured if method.control == kind]
+
+    def main_methods(self) -> list[Method]:
+        """Those that Table 8 shows: all but the rows of the ablation tables alone."""
+        hidden = {*sum(methods.ABLATION_TABLES.values(), ())}
+        hidden -= {*methods.TABLE_8, *methods.CONTROLS}
+        return [method for method in self.methods() if method.name not in hidden]
+
+    def by_seed(self, method: str, metric: str) -> dict[int, float]:
+        """Seed -> value of a metric of `MethodResult.values`, for the seeds that have it."""
+        entries = self.by_method.get(method, ())
+        return {r.seed: r.values[metric] for r in entries if r.values.get(metric) is not None}
+
+    def spread(self, method: str, metric: str) -> tuple[float | None, float | None]:
+        """Mean over the seeds (None without a value) and deviation (None below two values)."""
+        values = mean_and_deviation(self.by_seed(method, metric).values())
+        return values["mean"], values["deviation"]
+
+    def mean(self, method: str, metric: str) -> float | None:
+        """Mean over the seeds, None without a value."""
+        return self.spread(method, metric)[0]
+
+    def chance_cmap(self) -> float | None:
+        """Mean over the seeds of the cMAP of a guess without information."""
+        chances = {r.seed: r.attacks[0].content["chance"]["cmap"] for r in self if r.attacks}
+        return mean_and_deviation(chances.values())["mean"]
+
+    def chance_per_attribute(self) -> dict[str, float]:
+        """Attribute, in the files' order -> share of the test images that have it."""
+        contents = (result.attacks[0].content for result in self if result.attacks)
+        return next((content["chance"]["per_attribute"] for content in contents), {})
+
+    def categories(self, dataset: str) -> list[str]:
+        """The categories of anomaly of a data set, in the order of the result files."""
+        files = [result.detection[dataset] for result in self if dataset in result.detection]
+        return list(dict.fromkeys(name for file in files for name in file.get("per_category", ())))
+
+
+def collect_results(
+    preset: str,
+    seeds: Iterable[int],
+    methods: Iterable[str],
+    protocol: str = "validation",
+    seconds: float = 0.0,
+) -> Results:
+    """Reads what there is; a method or seed without any file is left out.
+
+    Raises:
+        UserError: a file that is there cannot be read or lacks the protocol.
+    """
+    seeds, by_method = list(seeds), {}
+    for name in methods:
+        entries = [_read(preset, seed, METHODS[name], protocol) for seed in seeds]
+        if any(entry.values for entry in entries):
+            by_method[name] = [entry for entry in entries if entry.values]
+    raw = {result.seed: result.values.get("cmap", 0.0) for result in by_method.get("raw", ())}
+    results = Results(preset, seeds, protocol, seconds, by_method)
+    for result in (result for result in results if result.attacks):
+        chance = result.attacks[0].content["chance"]["cmap"]
+        if raw.get(result.seed, 0.0) > chance:
+            removed = leakage_removed(raw[result.seed], result.values["cmap"], chance)
+            result.values["leakage_removed"] = removed
+    return results
+
+
+def load_scores(preset: str, seed: int, method: str, dataset: str) -> dict[str, np.ndarray]:
+    """Clip scores of the test videos, name -> (n_clips,); empty if there is no file."""
+    path = anomaly_scores(preset, seed, method, dataset)
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult:
+    result = MethodResult(method, seed)
+    for attacker in (*method.attackers, FEATURE_ATTACKER):
+        content = _content(privacy_result(preset, seed, method.name, attacker), protocol)
+        if content and attacker == FEATURE_ATTACKER:
+            result.values["feature_cmap"] = content["protocols"][protocol]["cmap"]
+        elif content:
+            result.attacks.append(Attack(attacker, content, content["protocols"][protocol]))
+    result.attacks.sort(key=lambda attack: -attack.scores["cmap"])
+    for scores in (attack.scores for attack in result.attacks[:1]):
+        result.values |= {"cmap": scores["cmap"], "f1": scores["f1"]}
+        per_attribute = scores["per_attribute"].items()
+        result.values |= {f"attribute:{name}": value for name, value in per_attribute}
+    for dataset in DATASETS:
+        content = _content(anomaly_result(preset, seed, method.name, dataset), protocol)
+        if content:
+            scores, categories = content["protocols"][protocol], content.get("per_category", {})
+            result.detection[dataset] = content
+            result.values |= {f"{dataset}:{name}": scores[name] for name in ("auc", "ap")}
+            result.values[f"{dataset}:false_alarm_rate"] = content.get("false_alarm_rate")
+            areas = {f"{dataset}:auc:{name}": own.get("auc") for name, own in categories.items()}
+            result.values |= areas
+    return result
+
+
+def _content(path: Path, protocol: str) -> dict[str, Any] | None:
+    content = read_json(path) if path.is_file() else None
+    if content and protocol not in content.get("protocols", {}):
+        raise UserError(f"{path} has no protocol '{protocol}'; remove it, run reproduce.py again")
+    return content
+
+
+def build_summary(results: Results) -> dict[str, Any]:
+    """Means over the seeds, for programs; of several seeds their deviations as NAME_std."""
+    head = {name: getattr(results, name) for name in ("preset", "seeds", "seconds", "protocol")}
+    rows, controls = (
+        {method.name: _summary_of(results, method.name) for method in results.methods(control)}
+        for control in (False, True)
+    )
+    return {**head, "chance_cmap": results.chance_cmap(), "methods": rows, "controls": controls}
+
+
+def _summary_of(results: Results, method: str) -> dict[str, Any]:
+    def named(prefix: str, names: Iterable[str]) -> dict[str, float]:
+        spreads = {name: results.spread(method, prefix + name) for name in names}
+        parts = {k: v for n, (m, d) in spreads.items() for k, v in ((n, m), (f"{n}_std", d))}
+        return {key: value for key, value in parts.items() if value is not None}
+
+    privacy = named("", ("cmap", "f1", "leakage_removed", "feature_cmap"))
+    privacy["per_attribute"] = named("attribute:", results.chance_per_attribute())
+    anomaly = {dataset: named(f"{dataset}:", ("auc", "ap")) for dataset in DATASETS}
+    return {"privacy": privacy, "anomaly": {d: scores for d, scores in anomaly.items() if scores}}

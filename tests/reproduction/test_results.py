@@ -1,0 +1,348 @@
+"""From result files to summary, tables and report: values, not only that something is written."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aux_code import config
+from aux_code.artefacts import describe_inputs
+from aux_code.checkpoints import save_checkpoint
+from aux_code.datasets.vispr import VISPR1
+from aux_code.errors import UserError
+from aux_code.reporting.published import TABLE_8_LABELS
+from aux_code.reporting.table import MISSING, Table
+from reproduction import report, tables
+from reproduction.figures import ablation_changes, category_bars, trade_off
+from reproduction.images import Sample, SampleSource, training_images
+from reproduction.methods import FEATURE_ATTACKER, METHODS
+from reproduction.plan import privacy_result, training_log
+from reproduction.results import build_summary, collect_results
+from reproduction.tables import Column, worked_seconds
+from tests.reproduction.synthetic_results import (
+    CHANCE_CMAP,
+    write_all,
+    write_anomaly,
+    write_privacy,
+)
+
+VALUES = {
+    "raw": (0.80, 0.95),
+    "ted_spad": (0.60, 0.93),
+    "ted_spad_plus": (0.45, 0.92),
+    "reconstruction": (0.7, 0.9),
+}
+
+
+@pytest.fixture(autouse=True)
+def results_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    roots = ("SAVED_MODELS", "RESULTS", "LOGS", "DATA", "VISPR", "UCF_CRIME")
+    for name in (f"{root}_ROOT" for root in roots):
+        monkeypatch.setattr(config, name, tmp_path / name.lower())
+    monkeypatch.setattr(config, "ARTIFACT_ROOT", tmp_path)
+    return tmp_path / "results_root"
+
+
+def collected(seeds=(0,), methods=tuple(VALUES), **options):
+    return collect_results("miniature", seeds, methods, **options)
+
+
+def row_of(table: Table, label: str) -> tuple[str, ...]:
+    return next(row for row in table.rows if row[0] == label)
+
+
+def written(numbers=("8",), **options) -> str:
+    """The report without the bytes of its images, in which chance may spell anything."""
+    paths = report.write_all(collected(**options), report.ReportOptions((), 48, numbers))
+    assert [path.name for path in paths] == ["summary.json", "tables.md", "report.html"]
+    return re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "data:PNG", paths[-1].read_text())
+
+
+def test_summary_has_the_agreed_form_and_the_values():
+    write_all(VALUES, 0)
+    summary = build_summary(collected(seconds=12.5))
+    assert json.loads(json.dumps(summary)) == summary
+    assert list(summary) == [
+        "preset", "seeds", "seconds", "protocol", "chance_cmap", "methods", "controls",
+    ]  # fmt: skip
+    assert (summary["preset"], summary["seeds"], summary["seconds"]) == ("miniature", [0], 12.5)
+    assert summary["chance_cmap"] == pytest.approx(CHANCE_CMAP)
+    assert set(summary["methods"]) == {"raw", "ted_spad", "ted_spad_plus"}
+    assert set(summary["controls"]) == {"reconstruction"}
+    ted = summary["methods"]["ted_spad"]
+    assert list(ted["privacy"]) == ["cmap", "f1", "leakage_removed", "per_attribute"]
+    assert ted["privacy"]["cmap"] == 0.60 and ted["privacy"]["f1"] == 0.30
+    assert ted["privacy"]["leakage_removed"] == pytest.approx(0.20 / (0.80 - CHANCE_CMAP))
+    assert list(ted["privacy"]["per_attribute"]) == list(VISPR1)
+    scores = {"auc": 0.93, "ap": pytest.approx(0.83)}
+    assert ted["anomaly"] == dict.fromkeys(("ucf_crime", "xd_violence", "shanghaitech"), scores)
+    assert summary["methods"]["raw"]["privacy"]["leakage_removed"] == 0
+
+
+def test_the_strongest_attacker_counts():
+    write_all(VALUES, 0)
+    results = collected()
+    assert len(results.by_method["ted_spad_plus"][0].attacks) == 2
+    assert results.mean("ted_spad_plus", "cmap") == pytest.approx(0.48), "averaging, not 0.45"
+    rows = [r for r in tables.attacker_table(results).rows if r[0].startswith("TeD-SPAD+")]
+    assert [row[-1] for row in rows] == ["yes", "no"]
+
+
+def test_several_seeds_give_mean_and_deviation_per_seed_leakage():
+    for seed, shift in ((0, 0.0), (1, 0.02), (2, 0.07)):
+        values = {name: (c - shift * (name != "raw"), auc) for name, (c, auc) in VALUES.items()}
+        write_all(values, seed)
+    results = collected(seeds=(0, 1, 2))
+    entry = build_summary(results)["methods"]["ted_spad"]
+    expected = np.array([0.60, 0.58, 0.53])
+    removed = (0.80 - expected) / (0.80 - CHANCE_CMAP)
+    assert entry["privacy"]["cmap"] == pytest.approx(expected.mean())
+    assert entry["privacy"]["cmap_std"] == pytest.approx(expected.std(ddof=1))
+    assert entry["privacy"]["leakage_removed"] == pytest.approx(removed.mean())
+    per_attribute = entry["privacy"]["per_attribute"]
+    assert per_attribute["a4_gender_std"] == pytest.approx(expected.std(ddof=1))
+    assert entry["anomaly"]["ucf_crime"]["auc_std"] == pytest.approx(0)
+    assert f"{100 * removed.mean():.1f} ± {100 * removed.std(ddof=1):.1f} %" in tables.headline(
+        results
+    )
+
+
+def test_a_missing_result_is_a_gap_not_a_number():
+    write_all({"raw": (0.8, 0.95)}, 0)
+    write_privacy("ted_spad", 0, 0.6)
+    write_anomaly("ted_spad", 0, "xd_violence", 0.9, 0.7)
+    results = collected()
+    summary = build_summary(results)["methods"]
+    assert set(summary["ted_spad"]["anomaly"]) == {"xd_violence"} and "blur" not in summary
+    row = row_of(tables.paper_table(results, "8"), "TeD-SPAD")
+    assert row[5] == MISSING and row[7].startswith("70.00")
+
+
+def test_the_main_table_shows_changes_against_raw_and_sets_controls_apart():
+    write_all(VALUES, 0)
+    table = tables.paper_table(collected(), "8")
+    ted = row_of(table, "TeD-SPAD")
+    assert ted[1:3] == ("60.00\n-25.00 %", "42.21\n-32.25 %")
+    assert ted[4:7] == ("53.54", "93.00\n-2.11 %", "74.81\n-3.69 %")
+    assert set(row_of(table, "TeD-SPAD+ (ours)")[2::2]) == {MISSING}, "not the paper's"
+    assert any("Not measured: Downsample-2x" in note for note in table.notes)
+    assert [table.rows[i][0] for i in table.emphasised] == ["Control: Reconstruction only"]
+    assert set(table.header[2::2]) == {"paper, real data"}
+    text = tables.write_markdown(collected())
+    assert "42.21<br>-32.25 %" in text and "drawn scenes" in text
+    lines = [line for line in text.split("### ")[1].splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1 and len(lines) == 2 + len(table.rows)
+
+
+def test_the_table_says_how_much_was_measured():
+    path = write_privacy("raw", 0, 0.8)
+    content = json.loads(path.read_text()) | {
+        "n_pictures": {"train": 9, "test": 7990}, "unreadable": {"train": [], "test": ["a"] * 10},
+    }  # fmt: skip
+    path.write_text(json.dumps(content))
+    path = write_anomaly("raw", 0, "ucf_crime", 0.9, 0.8)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"missing_videos": {"b": "torn"}}))
+    assert (
+        "Measured on 7990 of 8000 test images of VISPR, 2 test videos of UCF-Crime "
+        "(1 listed videos have no features)."
+    ) in tables.paper_table(collected(), "8").notes
+
+
+def test_another_protocol_is_read_and_a_missing_one_named():
+    write_privacy("raw", 0, 0.8)
+    assert collected(protocol="last").mean("raw", "cmap") == pytest.approx(0.81)
+    message = r"privacy_miniature_s0_raw\.json has no protocol 'best_on_test'"
+    with pytest.raises(UserError, match=message):
+        collected(protocol="best_on_test")
+
+
+def test_tables_say_whether_the_order_agrees():
+    values = {"raw": (0.8, 0.9), "spact": (0.6, 0.9), "ted_spad": (0.5, 0.91)}
+    write_all({**values, "invariance_1": (0.55, 0.8)}, 0)
+    methods = (*values, "invariance_1")
+    table = tables.paper_table(collected(methods=methods), "2")
+    in_order = tuple(f"{x}: rows in the paper's order." for x in ("VISPR cMAP", "UCF-Crime AUC"))
+    assert table.notes[:2] == in_order and not table.warnings
+    assert "One seed (0)" in table.notes[-1] and "chosen on validation data" in table.notes[-1]
+    assert row_of(table, "TeD-SPAD")[1:] == (
+        "50.00\n-37.50 %", "42.21\n-32.25 %", "91.00\n+1.11 %", "74.81\n-3.69 %",
+    )  # fmt: skip
+    write_all({"ted_spad": (0.58, 0.85)}, 0)
+    assert tables.paper_table(collected(methods=methods), "2").warnings == (
+        "VISPR cMAP: 2 of 3 pairs of rows are in the paper's order; "
+        "not so: TeD-SPAD < CE + L_I, weight 1.",
+        "UCF-Crime AUC: 2 of 3 pairs of rows are in the paper's order; "
+        "not so: SPAct (ω = 0) < TeD-SPAD.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "paper", "expected"),
+    [
+        ({"raw": 0.1, "blur": 0.3, "spact": 0.2}, {"raw": 1, "blur": 2, "spact": 3}, "2 of 3"),
+        ({"raw": 0.1, "blur": 0.1}, {"raw": 1, "blur": 2}, "0 of 1"),  # equal is not in order
+        ({"raw": 0.1, "blur": 0.2}, {"raw": 2, "blur": 2}, ""),  # nothing to compare
+        ({"raw": 0.1, "blur": 0.2}, {"raw": 1, "blur": 2, "spact": 3}, "in the paper's order"),
+    ],
+)
+def test_pairs_of_rows_are_compared(ours, paper, expected):
+    for name, cmap in ours.items():
+        write_privacy(name, 0, cmap)
+    text, agrees = tables.order_note(
+        collected(methods=tuple(ours)), Column("cMAP ↓", "cmap", paper)
+    )
+    assert expected in text and bool(text) == bool(expected) and agrees == (" of " not in text)
+
+
+def test_a_difference_smaller_than_the_seeds_is_called_so():
+    cells = {"raw": (0.8, 0.9), "spact": (0.6, 0.9), "ted_spad": (0.5, 0.91)}
+    for seed, shift in ((0, 0.04), (1, -0.03)):
+        write_all({**cells, "invariance_1": (0.495 + shift, 0.8)}, seed)
+    results = collected(seeds=(0, 1), methods=(*cells, "invariance_1"))
+    table = tables.paper_table(results, "2")
+    assert table.warnings[0].endswith("; 1 of these 1 differ by less than the seeds do.")
+    assert "Mean ± standard deviation over the seeds 0, 1" in table.notes[-1]
+
+
+def test_a_row_with_fewer_seeds_is_named():
+    write_all({"raw": (0.8, 0.9), "spact": (0.6, 0.9)}, 0)
+    write_all({"raw": (0.8, 0.9)}, 1)
+    note = tables.paper_table(collected(seeds=(0, 1), methods=("raw", "spact")), "8").notes[-1]
+    assert "Fewer seeds: SPAct" in note
+
+
+def test_table_1_compares_features_not_images():
+    write_all({"raw": (0.8, 0.9)}, 0)
+    for method, cmap in (("raw", 0.7), ("spact", 0.5), ("ted_spad", 0.6)):
+        source = write_privacy(method, 9, cmap)
+        source.replace(privacy_result("miniature", 0, method, FEATURE_ATTACKER))
+    results = collected(methods=("raw", "spact", "ted_spad"))
+    assert results.mean("raw", "cmap") == 0.8, "an attack on features is not one on images"
+    table = tables.paper_table(results, "1")
+    assert [r[1] for r in table.rows[:3]] == ["70.00", "50.00\n-28.57 %", "60.00\n-14.29 %"]
+    assert table.rows[2][2] == "52.30\n-17.18 %"
+    assert table.warnings[0].endswith("not so: TeD-SPAD < SPAct (ω = 0).")
+    assert "70.00" in tables.write_markdown(results, ("1",)).split("Table 1:")[1]
+
+
+def test_the_miniatures_other_networks_are_not_compared_with_the_papers():
+    values = {"raw": (0.8, 0.9), "ted_spad": (0.5, 0.91)}
+    write_all({**values, "mvitv2": (0.55, 0.8), "r3d_18": (0.6, 0.8)}, 0)
+    results = collected(methods=(*values, "mvitv2", "r3d_18"))
+    table = tables.paper_table(results, "10")
+    assert "small_wide" in table.rows[1][0]
+    assert table.rows[1][1:3] == ("55.00\n-31.25 %", MISSING) and not table.warnings
+    lines = [line.get_label() for line in ablation_changes(results, ("10",)).axes[0].lines]
+    assert (lines.count("measured here"), lines.count("paper")) == (3, 1)
+
+
+def test_rows_of_ablations_stay_out_of_table_8(results_root: Path):
+    ablations = {"spact": (0.6, 0.9), "omega_1": (0.61, 0.8), "omega_10": (0.62, 0.7)}
+    write_all({**VALUES, **ablations}, 0)
+    methods = (*VALUES, *ablations)
+    results = collected(methods=methods)
+    assert not any("ω = 1" in row[0] for row in tables.paper_table(results, "8").rows)
+    assert len(trade_off(results).axes[0].get_legend_handles_labels()[1]) == 5
+    html = written(("8", "4"), methods=methods)
+    assert "Table 4: Weight ω" in html and "Table 8:" in html
+    assert (results_root / "figures" / "ablations.png").is_file()
+    assert set(build_summary(results)["methods"]) >= {"omega_1", "omega_10"}
+    html = written(("4",), methods=methods)
+    assert "Table 4: Weight ω" in html and "Table 8" not in html
+    assert "Table 8" not in (results_root / "tables.md").read_text()
+
+
+def test_the_report_is_one_file_with_its_images_inside(results_root: Path):
+    write_all(VALUES, 0)
+    html = written()
+    assert html.count("data:PNG") == 5, "without data and logs the report still comes out"
+    assert not re.search(r'(?:src|href)="(?!data:)', html) and "<script" not in html
+    assert "//" not in html and "@import" not in html and "url(" not in html
+    assert "<td>60.00<span>-25.00 %</span></td>" in html and "No images:" in html
+    figures = {path.name for path in (results_root / "figures").iterdir()}
+    assert figures == {"trade_off.png", "attributes.png", "categories_ucf_crime.png"} | {
+        f"categories_{name}.png" for name in ("xd_violence", "shanghaitech")
+    }
+
+
+def test_names_in_the_report_are_escaped(monkeypatch: pytest.MonkeyPatch):
+    write_all(VALUES, 0)
+    monkeypatch.setattr(tables, "headline", lambda results: "<script>a & b")
+    assert "&lt;script&gt;a &amp; b" in written()
+
+
+def test_attackers_are_said_to_begin_as_they_did(tmp_path: Path):
+    """The miniature's attackers begin with one that was trained on raw images."""
+    path = write_privacy("raw", 0, 0.8)
+    content = json.loads(path.read_text())
+    start = tmp_path / "run" / "attacker.pth"
+    save_checkpoint(start, {"meta": {"parameters": {"anonymizer": "raw"}}})
+    facts = {"attacker": "small", "parameters": {"network": "r50"}, "inputs": {}}
+    begins = []
+    for inputs in (
+        {},
+        describe_inputs({"attacker": start}),
+        {"attacker": {"path": str(start), "sha256": "0"}},
+    ):
+        path.write_text(json.dumps(content | facts | {"inputs": inputs}))
+        begins.append(collected().by_method["raw"][0].attacks[0].start)
+    assert begins == [
+        "random weights", "an attacker trained on raw images", "the weights of run/attacker.pth",
+    ]  # fmt: skip
+    html = written()
+    assert "Here the attackers begin with the weights of run/attacker.pth." in html
+    assert "fresh network" not in html
+
+
+def test_raw_images_of_real_data_are_shown_only_when_asked_for():
+    images = [Sample(np.full((8, 8, 3), 200, np.uint8), None, "")]
+    for preset, show_raw, shown in (
+        ("paper", False, ["downsample2x"]),
+        ("paper", True, ["raw", "downsample2x"]),
+        ("miniature", False, ["raw", "downsample2x"]),
+    ):
+        source = SampleSource(preset, 0, 8, show_raw)
+        methods = [METHODS[name] for name in ("raw", "downsample2x", "reconstruction")]
+        released = {m.name: source.released(m, images) for m in methods}
+        assert [name for name, image in released.items() if image is not None] == shown
+
+
+def test_bars_show_raw_beside_anonymized_per_category():
+    write_all(VALUES, 0)
+    methods = [METHODS[name] for name in ("raw", "ted_spad", "blur")]
+    bars = category_bars(collected(), "ucf_crime", methods).axes[0].containers
+    heights = {bar.get_label(): [part.get_height() for part in bar] for bar in bars}
+    assert set(heights) == {"Raw", "TeD-SPAD"}, "what was not measured has no bar"
+    assert heights["Raw"] == pytest.approx([95, 90]) and heights["TeD-SPAD"][0] == pytest.approx(93)
+
+
+def test_training_images_are_those_of_the_log(results_root: Path):
+    from torch.utils.tensorboard import SummaryWriter
+    from torchvision.utils import make_grid
+
+    folder = training_log("miniature", 0, METHODS["ted_spad"])
+    assert training_images(folder) == []
+    raw = torch.linspace(0.1, 0.9, 5).view(5, 1, 1, 1).expand(5, 3, 12, 12)
+    with SummaryWriter(str(folder)) as writer:
+        for epoch in range(1, 9):
+            grid = make_grid(torch.cat([raw, torch.full_like(raw, epoch / 10)]), nrow=5)
+            writer.add_image("raw above anonymized", grid, epoch)
+    shown = training_images(folder)
+    assert [epoch for epoch, _, _ in shown] == [1, 2, 4, 5, 7, 8]
+    for epoch, before, after in shown:
+        assert before.shape == after.shape == (5, 12, 12, 3)
+        assert np.abs(before[:, 0, 0, 0] / 255 - np.linspace(0.1, 0.9, 5)).max() < 0.005
+        assert np.abs(after / 255 - epoch / 10).max() < 0.005
+
+
+def test_wall_clock_counts_overlapping_work_once():
+    spans = {"a": (0, 10), "b": (5, 12), "c": (100, 101)}
+    timings = {name: {"started": start, "finished": end} for name, (start, end) in spans.items()}
+    assert worked_seconds(timings) == pytest.approx(13)
+
+
+def test_labels_of_the_papers_rows_are_those_of_the_methods():
+    assert TABLE_8_LABELS == {name: METHODS[name].label for name in TABLE_8_LABELS}
