@@ -1,17 +1,16 @@
 """Endurance of feature extraction: memory by the length of a video, memory and time by the number
 of videos.
 
-Miniature networks on small H.264 pictures (64 x 48), so that hours of video pass in minutes: what
+Miniature networks on small H.264 frames (64 x 48), so that hours of video pass in minutes: what
 is measured is everything around the networks. Each case is the whole of `dali_extraction.py`
 (reader pyav) in a process of its own.
 
 - A video of two hours (216,000 frames at 30 per second) against one of two minutes: peak resident
   memory.
 - Ten thousand videos of 33 frames: a first process is killed (SIGKILL) when a twentieth of them is
-  there, a second one does the rest: how many it repeats of those that were there, seconds per video
-  and resident memory at the start and at the end, the seconds of one merge of the full manifest, of
-  which there is one every ten seconds, those of finding out what is finished, and those of a third
-  run, which has nothing left to do.
+  there, a second one does the rest: how many of those it repeats, seconds per video and resident
+  memory at the start and at the end, the seconds of assembling the full manifest, those of finding
+  out what is left, and those of a third run, which has nothing left to do.
 
 The long video repeats one encoded second, and the many videos are links to one file: quick to make,
 no quicker to read.
@@ -29,26 +28,23 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-if (
-    str(Path(__file__).resolve().parent.parent) not in sys.path
-):  # an uninstalled clone, from any folder
+if str(Path(__file__).resolve().parent.parent) not in sys.path:
+    # works in an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import av
 import numpy as np
-import torch
 
 from aux_code import config
-from aux_code.artefacts import build_meta
-from aux_code.checkpoints import save_checkpoint
-from aux_code.model_loaders import load_fa_model, load_ft_model
-from aux_code.parameters import CommonParams
+from aux_code.checkpoints import read_json
 from aux_code.runs import start_run
+from benchmarks.extraction import write_checkpoint
 from benchmarks.machine import ChildProcess, describe_machine, json_line, peak_mib
 from feature_extraction import dali_extraction
 from feature_extraction.dali_extraction import extract
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.params_feature_extraction import FeatureExtractionParams
+from feature_extraction.video_inputs import list_inputs
 
 HEIGHT, WIDTH, FPS = 48, 64, 30
 SHORT_FRAMES, SMALL_FRAMES = 2 * 60 * FPS, 33
@@ -77,30 +73,18 @@ def encoded_second(stream: av.VideoStream) -> list[av.Packet]:
     background = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     packets = []
     for t in range(FPS):
-        picture = background.copy()
-        picture[16:32, t : t + 16] = 255
-        packets += stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+        frame = background.copy()
+        frame[16:32, t : t + 16] = 255
+        packets += stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24"))
     return packets + stream.encode(None)
-
-
-def write_checkpoint(path: Path) -> Path:
-    """The small networks with random weights."""
-    torch.manual_seed(0)
-    fa, ft = load_fa_model("small"), load_ft_model("small")
-    architectures = {"fa": fa.architecture, "ft": ft.architecture}
-    states = {"fa_model_state_dict": fa.state_dict(), "ft_model_state_dict": ft.state_dict()}
-    save_checkpoint(
-        path, states | {"meta": build_meta("benchmark", architectures, CommonParams(), {}, {})}
-    )
-    return path
 
 
 def options(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, object]:
     """Parameters of an extraction into FOLDER/features_DATASET."""
-    return {
-        "dataset": str(dataset), "anonymizer": str(checkpoint), "output": str(folder / f"features_{dataset.stem}"),
-        "reader": "pyav", "device": "cpu", "size": 48, "batch_size": 16, "run_id": "endurance",
-    }  # fmt: skip
+    output = folder / f"features_{dataset.stem}"
+    paths = {"dataset": str(dataset), "anonymizer": str(checkpoint), "output": str(output)}
+    sizes = {"size": 48, "batch_size": 16}
+    return {**paths, **sizes, "reader": "pyav", "device": "cpu", "run_id": "endurance"}
 
 
 def killed_run(folder: Path, dataset: Path, checkpoint: Path, n_videos: int) -> dict[Path, int]:
@@ -120,8 +104,7 @@ def killed_run(folder: Path, dataset: Path, checkpoint: Path, n_videos: int) -> 
 
 def one_run(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, Callable[[], object]]:
     """A process: `run` extracts the data set and returns what it cost."""
-    for name in ("SAVED_MODELS_ROOT", "LOGS_ROOT"):
-        setattr(config, name, folder / "runs")
+    config.SAVED_MODELS_ROOT = config.LOGS_ROOT = folder / "runs"
     params = FeatureExtractionParams(**options(folder, dataset, checkpoint))
     written: list[tuple[float, float]] = []
 
@@ -129,15 +112,9 @@ def one_run(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, Callable
         start = time.monotonic()
         outcome = extract(params, start_run(params, "benchmark"))
         if outcome.failed or outcome.missing:
-            raise RuntimeError(
-                f"not extracted: {len(outcome.failed)} failed, {len(outcome.missing)} missing"
-            )
-        return {
-            "seconds": time.monotonic() - start,
-            "n_clips": outcome.extraction.n_clips,
-            "peak_mib": peak_mib(),
-            **by_tenths(written),
-        }
+            raise RuntimeError(f"failed: {outcome.failed}; missing: {outcome.missing}")
+        figures = {"seconds": time.monotonic() - start, "n_clips": outcome.extraction.n_clips}
+        return figures | {"peak_mib": peak_mib()} | by_tenths(written)
 
     note_videos(written)
     return {"run": run}
@@ -174,14 +151,16 @@ def by_tenths(written: list[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def folder_seconds(folder: Path) -> dict[str, float]:
-    """Seconds of one more merge of a finished folder's manifest, and of finding out what is
-    finished."""
-    with FeatureFolder(folder, header={}) as features:
+def folder_seconds(folder: Path, dataset: Path) -> dict[str, float]:
+    """Seconds of assembling a finished folder's manifest once more, and of finding out that nothing
+    is left."""
+    manifest = read_json(folder / "manifest.json")
+    header = {key: value for key, value in manifest.items() if key not in ("videos", "failed")}
+    with FeatureFolder(folder, header) as features:
         start = time.monotonic()
-        features.merge()
+        features.assemble()
         merged = time.monotonic()
-        features.finished()
+        features.left(list_inputs(str(dataset)).videos)
         return {"merge_seconds": merged - start, "scan_seconds": time.monotonic() - merged}
 
 
@@ -189,19 +168,12 @@ def long_video(folder: Path, checkpoint: Path, n_frames: int) -> dict[str, float
     """Figures of a short and of a long video."""
     figures = {}
     for name, length in (("short", SHORT_FRAMES), ("long", n_frames)):
-        with ChildProcess(
-            one_run, folder, write_video(folder / f"{name}.mp4", length), checkpoint
-        ) as child:
+        video = write_video(folder / f"{name}.mp4", length)
+        with ChildProcess(one_run, folder, video, checkpoint) as child:
             cost = child.call("run")
-        print(
-            f"{name}: {length} frames in {cost['seconds']:.1f} s, peak {cost['peak_mib']:.0f} MiB",
-            flush=True,
-        )
-        figures |= {
-            f"{name}_frames": length,
-            f"{name}_seconds": cost["seconds"],
-            f"{name}_mib": cost["peak_mib"],
-        }
+        seconds, peak = cost["seconds"], cost["peak_mib"]
+        print(f"{name}: {length} frames in {seconds:.1f} s, peak {peak:.0f} MiB", flush=True)
+        figures |= {f"{name}_frames": length, f"{name}_seconds": seconds, f"{name}_mib": peak}
     return figures | {"long_extra_mib": figures["long_mib"] - figures["short_mib"]}
 
 
@@ -216,28 +188,23 @@ def many_videos(folder: Path, checkpoint: Path, n_videos: int) -> dict[str, floa
         cost = child.call("run")
         cost["nothing_left_seconds"] = child.call("run")["seconds"]
     cost["there_when_killed"] = len(before)
-    cost["repeated_after_kill"] = sum(
-        path.stat().st_mtime_ns != time_ns for path, time_ns in before.items()
-    )
-    cost |= folder_seconds(folder / "features_many")
-    print(
-        f"{n_videos} videos in {cost['seconds']:.1f} s: "
-        + ", ".join(f"{k} {v:.4g}" for k, v in cost.items())
-    )
+    cost["repeated_after_kill"] = sum(p.stat().st_mtime_ns != t for p, t in before.items())
+    cost |= folder_seconds(folder / "features_many", many)
+    shown = ", ".join(f"{key} {value:.4g}" for key, value in cost.items())
+    print(f"{n_videos} videos in {cost['seconds']:.1f} s: {shown}")
     return {f"many_{key}": value for key, value in cost.items()} | {"many_videos": n_videos}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs both and ends with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--frames", type=int, default=2 * 60 * 60 * FPS, help="frames of the long video"
-    )
+    two_hours = 2 * 60 * 60 * FPS
+    parser.add_argument("--frames", type=int, default=two_hours, help="frames of the long video")
     parser.add_argument("--videos", type=int, default=10_000, help="number of small videos")
     options = parser.parse_args(argv)
     print(describe_machine(), flush=True)
     with tempfile.TemporaryDirectory() as name:
-        checkpoint = write_checkpoint(Path(name) / "networks.pth")
+        checkpoint = write_checkpoint(Path(name) / "networks.pth", "small", "small")
         figures = long_video(Path(name), checkpoint, options.frames)
         figures |= many_videos(Path(name), checkpoint, options.videos)
     print(json_line("endurance", {}, figures))

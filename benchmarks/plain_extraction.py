@@ -1,6 +1,7 @@
 """Feature extraction as a plain loop: a clip at a time, decode then compute, eager fp32. The
 benchmark's other side."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -13,6 +14,7 @@ from torchvision.transforms.functional import to_tensor
 from aux_code.model_loaders import load_anonymizer, load_utility
 
 
+@torch.no_grad()
 def extract_plainly(
     videos: list[Path],
     checkpoint: Path,
@@ -20,8 +22,8 @@ def extract_plainly(
     size: int,
     device: str = "cpu",
     memory_format: torch.memory_format = torch.contiguous_format,
-) -> int:
-    """Writes OUTPUT/<video>.npy, float32 (n_clips, feature_dim) each; returns the number of clips.
+) -> None:
+    """Writes OUTPUT/<video>.npy, float32 (n_clips, feature_dim) each.
 
     Args:
         videos: files to read.
@@ -29,40 +31,29 @@ def extract_plainly(
         output: an existing folder.
         size: height and width of the frames that the networks see, in pixels.
         device: where the networks run.
-        memory_format: of the frames that f_A gets; contiguous is what torchvision's `to_tensor`
-            makes.
+        memory_format: of f_A's frames; torchvision's `to_tensor` makes contiguous ones.
     """
-    fa, ft = (
-        load_anonymizer(str(checkpoint)).eval().to(device),
-        load_utility(checkpoint).eval().to(device),
-    )
-    n_clips = 0
+    fa, ft = load_anonymizer(str(checkpoint)).to(device), load_utility(checkpoint).to(device)
     for video in videos:
         rows = []
-        with torch.no_grad():
-            for clip in plain_clips(video, size):
-                anonymized = fa(clip.to(device).contiguous(memory_format=memory_format))
-                rows.append(ft.extract_features(anonymized.transpose(0, 1)[None])[0].cpu().numpy())
+        for clip in plain_clips(video, size):
+            anonymized = fa(clip.to(device).contiguous(memory_format=memory_format))
+            clips = anonymized.transpose(0, 1)[None]  # (1, 3, T, H, W)
+            rows.append(ft.extract_features(clips)[0].cpu().numpy())
         np.save(output / f"{video.stem}.npy", np.stack(rows))
-        n_clips += len(rows)
-    return n_clips
 
 
-def plain_clips(video: Path, size: int) -> list[Tensor]:
+def plain_clips(video: Path, size: int) -> Iterator[Tensor]:
     """All clips of a video, (16, 3, size, size) in [0, 1]: frames 0, 2, ... 30 of each 32, the
     centre 0.8."""
     with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    clips = []
     for start in range(0, len(frames), 32):
         chosen = [frames[min(start + 2 * i, len(frames) - 1)] for i in range(16)]
         pixels = torch.stack([to_tensor(frame) for frame in chosen])
         height, width = pixels.shape[2:]
         top, left = round(0.1 * height), round(0.1 * width)
         part = pixels[:, :, top : height - top, left : width - left]
-        clips.append(
-            functional.interpolate(
-                part, (size, size), mode="bilinear", antialias=True, align_corners=False
-            )
+        yield functional.interpolate(
+            part, (size, size), mode="bilinear", antialias=True, align_corners=False
         )
-    return clips

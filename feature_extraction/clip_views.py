@@ -1,5 +1,5 @@
-"""From a clip's decoded frames to what the networks see: crops, their size, and the person boxes
-moved along."""
+"""From a clip's decoded frames to what the networks see: crops, resized, and the person boxes moved
+along."""
 
 import math
 from dataclasses import dataclass
@@ -16,8 +16,7 @@ from aux_code.errors import UserError
 
 
 class Window(NamedTuple):
-    """A crop: its upper left corner and its share of height and width, relative to the frame;
-    mirrored or not."""
+    """A crop: its upper left corner and its share of height and width, relative to the frame."""
 
     top: float
     left: float
@@ -26,8 +25,8 @@ class Window(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A window in pixels: the whole pixels that belong to it, and where in them it begins and ends;
-    each (y, x)."""
+    """A window in pixels: the whole pixels it touches, and where in them it begins and ends; each
+    (y, x)."""
 
     anchor: tuple[int, int]
     shape: tuple[int, int]
@@ -42,8 +41,7 @@ class Clip:
     Attributes:
         index: its place in the video, from 0.
         views: float32 (n_crops, T, 3, size, size) in [0,1].
-        boxes: per crop and frame the (K,4) person boxes in pixels of the view; None where nobody
-            needs them.
+        boxes: per crop and frame the (K,4) person boxes in pixels of the view; None if not needed.
     """
 
     index: int
@@ -79,14 +77,12 @@ class ClipGeometry:
 
     @cached_property
     def windows(self) -> tuple[Window, ...]:
-        """The centre, or the four corners and the centre, then the same five mirrored."""
+        """The centre; or four corners and the centre, then the same five mirrored."""
         margin = 1 - self.crop
         centre = Window(margin / 2, margin / 2, self.crop, False)
         if self.n_crops == 1:
             return (centre,)
-        corners = [
-            Window(top, left, self.crop, False) for top in (0.0, margin) for left in (0.0, margin)
-        ]
+        corners = [Window(y, x, self.crop, False) for y in (0.0, margin) for x in (0.0, margin)]
         upright = [*corners, centre]
         return (*upright, *(window._replace(mirrored=True) for window in upright))
 
@@ -95,18 +91,16 @@ class ClipGeometry:
         return torch.stack([self._view(frames, window) for window in self.windows])
 
     def _view(self, frames: np.ndarray, window: Window) -> Tensor:
-        (top, left), (rows, columns), start, end = self._cut(
-            window._replace(mirrored=False), *frames.shape[1:3]
-        )
-        if not _is_whole(start + end, (0, 0, rows, columns)):
+        cut = self._cut(window._replace(mirrored=False), *frames.shape[1:3])
+        (top, left), (rows, columns) = cut.anchor, cut.shape
+        if not np.allclose((*cut.roi_start, *cut.roi_end), (0, 0, rows, columns), 0, 1e-6):
             policy = Policy(crop_factor=(window.share, window.share), centred=True)
-            return augment(frames, policy, self.size, []).transpose(0, 1)
+            return augment(frames, policy, self.size, []).transpose(0, 1)  # (T, 3, size, size)
         view = resized(frames[:, top : top + rows, left : left + columns], self.size)
         return view.flip(-1) if window.mirrored else view
 
     def cuts(self, height: int, width: int) -> list[Cut]:
-        """The windows on frames of height x width, as a resampler with a region of interest takes
-        them."""
+        """The windows on frames of height x width, for a resampler with a region of interest."""
         return [self._cut(window, height, width) for window in self.windows]
 
     def _cut(self, window: Window, height: int, width: int) -> Cut:
@@ -118,20 +112,14 @@ class ClipGeometry:
 
     def boxes(self, boxes: list[np.ndarray], source_hw: tuple[int, int]) -> list[list[Tensor]]:
         """Person boxes per frame, (K,4) each, x0 y0 x1 y1 in pixels -> per view and frame, in
-        pixels of the view.
-
-        Boxes are clipped to the view; those outside are dropped.
-        """
+        pixels of the view, clipped to it; those outside are dropped."""
         height, width = source_hw
-        relative = [
-            np.asarray(b, dtype=np.float64).reshape(-1, 4) / [width, height, width, height]
-            for b in boxes
-        ]
-        return [[self._moved(frame, window) for frame in relative] for window in self.windows]
+        shares = [np.asarray(b, np.float64).reshape(-1, 4) / ([width, height] * 2) for b in boxes]
+        return [[self._moved(frame, window) for frame in shares] for window in self.windows]
 
-    def _moved(self, relative: np.ndarray, window: Window) -> Tensor:
+    def _moved(self, shares: np.ndarray, window: Window) -> Tensor:
         origin = np.array([window.left, window.top] * 2)
-        moved = np.clip((relative - origin) / window.share * self.size, 0, self.size)
+        moved = np.clip((shares - origin) / window.share * self.size, 0, self.size)
         if window.mirrored:
             moved[:, [0, 2]] = self.size - moved[:, [2, 0]]
         seen = (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
@@ -139,30 +127,22 @@ class ClipGeometry:
 
 
 def resized(frames: np.ndarray, size: int) -> Tensor:
-    """uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]: `augment` without a crop, in a fraction
-    of its time.
+    """uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]: `augment` without a crop, and faster.
 
     `augment` multiplies by matrices that hold the weights of all pixels, since its crops lie
     between pixels; here the same filter reads the few that count.
     """
-    planes = (
-        torch.from_numpy(frames)
-        .permute(0, 3, 1, 2)
-        .to(torch.float32, memory_format=torch.contiguous_format)
-    )
+    planes = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    planes = planes.to(torch.float32, memory_format=torch.contiguous_format)
     planes = functional.interpolate(
         planes, (size, size), mode="bilinear", antialias=True, align_corners=False
     )
     return planes.div_(255).clamp_(0, 1)
 
 
-def _is_whole(found: tuple[float, ...], wanted: tuple[int, ...]) -> bool:
-    return all(abs(a - b) < 1e-6 for a, b in zip(found, wanted, strict=True))
-
-
 def _pixels(start: float, share: float, n: int, sub_pixel: bool) -> tuple[int, int, float, float]:
-    """First pixel, number of pixels, and the stretch's start and end in them, of a stretch of an
-    axis of n pixels."""
+    """Of a stretch of an axis of n pixels: its first pixel, their number, its start and end in
+    them."""
     if not sub_pixel:
         length = max(1, round(share * n))
         return round(start * n), length, 0.0, float(length)

@@ -9,8 +9,7 @@ The operator is the video reader of `fn.experimental`, which follows `fn.readers
 CPU and GPU, takes frames at irregular times, and repeats the video's last frame past its end, which
 is the rule for tails (the older one pads with zeros and takes constant rates on a GPU alone).
 
-This module imports DALI, which takes a second, and is imported by nothing but
-`readers.make_reader`.
+This module imports DALI, which takes a second; nothing but `readers.make_reader` imports it.
 """
 
 import logging
@@ -26,17 +25,17 @@ from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import open_video, upright_size
+from aux_code.datasets.video_index import open_video, upright_size, video_stream
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import Clip, ClipGeometry, Cut
-from feature_extraction.frame_stream import (
+from feature_extraction.readers import (
     FrameStream,
     SourceClip,
     VideoEnd,
     announced_frames,
     clips_of,
+    view_boxes,
 )
-from feature_extraction.pyav_reader import view_boxes
 from feature_extraction.video_inputs import VideoInput
 
 log = logging.getLogger(__name__)
@@ -128,9 +127,8 @@ class DaliReader:
             boxes = None
             if self.box_source is not None:
                 wanted = np.array(frame_indices.as_cpu()[0]).ravel()
-                boxes = self.geometry.boxes(
-                    self.box_source.of_frames(video.path, wanted), (facts.height, facts.width)
-                )
+                found = self.box_source.of_frames(video.path, wanted)
+                boxes = self.geometry.boxes(found, (facts.height, facts.width))
             yield Clip(index, self._tensors(views)[0], boxes)
 
     def _fed_by_pyav(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
@@ -139,17 +137,14 @@ class DaliReader:
             self._fed_graph = self._feeding_graph()
             self._fed_graph.build()
         for group in _groups(clips_of(iter(stream), self.geometry)):
-            cuts = [_arrays(cut) for cut in self.geometry.cuts(*group[0].frames.shape[1:3])]
-            inputs = {
-                f"{name}{v}": [part] * len(group)
-                for v, cut in enumerate(cuts)
-                for name, part in cut.items()
-            }
-            (views,) = self._fed_graph.run(frames=[clip.frames for clip in group], **inputs)
+            inputs: dict[str, list[np.ndarray]] = {"frames": [clip.frames for clip in group]}
+            for v, cut in enumerate(self.geometry.cuts(*group[0].frames.shape[1:3])):
+                arrays = _arrays(cut).items()
+                inputs |= {f"{name}{v}": [part] * len(group) for name, part in arrays}
+            (views,) = self._fed_graph.run(**inputs)
             for clip, clip_views in zip(group, self._tensors(views), strict=True):
-                yield Clip(
-                    clip.index, clip_views, view_boxes(video, clip, self.geometry, self.box_source)
-                )
+                boxes = view_boxes(video, clip, self.geometry, self.box_source)
+                yield Clip(clip.index, clip_views, boxes)
         yield stream.end()
 
     def _decoding_graph(self, path: Path, facts: VideoFacts) -> Pipeline:
@@ -168,7 +163,7 @@ class DaliReader:
                 pad_mode="edge",
                 enable_frame_num="sequence",
             )
-            cuts = [_arrays(cut) for cut in geometry.cuts(facts.height, facts.width)]
+            cuts = list(map(_arrays, geometry.cuts(facts.height, facts.width)))
             pipeline.set_outputs(self._views(frames, cuts), frame_indices)
         return pipeline
 
@@ -177,58 +172,46 @@ class DaliReader:
         pipeline = self._pipeline(batch_size=CLIPS_PER_RUN)
         with pipeline:
             frames = fn.external_source(name="frames", layout="FHWC", dtype=types.UINT8, ndim=4)
-            cuts = [
-                {
-                    name: fn.external_source(name=f"{name}{v}", dtype=kind, ndim=1)
-                    for name, kind in _CUT_TYPES.items()
-                }
-                for v in range(len(self.geometry.windows))
-            ]
+            cuts = []
+            for v in range(len(self.geometry.windows)):
+                named = {name: (f"{name}{v}", kind) for name, kind in _CUT_TYPES.items()}
+                source = fn.external_source
+                cuts.append({k: source(name=n, dtype=t, ndim=1) for k, (n, t) in named.items()})
             frames = frames.gpu() if self.device.type == "cuda" else frames
             pipeline.set_outputs(self._views(frames, cuts))
         return pipeline
 
     def _views(self, frames, cuts: list[dict]):
-        """The part that all graphs share: uint8 (F,H,W,C) -> float32 (n_crops,F,C,size,size) in
-        [0,1]."""
-        size, views = self.geometry.size, []
+        """What all graphs share: uint8 (T,H,W,C) -> float32 (n_crops,T,C,size,size) in [0,1]."""
+        views = []
         for cut in cuts:
-            part = fn.slice(frames, cut["anchor"], cut["shape"], axis_names="HW")
-            part = fn.resize(
-                part,
-                size=[size, size],
+            view = fn.resize(
+                fn.slice(frames, cut["anchor"], cut["shape"], axis_names="HW"),
+                size=[self.geometry.size] * 2,
                 roi_start=cut["roi_start"],
                 roi_end=cut["roi_end"],
                 interp_type=types.INTERP_LINEAR,
                 antialias=True,
                 dtype=types.FLOAT,
             )
-            views.append(
-                fn.transpose(part * np.float32(1 / 255), perm=[0, 3, 1, 2], output_layout="FCHW")
-            )
+            view = view * np.float32(1 / 255)
+            views.append(fn.transpose(view, perm=[0, 3, 1, 2], output_layout="FCHW"))
         return fn.stack(*views)
 
     def _pipeline(self, batch_size: int) -> Pipeline:
-        on_gpu = self.device.type == "cuda"
-        device_id = (self.device.index or 0) if on_gpu else None
-        return Pipeline(
-            batch_size=batch_size,
-            num_threads=1,
-            device_id=device_id,
-            exec_dynamic=True,
-            prefetch_queue_depth=1,
-        )
+        device_id = (self.device.index or 0) if self.device.type == "cuda" else None
+        options = {"num_threads": 1, "exec_dynamic": True, "prefetch_queue_depth": 1}
+        return Pipeline(batch_size=batch_size, device_id=device_id, **options)
 
     def _tensors(self, outputs) -> Tensor:
-        """A copy of a batch as (B,n_crops,F,C,size,size): DALI uses its buffers again."""
+        """A copy of a batch as (B,n_crops,T,C,size,size): DALI uses its buffers again."""
         if self.device.type != "cuda":
             return torch.from_numpy(np.array(outputs.as_array()))
         with torch.cuda.stream(self._copying):
             copy = torch.from_dlpack(outputs.as_tensor()).clone()
-        self._copying.synchronize()  # from here on DALI may write to its buffers; networks at work do not delay it
-        copy.record_stream(
-            torch.cuda.default_stream(self.device)
-        )  # where the networks will read it
+        # from here on DALI may write to its buffers; networks at work do not delay it
+        self._copying.synchronize()
+        copy.record_stream(torch.cuda.default_stream(self.device))  # where the networks read it
         return copy
 
     @cached_property
@@ -243,27 +226,27 @@ def video_facts(path: Path) -> VideoFacts | None:
         UnreadableMedia: the file does not open or holds no video.
     """
     with open_video(path) as container:
-        stream = container.streams.video[0]
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-        codec = stream.codec_context.name
+        stream = video_stream(container)
+        n_frames = end = 0
         try:
             first = next(container.decode(stream), None)
             container.seek(0, stream=stream)
-            n_frames = end = 0
             for packet in container.demux(stream):
                 if packet.size and not packet.is_discard:
-                    n_frames, end = (
-                        n_frames + 1,
-                        max(end, (packet.pts or 0) + (packet.duration or 0)),
-                    )
-            announced = announced_frames(container, n_frames, float(end * stream.time_base))
+                    n_frames += 1
+                    end = max(end, (packet.pts or 0) + (packet.duration or 0))
         except av.error.FFmpegError:
             return None
-    if first is None:
-        return None
-    return VideoFacts(
-        codec, n_frames, announced, fps, *upright_size(first), bool(first.rotation % 360)
-    )
+        if first is None:
+            return None
+        return VideoFacts(
+            stream.codec_context.name,
+            n_frames,
+            announced_frames(container, n_frames, float(end * stream.time_base)),
+            float(stream.average_rate or stream.guessed_rate or 0),
+            *upright_size(first),
+            is_rotated=bool(first.rotation % 360),
+        )
 
 
 def _groups(clips: Iterable[SourceClip]) -> Iterator[list[SourceClip]]:
@@ -279,16 +262,11 @@ def _groups(clips: Iterable[SourceClip]) -> Iterator[list[SourceClip]]:
 
 
 def _arrays(cut: Cut) -> dict[str, np.ndarray]:
-    return {
-        "anchor": np.array(cut.anchor, np.int32),
-        "shape": np.array(cut.shape, np.int32),
-        "roi_start": np.array(cut.roi_start, np.float32),
-        "roi_end": np.array(cut.roi_end, np.float32),
-    }
+    whole = {name: np.array(getattr(cut, name), np.int32) for name in ("anchor", "shape")}
+    return whole | {k: np.array(getattr(cut, k), np.float32) for k in ("roi_start", "roi_end")}
 
 
 def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next(
-        (line for line in lines if "failed" in line or "rror" in line), type(error).__name__
-    )[:200]
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = (line for line in lines if "failed" in line or "rror" in line)
+    return next(telling, type(error).__name__)[:200]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,9 @@ from aux_code.model_loaders import apply_anonymizer
 from aux_code.progress import progress
 from aux_code.runs import seeded_generator
 from feature_extraction.clip_views import Clip
-from feature_extraction.frame_stream import VideoEnd
 from feature_extraction.manifest import FeatureFolder
-from feature_extraction.pass_timer import PassTimer
 from feature_extraction.read_ahead import Failure, Item
-from feature_extraction.video_inputs import VideoInput
+from feature_extraction.readers import VideoEnd
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +32,39 @@ memory (measured)."""
 PARTS = ("decode", "wait", "copy", "f_A", "f_T", "write")
 
 
+class PassTimer:
+    """Seconds of the parts of a pass, on the CPU's clock or on that of the GPU, which never waits.
+
+    Args:
+        device: where the pass is computed.
+    """
+
+    def __init__(self, device: torch.device):
+        self._on_gpu = device.type == "cuda"
+        self._marks = [("", self._now())]
+
+    def mark(self, part: str) -> None:
+        """Everything since the last mark belongs to `part`; parts may come again."""
+        self._marks.append((part, self._now()))
+
+    def seconds(self) -> dict[str, float]:
+        """Part -> its seconds; on a GPU to be called after the pass has finished."""
+        total: dict[str, float] = {}
+        for (_, start), (part, end) in zip(self._marks, self._marks[1:]):
+            seconds = start.elapsed_time(end) / 1000 if self._on_gpu else end - start
+            total[part] = total.get(part, 0.0) + seconds
+        return total
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
 class ClipEncoder:
-    """f_A on every frame, then f_T on the clip, both in their form for inference
-    (`prepare_for_inference`).
+    """f_A on every frame, then f_T on the clip, both in their form for inference.
 
     On a GPU a batch passes both at once; in fp32 a feature then depends on the rest of its batch by
     rounding alone: relative differences stay below 1e-5. On a CPU, where large passes gain nothing,
@@ -87,20 +115,17 @@ class ClipEncoder:
     def launch(self, names: Sequence[str], clips: Sequence[Clip]) -> "LaunchedPass":
         """As a call, but a GPU goes on computing while the caller prepares the next batch."""
         timer = PassTimer(self.device)
-        views = self._to_device(torch.stack([clip.views for clip in clips]))
+        views = self._to_device(torch.stack([clip.views for clip in clips]))  # (B, V, T, 3, H, W)
         timer.mark("copy")
-        flat = views.flatten(0, 1).transpose(1, 2)
-        sources = [
-            (name, clip, v)
-            for name, clip in zip(names, clips, strict=True)
-            for v in range(views.shape[1])
-        ]
+        flat = views.flatten(0, 1).transpose(1, 2)  # (B*V, 3, T, H, W)
+        named = zip(names, clips, strict=True)
+        sources = [(name, clip, v) for name, clip in named for v in range(views.shape[1])]
         anonymized = self._anonymize(sources, flat)
         timer.mark("f_A")
         pieces = anonymized.split(1) if self.device.type == "cpu" else (anonymized,)
         features = torch.cat([self.utility.extract_features(piece).float() for piece in pieces])
         timer.mark("f_T")
-        return LaunchedPass(features.unflatten(0, views.shape[:2]), timer)
+        return LaunchedPass(features.unflatten(0, views.shape[:2]), timer)  # (B, V, F)
 
     def _to_device(self, views: Tensor) -> Tensor:
         """By a stream of its own, so that a GPU receives one batch while it computes another."""
@@ -114,39 +139,32 @@ class ClipEncoder:
         return moved
 
     def _anonymize(self, sources: Sequence[tuple[str, Clip, int]], clips: Tensor) -> Tensor:
-        """(video, clip, view) of each, (B,3,T,H,W) -> (B,3,T,H,W); one by one where each has its
-        boxes or its noise."""
+        """(video, clip, view) of each, (B*V,3,T,H,W) -> the same shape; one by one where each has
+        its boxes or its noise."""
         if not self._noisy and sources[0][1].boxes is None:
-            return apply_per_frame(
-                self.anonymizer, clips, chunk=self.frames_per_pass or self._pass_length(clips)
-            )
+            n_frames = self.frames_per_pass or self._pass_length(clips)
+            return apply_per_frame(self.anonymizer, clips, chunk=n_frames)
         outputs = []
         for (name, clip, v), view in zip(sources, clips, strict=True):
             for module in self._noisy:
-                module.set_noise_generator(
-                    seeded_generator(self.seed, "noise", name, clip.index, v)
-                )
+                generator = seeded_generator(self.seed, "noise", name, clip.index, v)
+                module.set_noise_generator(generator)
             boxes = clip.boxes[v] if clip.boxes is not None else None
             anonymize = partial(apply_anonymizer, self.anonymizer, boxes=boxes)
-            outputs.append(
-                apply_per_frame(anonymize, view.unsqueeze(0), chunk=0)
-            )  # boxes and noise are the clip's
+            outputs.append(apply_per_frame(anonymize, view.unsqueeze(0), chunk=0))
         return torch.cat(outputs)
 
     def _pass_length(self, clips: Tensor) -> int:
         """On a CPU a divisor of a clip's length, on a GPU 0 (all)."""
         if self.device.type != "cpu":
             return 0
-        n_frames, fitting = (
-            clips.shape[2],
-            PIXELS_PER_CPU_PASS // (clips.shape[-2] * clips.shape[-1]),
-        )
-        return max(n for n in range(1, n_frames + 1) if n_frames % n == 0 and n <= max(1, fitting))
+        n_frames, height, width = clips.shape[2:]
+        fitting = max(1, PIXELS_PER_CPU_PASS // (height * width))
+        return max(n for n in range(1, n_frames + 1) if n_frames % n == 0 and n <= fitting)
 
 
 class Encoded(NamedTuple):
-    """Features, float32 (len(clips), n_crops, feature_dim), and the seconds of each part of the
-    pass."""
+    """Features, float32 (len(clips), n_crops, feature_dim), and the seconds of each part."""
 
     features: np.ndarray
     seconds: dict[str, float]
@@ -169,9 +187,8 @@ class LaunchedPass:
 class _VideoInWork:
     """Features of a video that is not complete yet, in one array that doubles.
 
-    An array per clip, kept for hours, would lie between the temporary tensors of the networks and
-    break their memory up into pieces that are too small to be used again: it would grow without
-    end.
+    An array per clip, kept for hours, would break the memory between the networks' temporary
+    tensors up into pieces too small to be used again: it would grow without end.
     """
 
     def __init__(self):
@@ -202,7 +219,7 @@ class Extraction:
         folder: where features go.
         n_clips_of: number of features of a video of so many frames.
         batch_size: clips per batch.
-        report: called with (clips so far, clips per second) every few seconds.
+        report: called with (clips per second, clips so far) every few seconds.
         failed: video -> why.
         n_clips: clips done.
         seconds: part -> its seconds so far: decode (in all decoding threads, cropping included),
@@ -213,13 +230,13 @@ class Extraction:
     folder: FeatureFolder
     n_clips_of: Callable[[int], int]
     batch_size: int
-    report: Callable[[int, float], None]
+    report: Callable[[float, int], None]
     failed: dict[str, str] = field(default_factory=dict)
     n_clips: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     _in_work: dict[str, _VideoInWork] = field(default_factory=dict)
-    _batch: list[tuple[VideoInput, Clip]] = field(default_factory=list)
-    _launched: tuple[list[tuple[VideoInput, Clip]], LaunchedPass] | None = None
+    _batch: list[Item] = field(default_factory=list)
+    _launched: tuple[list[Item], LaunchedPass] | None = None
 
     def run(self, items: Iterable[Item], n_videos: int) -> None:
         """Takes everything that `ReadAhead` yields; a video's file is written as soon as its last
@@ -229,37 +246,32 @@ class Extraction:
             for item in items:
                 self.seconds["wait"] += time.monotonic() - waiting
                 self._take(item)
-                if isinstance(item.content, VideoEnd | Failure):
+                if not isinstance(item.content, Clip):
                     bar.update()
                 if time.monotonic() - reported > 10:
                     reported = time.monotonic()
                     rate = self.n_clips / (reported - started)
                     bar.set_postfix_str(f"{rate:.1f} clips/s")
-                    self.report(self.n_clips, rate)
+                    self.report(rate, self.n_clips)
                 waiting = time.monotonic()
             self._encode()
             self._collect()
         seconds = max(time.monotonic() - started, 1e-9)
         parts = ", ".join(f"{part} {value:.1f} s" for part, value in self.seconds.items())
-        log.info(
-            "%d clips in %.1f s: %.1f clips/s (%s)",
-            self.n_clips,
-            seconds,
-            self.n_clips / seconds,
-            parts,
-        )
+        rate = self.n_clips / seconds
+        log.info("%d clips in %.1f s: %.1f clips/s (%s)", self.n_clips, seconds, rate, parts)
 
     def _take(self, item: Item) -> None:
-        name, content = item.video.name, item.content
+        name = item.video.name
         self.seconds["decode"] += item.seconds
         work = self._in_work.setdefault(name, _VideoInWork())
-        if isinstance(content, Failure):
-            self._fail(name, content.reason)
-        elif isinstance(content, VideoEnd):
-            work.end = content
+        if isinstance(item.content, Failure):
+            self._fail(name, item.content.reason)
+        elif isinstance(item.content, VideoEnd):
+            work.end = item
             self._finish_if_complete(name)
         else:
-            self._batch.append((item.video, content))
+            self._batch.append(item)
             if len(self._batch) >= self.batch_size:
                 self._encode()
 
@@ -268,9 +280,8 @@ class Extraction:
         both by then."""
         batch, self._batch = self._batch, []
         if batch:
-            launched = self.encoder.launch(
-                [video.name for video, _ in batch], [clip for _, clip in batch]
-            )
+            names = [item.video.name for item in batch]
+            launched = self.encoder.launch(names, [item.content for item in batch])
             self._collect()
             self._launched = batch, launched
             if not launched.features.is_cuda:
@@ -284,38 +295,33 @@ class Extraction:
         for part, seconds in encoded.seconds.items():
             self.seconds[part] += seconds
         self.n_clips += len(batch)
-        for (video, clip), feature in zip(batch, encoded.features, strict=True):
-            if video.name in self._in_work:
-                self._in_work[video.name].put(clip.index, feature)
-        for name in {video.name for video, _ in batch}:
+        for item, feature in zip(batch, encoded.features, strict=True):
+            if item.video.name in self._in_work:
+                self._in_work[item.video.name].put(item.content.index, feature)
+        for name in {item.video.name for item in batch}:
             self._finish_if_complete(name)
 
     def _finish_if_complete(self, name: str) -> None:
         work = self._in_work.get(name)
-        if work is None or work.end is None or work.n_rows < self.n_clips_of(work.end.n_frames):
+        if work is None or work.end is None:
+            return
+        end: VideoEnd = work.end.content
+        if work.n_rows < self.n_clips_of(end.n_frames):
             return
         del self._in_work[name]
         features = work.features()
         if not np.isfinite(features).all():
-            self._fail(
-                name, "its features are not finite numbers; the networks' weights are at fault"
-            )
+            self._fail(name, "its features are not finite numbers: the networks' weights are wrong")
             return
-        file, end, started = f"{name}.npy", work.end, time.monotonic()
-        write_npy(self.folder.folder / file, features)
-        entry = {
-            "file": file,
-            "n_frames": end.n_frames,
-            "n_clips": len(features),
-            "fps": end.fps,
-            "status": end.status,
-        }
-        self.folder.add_video(name, entry)
+        entry, started = {"file": f"{name}.npy", "n_clips": len(features)}, time.monotonic()
+        entry |= {"n_frames": end.n_frames, "fps": end.fps, "status": end.status}
+        write_npy(self.folder.folder / entry["file"], features)
+        self.folder.add_video(name, entry | {"source": work.end.source})
         self.seconds["write"] += time.monotonic() - started
 
     def _fail(self, name: str, reason: str) -> None:
         self._in_work.pop(name, None)
-        self._batch = [(video, clip) for video, clip in self._batch if video.name != name]
+        self._batch = [item for item in self._batch if item.video.name != name]
         self.failed[name] = reason
         log.warning("%s failed: %s", name, reason)
         self.folder.add_failure(name, reason)

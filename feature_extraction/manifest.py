@@ -1,147 +1,245 @@
-"""manifest.json of a folder of features, safe against kills and against several processes in one
-folder.
+"""manifest.json of a folder of features, and the one question what is left to extract into it.
 
-A process writes what it finishes to its own journal, one line per video, and holds a lock on that
-journal while it lives. Every few seconds it merges its journal into the manifest under the folder's
-lock. Journals whose lock is free belong to processes that were killed: whoever comes next merges
-and removes them, so that nothing complete is lost.
+Every video has a record of its own, .entries/<video>.json, written whole or not at all after its
+.npy (or when it failed). The manifest is put together from the records when a process enters or
+leaves the folder. So processes on one or several machines write side by side without a lock, and a
+kill at any moment loses the videos in work, nothing else.
 """
 
-import fcntl
+import hashlib
 import json
+import logging
 import os
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from aux_code import config
+from aux_code.artefacts import Recipe, describe_inputs, differences
 from aux_code.checkpoints import read_json, write_json
+from aux_code.devices import supports_bf16
 from aux_code.errors import UserError
+from aux_code.models.obfuscation import OBFUSCATIONS
+from aux_code.models.person_boxes import boxes_origin
+from aux_code.parameters import fingerprint
+from feature_extraction.params_feature_extraction import FeatureExtractionParams
+from feature_extraction.readers import resolve_reader
+from feature_extraction.video_inputs import VideoInput, VideoInputs, list_inputs, source_of
 
-MERGE_SECONDS = 10.0
+log = logging.getLogger(__name__)
+
+_INPUTS = ("anonymizer", "utility", "person_boxes")
+_TABLES = ("videos", "failed")
+_HALF_FILE_SECONDS = 3600
+
+
+def manifest_header(
+    params: FeatureExtractionParams, inputs: VideoInputs, device: torch.device
+) -> dict[str, Any]:
+    """How the features are made: what a manifest says beside its videos, but for what only the
+    networks tell. `precision` is the one in force: fp32 where the device has no fast bf16.
+
+    Raises:
+        UserError: weights that no stage has written yet, or `--reader dali` without DALI.
+    """
+    header = {"format_version": 1, "dataset": inputs.dataset, **fingerprint(params)}
+    del header["seed"]  # it draws the noise of those f_A that add some, and decides nothing else
+    header["reader"] = resolve_reader(params.reader)
+    header["precision"] = params.precision if supports_bf16(device) else "fp32"
+    anonymizer, utility = weights_of(params)
+    files = describe_inputs({"anonymizer": anonymizer, "utility": utility})
+    header["anonymizer"] = {"name": anonymizer, "sha256": files["anonymizer"]["sha256"]}
+    header["utility"] = files["utility"]
+    if anonymizer in OBFUSCATIONS and OBFUSCATIONS[anonymizer]().requires_boxes:
+        origin = boxes_origin(params.boxes, params.detector_weights, inputs.root)
+        header["person_boxes"] = origin
+    return header
+
+
+def weights_of(params: FeatureExtractionParams) -> tuple[str, str]:
+    """(anonymizer, file of f_T), the empty options resolved.
+
+    Raises:
+        UserError: a default that no stage has written yet.
+    """
+    anonymizer = params.anonymizer or _written_by("train_anonymizer", "last.pth", params)
+    utility = params.utility or anonymizer
+    if utility in OBFUSCATIONS:
+        utility = _written_by("init_utility", "ft_action.pth", params)
+    return anonymizer, utility
+
+
+def _written_by(stage: str, file: str, params: FeatureExtractionParams) -> str:
+    path = config.SAVED_MODELS_ROOT / f"{stage}_{params.preset}" / file
+    if not path.is_file():
+        option = "--utility PATH" if stage == "init_utility" else "--anonymizer NAME or PATH"
+        raise UserError(f"{path} does not exist: run {stage}.py first, or give {option}")
+    return str(path)
+
+
+def output_folder(params: FeatureExtractionParams, inputs: VideoInputs) -> Path:
+    """--output, or its default."""
+    run_id = params.run_id or f"dali_extraction_{params.preset}"
+    return Path(params.output) if params.output else config.FEATURES_ROOT / inputs.dataset / run_id
+
+
+def is_complete(params: FeatureExtractionParams, device: torch.device) -> bool:
+    """Whether an extraction with these parameters would find nothing to do; builds no network.
+
+    A video that failed is not done: a rerun tries it again. Data or weights that are not there yet
+    are no error here: the extraction says what is missing.
+    """
+    try:
+        inputs = list_inputs(params.dataset)
+        folder = FeatureFolder(
+            output_folder(params, inputs), manifest_header(params, inputs, device)
+        )
+        return folder.path.is_file() and not folder.left(inputs.videos)
+    except UserError as error:
+        log.debug("not complete: %s", error)
+        return False
 
 
 class FeatureFolder:
-    """The feature files of one data set and their manifest. Use it as a context manager.
+    """The feature files of one data set and their manifest; a context manager where it is written
+    to.
 
     Args:
-        folder: made if it does not exist.
+        folder: made by `with` if it does not exist.
         header: everything of the manifest but `videos` and `failed`.
+        overwrite: features that were made in another way are given up; else they are an error.
 
     Raises:
-        UserError: the folder holds features that were made in another way, or cannot be written.
+        UserError: by `with` and by all that read: the folder holds features that were made in
+            another way, or cannot be written.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any]):
-        self.folder = Path(folder)
-        self.header = header
-        self.path = self.folder / "manifest.json"
-        self._journal = None
-        self._merged_at = time.monotonic()
+    def __init__(self, folder: Path, header: dict[str, Any], overwrite: bool = False):
+        self.folder, self.header, self.overwrite = Path(folder), header, overwrite
+        self.path, self._entries = self.folder / "manifest.json", self.folder / ".entries"
 
     def __enter__(self) -> "FeatureFolder":
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            name = f".journal_{socket.gethostname()}_{os.getpid()}_{time.time_ns()}"
-            with (
-                self._locked()
-            ):  # a journal without its lock would look like a dead process's to whoever merges
-                self._journal = open(self.folder / name, "x", encoding="utf-8")  # noqa: SIM115 - lives as long as self
-                fcntl.flock(self._journal, fcntl.LOCK_EX)
-            self.merge()
+            self._entries.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"cannot write to {self.folder} ({error.strerror}); choose another --output"
             ) from error
-        except UserError:
-            self._drop_journal()
-            raise
+        empty = {**self.header, "videos": {}, "failed": {}}
+        if not self.path.exists():
+            self._create_manifest(empty)
+        elif self.overwrite and self._differences(self._stored()):
+            log.warning("%s: features made in another way are replaced", self.folder)
+            write_json(self.path, empty)
+        self.assemble()
+        self._remove_half_files()
         return self
 
     def __exit__(self, *_) -> None:
-        self.merge()
-        self._drop_journal()
+        self.assemble()
 
-    def finished(self) -> set[str]:
-        """Names of the videos whose features are complete on disk, as of the last merge."""
-        videos = self._read()["videos"]
-        return {name for name, entry in videos.items() if self._is_whole(entry)}
-
-    def failures(self) -> dict[str, str]:
-        """name -> reason of the videos that failed in their last try, as of the last merge."""
-        return self._read()["failed"]
+    def left(self, videos: Iterable[VideoInput]) -> list[VideoInput]:
+        """The videos that have no complete features of their present source; says which sources are
+        others than those that were extracted, and how many cannot be compared."""
+        entries, left, n_unknown = self.read()["videos"], [], 0
+        for video in videos:
+            entry = entries.get(video.name)
+            if entry is None or not self._is_whole(entry):
+                left.append(video)
+                continue
+            before, now = entry.get("source"), _source_or_none(video.path)
+            if before is None or now is None:
+                n_unknown += 1
+            elif any(before[key] != now[key] for key in ("bytes", "sha256")):
+                text = "%s: %s is another file than the extracted %s: extracted anew"
+                log.warning(text, video.name, now["path"], before["path"])
+                left.append(video)
+        if n_unknown:
+            text = (
+                "%s: %d videos are kept without comparison: their sources are not recorded or gone"
+            )
+            log.warning(text, self.folder, n_unknown)
+        return left
 
     def add_video(self, name: str, entry: dict[str, Any]) -> None:
         """Records a video whose feature file is on disk."""
-        self._append({"name": name, "entry": entry})
+        self._record(name, {"entry": entry})
 
     def add_failure(self, name: str, reason: str) -> None:
         """Records a video that could not be extracted."""
-        self._append({"name": name, "reason": reason})
+        self._record(name, {"reason": reason})
 
-    def merge(self) -> None:
-        """Brings what this process and dead ones finished into the manifest."""
-        with self._locked():
-            manifest = self._read()
-            done = [Path(self._journal.name), *self._dead_journals()]
-            for journal in done:
-                _apply(manifest, journal.read_text(encoding="utf-8"))
-            manifest["videos"] = dict(sorted(manifest["videos"].items()))
+    def assemble(self) -> None:
+        """Writes the manifest anew, unless it says what the records say already.
+
+        Whoever writes looks again: another process may have recorded videos and put its manifest
+        there in between. It need not look for ever, since whoever records more assembles later.
+        """
+        for _ in range(10):
+            manifest = self.read()
+            if manifest == self._stored():
+                return
             write_json(self.path, manifest)
-            self._journal.seek(0)
-            self._journal.truncate()
-            for journal in done[1:]:
-                journal.unlink(missing_ok=True)
-        self._merged_at = time.monotonic()
 
-    def remove_partial_files(self) -> None:
-        """Removes what interrupted writes left behind, unless another living process may be writing
-        it."""
-        partial = list(
-            self.folder.glob(".*.tmp")
-        )  # before the question: who writes has a journal by then
-        if not [path for path in self._other_journals() if not _owner_is_gone(path)]:
-            for path in partial:
-                path.unlink(missing_ok=True)
-
-    def _append(self, record: dict[str, Any]) -> None:
-        try:
-            self._journal.write(json.dumps(record) + "\n")
-            self._journal.flush()
-        except OSError as error:
+    def read(self) -> dict[str, Any]:
+        """The manifest as the records have it now: videos and failures of all processes."""
+        manifest = self._stored()
+        if different := self._differences(manifest):
             raise UserError(
-                f"cannot write to {self.folder} ({error.strerror}); free space and give the same command again"
-            ) from error
-        if time.monotonic() - self._merged_at > MERGE_SECONDS:
-            self.merge()
+                f"{self.folder} holds features made in another way ({'; '.join(different)}); "
+                "give another --output, or --overwrite to replace them"
+            )
+        videos, failed = manifest["videos"], manifest["failed"]
+        for record in map(read_json, sorted(self._entries.glob("*.json"))):
+            if record["made_of"] != self._made_of:
+                continue  # of features that --overwrite gave up
+            name = record["name"]
+            videos.pop(name, None)
+            failed.pop(name, None)
+            table, key = (videos, "entry") if "entry" in record else (failed, "reason")
+            table[name] = record[key]
+        return {**manifest, "videos": _sorted(videos), "failed": _sorted(failed)}
 
-    def _read(self) -> dict[str, Any]:
-        if not self.path.exists():
-            return {**self.header, "videos": {}, "failed": {}}
+    def _record(self, name: str, content: dict[str, Any]) -> None:
+        record = {"name": name, "made_of": self._made_of, **content}
+        write_json(self._entries / f"{name}.json", record)
+
+    @property
+    def _made_of(self) -> str:
+        """Digest of how the features are made, equal for all processes of one folder."""
+        recipe = vars(_recipe(self.header))
+        contents = {role: part["sha256"] or part["path"] for role, part in recipe["inputs"].items()}
+        text = json.dumps([recipe["parameters"], contents], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _stored(self) -> dict[str, Any]:
         manifest = read_json(self.path)
-        if not isinstance(manifest, dict) or not all(
-            isinstance(manifest.get(k), dict) for k in ("videos", "failed")
-        ):
+        tables = [manifest.get(key) for key in _TABLES] if isinstance(manifest, dict) else [None]
+        if not all(isinstance(table, dict) for table in tables):
             raise UserError(
                 f"{self.path} is not a manifest of this script; give another --output or remove it"
             )
-        different = [
-            key
-            for key, value in self.header.items()
-            if _identity(manifest.get(key)) != _identity(value)
-        ]
-        if different:
-            lines = "; ".join(
-                f"{key}: {manifest.get(key)!r} there, {self.header[key]!r} now" for key in different
-            )
-            raise UserError(
-                f"{self.folder} holds features made in another way ({lines}); give another --output or remove it"
-            )
         return manifest
+
+    def _differences(self, manifest: dict[str, Any]) -> list[str]:
+        header = {key: value for key, value in manifest.items() if key not in _TABLES}
+        return differences(vars(_recipe(header)), _recipe(self.header))
+
+    def _create_manifest(self, empty: dict[str, Any]) -> None:
+        """The first of several processes writes its header; the others will compare theirs."""
+        draft = self.folder / f".manifest.json.{os.getpid()}_{secrets.token_hex(4)}.tmp"
+        write_json(draft, empty)
+        try:
+            os.link(draft, self.path)  # fails where rename would replace another process's
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(draft, self.path)
+        draft.unlink(missing_ok=True)
 
     def _is_whole(self, entry: dict[str, Any]) -> bool:
         try:
@@ -150,57 +248,38 @@ class FeatureFolder:
         except (OSError, ValueError, EOFError, KeyError, TypeError):
             return False
 
-    def _other_journals(self) -> list[Path]:
-        own = Path(self._journal.name)
-        return [path for path in self.folder.glob(".journal_*") if path != own]
-
-    def _dead_journals(self) -> list[Path]:
-        return [path for path in self._other_journals() if _owner_is_gone(path)]
-
-    def _drop_journal(self) -> None:
-        if self._journal is not None:
-            Path(self._journal.name).unlink(missing_ok=True)
-            self._journal.close()
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with open(self.folder / ".lock", "w", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _remove_half_files(self) -> None:
+        """Removes what killed processes left: writing a file takes seconds, these are an hour
+        old by the file system's own clock."""
+        os.utime(self._entries)
+        oldest = self._entries.stat().st_mtime - _HALF_FILE_SECONDS
+        for folder in (self.folder, self._entries):
+            for path in folder.glob(".*.tmp"):
+                if path.stat().st_mtime < oldest:
+                    path.unlink(missing_ok=True)
 
 
-def _identity(value: Any) -> Any:
-    """What must agree: of a network its content, wherever the file lies; of an obfuscation its
-    name."""
-    if not isinstance(value, dict):
-        return value
-    return (
-        value["sha256"]
-        if value.get("sha256")
-        else {key: part for key, part in value.items() if key != "path"}
-    )
+def _recipe(header: dict[str, Any]) -> Recipe:
+    """A header as `artefacts.differences` compares it: networks and boxes by content."""
+    inputs = {
+        role: {
+            "path": next(part[key] for key in ("name", "path", "source") if key in part),
+            "sha256": part["sha256"],
+        }
+        for role in _INPUTS
+        if (part := header.get(role))
+    }
+    parameters = {key: value for key, value in header.items() if key not in _INPUTS}
+    parameters.pop("feature_dim", None)  # follows from f_T
+    return Recipe(parameters, inputs)
 
 
-def _owner_is_gone(journal: Path) -> bool:
-    """Whether nobody holds the journal's lock."""
+def _source_or_none(path: Path) -> dict[str, Any] | None:
     try:
-        with open(journal, encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except OSError:
-        return False
+        return source_of(path)
+    except (OSError, UserError):
+        return None
 
 
-def _apply(manifest: dict[str, Any], journal: str) -> None:
-    """The records of a journal, in order; the last line of a killed process may be cut off."""
-    for line in journal.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        name = record["name"]
-        if "entry" in record:
-            manifest["videos"][name] = record["entry"]
-            manifest["failed"].pop(name, None)
-        else:
-            manifest["failed"][name] = record["reason"]
+def _sorted(table: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(table.items()))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges
+from aux_code.parameters import CommonParams, PersonBoxParams, by_content, check_ranges, free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,23 +11,23 @@ class FeatureExtractionParams(PersonBoxParams, CommonParams):
     """Surveillance videos -> anonymizer f_A -> utility network f_T -> one feature per
     `frames_per_feature` frames."""
 
-    dataset: str = "ucf_crime"
+    dataset: str = by_content("ucf_crime")
     """ucf_crime, xd_violence or shanghaitech; or a folder of videos, one video or image, or a .txt
     list of paths."""
-    anonymizer: str = ""
+    anonymizer: str = by_content("")
     """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of
     train_anonymizer's run."""
-    utility: str = ""
+    utility: str = by_content("")
     """Checkpoint that holds f_T; empty: the anonymizer's checkpoint, or of init_utility's run for
     raw, blur, ..."""
-    output: str = ""
+    output: str = free("")
     """Folder of the feature files; empty: features/<dataset>/<run_id>."""
     reader: Literal["auto", "dali", "pyav"] = "auto"
     """Who decodes and resizes; auto takes DALI where it is installed (paper: DALI on GPU)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the networks; bf16 is twice as fast where the device has it (ours: the release
     has fp16)."""
-    shard: str = "0/1"
+    shard: str = free("0/1")
     """I/N: this process takes part I of N of the videos, I from 0 to N - 1; torchrun's RANK and
     WORLD_SIZE go first."""
     frames_per_clip: int = 16
@@ -43,26 +43,21 @@ class FeatureExtractionParams(PersonBoxParams, CommonParams):
     10, D) (ours)."""
     size: int = 224
     """Height and width of the frames that the networks see, in pixels (paper)."""
-    batch_size: int = 8
+    batch_size: int = free(8)
     """Clips per batch, of whatever videos; a GPU computes it in one pass (ours; the release passes
     one). With ten crops each of them counts, so that memory stays the same."""
-    frames_per_pass: int = 0
+    frames_per_pass: int = free(0)
     """Frames per pass of f_A; 0: on a GPU a whole batch, on a CPU the part of a clip that fits 4 x
     224 x 224 pixels, so that features do not depend on the batch in a single bit (ours)."""
-    n_decoders: int = 2
+    n_decoders: int = free(2)
     """Threads that decode, a video each, while the networks compute (ours)."""
-    min_decoded_share: float = 0.9
-    """A video fails if less than this share of the frames that its file announces decodes
-    (ours)."""
+    min_decoded_share: float = free(0.9)
+    """A video fails if less than this share of the frames that its file announces decodes (ours).
+    It decides which videos have features, not what these are."""
 
     def __post_init__(self) -> None:
-        least = {
-            "batch_size": 1,
-            "n_decoders": 1,
-            "frames_per_pass": 0,
-            "min_decoded_share": 0,
-            "size": 8,
-        }
+        least = {"frames_per_pass": 0, "min_decoded_share": 0, "size": 8}
+        least |= {"batch_size": 1, "n_decoders": 1}
         check_ranges(self, at_least=least, at_most={"min_decoded_share": 1})
 
 

@@ -4,15 +4,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from aux_code.errors import UserError
 from feature_extraction.clip_views import Clip
-from feature_extraction.frame_stream import VideoEnd
-from feature_extraction.readers import Reader
-from feature_extraction.video_inputs import VideoInput
+from feature_extraction.readers import Reader, VideoEnd
+from feature_extraction.video_inputs import VideoInput, source_of
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,23 @@ class Failure:
 
 @dataclass(frozen=True)
 class Item:
-    """What a decoding thread hands over: a clip, the end or the failure of one video; in how many
-    seconds it came."""
+    """What a decoding thread hands over: a clip, the end or the failure of one video.
+
+    Attributes:
+        video: which one.
+        content: the clip, end or failure.
+        source: `source_of` the video, taken before it was read.
+        seconds: in how many it came.
+    """
 
     video: VideoInput
     content: Clip | VideoEnd | Failure
+    source: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
 class ReadAhead:
-    """Reads videos in threads of its own, which start where its `with` begins and stop where it
-    ends.
+    """Reads videos in threads of its own, which run as long as its `with`.
 
     Iterating yields `Item`s, those of one video in order. A video that does not decode yields a
     Failure; an error of the program itself is raised in the consumer. Each thread computes with
@@ -70,9 +76,8 @@ class ReadAhead:
         for thread in self._threads:
             thread.start()
         self._started.wait()
-        torch.set_num_threads(
-            n_torch_threads
-        )  # what other threads begin with: it is the last number that anyone set
+        # what other threads begin with is the last number that anyone set
+        torch.set_num_threads(n_torch_threads)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -103,10 +108,8 @@ class ReadAhead:
                     video = self._waiting.get_nowait()
                 except queue.Empty:
                     break
-                started = time.perf_counter()
-                for content in _contents(reader, video):
-                    self._put(Item(video, content, time.perf_counter() - started))
-                    started = time.perf_counter()
+                for item in _items_of(reader, video):
+                    self._put(item)
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
             self._put(error)
@@ -120,10 +123,15 @@ class ReadAhead:
                 continue
 
 
-def _contents(reader: Reader, video: VideoInput) -> Iterator[Clip | VideoEnd | Failure]:
+def _items_of(reader: Reader, video: VideoInput) -> Iterator[Item]:
+    started = time.perf_counter()
     try:
-        yield from reader.read(video)
+        source = source_of(video.path)
+        for content in reader.read(video):
+            yield Item(video, content, source, time.perf_counter() - started)
+            started = time.perf_counter()
     except UserError as error:
-        yield Failure(str(error))
+        yield Item(video, Failure(str(error)))
     except (OSError, MemoryError) as error:
-        yield Failure(f"{video.path}: {error or type(error).__name__}")
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        yield Item(video, Failure(f"{video.path}: {reason}"))

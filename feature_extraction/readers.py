@@ -1,22 +1,48 @@
-"""Readers: a video -> its clips, cropped and resized. All give the same clips; interpolation
-differs a little.
+"""Readers: a video -> its clips, cropped and resized, in constant memory.
 
-`dali` runs crop, resize and layout in a graph of NVIDIA DALI, on a GPU where there is one; `pyav`
-needs no DALI.
+`pyav` decodes with PyAV and transforms with PyTorch, on the CPU; `dali` (dali_reader.py) crops and
+resizes in a graph of NVIDIA DALI, on a GPU where there is one. Both give the same clips;
+interpolation differs a little.
 """
 
 import importlib.util
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
+import av
+import numpy as np
 import torch
+from torch import Tensor
 
+from aux_code.datasets.decode import RgbConverter, frame_rate, iterate_frames
+from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
+from aux_code.datasets.unreadable import UnreadableMedia
+from aux_code.datasets.video_index import (
+    decoded_frames,
+    open_video,
+    stated_seconds,
+    video_stream,
+)
 from aux_code.errors import UserError
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import Clip, ClipGeometry
-from feature_extraction.frame_stream import VideoEnd
-from feature_extraction.pyav_reader import PyavReader
 from feature_extraction.video_inputs import VideoInput
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VideoEnd:
+    """What is known of a video once it has been read. `status`: complete, or damaged: some is
+    missing or broken."""
+
+    n_frames: int
+    fps: float
+    status: str = "complete"
 
 
 class Reader(Protocol):
@@ -25,8 +51,7 @@ class Reader(Protocol):
     name: str
 
     def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
-        """Yields the clips in order, then one VideoEnd. Raises UnreadableMedia for what does not
-        decode."""
+        """Yields the clips in order, then one VideoEnd. Raises UnreadableMedia."""
 
 
 def resolve_reader(name: str) -> str:
@@ -35,16 +60,13 @@ def resolve_reader(name: str) -> str:
     Raises:
         UserError: dali was asked for by name and is not installed.
     """
-    installed = (
-        importlib.util.find_spec("nvidia") is not None
-        and importlib.util.find_spec("nvidia.dali") is not None
-    )
-    if name == "dali" and not installed:
+    found = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
+    if name == "dali" and not found:
         raise UserError(
-            "--reader dali: NVIDIA DALI is not installed; install it (pip install nvidia-dali-cuda130, Linux only) or "
-            "use --reader pyav, which gives the same clips"
+            "--reader dali: NVIDIA DALI is not installed (pip install nvidia-dali-cuda130, Linux "
+            "only); --reader pyav gives the same clips"
         )
-    return ("dali" if installed else "pyav") if name == "auto" else name
+    return ("dali" if found else "pyav") if name == "auto" else name
 
 
 def make_reader(
@@ -61,3 +83,169 @@ def make_reader(
     from feature_extraction.dali_reader import DaliReader
 
     return DaliReader(geometry, min_decoded_share, box_source, device)
+
+
+class PyavReader:
+    """Decodes with PyAV and transforms with PyTorch, on the CPU."""
+
+    name = "pyav"
+
+    def __init__(
+        self,
+        geometry: ClipGeometry,
+        min_decoded_share: float = 0.9,
+        box_source: PersonBoxes | None = None,
+    ):
+        self.geometry = geometry
+        self.min_decoded_share = min_decoded_share
+        self.box_source = box_source
+
+    def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
+        stream = FrameStream(video.path, self.min_decoded_share)
+        for clip in clips_of(iter(stream), self.geometry):
+            boxes = view_boxes(video, clip, self.geometry, self.box_source)
+            yield Clip(clip.index, self.geometry.views(clip.frames), boxes)
+        yield stream.end()
+
+
+@dataclass(frozen=True)
+class SourceClip:
+    """A clip as decoded: its place in the video, uint8 (T,H,W,3) RGB, and (T,) which frames of the
+    video these are."""
+
+    index: int
+    frames: np.ndarray
+    frame_indices: np.ndarray
+
+
+def view_boxes(
+    video: VideoInput, clip: SourceClip, geometry: ClipGeometry, source: PersonBoxes | None
+) -> list[list[Tensor]] | None:
+    """The boxes of a decoded clip in pixels of its views."""
+    if source is None:
+        return None
+    boxes = source.of_frames(video.path, clip.frame_indices, clip.frames)
+    return geometry.boxes(boxes, clip.frames.shape[1:3])
+
+
+class LazyFrame:
+    """A frame that becomes uint8 (H,W,3) when it is asked for; at most once."""
+
+    def __init__(self, load: Callable[[], np.ndarray]):
+        self._load = load
+
+    @cached_property
+    def rgb(self) -> np.ndarray:
+        return self._load()
+
+
+def clips_of(frames: Iterator[LazyFrame], geometry: ClipGeometry) -> Iterator[SourceClip]:
+    """Cuts a stream of frames into clips, as `clip_sampling.consecutive_clips` does that knows the
+    length. Only the frames that a clip shows are converted to RGB.
+
+    Clip k starts at frame k * frames_per_feature; a clip that the video leaves short is completed
+    by its last frame.
+    """
+    taken: dict[int, list[tuple[int, np.ndarray]]] = {}  # clip -> (number, frame) of its frames
+    for number, last in enumerate(frames):
+        if number % geometry.frames_per_feature == 0:
+            taken[number // geometry.frames_per_feature] = []
+        for index in list(taken):
+            if (number - index * geometry.frames_per_feature) % geometry.stride == 0:
+                taken[index].append((number, last.rgb))
+            if len(taken[index]) == geometry.frames_per_clip:
+                yield _source_clip(index, taken.pop(index))
+    for index, of_clip in taken.items():
+        of_clip += [(number, last.rgb)] * (geometry.frames_per_clip - len(of_clip))
+        yield _source_clip(index, of_clip)
+
+
+def _source_clip(index: int, numbered: list[tuple[int, np.ndarray]]) -> SourceClip:
+    numbers, frames = zip(*numbered)
+    return SourceClip(index, np.stack(frames), np.array(numbers))
+
+
+class FrameStream:
+    """The frames of a video file, a folder of frames or an image, in order; then `end()` tells what
+    came.
+
+    Args:
+        path: what to read.
+        min_decoded_share: `end` refuses a video of which less than this share decoded.
+    """
+
+    def __init__(self, path: Path, min_decoded_share: float):
+        self.path = path
+        self.min_decoded_share = min_decoded_share
+        self._n_frames = 0
+        self._announced = 0.0
+        self._fps = 0.0
+        self._problems: list[str] = []
+
+    def __iter__(self) -> Iterator[LazyFrame]:
+        """Raises UnreadableMedia if the file does not open, is empty or holds no video."""
+        is_image = self.path.suffix.lower() in IMAGE_SUFFIXES
+        for frame in self._images() if self.path.is_dir() or is_image else self._decoded():
+            self._n_frames += 1
+            yield frame
+
+    def end(self) -> VideoEnd:
+        """To be called after the last frame.
+
+        Raises:
+            UnreadableMedia: nothing decoded, or too little of what the file announces.
+        """
+        if self._n_frames == 0:
+            raise UnreadableMedia(self.path, "no frame of its video decodes")
+        share = min(1.0, self._n_frames / max(self._announced, 1.0))
+        if share < self.min_decoded_share:
+            reason = f"only {share:.0%} of its {self._announced:.0f} frames decode"
+            raise UnreadableMedia(self.path, reason)
+        # an announced frame or two that never come are common in sound files (edit lists, rounding)
+        if self._announced - self._n_frames > max(2, 0.01 * self._announced):
+            self._problems.append("it ends early")
+        if self._problems:
+            announced = max(self._announced, self._n_frames)
+            counts = f"{self._n_frames} of {announced:.0f} announced frames decode"
+            log.warning("%s: damaged: %s (%s)", self.path, "; ".join(self._problems), counts)
+        status = "damaged" if self._problems else "complete"
+        return VideoEnd(self._n_frames, round(self._fps, 4), status)
+
+    def _images(self) -> Iterator[LazyFrame]:
+        is_folder = self.path.is_dir()
+        self._announced = len(frame_files(self.path)) if is_folder else 1
+        self._fps = frame_rate(self.path.parent)
+        for image in iterate_frames(self.path) if is_folder else [read_image(self.path)]:
+            yield LazyFrame(lambda image=image: image)
+
+    def _decoded(self) -> Iterator[LazyFrame]:
+        convert = RgbConverter()
+        with open_video(self.path) as container:
+            stream = video_stream(container)
+            self._fps = float(stream.average_rate or stream.guessed_rate or 0)
+            n_frames = n_corrupt = end = 0
+            for frame in decoded_frames(container, self.path, self._problems):
+                n_frames, n_corrupt = n_frames + 1, n_corrupt + frame.is_corrupt
+                end = max(end, (frame.pts or 0) + (frame.duration or 0))
+                yield LazyFrame(lambda frame=frame: convert(frame))
+            self._announced = announced_frames(container, n_frames, float(end * stream.time_base))
+        if n_corrupt:
+            self._problems.append(f"the decoder marks {n_corrupt} frames as damaged")
+
+
+def announced_frames(
+    container: av.container.InputContainer, n_frames: int, end_seconds: float
+) -> float:
+    """Frames that a file says it holds: its count, else what was read, scaled by its duration.
+
+    Not duration times rate: where frames come at irregular times, the stated rate is that of some.
+
+    Args:
+        container: the file.
+        n_frames: frames that were read.
+        end_seconds: when the last of them ends.
+    """
+    if frames := video_stream(container).frames:
+        return float(frames)
+    duration = stated_seconds(container)
+    return n_frames * duration / end_seconds if duration > end_seconds > 0 else float(n_frames)

@@ -1,29 +1,30 @@
-"""What is to be extracted: the videos of a data set or of a user's own, their names, their
-distribution over shards."""
+"""What is to be extracted: the videos of a data set or of a user's own, their names, how one knows
+them again, and their distribution over shards."""
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import av
 
 from aux_code import config
-from aux_code.datasets.image_files import IMAGE_SUFFIXES, natural_key
+from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, natural_key
 from aux_code.datasets.surveillance import LOADERS, VIDEO_SUFFIXES, load_surveillance
+from aux_code.datasets.video_index import open_video, video_stream
 from aux_code.errors import UserError
 
 _LISTS = ("train.csv", "test.csv")
+_MIB = 2**20
 
 
 @dataclass(frozen=True)
 class VideoInput:
-    """One video, folder of frames or still image.
-
-    Attributes:
-        name: stem of its feature file, unique in the data set.
-        path: the file, or the folder of frames.
-    """
+    """One video, folder of frames or still image; `name`: stem of its feature file, unique."""
 
     name: str
     path: Path
@@ -31,17 +32,38 @@ class VideoInput:
 
 @dataclass(frozen=True)
 class VideoInputs:
-    """The videos of one data set. `root`: its folder; `dataset`: its name as the manifest gives
-    it."""
+    """The videos of one data set. `root`: its folder; `dataset`: its name for the manifest."""
 
     dataset: str
     root: Path
     videos: tuple[VideoInput, ...]
 
 
-def dataset_root(dataset: str) -> Path | None:
-    """Folder of a data set that config.py knows; None for other names."""
-    return getattr(config, LOADERS[dataset][0]) if dataset in LOADERS else None
+def source_of(path: Path) -> dict[str, Any]:
+    """What a manifest says of a video's source: {"path", "mtime" (seconds), "bytes", "sha256"}.
+
+    Bytes and digest decide whether a source is the same, wherever it lies. The digest is the
+    SHA-256 of the first MiB followed by the last one, which overlap in files of less than two; of a
+    folder of frames it is of its first file's first and its last file's last MiB, and bytes and
+    mtime are the sum and the latest of all its frames.
+
+    Raises:
+        OSError, UnreadableMedia: it is not there.
+    """
+    files = frame_files(path) if path.is_dir() else [path]
+    states = [file.stat() for file in files]
+    n_bytes, mtime = sum(s.st_size for s in states), max(s.st_mtime for s in states)
+    digest = _digest_of_ends(files[0], files[-1], n_bytes, mtime)
+    return {"path": os.path.abspath(path), "mtime": mtime, "bytes": n_bytes, "sha256": digest}
+
+
+@lru_cache(maxsize=100_000)
+def _digest_of_ends(first: Path, last: Path, n_bytes: int, mtime: float) -> str:
+    with open(first, "rb") as head, open(last, "rb") as tail:
+        digest = hashlib.sha256(head.read(_MIB))
+        tail.seek(max(0, tail.seek(0, os.SEEK_END) - _MIB))
+        digest.update(tail.read(_MIB))
+    return digest.hexdigest()
 
 
 def list_inputs(dataset: str) -> VideoInputs:
@@ -55,34 +77,27 @@ def list_inputs(dataset: str) -> VideoInputs:
     Raises:
         UserError: nothing there, nothing usable in it, or two inputs of one name.
     """
-    root = dataset_root(dataset)
     path = Path(dataset)
-    if root is not None or (path.is_dir() and any((path / name).is_file() for name in _LISTS)):
-        return _from_surveillance(dataset, root or path)
+    if dataset in LOADERS or (path.is_dir() and any((path / name).is_file() for name in _LISTS)):
+        root = getattr(config, LOADERS[dataset][0]) if dataset in LOADERS else path
+        videos = tuple(VideoInput(v.name, Path(v.path)) for v in load_surveillance(dataset).videos)
+        name = dataset if dataset in LOADERS else root.resolve().name
+        return VideoInputs(name, root, _refuse_same_names(videos))
     if not path.exists():
         raise UserError(
-            f"--dataset {dataset}: neither one of {', '.join(LOADERS)} nor a folder, a file or a .txt list"
+            f"--dataset {dataset}: none of {', '.join(LOADERS)}, no folder, file or .txt list"
         )
-    if path.is_file() and path.suffix.lower() == ".txt":
-        root, files = path.parent, _listed_files(path)
-    elif path.is_file():
+    if path.is_file():
         root, files = path.parent, [path]
+        if path.suffix.lower() == ".txt":
+            files = _listed_files(path)
     else:
         root, files = path, _files_below(path)
     if not files:
-        raise UserError(
-            f"--dataset {dataset}: no video in it; known endings: {' '.join(VIDEO_SUFFIXES)}"
-        )
-    return VideoInputs(
-        path.stem if path.is_file() else path.resolve().name, root, _named(files, root)
-    )
-
-
-def _from_surveillance(dataset: str, root: Path) -> VideoInputs:
-    loaded = load_surveillance(dataset)
-    videos = [VideoInput(video.name, Path(video.path)) for video in loaded.videos]
-    name = dataset if dataset_root(dataset) else root.resolve().name
-    return VideoInputs(name, root, tuple(videos))
+        endings = " ".join(VIDEO_SUFFIXES)
+        raise UserError(f"--dataset {dataset}: no video in it; known endings: {endings}")
+    name = path.stem if path.is_file() else path.resolve().name
+    return VideoInputs(name, root, _refuse_same_names(_named(files, root)))
 
 
 def _listed_files(path: Path) -> list[Path]:
@@ -96,16 +111,10 @@ def _listed_files(path: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Video files and folders of images at any depth; images beside a video are its pictures, not
-    frames."""
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES
-    ]
-    frame_folders = {
-        path.parent for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
-    }
+    """Video files and folders of images at any depth; images beside a video are not its frames."""
+    below = [path for path in folder.rglob("*") if path.is_file()]
+    found = [path for path in below if path.suffix.lower() in VIDEO_SUFFIXES]
+    frame_folders = {path.parent for path in below if path.suffix.lower() in IMAGE_SUFFIXES}
     frame_folders -= {path.parent for path in found}
     found += [path for path in frame_folders if path != folder or not found]
     return sorted(found, key=lambda path: natural_key(str(path)))
@@ -114,35 +123,32 @@ def _files_below(folder: Path) -> list[Path]:
 def _named(files: list[Path], root: Path) -> tuple[VideoInput, ...]:
     """Names: the file's without its ending; where that is not unique its path below `root`, slashes
     as `__`; where even that is not, the path with the ending."""
-    choices = [
-        (_stem(path, root), _path_name(path, root), _path_name(path, root) + path.suffix)
-        for path in files
-    ]
+    choices = []
+    for path in files:
+        stem = root.resolve().name if path == root else path.name if path.is_dir() else path.stem
+        full, top = path.resolve(), root.resolve()
+        folders = full.relative_to(top).parent.parts if full.is_relative_to(top) else ()
+        below = "__".join([*folders, stem])
+        choices.append((stem, below, below + path.suffix))
     counts = [Counter(names) for names in zip(*choices)]
     inputs = []
     for path, names in zip(files, choices):
         unique = (name for name, count in zip(names, counts) if count[name] == 1)
-        name = next(unique, None)
-        if name is None:
-            raise UserError(f"{root}: listed more than once: {path}; keep each video once")
-        inputs.append(VideoInput(name, path))
+        inputs.append(VideoInput(next(unique, names[-1]), path))
     return tuple(inputs)
 
 
-def _stem(path: Path, root: Path) -> str:
-    return root.resolve().name if path == root else path.name if path.is_dir() else path.stem
-
-
-def _path_name(path: Path, root: Path) -> str:
-    relative = Path(_relative(path, root))
-    return "__".join([*relative.parent.parts, _stem(path, root)])
-
-
-def _relative(path: Path, root: Path) -> str:
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return path.name
+def _refuse_same_names(videos: tuple[VideoInput, ...]) -> tuple[VideoInput, ...]:
+    """Two videos of one name would write one file."""
+    first: dict[str, Path] = {}
+    for video in videos:
+        if video.name in first:
+            raise UserError(
+                f"{first[video.name]} and {video.path} would both be written as {video.name}.npy; "
+                "list each video once, rename one, or extract them in two calls with two --output"
+            )
+        first[video.name] = video.path
+    return videos
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
@@ -175,19 +181,13 @@ def shard_of(videos: tuple[VideoInput, ...], index: int, count: int) -> list[Vid
 
 
 def announced_length(path: Path) -> int:
-    """Number of frames that a file announces or a folder holds, at least 1; for balancing only,
-    since files err."""
-    if path.is_dir():
-        return max(1, sum(1 for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES))
+    """Frames that a file announces or a folder holds, at least 1; for balancing only: files err."""
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            stream = container.streams.video[0]
-            return max(
-                1, stream.frames or round(_seconds(container) * float(stream.average_rate or 25))
-            )
-    except (av.error.FFmpegError, OSError, IndexError, ValueError):
+        if path.is_dir():
+            return len(frame_files(path))
+        with open_video(path) as container:
+            stream = video_stream(container)
+            seconds = container.duration / av.time_base if container.duration else 0.0
+            return max(1, stream.frames or round(seconds * float(stream.average_rate or 25)))
+    except (UserError, OSError, ValueError):
         return 1
-
-
-def _seconds(container: av.container.InputContainer) -> float:
-    return container.duration / av.time_base if container.duration else 0.0

@@ -16,11 +16,11 @@ from typing import Literal
 
 import torch
 import tyro
+from torch import nn
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    sys.path.insert(
-        0, str(Path(__file__).resolve().parent.parent)
-    )  # works in an uninstalled clone, from any folder
+    # works in an uninstalled clone, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from aux_code import config
 from aux_code.datasets.unreadable import UnreadableMedia
@@ -45,10 +45,10 @@ class AnonymizeVideoParams(PersonBoxParams, CommonParams):
     """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of
     train_anonymizer's run."""
     side_by_side: bool = False
-    """Shows the original to the left of the anonymized picture."""
+    """Shows the original to the left of the anonymized frame."""
     tile: int = 1024
-    """Larger pictures pass f_A in overlapping tiles of this size, in pixels, which bounds the
-    memory; 0: whole."""
+    """Larger frames pass f_A in overlapping tiles of this size, in pixels, which bounds the memory;
+    0: whole."""
     frames_per_pass: int = 4
     """Frames per pass of f_A (ours)."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -85,25 +85,21 @@ def main() -> int:
     for source, target in pairs:
         try:
             n_frames = write_copy(source, target, network, device, params)
+            sys.stderr.write(f"{target}: {n_frames} frames, anonymizer {name}\n")
         except UnreadableMedia as error:
             if len(pairs) == 1:
                 raise
-            unreadable.append(str(error))
-            continue
-        sys.stderr.write(f"{target}: {n_frames} frames, anonymizer {name}\n")
+            unreadable.append(f"{error}\n")
     if unreadable:
-        sys.stderr.write(
-            "\n".join(
-                [f"{len(unreadable)} of {len(pairs)} videos cannot be read:", *unreadable, ""]
-            )
-        )
+        sys.stderr.write(f"{len(unreadable)} of {len(pairs)} videos cannot be read:\n")
+        sys.stderr.writelines(unreadable)
     return 3 if unreadable else 0
 
 
 def write_copy(
     source: Path,
     target: Path,
-    network: torch.nn.Module,
+    network: nn.Module,
     device: torch.device,
     params: AnonymizeVideoParams,
 ) -> int:

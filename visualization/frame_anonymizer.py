@@ -1,4 +1,4 @@
-"""An anonymizer on pictures of any size: whole, or in overlapping tiles whose seams do not show."""
+"""An anonymizer on frames of any size: whole, or in overlapping tiles whose seams do not show."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ class FrameAnonymizer:
     Args:
         network: f_A as `load_anonymizer` gives it.
         device: where it runs.
-        tile: height and width of the tiles for larger pictures, in pixels; 0: always whole.
+        tile: height and width of the tiles for larger frames, in pixels; 0: always whole.
         boxes: finds the people for anonymizers that need them, else None.
         precision: fp32 or bf16, in which f_A computes.
     """
@@ -45,13 +45,15 @@ class FrameAnonymizer:
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray, first: int) -> np.ndarray:
         """uint8 (N,H,W,3) RGB, frames `first` and on of the video -> the same shape."""
-        pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W)
+        pixels = pixels.float() / 255
         boxes = self.boxes(frames, first) if self.boxes else None
         if boxes is not None or not self.tile or max(pixels.shape[-2:]) <= self.tile:
             output = apply_anonymizer(self.network, pixels, boxes)
         else:
             output = self._in_tiles(pixels)
-        return (output.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        output = (output.clamp(0, 1) * 255).round().byte()
+        return output.permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
 
     def _in_tiles(self, pixels: Tensor) -> Tensor:
         """Tiles cross-fade over their overlap, where both have seen the surroundings."""
@@ -71,8 +73,7 @@ def tile_starts(length: int, tile: int) -> list[tuple[int, int]]:
     if length <= tile:
         return [(0, length)]
     n_tiles = -(-(length - OVERLAP) // (tile - OVERLAP))
-    # starts at multiples of 8: networks that halve the resolution three times see the same pixel
-    # grid in every tile
+    # multiples of 8: networks that halve the resolution three times see one grid in all tiles
     starts = [(length - tile) * i // (n_tiles - 1) // 8 * 8 for i in range(n_tiles)]
     return [(start, min(tile + 7, length - start)) for start in starts]
 

@@ -12,23 +12,20 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tyro
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    sys.path.insert(
-        0, str(Path(__file__).resolve().parent.parent)
-    )  # works in an uninstalled clone, from any folder
+    # works in an uninstalled clone, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from aux_code.checkpoints import read_json, write_atomically
+from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
 from aux_code.parameters import CommonParams, check_ranges, parse
+from aux_code.reporting.figures import COLOURS, Curve, save_figure, score_figure
 from aux_code.runs import run_script
-
-TRUTH_COLOUR = "#9db8e8"
-COLOURS = ("#c0392b", "#2a7f3f", "#7d5ba6", "#c98a1b", "#2c6fbb", "#6b6b6b")
-"""Red for the first curve, green for the second: raw and anonymized in the paper's figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +37,12 @@ class PlotScoresParams(CommonParams):
     results: tyro.conf.Positional[tuple[Path, ...]]
     """JSON files of main.py, one curve each."""
     output: Path = Path("scores.png")
-    """Picture to write; .png, .svg or .pdf."""
+    """Image to write; .png, .svg or .pdf."""
     fps: float = 30.0
     """Frames per second of the video, for the axis."""
 
     def __post_init__(self) -> None:
         check_ranges(self, above={"fps": 0})
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Scores (n_frames,) of one method; `events`: true intervals [start, end) in frames."""
-
-    label: str
-    scores: np.ndarray
-    events: list[tuple[int, int]]
 
 
 PRESETS = {
@@ -69,12 +57,23 @@ def main() -> None:
         raise UserError(f"--output {params.output}: the name must end in .png, .svg or .pdf")
     if not params.results:
         raise UserError("give at least one results file: results/anomaly_<dataset>_<run_id>.json")
-    curves = [read_curve(path, params.video) for path in params.results]
-    plot(curves, params.fps, params.output)
+    results = [read_scores(path, params.video) for path in params.results]
+    curves = [Curve(r.label, r.scores, COLOURS[i % len(COLOURS)]) for i, r in enumerate(results)]
+    # all are of one video, so its truth is drawn once
+    save_figure(score_figure(curves, results[0].events, params.fps), params.output)
     sys.stderr.write(f"{params.output}: {len(curves)} curves\n")
 
 
-def read_curve(results: Path, video: str) -> Curve:
+class VideoScores(NamedTuple):
+    """Scores (n_frames,) of one video by one run; `events`: true intervals [start, end) in
+    frames."""
+
+    label: str
+    scores: np.ndarray
+    events: list[tuple[int, int]]
+
+
+def read_scores(results: Path, video: str) -> VideoScores:
     """The frame scores of one video: each clip's score repeated over its frames, cut to the video's
     length.
 
@@ -92,10 +91,8 @@ def read_curve(results: Path, video: str) -> Curve:
         ) from error
     entry = videos.get(video)
     if entry is None:
-        near = [name for name in videos if video.lower() in name.lower()]
-        raise UserError(
-            f"{results} has no test video '{video}'; it has: {', '.join((near or list(videos))[:10])}"
-        )
+        near = [name for name in videos if video.lower() in name.lower()] or list(videos)
+        raise UserError(f"{results} has no test video '{video}'; it has: {', '.join(near[:10])}")
     path = results.with_name(f"{results.stem}_scores.npz")
     if not path.is_file():
         raise UserError(f"{path} does not exist; main.py writes it beside {results.name}")
@@ -107,40 +104,8 @@ def read_curve(results: Path, video: str) -> Curve:
             f"{path} is damaged or of another run ({error}); run main.py again"
         ) from error
     scores = np.repeat(clip_scores, frames_per_feature)[: entry["n_frames"]]
-    return Curve(
-        content.get("run_id", results.stem), scores, [tuple(event) for event in entry["events"]]
-    )
-
-
-def plot(curves: list[Curve], fps: float, output: Path) -> None:
-    """Writes the picture. All curves are of one video, so its truth is drawn once."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 2.6), layout="constrained")
-    axes = figure.subplots()
-    for number, (start, end) in enumerate(curves[0].events):
-        axes.axvspan(
-            start / fps,
-            end / fps,
-            color=TRUTH_COLOUR,
-            alpha=0.6,
-            lw=0,
-            label=None if number else "truth",
-        )
-    for i, curve in enumerate(curves):
-        seconds = np.arange(len(curve.scores) + 1) / fps
-        scores = np.append(curve.scores, curve.scores[-1:])
-        axes.step(seconds, scores, where="post", color=COLOURS[i % len(COLOURS)], label=curve.label)
-    axes.set(
-        xlabel="seconds",
-        ylabel="anomaly score",
-        ylim=(0, 1.02),
-        xlim=(0, len(curves[0].scores) / fps),
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
-    kind = output.suffix[1:]
-    write_atomically(output, lambda file: figure.savefig(file, format=kind, dpi=150))
+    events = [tuple(event) for event in entry["events"]]
+    return VideoScores(content.get("run_id", results.stem), scores, events)
 
 
 if __name__ == "__main__":

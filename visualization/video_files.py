@@ -12,11 +12,11 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 
-from aux_code.datasets.decode import RgbConverter
-from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
+from aux_code.datasets.decode import RgbConverter, iterate_frames
+from aux_code.datasets.image_files import IMAGE_SUFFIXES, read_image
 from aux_code.datasets.surveillance_types import VIDEO_SUFFIXES
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import decoded_frames, open_video
+from aux_code.datasets.video_index import decoded_frames, open_video, video_stream
 from aux_code.errors import UserError
 from aux_code.progress import progress
 
@@ -39,11 +39,9 @@ class VideoSource:
     Attributes:
         rate: mean frames per second.
         time_base: seconds per unit of time.
-        n_announced: number of frames that the source claims, None if it does not; for the progress
-            bar.
+        n_announced: number of frames that the source claims, None if it does not.
         pixel_aspect: width of a pixel by its height, upright; known once the first frame is there.
-        colours: (primaries, transfer) as the file has them, by their numbers in H.264; None if it
-            does not say how its pictures were made from RGB.
+        colours: (primaries, transfer) by their numbers in H.264; None if the file does not say.
 
     Raises:
         UnreadableMedia: there is no video.
@@ -56,7 +54,7 @@ class VideoSource:
         self.pixel_aspect, self.colours = Fraction(1), None
         if self._is_video:
             with open_video(path) as container:
-                stream = container.streams.video[0]
+                stream = video_stream(container)
                 self.rate = stream.average_rate or stream.guessed_rate or folder_rate
                 self.time_base = stream.time_base or 1 / self.rate
                 self.n_announced = stream.frames or None
@@ -66,12 +64,13 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[TimedFrame]:
         if not self._is_video:
-            yield from self._images()
+            images = iterate_frames(self.path) if self.path.is_dir() else [read_image(self.path)]
+            yield from (TimedFrame(image, i) for i, image in enumerate(images))
             return
         convert, step = RgbConverter(), max(1, round(1 / (self.rate * self.time_base)))
         start = last = None
         with open_video(self.path, n_threads=2) as container:
-            aspect = container.streams.video[0].sample_aspect_ratio or Fraction(1)
+            aspect = video_stream(container).sample_aspect_ratio or Fraction(1)
             for frame in decoded_frames(container, self.path):
                 if last is None:
                     start = last = frame.pts or 0
@@ -83,24 +82,11 @@ class VideoSource:
         if last is None:
             raise UnreadableMedia(self.path, "no frame of its video decodes")
 
-    def _images(self) -> Iterator[TimedFrame]:
-        size = None
-        for i, file in enumerate(frame_files(self.path) if self.path.is_dir() else [self.path]):
-            image = read_image(file)
-            size = size or image.shape
-            if image.shape != size:
-                raise UnreadableMedia(
-                    self.path, f"its frames differ in size: {size[:2]} and {image.shape[:2]}"
-                )
-            yield TimedFrame(image, i)
-
 
 class VideoWriter:
-    """Writes H.264 under a temporary name and renames it at the end, so that a kill leaves no half
-    file.
+    """Writes H.264 under a temporary name and renames it: a kill leaves no half file.
 
-    Frames of odd height or width get one repeated row or column: H.264 stores colours for blocks of
-    2 x 2 pixels.
+    Frames of odd height or width get a repeated row or column: H.264 has colours per 2 x 2 pixels.
 
     Args:
         path: the file; its ending names the container.
@@ -146,11 +132,9 @@ class VideoWriter:
         stream.height, stream.width = rgb.shape[:2]
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
-        codec.time_base, codec.sample_aspect_ratio = (
-            self._source.time_base,
-            self._source.pixel_aspect,
-        )
-        if self._source.colours:  # without these a player guesses by the height of the picture
+        codec.time_base = self._source.time_base
+        codec.sample_aspect_ratio = self._source.pixel_aspect
+        if self._source.colours:  # without these a player guesses by the height of the frames
             codec.color_primaries, codec.color_trc = self._source.colours
             codec.colorspace, codec.color_range = _BT709, _LIMITED
         self._stream = stream
@@ -179,31 +163,20 @@ def planned_copies(source: Path, target: Path) -> list[tuple[Path, Path]]:
         UserError: a copy would replace an original, or `target` names a file where many are to be
             written.
     """
-    videos = []
-    if source.is_dir() and not any(
-        path.suffix.lower() in IMAGE_SUFFIXES for path in source.iterdir()
-    ):
-        videos = sorted(
-            path
-            for path in source.rglob("*")
-            if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-        )
-    if not videos:
-        pairs = [(source, target)]
-    elif target.suffix.lower() in SUFFIXES or target.is_file():
+    below = sorted(source.rglob("*")) if source.is_dir() else []
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in below if path.parent == source):
+        below = []  # a folder of frames
+    videos = [p for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
+    if videos and (target.suffix.lower() in SUFFIXES or target.is_file()):
         raise UserError(
             f"{source} holds {len(videos)} videos: give a folder for the copies, not {target}"
         )
-    else:
-        stems = Counter(path.with_suffix("") for path in videos)
-        names = [
-            path.with_suffix(".mp4") if stems[path.with_suffix("")] == 1 else f"{path}.mp4"
-            for path in videos
-        ]
-        pairs = [
-            (path, target / Path(name).relative_to(source))
-            for path, name in zip(videos, names, strict=True)
-        ]
+    stems = Counter(path.with_suffix("") for path in videos)
+    pairs = [] if videos else [(source, target)]
+    for path in videos:
+        is_alone = stems[path.with_suffix("")] == 1
+        name = path.with_suffix(".mp4").name if is_alone else f"{path.name}.mp4"
+        pairs.append((path, target / path.relative_to(source).with_name(name)))
     originals = {original.resolve() for original, _ in pairs}
     for _, copy in pairs:
         if copy.resolve() in originals:
@@ -218,22 +191,24 @@ def anonymized_copy(
     frames_per_pass: int,
     side_by_side: bool,
 ) -> int:
-    """Copies all frames through `anonymize` (uint8 (N,H,W,3) and the first one's number -> the same
-    shape).
+    """Copies all frames through `anonymize`; returns their number.
 
-    Returns:
-        The number of frames written.
+    Args:
+        source: the original.
+        anonymize: uint8 (N,H,W,3) and the number of the first -> the same shape.
+        writer: of the copy.
+        frames_per_pass: N.
+        side_by_side: whether the original stands to the left of the anonymized frame.
     """
     n_frames, frames = 0, iter(source)
     with progress(description="anonymizing", total=source.n_announced, unit="frame") as bar:
         while group := list(islice(frames, max(1, frames_per_pass))):
             originals = np.stack([frame.rgb for frame in group])
             anonymized = anonymize(originals, n_frames)
-            pictures = (
-                np.concatenate([originals, anonymized], axis=2) if side_by_side else anonymized
-            )
-            for frame, picture in zip(group, pictures, strict=True):
-                writer.write(picture, frame.pts)
+            if side_by_side:
+                anonymized = np.concatenate([originals, anonymized], axis=2)  # (N, H, 2 W, 3)
+            for frame, written in zip(group, anonymized, strict=True):
+                writer.write(written, frame.pts)
             n_frames += len(group)
             bar.update(len(group))
     return n_frames

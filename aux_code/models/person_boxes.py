@@ -145,6 +145,15 @@ def find_boxes_file(boxes: Path | None, detector_weights: Path | None, place: Pa
     )
 
 
+def boxes_origin(boxes: Path | None, detector_weights: Path | None, place: Path) -> dict[str, str]:
+    """{"source", "sha256"} of what `open_person_boxes` would open; torchvision's own weights have
+    no digest."""
+    file = find_boxes_file(boxes, detector_weights, place) or detector_weights
+    if file is None:
+        return {"source": "fasterrcnn_resnet50_fpn, COCO_V1", "sha256": ""}
+    return {"source": str(file), "sha256": sha256(file) if Path(file).is_file() else ""}
+
+
 def open_person_boxes(
     boxes: Path | None,
     detector_weights: Path | None,
@@ -165,14 +174,12 @@ def open_person_boxes(
         UserError: both options, a file that cannot be read, or no weights to be had (says what to
             put where).
     """
+    origin = boxes_origin(boxes, detector_weights, place)
     file = find_boxes_file(boxes, detector_weights, place)
     if file is not None:
-        opened = PersonBoxes(read_boxes(file), origin={"source": str(file), "sha256": sha256(file)})
+        opened = PersonBoxes(read_boxes(file), origin=origin)
     else:
         detector = load_person_detector(detector_weights, device)
-        origin = {"source": "fasterrcnn_resnet50_fpn, COCO_V1", "sha256": ""}
-        if detector_weights is not None:
-            origin = {"source": str(detector_weights), "sha256": sha256(detector_weights)}
         opened = PersonBoxes(detector=detector, device=device, origin=origin)
     log.info("person boxes from %s", opened.origin["source"])
     return opened

@@ -9,21 +9,8 @@ PARTS = ("decode", "wait", "copy", "f_A", "f_T", "write", "start")
 
 
 def test_runs_and_reports(capsys):
-    arguments = [
-        "--videos",
-        "1",
-        "--clips",
-        "2",
-        "--size",
-        "32",
-        "--rounds",
-        "1",
-        "--product",
-        "128",
-        "--threads",
-        "1",
-    ]
-    assert extraction.main(arguments) == 0
+    sizes = "--videos 1 --clips 2 --size 32 --rounds 1 --product 128 --threads 1"
+    assert extraction.main(sizes.split()) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["benchmark"] == "extraction"
     assert set(report["ratios"]) == {"fp32", "bf16"} and min(report["ratios"].values()) > 0

@@ -9,9 +9,15 @@ from aux_code.datasets.transforms import evaluation_transform, transform_boxes
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.errors import UserError
 from feature_extraction.clip_views import ClipGeometry
-from feature_extraction.frame_stream import FrameStream, LazyFrame, VideoEnd, clips_of
-from feature_extraction.pyav_reader import PyavReader
-from feature_extraction.readers import make_reader, resolve_reader
+from feature_extraction.readers import (
+    FrameStream,
+    LazyFrame,
+    PyavReader,
+    VideoEnd,
+    clips_of,
+    make_reader,
+    resolve_reader,
+)
 from feature_extraction.video_inputs import VideoInput
 from tests.datasets import media
 from tests.feature_extraction.videos import painted, write_sound, write_video

@@ -1,6 +1,7 @@
 """Networks on clips: layout, batches, noise; and files as videos end."""
 
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,16 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from aux_code.checkpoints import read_json
 from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
 from feature_extraction.clip_views import Clip, ClipGeometry
-from feature_extraction.extractor import ClipEncoder, Extraction, LaunchedPass
-from feature_extraction.frame_stream import VideoEnd
+from feature_extraction.extractor import ClipEncoder, Extraction, LaunchedPass, PassTimer
 from feature_extraction.manifest import FeatureFolder
-from feature_extraction.pass_timer import PassTimer
-from feature_extraction.pyav_reader import PyavReader
 from feature_extraction.read_ahead import Item, ReadAhead
-from feature_extraction.readers import make_reader
-from feature_extraction.video_inputs import VideoInput
+from feature_extraction.readers import PyavReader, VideoEnd, make_reader
+from feature_extraction.video_inputs import VideoInput, source_of
 from tests.feature_extraction.videos import write_video
 
 CPU = torch.device("cpu")
@@ -161,10 +160,12 @@ def _extract(folder, videos, batch_size=3, n_threads=1, reader=PyavReader):
     torch.manual_seed(0)
     fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=3)
     fa.requires_boxes = False
+    return _run(folder, ClipEncoder(fa, ft, CPU), videos, batch_size, n_threads, reader)
+
+
+def _run(folder, encoder, videos, batch_size=3, n_threads=1, reader=PyavReader):
     with FeatureFolder(folder, HEADER) as features:
-        extraction = Extraction(
-            ClipEncoder(fa, ft, CPU), features, GEOMETRY.n_clips, batch_size, lambda *_: None
-        )
+        extraction = Extraction(encoder, features, GEOMETRY.n_clips, batch_size, print)
         with ReadAhead(videos, lambda: reader(GEOMETRY), n_threads, 4) as items:
             extraction.run(items, len(videos))
     return extraction
@@ -213,7 +214,8 @@ def test_features_of_a_batch_pass_the_networks_of_a_gpu_together(monkeypatch):
     ft.extract_features = lambda clips: seen.append(len(clips)) or plain(clips)
     encoder = ClipEncoder(fa, ft, CPU)
     encoder.device = SimpleNamespace(type="cuda")  # a GPU's passes, computed here
-    monkeypatch.setattr("feature_extraction.extractor.PassTimer", lambda device: PassTimer(CPU))
+    monkeypatch.setattr("feature_extraction.extractor.PassTimer", lambda device: timer)
+    timer = PassTimer(CPU)
     monkeypatch.setattr(encoder, "_to_device", lambda views: views)
     encoder(["a", "a", "b"], [_clip(0), _clip(1), _clip(0)])
     assert seen == [3 * 16, 3]
@@ -253,15 +255,11 @@ def test_videos_share_batches_and_keep_their_features(tmp_path):
         a, b = (np.load(tmp_path / folder / f"{video.name}.npy") for folder in "ab")
         assert a.shape == (n_clips, 64) and a.dtype == np.float32
         assert np.array_equal(a, b)
-    manifests = [FeatureFolder(tmp_path / folder, HEADER)._read() for folder in "ab"]
+    manifests = [read_json(tmp_path / folder / "manifest.json") for folder in "ab"]
     assert manifests[0] == manifests[1]
-    assert manifests[0]["videos"]["v33"] == {
-        "file": "v33.npy",
-        "n_frames": 33,
-        "n_clips": 2,
-        "fps": 25.0,
-        "status": "complete",
-    }
+    expected = {"file": "v33.npy", "n_frames": 33, "n_clips": 2, "fps": 25.0, "status": "complete"}
+    source = source_of(videos[1].path)
+    assert manifests[0]["videos"]["v33"] == {**expected, "source": source}
 
 
 @pytest.mark.parametrize("name, codec", [("h.mp4", "libx264"), ("v.webm", "libvpx-vp9")])
@@ -297,8 +295,8 @@ def test_failed_video_is_named_and_the_rest_goes_on(tmp_path):
     videos.insert(1, VideoInput("broken", tmp_path / "broken.mp4"))
     extraction = _extract(tmp_path / "out", videos)
     assert list(extraction.failed) == ["broken"]
-    with FeatureFolder(tmp_path / "out", HEADER) as folder:
-        assert folder.finished() == {"v40", "v50"} and list(folder.failures()) == ["broken"]
+    manifest = read_json(tmp_path / "out" / "manifest.json")
+    assert set(manifest["videos"]) == {"v40", "v50"} and list(manifest["failed"]) == ["broken"]
 
 
 def test_error_of_the_program_is_raised_not_hidden(tmp_path):
@@ -315,10 +313,17 @@ def test_non_finite_features_fail_their_video(tmp_path):
         def extract_features(self, clips):
             return super().extract_features(clips) * float("nan")
 
-    with FeatureFolder(tmp_path / "out", HEADER) as folder:
-        extraction = Extraction(
-            ClipEncoder(load_anonymizer("raw"), Nan(), CPU), folder, GEOMETRY.n_clips, 4, print
-        )
-        with ReadAhead(_videos(tmp_path, [40]), lambda: PyavReader(GEOMETRY), 1, 4) as items:
-            extraction.run(items, 1)
+    encoder = ClipEncoder(load_anonymizer("raw"), Nan(), CPU)
+    extraction = _run(tmp_path / "out", encoder, _videos(tmp_path, [40]))
     assert "finite" in extraction.failed["v40"] and not (tmp_path / "out" / "v40.npy").exists()
+
+
+def test_parts_of_a_pass_add_up_and_may_come_again():
+    start = time.perf_counter()
+    timer = PassTimer(CPU)
+    for part, seconds in [("a", 0.02), ("b", 0.01), ("a", 0.02)]:
+        time.sleep(seconds)
+        timer.mark(part)
+    parts = timer.seconds()
+    assert list(parts) == ["a", "b"] and parts["a"] >= 0.04 and parts["b"] >= 0.01
+    assert sum(parts.values()) == pytest.approx(time.perf_counter() - start, abs=0.05)

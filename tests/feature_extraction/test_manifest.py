@@ -1,4 +1,4 @@
-"""The manifest survives kills, other processes and other settings."""
+"""The manifest survives kills, other processes, other settings and other videos of one name."""
 
 import json
 import multiprocessing
@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,54 +14,76 @@ import pytest
 from aux_code.checkpoints import write_npy
 from aux_code.errors import UserError
 from feature_extraction.manifest import FeatureFolder
+from feature_extraction.video_inputs import VideoInput, source_of
 
 HEADER = {
     "format_version": 1,
     "size": 16,
     "utility": {"path": "/a/ft.pth", "sha256": "11", "arch": "small"},
 }
+ENTRY = {"n_frames": 40, "n_clips": 2, "fps": 25.0, "status": "complete"}
 
 
-def _add(folder, name):
+def _add(folder, name, **more):
     write_npy(folder.folder / f"{name}.npy", np.zeros((2, 4), np.float32))
-    folder.add_video(
-        name,
-        {"file": f"{name}.npy", "n_frames": 40, "n_clips": 2, "fps": 25.0, "status": "complete"},
-    )
+    folder.add_video(name, {"file": f"{name}.npy", **ENTRY, **more})
+
+
+def _videos_of(path):
+    return set(json.loads((path / "manifest.json").read_text())["videos"])
+
+
+def _left(path, *names, folder_of_videos="/nowhere"):
+    """Names of the videos that are left to extract."""
+    videos = [VideoInput(name, Path(folder_of_videos, name)) for name in names]
+    with FeatureFolder(path, HEADER) as folder:
+        return [video.name for video in folder.left(videos)]
 
 
 def _add_many(path, prefix, barrier):
+    barrier.wait()
     with FeatureFolder(path, HEADER) as folder:
-        barrier.wait()
         for i in range(30):
             _add(folder, f"{prefix}{i}")
             if i % 5 == 0:
-                folder.merge()
+                folder.assemble()
 
 
 def _add_and_hang(path, ready):
     folder = FeatureFolder(path, HEADER).__enter__()
     _add(folder, "before_the_kill")
-    folder._journal.write('{"name": "cut o')
-    folder._journal.flush()
+    (path / ".half.npy.1_ab.tmp").write_bytes(b"half")
     ready.set()
     time.sleep(60)
 
 
-def test_two_processes_on_one_folder_lose_nothing(tmp_path):
+def test_processes_that_begin_and_write_at_once_lose_nothing(tmp_path):
     context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(2)
-    processes = [
-        context.Process(target=_add_many, args=(tmp_path, prefix, barrier)) for prefix in "ab"
-    ]
+    barrier = context.Barrier(3)
+    processes = [context.Process(target=_add_many, args=(tmp_path, p, barrier)) for p in "abc"]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
-    assert [process.exitcode for process in processes] == [0, 0]
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert set(manifest["videos"]) == {f"{prefix}{i}" for prefix in "ab" for i in range(30)}
-    assert not list(tmp_path.glob(".journal_*"))
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert _videos_of(tmp_path) == {f"{prefix}{i}" for prefix in "abc" for i in range(30)}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_of_two_ways_that_begin_at_once_one_is_refused(tmp_path, monkeypatch):
+    """Both see an empty folder; the one that is slower with its header finds the other's."""
+    slow = FeatureFolder(tmp_path, {**HEADER, "size": 32})
+    create = slow._create_manifest
+
+    def late(empty):
+        with FeatureFolder(tmp_path, HEADER) as fast:
+            _add(fast, "a")
+        create(empty)
+
+    monkeypatch.setattr(slow, "_create_manifest", late)
+    with pytest.raises(UserError, match="size: 16, now 32"), slow:
+        pass
+    assert _videos_of(tmp_path) == {"a"}
 
 
 def test_killed_process_leaves_what_it_finished(tmp_path):
@@ -69,26 +92,27 @@ def test_killed_process_leaves_what_it_finished(tmp_path):
     process = context.Process(target=_add_and_hang, args=(tmp_path, ready))
     process.start()
     assert ready.wait(20)
-    with FeatureFolder(tmp_path, HEADER) as folder:
-        assert folder.finished() == set()  # the other one lives: its journal is its own
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)
-    with FeatureFolder(tmp_path, HEADER) as folder:
-        assert folder.finished() == {"before_the_kill"}
-    assert not list(tmp_path.glob(".journal_*"))
+    assert _left(tmp_path, "before_the_kill", "other") == ["other"]
+    assert _videos_of(tmp_path) == {"before_the_kill"}
+    half = tmp_path / ".half.npy.1_ab.tmp"
+    assert half.exists()  # nobody knows yet that its process is dead
+    os.utime(half, (time.time() - 4000,) * 2)
+    _left(tmp_path)
+    assert not half.exists()
 
 
-def test_half_files_go_unless_another_process_may_be_writing_them(tmp_path):
-    half = tmp_path / ".v.npy.123_ab.tmp"
-    with FeatureFolder(tmp_path, HEADER):
-        half.write_bytes(b"half")
-        with FeatureFolder(tmp_path, HEADER) as second:
-            second.remove_partial_files()
-            assert half.exists()
-    with FeatureFolder(tmp_path, HEADER) as folder:
-        _add(folder, "a")
-        folder.remove_partial_files()
-        assert not half.exists() and (tmp_path / "a.npy").exists()
+def test_no_file_is_locked_since_file_systems_differ_in_what_they_can(tmp_path, monkeypatch):
+    """NFSv4 refuses an exclusive lock on a file opened for reading."""
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    test_killed_process_leaves_what_it_finished(tmp_path)
 
 
 def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path):
@@ -104,37 +128,74 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path):
                 folder.add_failure("b", "x" * 2000)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a.npy", "manifest.json"]
-    with FeatureFolder(tmp_path, HEADER) as folder:
-        assert folder.finished() == {"a"}
+    files = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert files == ["a.json", "a.npy", "manifest.json"]
+    assert _left(tmp_path, "a") == []
 
 
-def test_other_settings_are_refused_and_moved_weights_are_not(tmp_path):
+def test_other_settings_are_refused_or_replace_and_moved_weights_are_neither(tmp_path):
     with FeatureFolder(tmp_path, HEADER) as folder:
         _add(folder, "a")
-    with (
-        pytest.raises(UserError, match="size: 16 there, 32 now"),
-        FeatureFolder(tmp_path, {**HEADER, "size": 32}),
-    ):
-        pass
+    before = (tmp_path / "manifest.json").read_bytes()
+    larger = {**HEADER, "size": 32}
     other = {**HEADER, "utility": {"path": "/a/ft.pth", "sha256": "22", "arch": "small"}}
-    with pytest.raises(UserError, match="utility"), FeatureFolder(tmp_path, other):
-        pass
     moved = {**HEADER, "utility": {"path": "/b/ft.pth", "sha256": "11", "arch": "small"}}
-    with FeatureFolder(tmp_path, moved) as folder:
-        assert folder.finished() == {"a"}
+    for header, message in ((larger, "size: 16, now 32"), (other, "utility: another file")):
+        with pytest.raises(UserError, match=message), FeatureFolder(tmp_path, header):
+            pass
+    with FeatureFolder(tmp_path, moved, overwrite=True) as folder:
+        assert folder.left([VideoInput("a", tmp_path / "gone")]) == []
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    with FeatureFolder(tmp_path, HEADER) as late:
+        with FeatureFolder(tmp_path, larger, overwrite=True) as folder:
+            _add(folder, "b")
+            _add(late, "c")  # a process that did not notice: its features are not mixed in
+        assert _videos_of(tmp_path) == {"b"}
+        late.header = larger
+    assert _videos_of(tmp_path) == {"b"}
 
 
 def test_a_success_clears_the_failure_and_a_lost_file_is_done_again(tmp_path):
     with FeatureFolder(tmp_path, HEADER) as folder:
         folder.add_failure("a", "disk")
+    assert json.loads((tmp_path / "manifest.json").read_text())["failed"] == {"a": "disk"}
+    assert _left(tmp_path, "a") == ["a"]
     with FeatureFolder(tmp_path, HEADER) as folder:
-        assert folder.failures() == {"a": "disk"}
         _add(folder, "a")
-        folder.merge()
-        assert folder.failures() == {} and folder.finished() == {"a"}
-        (tmp_path / "a.npy").write_bytes(b"half")
-        assert folder.finished() == set()
+        assert folder.read()["failed"] == {} and set(folder.read()["videos"]) == {"a"}
+    assert _left(tmp_path, "a") == []
+    (tmp_path / "a.npy").write_bytes(b"half")
+    assert _left(tmp_path, "a") == ["a"]
+
+
+def test_a_source_is_known_by_its_bytes_and_ends(tmp_path, caplog):
+    """Neither its place nor its time counts."""
+    long = bytes(3 * 2**20)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_bytes(long)
+    out, here, there = (tmp_path / name for name in ("out", "here", "there"))
+    with FeatureFolder(out, HEADER) as folder:
+        _add(folder, "a", source=source_of(here / "a"))
+    os.utime(there / "a", (1, 1))
+    assert _left(out, "a", folder_of_videos=there) == [] and not caplog.text
+    for content in (b"1" + long[1:], long[1:] + b"1", long + b"0"):
+        (there / "a").write_bytes(content)
+        caplog.clear()
+        assert _left(out, "a", folder_of_videos=there) == ["a"]
+        assert str(here / "a") in caplog.text and str(there / "a") in caplog.text
+
+
+def test_of_a_folder_of_frames_all_sizes_and_both_ends_count(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"%d" % i)
+    (tmp_path / "notes.txt").write_text("none of the frames")
+    before = source_of(tmp_path)
+    assert before["bytes"] == 3
+    (tmp_path / "2.png").write_bytes(b"9")
+    assert source_of(tmp_path)["sha256"] != before["sha256"]
+    (tmp_path / "1.png").write_bytes(b"22")
+    assert source_of(tmp_path)["bytes"] == 4
 
 
 @pytest.mark.parametrize(
@@ -145,4 +206,3 @@ def test_a_broken_manifest_is_refused_and_left_alone(tmp_path, content):
     with pytest.raises(UserError, match="manifest.json"), FeatureFolder(tmp_path, HEADER):
         pass
     assert (tmp_path / "manifest.json").read_text() == content
-    assert not list(tmp_path.glob(".journal_*"))

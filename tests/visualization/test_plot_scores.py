@@ -23,7 +23,7 @@ def _results(folder, run_id, scores):
 
 
 def test_clip_scores_become_frame_scores(tmp_path):
-    curve = plot_scores.read_curve(_results(tmp_path, "raw", [0.1, 0.9, 0.5]), "Fight 1")
+    curve = plot_scores.read_scores(_results(tmp_path, "raw", [0.1, 0.9, 0.5]), "Fight 1")
     assert curve.label == "raw" and curve.events == [(10, 40)] and len(curve.scores) == 70
     assert np.allclose(curve.scores[[0, 31, 32, 63, 64, 69]], [0.1, 0.1, 0.9, 0.9, 0.5, 0.5])
 
@@ -41,7 +41,7 @@ def test_picture_shades_the_truth(tmp_path, monkeypatch):
 
 def test_unknown_video_lists_what_there_is(tmp_path):
     with pytest.raises(UserError, match="Fight 1"):
-        plot_scores.read_curve(_results(tmp_path, "raw", [0.1]), "fight")
+        plot_scores.read_scores(_results(tmp_path, "raw", [0.1]), "fight")
 
 
 @pytest.mark.parametrize("content", [[1], {"videos": [{}]}, {"metrics": 1}, {"videos": []}])
@@ -49,7 +49,7 @@ def test_other_files_than_results_are_refused(tmp_path, content):
     path = tmp_path / "privacy_raw.json"
     write_json(path, content)
     with pytest.raises(UserError, match="privacy_raw.json is no result of main.py"):
-        plot_scores.read_curve(path, "Fight 1")
+        plot_scores.read_scores(path, "Fight 1")
 
 
 def test_damaged_scores_are_named(tmp_path):
@@ -59,4 +59,4 @@ def test_damaged_scores_are_named(tmp_path):
     for damaged in (b"", whole[: len(whole) // 2]):
         scores.write_bytes(damaged)
         with pytest.raises(UserError, match="raw_scores.npz is damaged"):
-            plot_scores.read_curve(path, "Fight 1")
+            plot_scores.read_scores(path, "Fight 1")
