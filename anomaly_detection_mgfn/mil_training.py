@@ -26,7 +26,6 @@ from anomaly_detection_mgfn.scoring import score_videos, video_score, weighted_s
 from aux_code.checkpoints import load_checkpoint
 from aux_code.devices import keep_freed_memory, supports_bf16
 from aux_code.errors import UserError
-from aux_code.inference import keep_prepared_products
 from aux_code.metrics import ranking_metrics
 from aux_code.progress import progress
 from aux_code.runs import InterruptRequest, Run, derived_seed, seeded_generator
@@ -246,7 +245,6 @@ class MilTraining:
         self.params, self.net, self.run, self.folder = params, net, run, folder
         if run.device.type == "cpu":
             keep_freed_memory()
-            keep_prepared_products()
         self.bf16 = trains_in_bf16(params, run.device)
         self.optimizer = torch.optim.Adam(
             net.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True

@@ -7,7 +7,7 @@ a checkpoint's `meta` stores.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 _NARROW_PREFIX = "network."
 _BUILDERS = {"fa": build_anonymizer, "ft": build_utility, "fb": build_privacy}
-_WITH_BACKBONE = {"fa": ("unet++",), "ft": ("largei3d", "r3d_18", "mvitv2"), "fb": ("r50",)}
-"""Networks that start from weights of another task, see `_adapt_backbone`."""
+_VIDEO_BACKBONES = ("largei3d", "r3d_18", "mvitv2")
+"""f_T that start from Kinetics weights, see `_adapt_backbone`."""
 
 
 def load_fa_model(
@@ -197,89 +197,58 @@ def _read(role: str, arch: str, saved_model_file: Path | str) -> WeightFile:
     if (role, arch, name) in _LIBRARY_WEIGHTS:
         return _download(role, arch, name)
     if any(name == known for *_, known in _LIBRARY_WEIGHTS) and not Path(name).exists():
-        others = [
-            f"{its_arch} ({known})"
-            for its_role, its_arch, known in _LIBRARY_WEIGHTS
-            if its_role == role
-        ]
+        others = ", ".join(f"{a} ({known})" for r, a, known in _LIBRARY_WEIGHTS if r == role)
         raise UserError(
-            f"torchvision has no {name} weights of '{arch}', only those of {', '.join(others)}; give the path of a file"
+            f"torchvision has no {name} weights of '{arch}', only those of {others}; give a file"
         )
     return read_weight_file(saved_model_file, role)
 
 
 def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
-    """Strictly, or as the weights of a backbone where the file is one of the known pre-trained
-    kinds.
+    """Strictly, or as those of a backbone where the file is of a known pre-trained kind.
 
-    A narrow output has no weights of its own, so files of the plain and of the wrapped network
-    serve both.
+    A narrow output has no weights of its own: files of the plain and the wrapped network serve both.
     """
     wrapped = all(name.startswith(_NARROW_PREFIX) for name in file.state)
     if wrapped and not isinstance(network, NarrowOutput):
-        file = file._replace(
-            state={n.removeprefix(_NARROW_PREFIX): t for n, t in file.state.items()}
-        )
+        inner = {name.removeprefix(_NARROW_PREFIX): tensor for name, tensor in file.state.items()}
+        file = file._replace(state=inner)
     if isinstance(network, NarrowOutput) and not wrapped:
         network.network.architecture = network.architecture
         network = network.network
-
-    def fitting(file: WeightFile) -> str:
-        return _fitting_architecture(role, file)
-
     if file.bare and compare(network, with_current_names(network, file.state)):
         adapted = _adapt_backbone(role, network.architecture, file.state)
         if adapted:
-            load_partly(network, file, adapted, fitting)
+            load_partly(network, file, adapted)
             return
-    load_strictly(network, file, fitting)
+    load_strictly(network, file)
 
 
 def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> Adapted | None:
-    """Kinetics and ImageNet weights for the backbone of a network; None: the file is of another
-    kind."""
+    """Kinetics and ImageNet weights for a network's backbone; None: the file is of another kind."""
     arch, ssl = architecture["arch"], architecture["arguments"].get("ssl", False)
     classes = len(state.get("fc.bias", state.get("head.1.bias", ())))
-    if role == "ft" and classes == 400 and not arch.startswith("small"):
-        prefix, fresh = (
-            ("i3d.", ("i3d.fc.", "mlp.")) if arch == "largei3d" else ("backbone.", ("fc.", "mlp."))
-        )
-        head = prefix if arch == "largei3d" else ""
-        names = {name: name.replace("head.1.", "fc.") for name in state}
-        return Adapted(
-            {
-                (head if n.startswith("fc.") else prefix) + n: state[name]
-                for name, n in names.items()
-            },
-            fresh,
-        )
+    body = {n: tensor for n, tensor in state.items() if not n.startswith(("fc.", "head.1."))}
+    head = {n.replace("head.1.", "fc."): state[n] for n in state if n not in body}
+    if role == "ft" and arch in _VIDEO_BACKBONES and classes == 400:
+        place, head_place = ("i3d.", "i3d.") if arch == "largei3d" else ("backbone.", "")
+        return Adapted(_below(place, body) | _below(head_place, head), (f"{head_place}fc.", "mlp."))
     if role == "fb" and arch == "r50" and classes == 1000:
-        if not ssl:
-            return Adapted(dict(state), ("fc.",))
-        return Adapted(
-            {f"0.{n}": tensor for n, tensor in state.items() if not n.startswith("fc.")}, ("1.",)
-        )
+        return Adapted(_below("0.", body), ("1.",)) if ssl else Adapted(body | head, ("fc.",))
     if role == "fa" and arch == "unet++" and classes == 1000:
-        encoder = {
-            f"encoder.{name}": tensor
-            for name, tensor in state.items()
-            if not name.startswith("fc.")
-        }
-        return Adapted(encoder, ("decoder.", "segmentation_head."))
+        return Adapted(_below("encoder.", body), ("decoder.", "segmentation_head."))
     return None
+
+
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def _rebuild(role: str, path: Path | str) -> nn.Module:
     file = read_weight_file(path, role)
-    described = file.architecture or next(_fitting(role, file.state), None)
-    if described is None and role == "ft" and file.bare:
-        # a Kinetics file of the backbone gives features and Kinetics classes; only its embeddings
-        # are random
-        described = next(_fitting_backbones(role, file), None)
+    described = file.architecture or next(_fitting(role, file), None)
     if described is None:
-        raise UserError(
-            f"{path} has no meta entry, and its weights fit no known architecture of {role}"
-        )
+        raise UserError(f"{path} has no meta, and its weights fit no known architecture of {role}")
     network = _build(role, described["arch"], described.get("arguments", {}))
     _load_weights(network, role, file)
     return network
@@ -289,7 +258,8 @@ def _candidates(role: str, state: dict[str, Tensor]) -> list[dict[str, Any]]:
     """Architectures to try on a state dict, with the arguments that its shapes tell."""
     if role == "fa":
         return [{"arch": arch, "arguments": {}} for arch in ANONYMIZERS]
-    outputs = len(state.get("i3d.fc.bias", state.get("fc.bias", (0,))))
+    heads = ("i3d.fc.bias", "fc.bias", "head.1.bias")
+    outputs = next((len(state[name]) for name in heads if name in state), 1)
     if role == "ft":
         return [{"arch": arch, "arguments": {"num_classes": outputs}} for arch in UTILITY_NETWORKS]
     forms = [{"num_pa": outputs, "ssl": False}, {"ssl": True}]
@@ -298,89 +268,43 @@ def _candidates(role: str, state: dict[str, Tensor]) -> list[dict[str, Any]]:
     ]
 
 
-def _fitting(role: str, state: dict[str, Tensor]):
-    """Yields the descriptions of the networks into which the state dict goes without a
-    difference."""
-    for candidate in _candidates(role, state):
-        # shapes are all that is compared: on the meta device no memory is taken and nothing is
-        # drawn
+def _fitting(role: str, file: WeightFile) -> Iterator[dict[str, Any]]:
+    """The descriptions of the networks into which a file's weights go without a difference.
+
+    A Kinetics file of a backbone gives features and Kinetics classes; its embeddings are random.
+    """
+    for candidate in _candidates(role, file.state):
+        # Shapes are all that is compared: the meta device takes no memory and draws nothing.
         with torch.device("meta"):
             network = _build(role, candidate["arch"], candidate["arguments"])
-        if not compare(network, with_current_names(network, state)):
+        adapted = _adapt_backbone(role, candidate, file.state) if role == "ft" else None
+        if not compare(network, with_current_names(network, file.state)) or (
+            file.bare and adapted and not compare(network, adapted.completed(network)[0])
+        ):
             yield candidate
 
 
-def _fitting_architecture(role: str, file: WeightFile) -> str:
-    """The call that takes the file, strictly or for a backbone; an empty string where none does."""
-    for candidate_role in (role, *(other for other in _BUILDERS if other != role)):
-        candidates = _fitting(candidate_role, file.state)
-        for candidate in [file.architecture] if file.architecture else candidates:
-            return _call(candidate_role, candidate)
-        for candidate in _fitting_backbones(candidate_role, file) if file.bare else ():
-            return f"the backbone of {_call(candidate_role, candidate)}"
-    return ""
-
-
-def _call(role: str, described: dict[str, Any]) -> str:
-    arguments = "".join(
-        f", {key}={value!r}" for key, value in described.get("arguments", {}).items()
-    )
-    return f"load_{role}_model(arch='{described['arch']}'{arguments})"
-
-
-def _fitting_backbones(role: str, file: WeightFile):
-    """Yields the descriptions of the networks whose backbone is the file's."""
-    for arch in _WITH_BACKBONE[role]:
-        with torch.device("meta"):
-            network = _build(role, arch, {"num_classes": 400} if role == "ft" else {})
-        adapted = _adapt_backbone(role, network.architecture, file.state)
-        if adapted and not compare(network, adapted.completed(network)[0]):
-            yield network.architecture
-
-
-def _resnet18() -> Any:
-    from torchvision.models import ResNet18_Weights
-
-    return ResNet18_Weights.IMAGENET1K_V1
-
-
-def _resnet50() -> Any:
-    from torchvision.models import ResNet50_Weights
-
-    return ResNet50_Weights.IMAGENET1K_V2
-
-
-def _r3d_18() -> Any:
-    from torchvision.models.video import R3D_18_Weights
-
-    return R3D_18_Weights.KINETICS400_V1
-
-
-def _mvitv2() -> Any:
-    from torchvision.models.video import MViT_V2_S_Weights
-
-    return MViT_V2_S_Weights.KINETICS400_V1
-
-
-_LIBRARY_WEIGHTS: dict[tuple[str, str, str], Callable[[], Any]] = {
-    ("fa", "unet++", "imagenet"): _resnet18,
-    ("fb", "r50", "imagenet"): _resnet50,
-    ("ft", "r3d_18", "kinetics400"): _r3d_18,
-    ("ft", "mvitv2", "kinetics400"): _mvitv2,
+_LIBRARY_WEIGHTS = {
+    ("fa", "unet++", "imagenet"): "ResNet18_Weights.IMAGENET1K_V1",
+    ("fb", "r50", "imagenet"): "ResNet50_Weights.IMAGENET1K_V2",
+    ("ft", "r3d_18", "kinetics400"): "R3D_18_Weights.KINETICS400_V1",
+    ("ft", "mvitv2", "kinetics400"): "MViT_V2_S_Weights.KINETICS400_V1",
 }
-"""(network, architecture, name given for the file) -> torchvision's description of the weights."""
+"""(network, architecture, name given for the file) -> torchvision's name of the weights."""
 
 
 def _download(role: str, arch: str, name: str) -> WeightFile:
     """Weights by torchvision's own mechanism: its cache, else its download."""
-    weights = _LIBRARY_WEIGHTS[role, arch, name]()
+    from torchvision.models import get_weight
+
+    weights = get_weight(_LIBRARY_WEIGHTS[role, arch, name])
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the {name} weights of '{arch}' could not be downloaded ({error}). Without a network, fetch {weights.url} "
-            f"elsewhere and put it at {cached}, or give its path in place of '{name}'"
+            f"the {name} weights of '{arch}' could not be downloaded ({error}). Without a network, "
+            f"fetch {weights.url} elsewhere and put it at {cached}, or give its path for '{name}'"
         ) from error
     logger.info("weights %s from %s", weights, cached)
     return WeightFile(cached, dict(state), None, True)

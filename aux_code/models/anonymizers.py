@@ -5,12 +5,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aux_code.errors import UserError
-from aux_code.models.padding import pad_to_multiple
+
+
+def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
+    """Extends frames (N, C, H, W) at the right and bottom by their border pixels to multiples."""
+    height, width = frames.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    return F.pad(frames, (0, right, 0, bottom), mode="replicate") if bottom or right else frames
 
 
 class DoubleConv(nn.Module):
-    """Twice (3 x 3 convolution, batch norm, ReLU): (N, in_channels, H, W) -> (N, out_channels, H,
-    W)."""
+    """Twice (3 x 3 convolution, batch norm, ReLU): (N, in_channels, H, W) -> (N, out_channels, ...)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -70,10 +75,9 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """Plain UNet with bilinear up-sampling and a sigmoid (release): frames (N, 3, H, W) -> (N,
-    out_channels, H, W).
+    """Plain UNet with bilinear up-sampling and a sigmoid (release): -> (N, out_channels, H, W).
 
-    Pictures of less than 16 pixels, which the release does not take, are extended for the pass.
+    Frames of less than 16 pixels, which the release does not take, are extended for the pass.
     """
 
     def __init__(self, out_channels: int = 3):
@@ -101,6 +105,11 @@ def _conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Se
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
+def _two_convolutions(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    first = _conv_bn_relu(in_channels, out_channels, stride)
+    return nn.Sequential(first, _conv_bn_relu(out_channels, out_channels))
+
+
 class SmallUNet(nn.Module):
     """The miniature's f_A (ours): U-Net of widths 16/32/32 on 2 x 2 pixel blocks, with a sigmoid.
 
@@ -113,13 +122,9 @@ class SmallUNet(nn.Module):
     def __init__(self, out_channels: int = 3, widths: tuple[int, int, int] = (16, 32, 32)):
         super().__init__()
         first, second, third = widths
-        self.encoder1 = nn.Sequential(_conv_bn_relu(12, first), _conv_bn_relu(first, first))
-        self.encoder2 = nn.Sequential(
-            _conv_bn_relu(first, second, stride=2), _conv_bn_relu(second, second)
-        )
-        self.encoder3 = nn.Sequential(
-            _conv_bn_relu(second, third, stride=2), _conv_bn_relu(third, third)
-        )
+        self.encoder1 = _two_convolutions(12, first)
+        self.encoder2 = _two_convolutions(first, second, stride=2)
+        self.encoder3 = _two_convolutions(second, third, stride=2)
         self.decoder2 = _conv_bn_relu(third + second, second)
         self.decoder1 = _conv_bn_relu(second + first, first)
         self.to_blocks = nn.Conv2d(first, 4 * 6, 3, padding=1)
@@ -128,16 +133,14 @@ class SmallUNet(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         height, width = frames.shape[-2:]
-        blocks = F.pixel_unshuffle(pad_to_multiple(frames, 8), 2).contiguous(
-            memory_format=torch.channels_last
-        )
-        fine = self.encoder1(blocks)
+        blocks = F.pixel_unshuffle(pad_to_multiple(frames, 8), 2)  # (N, 12, H/2, W/2)
+        fine = self.encoder1(blocks.contiguous(memory_format=torch.channels_last))
         middle = self.encoder2(fine)
         coarse = F.interpolate(self.encoder3(middle), scale_factor=2, mode="nearest")
         middle = self.decoder2(torch.cat([coarse, middle], dim=1))
         middle = F.interpolate(middle, scale_factor=2, mode="nearest")
         fine = self.decoder1(torch.cat([middle, fine], dim=1))
-        pixels = F.pixel_shuffle(self.to_blocks(fine), 2)
+        pixels = F.pixel_shuffle(self.to_blocks(fine), 2)  # (N, 6, H, W)
         return self.mend(pixels).sigmoid()[..., :height, :width]
 
 
@@ -164,17 +167,12 @@ class NarrowOutput(nn.Module):
         self, network: nn.Module, output_channels: int, output_scale: float, output_noise: float
     ):
         super().__init__()
-        self.network = network
-        self.output_channels, self.output_scale, self.output_noise = (
-            output_channels,
-            output_scale,
-            output_noise,
-        )
+        self.network, self.output_channels = network, output_channels
+        self.output_scale, self.output_noise = output_scale, output_noise
         self.generator: torch.Generator | None = None
 
     def set_noise_generator(self, generator: torch.Generator | None) -> None:
-        """Draws the noise from `generator` (on any device) from now on; None: from the global
-        generator."""
+        """Draws from `generator` (on any device) from now on; None: from the global generator."""
         self.generator = generator
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -190,17 +188,13 @@ class NarrowOutput(nn.Module):
         return output.repeat(1, 3, 1, 1) if self.output_channels == 1 else output
 
     def _noise_like(self, output: Tensor) -> Tensor:
+        # From the shape alone: the same numbers for any memory format and precision.
         device = output.device if self.generator is None else self.generator.device
-        # from the shape alone: the same numbers for contiguous and channels-last outputs, and for
-        # any precision
-        return torch.randn(
-            output.shape, generator=self.generator, device=device, dtype=torch.float32
-        ).to(output)
+        return torch.randn(output.shape, generator=self.generator, device=device).to(output)
 
 
 def set_noise_generator(network: nn.Module, generator: torch.Generator | None) -> None:
-    """Makes every `NarrowOutput` inside a network draw from `generator`; networks without one stay
-    as they are."""
+    """Makes every `NarrowOutput` inside a network draw from `generator`."""
     for module in network.modules():
         if isinstance(module, NarrowOutput):
             module.set_noise_generator(generator)
@@ -237,9 +231,8 @@ def build_anonymizer(
         UserError: unknown architecture or an impossible value.
     """
     if arch not in ANONYMIZERS:
-        raise UserError(
-            f"unknown anonymizer architecture '{arch}'; known: {', '.join(ANONYMIZERS)}"
-        )
+        known = ", ".join(ANONYMIZERS)
+        raise UserError(f"unknown anonymizer architecture '{arch}'; known: {known}")
     if output_channels not in (1, 3):
         raise UserError(f"output_channels must be 1 or 3, got {output_channels}")
     if not 0 < output_scale <= 1:

@@ -1,14 +1,47 @@
-"""I3D-ResNet50: a ResNet-50 inflated over time (the variant published with Kinetics-400
-weights)."""
+"""I3D-ResNet50: a ResNet-50 inflated over time (as published with Kinetics-400 weights)."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from aux_code.models.short_clips import TwoFrameConv3d
+
+class TwoFrameConv3d(nn.Conv3d):
+    """A Conv3d whose gradient is right for two frames (f_T's last layers) in bf16 on a CPU, too.
+
+    There PyTorch's weight gradient (oneDNN, seen in PyTorch 2.14 with AVX-512 BF16) of a kernel of
+    three frames with padding 1 and stride 1 is memory that nobody wrote: finite or not, and silent.
+    Padding beforehand avoids it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        geometry = (self.kernel_size[0], self.padding[0], self.stride[0])
+        affected = x.shape[2] == 2 and geometry == (3, 1, 1)
+        if not (affected and torch.is_grad_enabled() and x.device.type == "cpu"):
+            return super().forward(x)
+        padding = (0, *self.padding[1:])
+        x = F.pad(x, (0, 0, 0, 0, 1, 1))
+        return F.conv3d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+def mend_short_clips(network: nn.Module) -> nn.Module:
+    """Replaces, in place, every Conv3d of three frames by a `TwoFrameConv3d` of the same weights."""
+    for name, module in list(network.named_modules()):
+        if (
+            isinstance(module, nn.Conv3d)
+            and module.kernel_size[0] == 3
+            and not isinstance(module, TwoFrameConv3d)
+        ):
+            mended = TwoFrameConv3d(
+                module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
+                module.dilation, module.groups, module.bias is not None,
+            )  # fmt: skip
+            mended.load_state_dict(module.state_dict())
+            network.set_submodule(name, mended)
+    return network
 
 
 class Bottleneck(nn.Module):
-    """1 x 1 (x 3 frames where `temporal`), 3 x 3, 1 x 1 convolutions with a residual; expands to 4
-    * width."""
+    """1 x 1 (x 3 frames where `temporal`), 3 x 3, 1 x 1 convolutions, residual; to 4 * width."""
 
     def __init__(self, in_channels: int, width: int, stride: int, temporal: bool):
         super().__init__()
@@ -41,8 +74,7 @@ _TEMPORAL_BLOCKS = ((1, 1, 1), (1, 0, 1, 0), (1, 0, 1, 0, 1, 0), (0, 1, 0))
 
 
 class I3DResNet50(nn.Module):
-    """Clips (B, 3, T, H, W) -> logits (B, num_classes); 2048-d pooled feature; 32.8 GFLOP per 16 x
-    224 x 224 clip."""
+    """Clips (B, 3, T, H, W) -> logits (B, num_classes); 32.8 GFLOP per 16 x 224 x 224 clip."""
 
     feature_dim = 2048
 
@@ -57,11 +89,9 @@ class I3DResNet50(nn.Module):
         for i, temporal in enumerate(_TEMPORAL_BLOCKS):
             width, stride = 64 * 2**i, 1 if i == 0 else 2
             blocks = []
-            for j, has_time in enumerate(temporal):
-                blocks.append(
-                    Bottleneck(in_channels, width, stride if j == 0 else 1, bool(has_time))
-                )
-                in_channels = 4 * width
+            for has_time in temporal:
+                blocks.append(Bottleneck(in_channels, width, stride, bool(has_time)))
+                in_channels, stride = 4 * width, 1
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(self.feature_dim, num_classes)
 

@@ -6,12 +6,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aux_code.errors import UserError
-from aux_code.models.heads import BudgetHead
+
+
+class BudgetHead(nn.Module):
+    """f_B's projection head (release, SimCLR): Linear, ReLU, Linear, unit length."""
+
+    def __init__(self, feature_dim: int, hidden_dim: int, embedding_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(feature_dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, embedding_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (N, feature_dim) -> unit vectors (N, embedding_dim)."""
+        return F.normalize(self.fc2(F.relu(self.fc1(features))), dim=1)
 
 
 class SelfSupervised(nn.Sequential):
-    """f_B of the anonymization training: backbone and projection head; images (N, 3, H, W) -> unit
-    (N, embedding_dim).
+    """f_B of the anonymization training: images (N, 3, H, W) -> unit vectors (N, embedding_dim).
 
     A Sequential because the published state dict has the prefixes `0.` and `1.`.
     """
@@ -56,9 +67,7 @@ class SmallBudget(nn.Module):
         self.feature_dim = widths[-1]
         self.conv = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(widths[0])
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*map(ResidualBlock, widths, widths[1:]))
         self.fc = nn.Linear(self.feature_dim, num_outputs)
         self.to(memory_format=torch.channels_last)
 
@@ -72,11 +81,22 @@ class SmallBudget(nn.Module):
 
 
 def _build_resnet50(num_outputs: int) -> nn.Module:
-    # imported here because torchvision's networks take a second or two, which only this
-    # architecture should cost
-    from aux_code.models.resnet50 import ResNet50
+    """torchvision's ResNet-50 with access to its 2048-d feature; 8.2 GFLOP per 224 x 224 image."""
+    # Imported here: torchvision's networks take seconds, which only this architecture should cost.
+    from torchvision.models.resnet import Bottleneck, ResNet
 
-    return ResNet50(num_outputs)
+    class ResNet50(ResNet):
+        feature_dim = 2048
+
+        def extract_features(self, images: Tensor) -> Tensor:
+            x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+            x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+            return self.avgpool(x).flatten(1)  # (N, 2048)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.fc(self.extract_features(images))
+
+    return ResNet50(Bottleneck, [3, 4, 6, 3], num_classes=num_outputs)
 
 
 PRIVACY_NETWORKS = {"r50": _build_resnet50, "small": SmallBudget}
@@ -99,9 +119,8 @@ def build_privacy(arch: str, num_pa: int = 7, ssl: bool = False, **arguments) ->
         UserError: unknown architecture.
     """
     if arch not in PRIVACY_NETWORKS:
-        raise UserError(
-            f"unknown privacy architecture '{arch}'; known: {', '.join(PRIVACY_NETWORKS)}"
-        )
+        known = ", ".join(PRIVACY_NETWORKS)
+        raise UserError(f"unknown privacy architecture '{arch}'; known: {known}")
     backbone = PRIVACY_NETWORKS[arch](num_outputs=1 if ssl else num_pa, **arguments)
     if not ssl:
         return backbone

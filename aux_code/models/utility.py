@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from aux_code.errors import UserError
-from aux_code.models.heads import UtilityHead
-from aux_code.models.i3d import I3DResNet50
-from aux_code.models.short_clips import TwoFrameConv3d, mend_short_clips
+from aux_code.models.i3d import I3DResNet50, TwoFrameConv3d, mend_short_clips
 
 
 class UtilityOutput(NamedTuple):
@@ -21,6 +20,23 @@ class UtilityOutput(NamedTuple):
     """(B, num_classes) action scores before the softmax."""
     embedding: Tensor
     """(B, embedding_dim) unit vectors for the temporal losses."""
+
+
+class UtilityHead(nn.Module):
+    """f_T's embedding head (release, its widths the defaults): Linear + BN + ReLU, Linear without
+    bias + BN, unit length."""
+
+    def __init__(self, feature_dim: int, hidden_dim: int = 512, embedding_dim: int = 128):
+        super().__init__()
+        self.fc1 = nn.Linear(feature_dim, hidden_dim)
+        self.bn1 = nn.BatchNorm1d(hidden_dim)
+        self.bn2 = nn.BatchNorm1d(embedding_dim)
+        self.fc2 = nn.Linear(hidden_dim, embedding_dim, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, feature_dim) -> unit vectors (B, embedding_dim)."""
+        hidden = F.relu(self.bn1(self.fc1(features)))
+        return F.normalize(self.bn2(self.fc2(hidden)), dim=1)
 
 
 class UtilityNetwork(nn.Module, ABC):

@@ -1,8 +1,6 @@
-"""Weight files of every origin -> one flat state dict, and strict loading that says what does not
-fit."""
+"""Weight files of every origin -> one flat state dict; strict loading that says what does not fit."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +25,7 @@ class WeightFile(NamedTuple):
     architecture: dict[str, Any] | None
     """{"arch", "arguments"} of the network where the file describes itself, else None."""
     bare: bool
-    """True for a state dict alone, without a checkpoint around it."""
+    """A state dict alone, without a checkpoint around it."""
     epoch: int = 0
     """After which it was saved, as the file says."""
     meta: dict[str, Any] = {}
@@ -35,11 +33,10 @@ class WeightFile(NamedTuple):
 
 
 def read_weight_file(path: Path | str, role: str) -> WeightFile:
-    """Reads the state dict of one network.
+    """The state dict of one network; nothing in the file is executed.
 
     Reads our checkpoints, the published ones (key `<role>_model_state_dict`, beside optimizer
-    states), a state dict alone, and a file or a folder with `model.safetensors`. Nothing in the
-    file is executed.
+    states), a state dict alone, and a file or a folder with `model.safetensors`.
 
     Args:
         path: file or folder.
@@ -55,27 +52,21 @@ def read_weight_file(path: Path | str, role: str) -> WeightFile:
         return WeightFile(path, _read_safetensors(path), None, True)
     content = load_checkpoint(path)
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict"
-        )
+        kind = type(content).__name__
+        raise UserError(f"{path} holds a {kind}, not a checkpoint or a state dict")
     key = f"{role}_model_state_dict"
-    present = [k for k in content if str(k).endswith("_model_state_dict")]
-    generic = [k for k in _GENERIC_KEYS if isinstance(content.get(k), dict)]
+    meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
+    architecture = _architecture(meta, role)
     if key in content:
-        meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
         epoch = content.get("epoch") if isinstance(content.get("epoch"), int) else 0
-        return WeightFile(
-            path, _clean(content[key], path), _architecture(content, role), False, epoch, meta
-        )
+        return WeightFile(path, _clean(content[key], path), architecture, False, epoch, meta)
+    present = [k for k in content if str(k).endswith("_model_state_dict")]
     if present:
         raise UserError(
             f"{path} has no '{key}'; it holds {', '.join(present)}: give the file of another stage"
         )
-    if generic:
-        return WeightFile(
-            path, _clean(content[generic[0]], path), _architecture(content, role), True
-        )
-    return WeightFile(path, _clean(content, path), None, True)
+    state = next((content[k] for k in _GENERIC_KEYS if isinstance(content.get(k), dict)), None)
+    return WeightFile(path, _clean(state or content, path), architecture if state else None, True)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -87,14 +78,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return _clean(load_file(path), path)
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is empty, truncated or not a safetensors file ({error})"
-        ) from error
+        raise UserError(f"{path} is empty, truncated or no safetensors file ({error})") from error
 
 
 def _clean(state: Any, path: Path) -> dict[str, Tensor]:
-    """Checks that it is a flat dict of tensors and takes off `module.`, which DataParallel puts
-    before every name."""
+    """A flat dict of tensors, without `module.`, which DataParallel puts before every name."""
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path} holds no weights")
     strange = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
@@ -103,9 +91,8 @@ def _clean(state: Any, path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _architecture(content: dict, role: str) -> dict[str, Any] | None:
-    meta = content.get("meta")
-    architectures = meta.get("architectures") if isinstance(meta, dict) else None
+def _architecture(meta: dict, role: str) -> dict[str, Any] | None:
+    architectures = meta.get("architectures")
     described = architectures.get(role) if isinstance(architectures, dict) else None
     return described if isinstance(described, dict) and "arch" in described else None
 
@@ -135,8 +122,7 @@ def compare(network: nn.Module, state: dict[str, Tensor]) -> Mismatch:
 
 
 def with_current_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames batch-norm entries saved as `scale` (frozen ones of the release) and adds counters
-    that those lack."""
+    """Renames batch-norm entries saved as `scale` (frozen ones of the release), adds counters."""
     wanted = network.state_dict()
     renamed = {}
     for name, tensor in state.items():
@@ -144,33 +130,31 @@ def with_current_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str
         is_old = name.endswith(".scale") and name not in wanted and weight in wanted
         renamed[weight if is_old else name] = tensor
     for name, tensor in wanted.items():
-        if (
-            name.endswith("num_batches_tracked")
-            and name.replace("num_batches_tracked", "running_var") in renamed
-        ):
+        norm, dot, entry = name.rpartition(".")
+        if entry == "num_batches_tracked" and f"{norm}{dot}running_var" in renamed:
             renamed.setdefault(name, torch.zeros_like(tensor))
     return renamed
 
 
-def load_strictly(
-    network: nn.Module, file: WeightFile, fitting: Callable[[WeightFile], str] | None = None
-) -> None:
+def load_strictly(network: nn.Module, file: WeightFile) -> None:
     """Copies the file's weights into the network; every name and shape must agree.
 
-    Args:
-        network: receives the weights.
-        file: of `read_weight_file`.
-        fitting: file -> description of the architecture it fits, or an empty string; asked on a
-            mismatch.
-
     Raises:
-        UserError: lists what is missing, unexpected and mis-shaped, and the architecture that would
-            fit.
+        UserError: lists what is missing, unexpected and mis-shaped, and the file's architecture.
     """
-    state = with_current_names(network, file.state)
-    mismatch = compare(network, state)
-    if mismatch:
-        raise UserError(_explain(file, network, mismatch, fitting(file) if fitting else ""))
+    _copy(network, with_current_names(network, file.state), file)
+
+
+def _copy(network: nn.Module, state: dict[str, Tensor], file: WeightFile) -> None:
+    if mismatch := compare(network, state):
+        lines = [f"the weights in {file.path} do not fit {type(network).__name__}:"]
+        lines += [f"  {what}: {name_some(ns)}" for what, ns in mismatch._asdict().items() if ns]
+        if described := file.architecture:
+            which = f"{described['arch']} with {described.get('arguments', {})}"
+        else:
+            which = "the one that it was saved from, which it does not state"
+        lines.append(f"  give the file's architecture: {which}")
+        raise UserError("\n".join(lines))
     network.load_state_dict(state)
 
 
@@ -185,54 +169,31 @@ class Adapted(NamedTuple):
     def completed(self, network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
         """(a state dict with the network's own entries in place of those, their names)."""
         wanted, state = network.state_dict(), with_current_names(network, self.state)
-        state = {
-            name: tensor
-            for name, tensor in state.items()
-            if not (
-                name.startswith(self.fresh)
-                and name in wanted
-                and tensor.shape != wanted[name].shape
-            )
-        }
+        for name, tensor in wanted.items():
+            if name.startswith(self.fresh) and name in state and state[name].shape != tensor.shape:
+                del state[name]
         kept = [name for name in wanted if name not in state and name.startswith(self.fresh)]
         return {**{name: wanted[name] for name in kept}, **state}, kept
 
 
-def load_partly(
-    network: nn.Module,
-    file: WeightFile,
-    adapted: Adapted,
-    fitting: Callable[[WeightFile], str] | None = None,
-) -> None:
+def load_partly(network: nn.Module, file: WeightFile, adapted: Adapted) -> None:
     """Copies weights of another task; what `adapted` leaves out is logged by name.
 
     Args:
         network: receives the weights.
         file: where they come from, for messages.
         adapted: the weights under the network's names.
-        fitting: as in `load_strictly`.
 
     Raises:
         UserError: another entry is missing, unexpected or mis-shaped.
     """
     complete, kept = adapted.completed(network)
-    mismatch = compare(network, complete)
-    if mismatch:
-        raise UserError(_explain(file, network, mismatch, fitting(file) if fitting else ""))
-    network.load_state_dict(complete)
+    _copy(network, complete, file)
     if kept:
+        names = ", ".join(kept)
         logger.warning(
-            "%s: re-initialised, because the file has none that fit: %s", file.path, ", ".join(kept)
+            "%s: re-initialised, because the file has none that fit: %s", file.path, names
         )
-
-
-def _explain(file: WeightFile, network: nn.Module, mismatch: Mismatch, fits: str) -> str:
-    lines = [f"the weights in {file.path} do not fit {type(network).__name__}:"]
-    lines += [
-        f"  {kind}: {name_some(names)}" for kind, names in mismatch._asdict().items() if names
-    ]
-    lines.append(f"  they fit {fits}" if fits else "  no known architecture fits them")
-    return "\n".join(lines)
 
 
 def name_some(names: list[str]) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from aux_code.models.i3d import Bottleneck
-from aux_code.models.short_clips import TwoFrameConv3d, mend_short_clips
+from aux_code.models.i3d import TwoFrameConv3d, mend_short_clips
 from aux_code.models.utility import build_utility
 
 
