@@ -34,19 +34,14 @@ def look(method: Method) -> tuple[str, str]:
 
 def trade_off(results: Results) -> Figure:
     """Leakage against detection (Fig. 3): a large panel for the first data set, small others."""
-    _, _, *columns = main_columns(results)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 5.4))
-        grid = figure.add_gridspec(
-            2, 2, width_ratios=(2.1, 1), hspace=0.5, wspace=0.2,
-            left=0.07, right=0.985, top=0.93, bottom=0.2,
-        )  # fmt: skip
-        cells = (grid[:, 0], grid[0, 1], grid[1, 1])
-        for cell, column in zip(cells, columns, strict=False):
-            axes = figure.add_subplot(cell)
-            _trade_off_panel(axes, results, column, large=cell is cells[0])
+        figure = Figure(figsize=(10.5, 5.4), layout="constrained")
+        grid = figure.add_gridspec(2, 2, width_ratios=(2.1, 1))
+        for place, column in enumerate(main_columns(results)[2:]):
+            axes = figure.add_subplot(grid[:, 0] if place == 0 else grid[place - 1, 1])
+            _trade_off_panel(axes, results, column, large=place == 0)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=5, handletextpad=0.3)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5)
     return figure
 
 
@@ -79,17 +74,14 @@ def _trade_off_panel(axes: Axes, results: Results, column: Column, large: bool) 
 
 
 def category_bars(results: Results, dataset: str, methods: Sequence[Method]) -> Figure:
-    """Frame AUC per category of anomaly, one bar per method (Figs. 6 and 7)."""
+    """Frame AUC per category of anomaly, one bar per method that was measured (Figs. 6 and 7)."""
     names = results.categories(dataset)
-    values = {
-        method: [results.mean(method.name, f"{dataset}:auc:{name}") for name in names]
-        for method in methods
-    }
+    metrics = [f"{dataset}:auc:{name}" for name in names]
+    values = {m: [results.mean(m.name, metric) for metric in metrics] for m in methods}
     values = {method: own for method, own in values.items() if set(own) != {None}}
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 3.2))
-        axes = figure.add_axes((0.06, 0.24, 0.93, 0.64))
-        width = 0.8 / max(1, len(values))
+        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+        axes, width = figure.subplots(), 0.8 / max(1, len(values))
         for number, (method, own) in enumerate(values.items()):
             at = np.arange(len(names)) + (number - (len(values) - 1) / 2) * width
             heights = [np.nan if value is None else 100 * value for value in own]
@@ -104,74 +96,55 @@ def category_bars(results: Results, dataset: str, methods: Sequence[Method]) -> 
 
 def ablation_changes(results: Results, numbers: Sequence[str]) -> Figure:
     """What each variant of these tables changes against raw, here and in the paper, in percent."""
-    lines: list[tuple[str, str, str]] = []  # (label, table, method); a heading has no method
-    for number in numbers:
-        lines.append((f"Table {number}: {ABLATION_TITLES[number]}", number, ""))
-        names = ABLATION_TABLES[number]
-        lines += [(METHODS[n].label_in(results.preset), number, n) for n in names]
-    height = 1.2 + 0.25 * len(lines)
+    columns = {number: ablation_columns(number, results.preset) for number in numbers}
+    lines = [(number, name) for number in numbers for name in ("", *ABLATION_TABLES[number])]
+    titles = {number: f"Table {number}: {ABLATION_TITLES[number]}" for number in numbers}
+    labels = [METHODS[n].label_in(results.preset) if n else titles[number] for number, n in lines]
+    green, at = look(METHODS["ted_spad"])[0], range(len(lines))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, height))
+        figure = Figure(figsize=(10.5, 1.2 + 0.25 * len(lines)), layout="constrained")
         all_axes = figure.subplots(1, 2, sharey=True)
-        figure.subplots_adjust(
-            left=0.33, right=0.985, top=1 - 0.3 / height, bottom=0.7 / height, wspace=0.06
-        )
         for place, axes in enumerate(all_axes):
-            for at, (_, number, name) in enumerate(lines):
-                if name:
-                    _draw_change(
-                        axes, results, ablation_columns(number, results.preset)[place], name, at
-                    )
+            changes = [_changes(results, columns[n][place], name) for n, name in lines]
+            here, paper = zip(*changes, strict=True)
+            axes.hlines(at, here, paper, color=GRID, linewidth=2.5, zorder=1)
+            axes.plot(here, at, "o", color=green, label="measured here")
+            axes.plot(paper, at, "D", color=MUTED, markerfacecolor="white", label="paper")
             axes.axvline(0, color=INK, lw=0.8)
             axes.grid(axis="x", color=GRID, linewidth=0.7)
             axes.tick_params(length=0)
             axes.set_title(("VISPR cMAP", "UCF-Crime AUC")[place] + ", change against raw, %")
-        all_axes[0].set_yticks(range(len(lines)), [label for label, *_ in lines], fontsize=8.5)
-        for tick, (_, _, name) in zip(all_axes[0].get_yticklabels(), lines, strict=True):
-            tick.set(color=INK, fontweight="normal" if name else "bold")
+        all_axes[0].set_yticks(at, labels, color=INK, fontsize=8.5)
+        for tick, (_, name) in zip(all_axes[0].get_yticklabels(), lines, strict=True):
+            tick.set_fontweight("normal" if name else "bold")
         all_axes[0].set_ylim(len(lines) - 0.4, -0.6)
-        handles, labels = all_axes[0].get_legend_handles_labels()
-        shown = dict(zip(labels, handles, strict=True))
-        figure.legend(shown.values(), shown.keys(), loc="lower center", ncols=2)
+        handles = all_axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=2)
     return figure
 
 
-def _draw_change(axes: Axes, results: Results, column: Column, name: str, at: int) -> None:
+def _changes(results: Results, column: Column, name: str) -> tuple[float, float]:
+    """(ours, the paper's) against raw, percent; NaN where there is none."""
     ours, raw = results.mean(name, column.metric), results.mean("raw", column.metric)
-    here = None if ours is None or raw is None else relative_change(ours, raw)
-    paper = None
-    if name in column.paper:
-        paper = relative_change(column.paper[name], column.paper_raw)
-    if here is not None and paper is not None:
-        axes.plot((here, paper), (at, at), color=GRID, linewidth=2.5, zorder=1)
-    green = look(METHODS["ted_spad"])[0]
-    for value, label, marker, edge, face in (
-        (here, "measured here", "o", green, green),
-        (paper, "paper", "D", MUTED, "white"),
-    ):
-        if value is not None:
-            style = {"marker": marker, "markeredgecolor": edge, "markerfacecolor": face}
-            axes.plot(value, at, linestyle="none", markersize=6, label=label, **style)
+    here = np.nan if ours is None or raw is None else relative_change(ours, raw)
+    return here, relative_change(column.paper.get(name, np.nan), column.paper_raw)
 
 
 def image_grid(rows: Sequence[tuple[str, np.ndarray]], columns: Sequence[str]) -> Figure:
     """Rows (label, uint8 (n, H, W, 3)) of the same n images under every method, titles above."""
     headline = 0.1 + 0.13 * max(text.count("\n") + 1 for text in columns)
+    width, height = 1.9 + 1.02 * len(columns), headline + 0.05 + 1.02 * len(rows)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.9 + 1.02 * len(columns), headline + 0.05 + 1.02 * len(rows)))
-        width, height = figure.get_size_inches()
-        figure.subplots_adjust(
-            left=1.8 / width, right=0.995, top=1 - headline / height, bottom=0.005,
-            wspace=0.04, hspace=0.04,
-        )  # fmt: skip
+        figure = Figure(figsize=(width, height))
         all_axes = figure.subplots(len(rows), len(columns), squeeze=False)
+        figure.subplots_adjust(left=1.8 / width, right=0.995, wspace=0.04, hspace=0.04)
+        figure.subplots_adjust(top=1 - headline / height, bottom=0.005)
         for (label, images), row in zip(rows, all_axes, strict=True):
             for image, axes in zip(images, row, strict=True):
                 axes.imshow(image, interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-            style = {"rotation": 0, "ha": "right", "va": "center", "color": INK, "fontsize": 8.5}
-            row[0].set_ylabel(label, **style)
+            row[0].set_ylabel(label, rotation=0, ha="right", va="center", color=INK, fontsize=8.5)
         for axes, text in zip(all_axes[0], columns, strict=True):
             axes.set_title(text, fontsize=7.5, fontweight="normal", loc="center", color=MUTED)
     return figure

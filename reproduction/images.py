@@ -3,13 +3,14 @@
 import io
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from aux_code import config
 from aux_code.datasets import ucf_crime
@@ -35,9 +36,9 @@ TAG, PADDING = "raw above anonymized", 2
 class Sample(NamedTuple):
     """An image before anonymization."""
 
-    pixels: np.ndarray
-    """uint8 (H, W, 3) as decoded."""
-    boxes: np.ndarray | None
+    frame: Tensor
+    """(3, size, size) in [0, 1]."""
+    boxes: Tensor | None
     """(K, 4) person boxes x0, y0, x1, y1 in pixels; None where no file tells them."""
     label: str
 
@@ -54,41 +55,37 @@ class SampleSource:
     def __init__(self, preset: str, seed: int, size: int, show_raw: bool = False):
         self.preset, self.seed, self.size = preset, seed, size
         self.show_raw = show_raw or preset == "miniature"
-        data = miniature_root(seed) if preset == "miniature" else None
-        self.vispr, self.ucf_crime = (
-            data / root.name if data else root
-            for root in (config.VISPR_ROOT, config.UCF_CRIME_ROOT)
-        )
+        self.roots = [config.VISPR_ROOT, config.UCF_CRIME_ROOT]
+        if preset == "miniature":
+            self.roots = [miniature_root(seed) / root.name for root in self.roots]
         self._anonymizers: dict[str, nn.Module | None] = {}
-        self._people: dict[Path, PersonBoxes | None] = {}
 
     def images(self) -> list[Sample]:
         """The first test images, by name, of different sets of two private attributes or more."""
-        data, shown = Vispr(self.vispr, "test"), {}
+        data, shown = Vispr(self.roots[0], "test"), {}
         for path, labels in zip(data.paths, data.labels, strict=True):
-            present = tuple(n for n, y in zip(data.attributes, labels, strict=True) if y)
-            if len(present) >= 2 and len(shown) < N_IMAGES:
-                shown.setdefault(present, path)
-        return [
-            Sample(read_image(path), self._boxes_of(self.vispr, path, 0), _short_names(names))
-            for names, path in shown.items()
-        ]
+            present = [n for n, y in zip(data.attributes, labels, strict=True) if y]
+            names = sorted(name.split("_", 1)[-1].replace("_", " ") for name in present)
+            if len(names) >= 2 and len(shown) < N_IMAGES:
+                shown.setdefault("\n".join(names), path)
+        people = _people_in(self.roots[0])
+        return [self._sample(people, p, 0, read_image(p), names) for names, p in shown.items()]
 
     def videos(self) -> list[SurveillanceVideo]:
         """Three UCF-Crime test videos by a rule that looks at no score: the first of the first two
         anomalous categories and the first normal one, by name."""
-        test = sorted(ucf_crime.load(self.ucf_crime).test, key=lambda video: video.name)
+        test = sorted(ucf_crime.load(self.roots[1]).test, key=lambda video: video.name)
         anomalous = {v.category: v for v in reversed(test) if v.label and v.events}
         chosen = [anomalous[category] for category in sorted(anomalous)[:2]]
         return chosen + [video for video in test if not video.label][:1]
 
     def video_frames(self, video: SurveillanceVideo) -> tuple[list[Sample], list[int]]:
         """Frames spread over the video, and their places."""
-        n_frames = count_frames(video.path)
+        path, people = video.path, _people_in(self.roots[1])
+        n_frames = count_frames(path)
         at = [int((i + 0.5) * n_frames / N_VIDEO_FRAMES) for i in range(N_VIDEO_FRAMES)]
-        frames = zip(read_frames(video.path, at), at, strict=True)
-        boxes = (self._boxes_of(self.ucf_crime, video.path, i) for i in at)
-        return [Sample(f, b, f"frame {i}") for (f, i), b in zip(frames, boxes, strict=True)], at
+        frames = zip(at, read_frames(path, at), strict=True)
+        return [self._sample(people, path, i, frame, f"frame {i}") for i, frame in frames], at
 
     def released(self, method: Method, samples: Sequence[Sample]) -> np.ndarray | None:
         """What the method lets through, uint8 (n, size, size, 3); None if that may not be shown or
@@ -101,15 +98,11 @@ class SampleSource:
         if getattr(anonymizer, "requires_boxes", False) and any(s.boxes is None for s in samples):
             log.warning("no images of %s: without person_boxes.csv all would show", method.label)
             return None
-        frames = torch.cat([evaluation_transform(s.pixels[None], self.size) for s in samples])
-        boxes = [
-            torch.zeros(0, 4) if boxes is None
-            else torch.from_numpy(transform_boxes(boxes, pixels.shape[:2], self.size)).float()
-            for pixels, boxes, _ in samples
-        ]  # fmt: skip
+        boxes = [torch.zeros(0, 4) if sample.boxes is None else sample.boxes for sample in samples]
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)  # an anonymizer may add noise: the same in each report
-            released = apply_anonymizer(anonymizer, frames, boxes)  # (n, 3, size, size)
+            frames = torch.stack([sample.frame for sample in samples])  # (n, 3, size, size)
+            released = apply_anonymizer(anonymizer, frames, boxes)
         return (released.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
     def _anonymizer(self, method: Method) -> nn.Module | None:
@@ -122,16 +115,21 @@ class SampleSource:
                 self._anonymizers[method.name] = None
         return self._anonymizers[method.name]
 
-    def _boxes_of(self, root: Path, path: Path, frame: int) -> np.ndarray | None:
-        if root not in self._people:
-            file = root / BOXES_FILE
-            self._people[root] = PersonBoxes(read_boxes(file)) if file.is_file() else None
-        people = self._people[root]
-        return None if people is None else people.of_frames(path, [frame])[0]
+    def _sample(
+        self, people: PersonBoxes | None, path: Path, place: int, pixels: np.ndarray, label: str
+    ) -> Sample:
+        boxes = None
+        if people is not None:
+            (found,) = people.of_frames(path, [place])
+            placed = transform_boxes(found, pixels.shape[:2], self.size)
+            boxes = torch.from_numpy(placed).float()
+        return Sample(evaluation_transform(pixels[None], self.size)[0], boxes, label)
 
 
-def _short_names(names: Sequence[str]) -> str:
-    return "\n".join(sorted(name.split("_", 1)[-1].replace("_", " ") for name in names))
+@cache
+def _people_in(root: Path) -> PersonBoxes | None:
+    file = root / BOXES_FILE
+    return PersonBoxes(read_boxes(file)) if file.is_file() else None
 
 
 def training_images(log_folder: Path) -> list[tuple[int, np.ndarray, np.ndarray]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
-import numpy as np
 from matplotlib.figure import Figure
 
 from aux_code import config
@@ -23,7 +22,7 @@ from reproduction import figures, tables
 from reproduction.images import SampleSource, training_images
 from reproduction.methods import ABLATION_TABLES, DATASETS, METHODS
 from reproduction.plan import training_log
-from reproduction.results import Results, build_summary, load_scores
+from reproduction.results import Results, build_summary
 from reproduction.tables import Timings
 from reproduction.tasks import Task
 
@@ -93,14 +92,14 @@ class _Report:
     def page(self) -> str:
         """One HTML text with its images inside."""
         sections = {
-            "The main result": self.main_result,
-            "Ablations and other tables": self.other_tables,
-            "What an attacker still sees": self.leakage,
-            "What the later stages are given": self.samples,
-            "Scores over time": self.scores,
-            "Images over the training": self.training,
-            "Detection by kind of anomaly": self.detection,
-            "Settings and timings": self.settings,
+            "The main result": self._main_result,
+            "Ablations and other tables": self._other_tables,
+            "What an attacker still sees": self._leakage,
+            "What the later stages are given": self._samples,
+            "Scores over time": self._scores,
+            "Images over the training": self._training,
+            "Detection by kind of anomaly": self._detection,
+            "Settings and timings": self._settings,
         }
         note = tables.measurement_note(self.results)
         environment = jinja2.Environment(autoescape=True, trim_blocks=True)
@@ -109,32 +108,27 @@ class _Report:
             state=f"Preset {self.preset}. {note} Written on {time.strftime('%Y-%m-%d')}.",
             headline=tables.headline(self.results),
             starts=sorted({attack.start for result in self.results for attack in result.attacks}),
-            sections={heading: self._collected(blocks()) for heading, blocks in sections.items()},
+            sections={
+                title: list(_until_data_lacks(blocks())) for title, blocks in sections.items()
+            },
             miniature=self.preset == "miniature",
         )
 
-    def main_result(self) -> Blocks:
-        """Table 8 and its figure."""
+    def _main_result(self) -> Blocks:
         if "8" in self.options.tables:
-            caption = (
-                "Privacy against utility. To the right less is leaked, upwards more is detected. "
-                "Bars: standard deviation over the seeds. Hollow markers: controls."
-            )
+            caption = "Privacy against utility. Bars: deviation over seeds. Hollow: controls."
             yield _picture(figures.trade_off(self.results), "trade_off", caption)
             yield tables.paper_table(self.results, "8")
 
-    def other_tables(self) -> Blocks:
-        """Tables 1 to 6, 9 and 10."""
+    def _other_tables(self) -> Blocks:
         numbers = [number for number in self.options.tables if number in ABLATION_TABLES]
         if numbers:
-            caption = "What each variant changes against raw video, measured here and in the paper."
             figure = figures.ablation_changes(self.results, numbers)
-            yield _picture(figure, "ablations", caption)
+            yield _picture(figure, "ablations", "What each variant changes against raw video.")
         for number in (number for number in self.options.tables if number != "8"):
             yield tables.paper_table(self.results, number)
 
-    def leakage(self) -> Blocks:
-        """Attributes and attackers."""
+    def _leakage(self) -> Blocks:
         chance, bars = self.results.chance_per_attribute(), []
         for method in self.shown:
             spreads = {n: self.results.spread(method.name, f"attribute:{n}") for n in chance}
@@ -148,8 +142,7 @@ class _Report:
             yield self.details["attributes"]
             yield self.details["attackers"]
 
-    def samples(self) -> Blocks:
-        """Test images and frames of a video as every method releases them."""
+    def _samples(self) -> Blocks:
         videos = self.source.videos()[:1]
         shown = [("images", self.source.images(), "The first test images with two attributes")]
         for video in videos:
@@ -167,8 +160,7 @@ class _Report:
                 "real people and are left out; reproduce.py --show_raw adds them."
             )
 
-    def scores(self) -> Blocks:
-        """Curves of a few test videos."""
+    def _scores(self) -> Blocks:
         drawn = [(video, self._score_figure(video)) for video in self.source.videos()]
         drawn = [(video, figure) for video, figure in drawn if figure]
         if drawn:
@@ -182,23 +174,21 @@ class _Report:
 
     def _score_figure(self, video: SurveillanceVideo) -> Figure | None:
         samples, at = self.source.video_frames(video)
-        curves, strips, events = [], [], ()
+        curves, strips, events = [], [], []
         for method in self.compared:
-            scores = load_scores(self.preset, self.seed, method.name, "ucf_crime").get(video.name)
-            content = self.results.by_method[method.name][0].detection.get("ucf_crime", {})
-            entry = next((v for v in content.get("videos", ()) if v["name"] == video.name), None)
-            if entry is None or scores is None:
+            found = self.results.by_method[method.name][0].frame_scores("ucf_crime", video.name)
+            if found is None:
                 continue
-            label, events = method.label_in(self.preset), entry["events"]
-            per_frame = np.repeat(scores, content["frames_per_feature"])[: entry["n_frames"]]
-            curves.append(shared.Curve(label, per_frame, figures.look(method)[0]))
+            scores, events = found
+            label = method.label_in(self.preset)
+            curves.append(shared.Curve(label, scores, figures.look(method)[0]))
             if (released := self.source.released(method, samples)) is not None:
                 strips.append(shared.Strip(label, released, at))
         fps = frame_rate(video.path)
         return shared.score_figure(curves, events, fps, strips, video.name) if curves else None
 
-    def training(self) -> Blocks:
-        """Images over the epochs; the first ones are nearly raw, since f_A begins as a copier."""
+    def _training(self) -> Blocks:
+        # of real data only with --show_raw: f_A begins as a copier, so early epochs show people
         trained = [m for m in self.compared if m.kind == "trained" and self.source.show_raw]
         for method in trained:
             shown = training_images(training_log(self.preset, self.seed, method))
@@ -208,32 +198,28 @@ class _Report:
                 caption = f"{method.label}: training images, and what came out after some epochs."
                 yield _picture(grid, f"training_{method.name}", caption, True)
 
-    def detection(self) -> Blocks:
-        """All metrics, then bars and tables per category of anomaly."""
+    def _detection(self) -> Blocks:
         if "detection" in self.details:
             yield self.details["detection"]
         for dataset in (name for name in DATASETS if f"categories_{name}" in self.details):
             figure = figures.category_bars(self.results, dataset, self.compared)
-            caption = "Frame AUC of each kind of anomaly, its videos with all normal ones. Dashed: chance."
+            caption = "Frame AUC of a category's videos with all normal ones. Dashed: chance."
             yield _picture(figure, f"categories_{dataset}", caption)
             yield self.details[f"categories_{dataset}"]
 
-    def settings(self) -> Blocks:
-        """What ran where, and for how long."""
+    def _settings(self) -> Blocks:
         tasks, timings = self.options.tasks, self.options.timings
         yield tables.settings_table(self.results, len(tasks), timings)
         yield tables.timing_table(tasks, timings)
 
-    @staticmethod
-    def _collected(blocks: Blocks) -> list[str | Table | Picture]:
-        """The blocks up to the first for which data is missing, which is said in its place."""
-        shown: list[str | Table | Picture] = []
-        try:
-            shown.extend(blocks)
-        except UserError as error:
-            log.warning("the report has no images: %s", error)
-            shown.append(f"No images: {error}")
-        return shown
+
+def _until_data_lacks(blocks: Blocks) -> Blocks:
+    """The blocks; where data is missing that is said in place of the rest."""
+    try:
+        yield from blocks
+    except UserError as error:
+        log.warning("the report has no images: %s", error)
+        yield f"No images: {error}"
 
 
 def _picture(figure: Figure, name: str, caption: str, narrow: bool = False) -> Picture:

@@ -48,8 +48,9 @@ class Attack:
 class MethodResult:
     """What was measured of one method with one seed."""
 
-    method: Method
+    preset: str
     seed: int
+    method: Method
     attacks: list[Attack] = field(default_factory=list)
     """On images; the strongest first."""
     detection: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -58,6 +59,20 @@ class MethodResult:
     """Metric -> value: cmap, f1, leakage_removed and `attribute:NAME` of the strongest attacker,
     feature_cmap (Table 1), `DATASET:auc`, `DATASET:ap`, `DATASET:false_alarm_rate` and
     `DATASET:auc:CATEGORY`."""
+
+    def frame_scores(self, dataset: str, video: str) -> tuple[np.ndarray, list[list[int]]] | None:
+        """(scores (n_frames,), true events in frames) of a test video; None where there are none.
+
+        Each clip's score stands for its frames.
+        """
+        content = self.detection.get(dataset, {})
+        entry = next((v for v in content.get("videos", ()) if v["name"] == video), None)
+        path = anomaly_scores(self.preset, self.seed, self.method.name, dataset)
+        if entry is None or not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            scores = np.repeat(file[video], content["frames_per_feature"])
+        return scores[: entry["n_frames"]], entry["events"]
 
 
 @dataclass
@@ -145,17 +160,8 @@ def collect_results(
     return results
 
 
-def load_scores(preset: str, seed: int, method: str, dataset: str) -> dict[str, np.ndarray]:
-    """Clip scores of the test videos, name -> (n_clips,); empty if there is no file."""
-    path = anomaly_scores(preset, seed, method, dataset)
-    if not path.is_file():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
 def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult:
-    result = MethodResult(method, seed)
+    result = MethodResult(preset, seed, method)
     for attacker in (*method.attackers, FEATURE_ATTACKER):
         content = _content(privacy_result(preset, seed, method.name, attacker), protocol)
         if content and attacker == FEATURE_ATTACKER:

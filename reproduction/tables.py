@@ -135,7 +135,8 @@ def attacker_table(results: Results) -> Table:
 
 
 def method_table(
-    title: str, results: Results, names: Sequence[str], columns: list[Column], notes: Sequence[str] = ()
+    title: str, results: Results, names: Sequence[str], columns: list[Column],
+    notes: Sequence[str] = (),
 ) -> Table:  # fmt: skip
     """Rows of methods, chance, controls; the paper's values in columns of their own where any."""
     width = 2 if any(column.paper for column in columns) else 1
@@ -238,10 +239,8 @@ def headline(results: Results) -> str:
     """The result in a few sentences."""
     sentences = []
     for name in ("raw", "ted_spad", "ted_spad_plus", "spact"):
-        removed, auc = (
-            percent(*results.spread(name, metric), digits=1)
-            for metric in ("leakage_removed", "ucf_crime:auc")
-        )
+        spreads = (results.spread(name, metric) for metric in ("leakage_removed", "ucf_crime:auc"))
+        removed, auc = (percent(*spread, digits=1) for spread in spreads)
         if MISSING not in (removed, auc):
             label = METHODS[name].label
             sentences.append(f"{label}: {removed} % of the leakage removed, UCF-Crime AUC {auc} %.")

@@ -16,21 +16,12 @@ INK, MUTED, GRID, TRUTH = "#1c1f24", "#6b7280", "#e5e7eb", "#9ec5f4"
 COLOURS = ("#c0392b", "#2a7f3f", "#7d5ba6", "#c98a1b", "#2c6fbb", "#6b6b6b")
 """Red for the first curve, green for the second: raw and anonymized in the paper's figures."""
 STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.edgecolor": "#9aa3af",
-    "axes.linewidth": 0.8,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
+    "font.family": "DejaVu Sans", "font.size": 9.5,
+    "axes.edgecolor": "#9aa3af", "axes.linewidth": 0.8, "axes.labelcolor": INK,
+    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False,
+    "xtick.color": MUTED, "ytick.color": MUTED, "legend.frameon": False, "legend.fontsize": 8.5,
+}  # fmt: skip
 _ATTRIBUTES_IN_A_ROW = 7
 
 
