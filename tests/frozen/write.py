@@ -1,7 +1,8 @@
-"""What may not change by mistake: the options of every command line, and the keys of every artefact.
+"""What may not change by mistake: the options of command lines and the keys of artefacts.
 
-    python tests/frozen/write.py                     writes options.json anew
-    python tests/frozen/write.py ARTIFACT_ROOT       and artefacts.json, from the folder that a failed test names
+    python tests/frozen/write.py                  writes options.json anew
+    python tests/frozen/write.py ARTIFACT_ROOT    and artefacts.json, from the folder that a
+                                                  failed test names
 
 A change of these files needs a line in CHANGELOG.md, in the same commit.
 """
@@ -62,7 +63,7 @@ def plain(value: Any) -> Any:
 
 
 def options() -> dict[str, dict[str, dict[str, Any]]]:
-    """Script -> preset -> option -> default; the presets after the first hold what differs from it."""
+    """Script -> preset -> option -> default; presets after the first: what differs."""
     found = {}
     for script, name in PRESETS.items():
         presets = {key: plain(value) for key, value in vars(module_of(script))[name].items()}

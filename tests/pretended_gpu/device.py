@@ -1,0 +1,356 @@
+"""A GPU that is none: tensors that compute on the CPU, but are on cuda:0 and keep CUDA's rules.
+
+For finding mistakes on machines without a GPU: operations that CUDA's autocast forbids, tensors of
+two devices in one operation, .numpy() without .cpu(), and how often the host waits for the device.
+It is torch's PrivateUse1 device under a false name, without a line of C++; fits torch 2.14.
+Not covered: DALI on a GPU, NCCL, kernels and their rounding, speed, memory, the cache of autocast.
+"""
+
+import contextlib
+import time
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+GPU = torch.device("cuda:0")
+COUNTS = {"operations": 0, "syncs": 0}
+WAITS = set(
+    "_local_scalar_dense nonzero _unique2 unique_dim unique_consecutive masked_select equal "
+    "is_nonzero repeat_interleave".split()
+)
+"""Operations whose result, or its size, the host reads."""
+FROM_EITHER = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "set_"}
+"""Operations that take tensors of both devices; of `index` only the indices may lie on the CPU."""
+LOWER_PRECISION = set(
+    "_convolution convolution cudnn_convolution cudnn_convolution_transpose conv1d conv2d conv3d "
+    "conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d prelu addmm addmv addr matmul "
+    "einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul linalg_multi_dot "
+    "_thnn_fused_lstm_cell _thnn_fused_gru_cell _cudnn_rnn lstm_cell gru_cell rnn_tanh_cell "
+    "rnn_relu_cell _scaled_dot_product_flash_attention scaled_dot_product_attention".split()
+)
+WIDEST_INPUT = set(
+    "addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot "
+    "scatter_add".split()
+)
+"""What autocast does to these operations; binary_cross_entropy it forbids, the rest of its list
+(torch says which) computes in fp32."""
+
+
+class PretendedTensor(torch.Tensor):
+    """A tensor of cuda:0; `inner` is the CPU tensor that it stands for."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    device = property(lambda self: GPU)
+    is_cuda = property(lambda self: True)
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor, requires_grad: bool = False):
+        with torch.inference_mode(inner.is_inference()):
+            outer = torch.Tensor._make_wrapper_subclass(
+                cls,
+                inner.shape,
+                strides=inner.stride(),
+                storage_offset=inner.storage_offset(),
+                dtype=inner.dtype,
+                device=torch.device("pretended:0"),
+                requires_grad=requires_grad,
+            )
+        outer.inner = inner
+        return outer
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {})
+
+    @property
+    def data(self):
+        return self.detach()
+
+    @data.setter
+    def data(self, value):
+        torch.Tensor.data.__set__(self, value)
+        self.inner = value.inner
+
+    def to(self, *args, **kwargs):
+        """No copy where nothing changes; torch itself would see another device's name."""
+        if args and isinstance(args[0], torch.Tensor):
+            args = (args[0].device, args[0].dtype, *args[1:])
+        copy = kwargs.pop("copy", False)
+        device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+        if device is not None and device.type == "cpu":
+            result = torch.ops.aten._to_copy(self, dtype=dtype, device=device)
+        elif copy or dtype not in (None, self.dtype):
+            result = torch.ops.aten._to_copy(self, dtype=dtype or self.dtype)
+        else:
+            result = self
+        return result.contiguous(memory_format=memory_format) if memory_format else result
+
+    def cpu(self, **_):
+        return self.to("cpu")
+
+    def cuda(self, *_, **__):
+        return self
+
+    def get_device(self):
+        return 0
+
+    def pin_memory(self, *_):
+        raise RuntimeError(
+            "cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned"
+        )
+
+    def record_stream(self, _):
+        """Nothing to wait for."""
+
+    def tolist(self):
+        COUNTS["syncs"] += 1
+        return self.inner.tolist()
+
+    def numpy(self, *_, **__):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+
+    __array__ = numpy
+
+    def __deepcopy__(self, memo):
+        if id(self) not in memo:
+            memo[id(self)] = PretendedTensor(self.inner.clone(), self.requires_grad)
+            if getattr(self, "_is_param", False):
+                memo[id(self)]._is_param = True
+        return memo[id(self)]
+
+    def __reduce_ex__(self, protocol):
+        COUNTS["syncs"] += 1
+        return self.inner.detach().__reduce_ex__(protocol)
+
+    def __repr__(self, **_):
+        return f"{self.inner!r} on {GPU}"
+
+
+def compute(func, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """One operation of torch on the CPU; its result is on the GPU if an input or `device` is."""
+    name = func.__name__.split(".")[0]
+    leaves = tree_leaves((args, kwargs))
+    ours = [leaf for leaf in leaves if isinstance(leaf, PretendedTensor)]
+    on_gpu = bool(ours)
+    if kwargs.get("device") is not None:
+        on_gpu = torch.device(kwargs["device"]).type != "cpu"
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    elif name == "copy_":
+        on_gpu = isinstance(args[0], PretendedTensor)
+    if not (ours or on_gpu):
+        return func(*args, **kwargs)
+    refuse_mixed_devices(name, args, leaves)
+    COUNTS["operations"] += 1
+    COUNTS["syncs"] += (
+        name in WAITS or (bool(ours) and not on_gpu) or indexes_with_a_mask(name, args)
+    )
+    plain = tree_map(lambda x: x.inner if isinstance(x, PretendedTensor) else x, (args, kwargs))
+    result = func(*plain[0], **plain[1])
+    if not on_gpu:
+        return result
+    if name == "_to_copy" and not ours:
+        result = result.clone()
+    return wrap(result, ours)
+
+
+def wrap(result: Any, inputs: list[PretendedTensor]) -> Any:
+    """Tensors of the result, on the GPU; one that is an input (changed in place) is that input."""
+    known = {id(x.inner): x for x in inputs}
+
+    def outer(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or isinstance(value, PretendedTensor):
+            return value
+        if id(value) not in known:
+            return PretendedTensor(value)
+        if known[id(value)].shape != value.shape:
+            raise NotImplementedError("a change of shape in place, on the pretended GPU")
+        return known[id(value)]
+
+    return tree_map(outer, result)
+
+
+def refuse_mixed_devices(name: str, args: tuple, leaves: list[Any]) -> None:
+    """CUDA takes numbers from the CPU, but no arrays."""
+    if torch._C._current_graph_task_id() != -1:  # formulas of gradients are torch's own affair
+        return
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    if name in FROM_EITHER:
+        tensors = [args[0], *args[2:3]] if name.startswith(("index", "_index")) else []
+    arrays = [x for x in tensors if isinstance(x, torch.Tensor) and x.dim() and x.numel()]
+    kinds = {isinstance(x, PretendedTensor) for x in arrays}
+    if len(kinds) > 1 or (kinds == {False} and name in ("index", "index_put", "index_put_")):
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found cuda:0 and cpu! ({name})"
+        )
+
+
+def indexes_with_a_mask(name: str, args: tuple) -> bool:
+    """The host reads how many elements a mask picks."""
+    return name == "index" and any(
+        x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1]
+    )
+
+
+class Factories(TorchDispatchMode):
+    """Tensors that come into being on the GPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {})
+
+
+def add_autocast_rules() -> tuple[torch.library.Library, ...]:
+    """The rules of CUDA's autocast, which hold for as long as the libraries live."""
+    library, others = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+    others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+    for full_name in torch._C._dispatch_get_all_op_names():
+        if full_name.startswith("aten::") and torch._C._dispatch_has_kernel_for_dispatch_key(
+            full_name, "AutocastCUDA"
+        ):
+            name, _, overload = full_name.removeprefix("aten::").partition(".")
+            operation = getattr(getattr(torch.ops.aten, name), overload or "default")
+            library.impl(full_name, autocast_kernel(name, operation, keys), "AutocastPrivateUse1")
+    return library, others
+
+
+def autocast_kernel(name: str, operation, keys):
+    """The operation, with its floating inputs in the dtype that autocast gives them."""
+
+    def kernel(*args, **kwargs):
+        if name == "binary_cross_entropy":
+            raise RuntimeError("binary_cross_entropy and BCELoss are unsafe to autocast")
+        inputs = [x for x in tree_leaves((args, kwargs)) if is_castable(x)]
+        dtype = torch.get_autocast_dtype("cuda") if name in LOWER_PRECISION else torch.float32
+        if name in WIDEST_INPUT and all(x.dtype != torch.float32 for x in inputs):
+            dtype = torch.get_autocast_dtype("cuda")
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            args, kwargs = tree_map(lambda x: x.to(dtype) if is_castable(x) else x, (args, kwargs))
+            return operation(*args, **kwargs)
+
+    return kernel
+
+
+def is_castable(value: Any) -> bool:
+    """Autocast leaves integers, fp64 and tensors of the CPU alone."""
+    return (
+        isinstance(value, PretendedTensor)
+        and value.is_floating_point()
+        and value.dtype != torch.float64
+    )
+
+
+class Stream:
+    """Everything has been done when a call returns."""
+
+    cuda_stream = 0
+
+    def __init__(self, *_, **__):
+        pass
+
+    def synchronize(self):
+        COUNTS["syncs"] += 1
+
+    def wait_stream(self, _):
+        pass
+
+    wait_event = wait_stream
+
+    def record_event(self, event=None):
+        event = event or Event()
+        event.record()
+        return event
+
+
+class Event:
+    """A moment."""
+
+    def __init__(self, *_, **__):
+        self.seconds = 0.0
+
+    def record(self, *_):
+        self.seconds = time.perf_counter()
+
+    def synchronize(self):
+        COUNTS["syncs"] += 1
+
+    def query(self):
+        return True
+
+    def wait(self, *_):
+        pass
+
+    def elapsed_time(self, other):
+        return 1000 * (other.seconds - self.seconds)
+
+
+def synchronize(*_):
+    """Of torch.cuda."""
+    COUNTS["syncs"] += 1
+
+
+def pretend_torch_cuda() -> None:
+    """The parts of torch.cuda that scripts ask."""
+    gib = 2**30
+    answers = {
+        "is_available": True,
+        "is_initialized": True,
+        "device_count": 1,
+        "current_device": 0,
+        "get_device_name": "pretended",
+        "get_device_capability": (9, 0),
+        "mem_get_info": (70 * gib, 80 * gib),
+        "is_bf16_supported": True,
+        "memory_allocated": 0,
+        "max_memory_allocated": 0,
+        "_lazy_init": None,
+        "manual_seed": None,
+        "manual_seed_all": None,
+        "set_device": None,
+        "empty_cache": None,
+        "reset_peak_memory_stats": None,
+    }
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+    torch.cuda.synchronize = synchronize
+    torch.cuda.Stream, torch.cuda.Event = Stream, Event
+    torch.cuda.current_stream = torch.cuda.default_stream = Stream
+    torch.cuda.stream = torch.cuda.device = lambda *_: contextlib.nullcontext()
+    torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()
+    torch.cuda.set_rng_state = lambda state, *_: torch.set_rng_state(state)
+    torch.cuda.amp.common.amp_definitely_not_available = lambda: False
+    torch.Tensor.pin_memory = lambda self, *_: self
+
+
+def mirror_autocast_state() -> None:
+    """What scripts tell the autocast of cuda, this device is told too."""
+    for name in ("set_autocast_enabled", "set_autocast_dtype"):
+        original = getattr(torch, name)
+
+        def both(device, value, original=original):
+            original(device, value)
+            if device == "cuda":
+                original("pretended", value)
+
+        setattr(torch, name, both)
+
+
+def install() -> None:
+    """From here on this process has a GPU."""
+    _setup_privateuseone_for_python_backend("pretended")
+    torch._C._ensureCUDADeviceGuardSet()
+    pretend_torch_cuda()
+    mirror_autocast_state()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    plain_to = torch.Tensor.to
+
+    def to(self, *args, **kwargs):
+        if args and isinstance(args[0], PretendedTensor):
+            args = (args[0].device, args[0].dtype, *args[1:])
+        return plain_to(self, *args, **kwargs)
+
+    torch.Tensor.to = to
+    install.kept = (*add_autocast_rules(), Factories())
+    install.kept[-1].__enter__()
