@@ -14,40 +14,16 @@ log = logging.getLogger("aux_code.miniature")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m aux_code.miniature", description="Render the embedded miniature benchmark."
-    )
-    parser.add_argument(
-        "root",
-        type=Path,
-        help="folder that gets UCF101, VISPR, UCF_Crime, XD_Violence, ShanghaiTech",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="share of the full size, e.g. 0.05 for tests"
-    )
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=list(DATA_SETS),
-        metavar="SET",
-        help=f"some of {', '.join(DATA_SETS)}",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="render again, replacing a rendering (never anything else)",
-    )
-    parser.add_argument(
-        "--workers", type=int, default=None, help="processes; the output does not depend on it"
-    )
-    parser.add_argument(
-        "--contact_sheet",
-        type=Path,
-        default=None,
-        metavar="PNG",
-        help="also draw a labelled sheet of stills and events",
-    )
+    text = "Render the embedded miniature benchmark."
+    parser = argparse.ArgumentParser(prog="python -m aux_code.miniature", description=text)
+    add = parser.add_argument
+    add("root", type=Path, help="folder that gets UCF101, VISPR, UCF_Crime and the others")
+    add("--seed", type=int, default=0)
+    add("--scale", type=float, default=1.0, help="share of the full size, e.g. 0.05 for tests")
+    add("--only", nargs="+", choices=list(DATA_SETS), metavar="SET", help="some of the data sets")
+    add("--force", action="store_true", help="render again (never replaces anything else)")
+    add("--workers", type=int, default=None, help="processes; the output does not depend on it")
+    add("--contact_sheet", type=Path, metavar="PNG", help="also draw a sheet of stills and events")
     return parser.parse_args(argv)
 
 

@@ -1,6 +1,4 @@
-"""Who does what when: turns the plan of a video into tracks of people, vehicles, blasts and lamps,
-in pixels of the 96 x 72 frame.
-"""
+"""Who does what when: a planned video as tracks of people, vehicles, blasts and lamps, in pixels."""
 
 from dataclasses import dataclass, field
 
@@ -10,10 +8,10 @@ from aux_code.miniature.looks import Look, draw_look
 from aux_code.miniature.plan import PersonPlan, VideoPlan
 
 FRAME_SIZE = (96, 72)
-LEFT, RIGHT = (
-    24.0,
-    72.0,
-)  # where life takes place: well inside a centre crop of 0.8, even a square one
+LEFT, RIGHT = 24.0, 72.0  # of life: well inside a centre crop of 0.8, even a square one
+
+
+_VIEWS = ("front", "front", "back", "side")
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,7 @@ class Segment:
 
 @dataclass
 class Actor:
-    """A person: feet on the line y, `height` pixels tall, segments in the order of time without
-    gaps."""
+    """A person: feet on the line y, `height` pixels tall, segments in order, without gaps."""
 
     look: Look
     height: float
@@ -43,8 +40,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Vehicle:
-    """A car on the line y; `path` is a list of (frame, x of the middle), linear between; absent
-    outside."""
+    """A car on the line y; `path` has (frame, x of the middle), linear between, absent outside."""
 
     y: float
     length: float
@@ -66,8 +62,7 @@ class Blast:
 
 @dataclass(frozen=True)
 class Lamp:
-    """A bright lamp that flickers: on or off for stretches of `period` frames, drawn by `key`. A
-    distractor."""
+    """A distractor: a bright lamp, on or off for stretches of `period` frames, drawn by `key`."""
 
     x: float
     y: float
@@ -95,22 +90,14 @@ def life(rng: np.random.Generator, start: float, end: float, x: float) -> list[S
     segments, t = [], start
     while t < end:
         kind = ("walk", "stand", "wave", "crouch")[int(rng.choice(4, p=(0.58, 0.22, 0.1, 0.1)))]
-        length = {
-            "walk": rng.uniform(30, 90),
-            "stand": rng.uniform(20, 50),
-            "wave": rng.uniform(24, 44),
-            "crouch": 26,
-        }[kind]
+        lengths = rng.uniform(30, 90), rng.uniform(20, 50), rng.uniform(24, 44), 26
+        length = dict(zip(("walk", "stand", "wave", "crouch"), lengths))[kind]
         stop, x1 = min(end, t + length), x
         if kind == "walk":
             way = rng.uniform(0.3, 0.75) * (stop - t)
             sign = 1 if x < LEFT + 8 else -1 if x > RIGHT - 8 else int(rng.integers(2)) * 2 - 1
             x1 = float(np.clip(x + sign * way, LEFT, RIGHT))
-        view = (
-            "side"
-            if kind in ("walk", "crouch")
-            else ("front", "front", "back", "side")[int(rng.integers(4))]
-        )
+        view = "side" if kind in ("walk", "crouch") else _VIEWS[int(rng.integers(4))]
         segments.append(Segment(t, stop, kind, x, x1, view, _facing(x, x1, rng)))
         t, x = stop, x1
     return segments
@@ -126,8 +113,7 @@ def life_before(rng: np.random.Generator, end: float, x: float) -> list[Segment]
 
 
 def fill(rng: np.random.Generator, duties: list[list[Segment]], n_frames: int) -> list[Segment]:
-    """A whole track: life before, a walk between, and life after the duties (each a list of
-    segments)."""
+    """A whole track: life before, a walk between, and life after the duties."""
     if not duties:
         return life(rng, 0, n_frames, rng.uniform(LEFT + 4, RIGHT - 4))
     track = life_before(rng, duties[0][0].start, duties[0][0].x0)
@@ -135,26 +121,16 @@ def fill(rng: np.random.Generator, duties: list[list[Segment]], n_frames: int) -
         track += duty
         last = duty[-1]
         if i + 1 < len(duties):
-            goal = duties[i + 1][0]
-            track.append(
-                Segment(
-                    last.end,
-                    goal.start,
-                    "walk",
-                    last.x1,
-                    goal.x0,
-                    "side",
-                    _facing(last.x1, goal.x0, rng),
-                )
-            )
+            goal, x = duties[i + 1][0], last.x1
+            facing = _facing(x, goal.x0, rng)
+            track.append(Segment(last.end, goal.start, "walk", x, goal.x0, "side", facing))
         else:
             track += life(rng, last.end, n_frames, last.x1)
     return track
 
 
 def make_actor(rng: np.random.Generator, person: PersonPlan, y: float | None = None) -> Actor:
-    """An actor with this appearance, somewhere on the floor: 28 to 40 pixels tall, taller when
-    nearer."""
+    """An actor of this appearance on the floor: 28 to 40 pixels tall, taller when nearer."""
     y = float(rng.uniform(51, 63)) if y is None else y
     look = draw_look(rng, person.coloured, person.feminine, person.semi_nude, person.face)
     height = 29 + (y - 51) / 12 * 8.5 + float(rng.uniform(-1.5, 1.5))
@@ -176,8 +152,7 @@ def _fighting(rng: np.random.Generator, start: int, end: int, site: float) -> li
 
 
 def _struggle(start: float, end: float, x0: float, x1: float, facing: int) -> list[Segment]:
-    """Falls from x0 to x1, gets up and goes down again until `end`, where the body stands: an event
-    is never still."""
+    """Falls from x0 to x1, gets up and goes down again until `end`: an event is never still."""
     n_cycles = max(1, round((end - start) / 30))
     cycle, segments = (end - start) / n_cycles, []
     for i in range(n_cycles):
@@ -201,9 +176,7 @@ def _assault(rng: np.random.Generator, start: int, end: int, site: float) -> lis
 
 
 def _stealing(rng: np.random.Generator, start: int, end: int, site: float) -> list[list[Segment]]:
-    """Runs up, tears at somebody, runs away fast and out of the picture; the victim goes down on
-    the knees or runs after.
-    """
+    """Runs up, tears at somebody, runs out of the frame; the victim goes down or runs after."""
     sign = int(rng.integers(2)) * 2 - 1
     x = site - 8 * sign
     away = float(np.clip(x + 2.1 * sign * (end - start - 16), -14, 110))
@@ -213,18 +186,11 @@ def _stealing(rng: np.random.Generator, start: int, end: int, site: float) -> li
         Segment(start + 16, end, "run", x, away, "side", 1 if away > x else -1),
     ]
     chase = float(np.clip(site + 1.3 * sign * (end - start - 26), 10, 86))
+    down = "fall" if rng.random() < 0.3 else "crouch"
     victim = [
         Segment(start, start + 8, "stand", site, site, "side", -sign),
         Segment(start + 8, start + 16, "grab", site, site, "side", -sign),
-        Segment(
-            start + 16,
-            start + 26,
-            "fall" if rng.random() < 0.3 else "crouch",
-            site,
-            site,
-            "side",
-            sign,
-        ),
+        Segment(start + 16, start + 26, down, site, site, "side", sign),
         Segment(start + 26, end, "run", site, chase, "side", sign),
     ]
     return [thief, [s for s in victim if s.end > s.start]]
@@ -266,17 +232,12 @@ def _flight(rng: np.random.Generator, start: int, end: int, site: float) -> list
 def _accident(
     rng: np.random.Generator, start: int, end: int, site: float
 ) -> tuple[list[list[Segment]], list[tuple[float, float]]]:
-    """A car shoots in, hits a person who is thrown along, brakes and stands till the end, then
-    drives off slowly."""
+    """A car hits a person who is thrown along, stands till the end, then drives off slowly."""
     sign = int(rng.integers(2)) * 2 - 1
     hit, edge = start + int(rng.integers(9, 14)), 48 - 70 * sign
-    path = [
-        (start, edge),
-        (hit, site - 17 * sign),
-        (hit + 6, site - 8 * sign),
-        (max(hit + 7, end), site - 7 * sign),
-    ]
-    path.append((path[-1][0] + 90, 48 + 80 * sign))
+    stop = max(hit + 7, end)
+    path = [(start, edge), (hit, site - 17 * sign), (hit + 6, site - 8 * sign)]
+    path += [(stop, site - 7 * sign), (stop + 90, 48 + 80 * sign)]
     x = site + 16 * sign
     victim = [Segment(start, hit, "walk", site - 3 * sign, site + sign, "side", sign)]
     return [victim + _struggle(hit, max(hit + 20, end), site + sign, x, -sign)], path
@@ -293,34 +254,25 @@ _DUTIES = {
 
 
 def _distractors(rng: np.random.Generator, story: Story, n_frames: int) -> None:
-    """A slow vehicle in every third video, a flickering lamp in every third, whatever else
-    happens."""
+    """A slow vehicle in every third video, a flickering lamp in every third."""
     if rng.random() < 0.35:
-        start, sign, length = (
-            float(rng.uniform(-60, n_frames * 0.7)),
-            int(rng.integers(2)) * 2 - 1,
-            float(rng.uniform(85, 150)),
-        )
-        story.vehicles.append(
-            make_vehicle(
-                rng,
-                float(rng.uniform(48, 53)),
-                [(start, 48 - 70 * sign), (start + length, 48 + 70 * sign)],
-            )
-        )
+        start, sign = float(rng.uniform(-60, n_frames * 0.7)), int(rng.integers(2)) * 2 - 1
+        end = start + float(rng.uniform(85, 150))
+        path = [(start, 48 - 70 * sign), (end, 48 + 70 * sign)]
+        story.vehicles.append(make_vehicle(rng, float(rng.uniform(48, 53)), path))
     if rng.random() < 0.35:
         story.lamps.append(make_lamp(rng))
 
 
 def make_lamp(rng: np.random.Generator) -> Lamp:
-    """A lamp high in the picture."""
-    return Lamp(
-        float(rng.uniform(20, 76)),
-        float(rng.uniform(11, 22)),
-        float(rng.uniform(2, 5)),
-        int(rng.integers(2, 9)),
-        int(rng.integers(1 << 30)),
-    )
+    """A lamp high in the frame."""
+    x, y, radius = (float(rng.uniform(*span)) for span in ((20, 76), (11, 22), (2, 5)))
+    return Lamp(x, y, radius, int(rng.integers(2, 9)), int(rng.integers(1 << 30)))
+
+
+def make_blast(rng: np.random.Generator, start: int, end: int, x: float, y: float) -> Blast:
+    """A blast of random size and tint."""
+    return Blast(start, end, x, y, float(rng.uniform(13, 20)), float(rng.uniform(0, 1)))
 
 
 def surveillance_story(plan: VideoPlan, rng: np.random.Generator) -> Story:
@@ -340,16 +292,7 @@ def surveillance_story(plan: VideoPlan, rng: np.random.Generator) -> Story:
                 actor.height += (common - actor.y) * 0.7
                 actor.y = common
         if kind == "Explosion":
-            story.blasts.append(
-                Blast(
-                    start,
-                    end,
-                    site,
-                    common - 6,
-                    float(rng.uniform(13, 20)),
-                    float(rng.uniform(0, 1)),
-                )
-            )
+            story.blasts.append(make_blast(rng, start, end, site, common - 6))
         for duty, part in zip(duties, parts):
             duty.append(part)
     for actor, duty in zip(actors, duties):
@@ -361,7 +304,7 @@ def surveillance_story(plan: VideoPlan, rng: np.random.Generator) -> Story:
 def _main_segments(action: str, rng: np.random.Generator, n: int, x: float) -> list[list[Segment]]:
     """The tracks of those who do the action over n frames around x."""
     sign = int(rng.integers(2)) * 2 - 1
-    view = ("front", "front", "back", "side")[int(rng.integers(4))]
+    view = _VIEWS[int(rng.integers(4))]
     if action in ("Walk", "Run"):
         pace = rng.uniform(0.3, 0.75) if action == "Walk" else rng.uniform(1.4, 2.1)
         way = sign * min(n * pace, 58.0)  # a longer one would leave the evaluation crop
@@ -387,32 +330,18 @@ def clip_story(plan: VideoPlan, rng: np.random.Generator) -> Story:
     story, parts = Story(actors), _main_segments(plan.action, rng, n, x)
     if plan.action == "Explosion":
         start = int(rng.integers(1, 7))
-        story.blasts.append(
-            Blast(
-                start,
-                start + int(rng.integers(30, 70)),
-                x,
-                actors[0].y - 6,
-                float(rng.uniform(13, 20)),
-                float(rng.uniform(0, 1)),
-            )
-        )
+        end = start + int(rng.integers(30, 70))
+        story.blasts.append(make_blast(rng, start, end, x, actors[0].y - 6))
         if rng.random() < 0.5:
-            parts = [
-                [Segment(s.start, s.end, s.motion, s.x0, s.x1, s.view, s.facing) for s in part]
-                for part in _flight(rng, start, start + 40, x)
-            ]
+            parts = _flight(rng, start, start + 40, x)
             parts = [life_before(rng, start, part[0].x0) + part for part in parts]
     elif plan.action == "VehicleCrash":
         parts, path = _accident(rng, -int(rng.integers(0, 5)), n + 30, x)
         story.vehicles.append(make_vehicle(rng, actors[0].y + 1.5, path))
     elif plan.action == "VehiclePass":
         sign, speed = int(rng.integers(2)) * 2 - 1, float(rng.uniform(0.9, 2.0))
-        middle = float(rng.uniform(36, 60))
-        path = [
-            (-10, middle - sign * speed * (n / 2 + 10)),
-            (n + 10, middle + sign * speed * (n / 2 + 10)),
-        ]
+        middle, way = float(rng.uniform(36, 60)), sign * speed * (n / 2 + 10)
+        path = [(-10, middle - way), (n + 10, middle + way)]
         story.vehicles.append(make_vehicle(rng, float(rng.uniform(50, 60)), path))
     if len(parts) == 2:
         actors[1].height += (actors[0].y - actors[1].y) * 0.7
@@ -426,17 +355,8 @@ def clip_story(plan: VideoPlan, rng: np.random.Generator) -> Story:
             x_other = float(rng.uniform(LEFT, 36)) if x > 48 else float(rng.uniform(60, RIGHT))
             motion = "walk" if rng.random() < 0.4 else "stand"
             step = float(rng.uniform(-0.6, 0.6)) * n if motion == "walk" else 0.0
-            actor.track = [
-                Segment(
-                    0,
-                    n,
-                    motion,
-                    x_other,
-                    x_other + step,
-                    "side" if step else "front",
-                    _facing(0, step, rng),
-                )
-            ]
+            view, facing = "side" if step else "front", _facing(0, step, rng)
+            actor.track = [Segment(0, n, motion, x_other, x_other + step, view, facing)]
     if rng.random() < 0.2:
         story.lamps.append(make_lamp(rng))
     return story

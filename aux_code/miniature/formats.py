@@ -1,5 +1,4 @@
-"""Writes files in the real formats: MPEG-4 AVI, H.264 MP4, JPEG frames and stills, split lists,
-annotations, boxes."""
+"""Writes files in the real formats: MPEG-4 AVI, H.264 MP4, JPEG, lists, annotations, boxes."""
 
 import csv
 import json
@@ -17,8 +16,7 @@ BoxRow = tuple[str, int, int, int, int, int]  # file, frame, x0, y0, x1, y1
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> int:
-    """Encodes uint8 (H, W, 3) RGB frames: MPEG-4 Part 2 for .avi, H.264 for .mp4. Returns the
-    number of frames.
+    """Encodes uint8 (H, W, 3) RGB frames: MPEG-4 Part 2 for .avi, H.264 for .mp4; their number.
 
     One encoder thread and no time stamps, so that the same frames give the same bytes.
     """
@@ -60,8 +58,7 @@ def write_frame_folder(folder: Path, frames: Iterable[np.ndarray]) -> int:
 
 
 def write_still(root: Path, plan: StillPlan, pixels: np.ndarray) -> None:
-    """Writes <split>/<id>.jpg and its JSON; a rotated one is stored on its side with EXIF
-    orientation 6."""
+    """Writes <split>/<id>.jpg and its JSON; a rotated one lies on its side, EXIF orientation 6."""
     image, options = Image.fromarray(pixels), {"quality": 92}
     if plan.mode == "grey":
         image = image.convert("L")
@@ -84,20 +81,19 @@ def write_still(root: Path, plan: StillPlan, pixels: np.ndarray) -> None:
         "url": f"https://example.org/miniature/{number}",
         "anno_time": 0,
     }
-    (root / plan.split / f"{plan.image_id}.json").write_text(
-        json.dumps(record, indent=1), encoding="utf-8"
-    )
+    file = root / plan.split / f"{plan.image_id}.json"
+    file.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_ucf101_lists(root: Path, plans: list[VideoPlan], scale: float) -> None:
-    """classInd.txt and three splits; the test groups of split k follow those of split k - 1. Split
-    02 has CRLF line ends.
-    """
+    """classInd.txt and three splits, each with the next test groups; 02 has CRLF line ends."""
     folder = root / "ucfTrainTestlist"
     folder.mkdir()
-    (folder / "classInd.txt").write_text(
-        "".join(f"{i} {name}\n" for i, name in enumerate(ACTIONS, 1)), encoding="ascii"
-    )
+    _write_lines(folder / "classInd.txt", [f"{i} {name}" for i, name in enumerate(ACTIONS, 1)])
     n_test, n_groups, _ = ucf101_groups(scale)
     for split in (1, 2, 3):
         tests = {((split - 1) * n_test + i) % n_groups + 1 for i in range(n_test)}
@@ -114,17 +110,11 @@ def write_ucf101_lists(root: Path, plans: list[VideoPlan], scale: float) -> None
 
 
 def write_ucf_crime_lists(root: Path, plans: list[VideoPlan]) -> None:
-    """The two lists (with trailing blanks here and there) and the temporal annotation, frames
-    1-based and inclusive."""
+    """Two lists (some trailing blanks) and the temporal annotation, 1-based and inclusive."""
     for split in ("train", "test"):
-        lines = [
-            p.file.removeprefix("Videos/") + (" " if p.index % 7 == 0 else "")
-            for p in plans
-            if p.split == split
-        ]
-        (root / f"Anomaly_{split.capitalize()}.txt").write_text(
-            "\n".join(lines) + "\n", encoding="ascii"
-        )
+        own = [p for p in plans if p.split == split]
+        lines = [p.file.removeprefix("Videos/") + " " * (p.index % 7 == 0) for p in own]
+        _write_lines(root / f"Anomaly_{split.capitalize()}.txt", lines)
     lines = []
     for plan in plans:
         if plan.split == "test":
@@ -132,20 +122,17 @@ def write_ucf_crime_lists(root: Path, plans: list[VideoPlan]) -> None:
             numbers += [-1] * (4 - len(numbers))
             kind = plan.events[0][2] if plan.events else "Normal"
             lines.append("  ".join([plan.file.rsplit("/", 1)[1], kind, *map(str, numbers)]) + "  ")
-    (root / "Temporal_Anomaly_Annotation_for_Testing_Videos.txt").write_text(
-        "\n".join(lines) + "\n", encoding="ascii"
-    )
+    _write_lines(root / "Temporal_Anomaly_Annotation_for_Testing_Videos.txt", lines)
 
 
 def write_xd_violence_lists(root: Path, plans: list[VideoPlan]) -> None:
-    """annotations.txt: anomalous test videos without extension, then start end pairs, 0-based, end
-    exclusive."""
+    """annotations.txt: anomalous test videos, then start end pairs, 0-based, end exclusive."""
     lines = []
     for plan in plans:
         if plan.split == "test" and plan.events:
             numbers = " ".join(f"{start} {end}" for start, end, _ in plan.events)
             lines.append(f"{plan.file.removeprefix('test/').removesuffix('.mp4')} {numbers}")
-    (root / "annotations.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_lines(root / "annotations.txt", lines)
 
 
 def write_shanghaitech_lists(root: Path, plans: list[VideoPlan]) -> None:
@@ -154,9 +141,7 @@ def write_shanghaitech_lists(root: Path, plans: list[VideoPlan]) -> None:
     masks.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         lines = [f"{Path(p.file).stem},{int(bool(p.events))}" for p in plans if p.split == split]
-        (root / f"SH_{split.capitalize()}.txt").write_text(
-            "\n".join(lines) + "\n", encoding="ascii"
-        )
+        _write_lines(root / f"SH_{split.capitalize()}.txt", lines)
     for plan in plans:
         if plan.file.startswith("testing/"):
             mask = np.zeros(plan.n_frames, np.uint8)

@@ -11,27 +11,23 @@ FRONT_FACES = ("front", "cap", "mask", "hand")
 PARTIAL_FACES = ("profile", "cap", "mask", "hand")
 
 # Natural tones from light to dark; a class takes one half of the range, lighting makes the halves
-# overlap in the picture.
-_SKIN = np.array(
-    [
-        (236, 204, 180),
-        (226, 184, 154),
-        (208, 162, 128),
-        (178, 128, 94),
-        (136, 92, 66),
-        (98, 64, 46),
-        (66, 44, 34),
-    ],
-    float,
-)
+# overlap in the frame.
+_SKIN = np.array([
+    (236, 204, 180), (226, 184, 154), (208, 162, 128), (178, 128, 94), (136, 92, 66), (98, 64, 46),
+    (66, 44, 34),
+], float)  # fmt: skip
 _HAIR = ((30, 26, 24), (52, 38, 30), (88, 60, 40), (128, 96, 60), (176, 144, 92), (120, 116, 112))
+
+
+_SWIMWEAR = (
+    (40, 70, 150), (30, 120, 90), (150, 40, 60), (30, 30, 36), (60, 140, 170), (120, 60, 140),
+    (210, 210, 60),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Look:
-    """One person's appearance. Colours are RGB; `face` is front, profile, cap, mask, hand or back;
-    `build` widens the body.
-    """
+    """One person's appearance; `face` is front, profile, cap, mask, hand or back."""
 
     skin: RGB
     hair: RGB
@@ -58,9 +54,7 @@ def skin_tone(rng: np.random.Generator, coloured: bool) -> RGB:
 
 
 def cloth_colour(rng: np.random.Generator) -> RGB:
-    """Mostly muted clothes; one in six is in the range of skin (beige, brown), so that bare skin is
-    not just a colour.
-    """
+    """Mostly muted; one in six is in the range of skin, so that bare skin is not just a colour."""
     if rng.random() < 0.16:
         return skin_tone(rng, bool(rng.random() < 0.5))
     grey = rng.uniform(30, 215)
@@ -69,19 +63,8 @@ def cloth_colour(rng: np.random.Generator) -> RGB:
 
 def _swimwear_colour(rng: np.random.Generator) -> RGB:
     """A strong colour, unlike skin."""
-    strong = (
-        (40, 70, 150),
-        (30, 120, 90),
-        (150, 40, 60),
-        (30, 30, 36),
-        (60, 140, 170),
-        (120, 60, 140),
-        (210, 210, 60),
-    )
-    return tuple(
-        int(v)
-        for v in np.clip(np.array(strong[int(rng.integers(7))]) + rng.normal(0, 14, 3), 0, 255)
-    )
+    colour = np.array(_SWIMWEAR[int(rng.integers(7))]) + rng.normal(0, 14, 3)
+    return tuple(int(v) for v in np.clip(colour, 0, 255))
 
 
 def _feminine_cues(rng: np.random.Generator) -> tuple[bool, str]:
@@ -112,18 +95,15 @@ def _clothes(
 def draw_look(
     rng: np.random.Generator, coloured: bool, feminine: bool, semi_nude: bool, face: str
 ) -> Look:
-    """A random person with these attributes. A few masculine ones have long hair and a few feminine
-    ones short.
+    """A random person with these attributes; hair is long or short with exceptions.
 
     All colours of a person share a random exposure, as if more or less in the shade.
     """
     if feminine:
         long_hair, bottom_kind = _feminine_cues(rng)
     else:
-        long_hair, bottom_kind = (
-            bool(rng.random() < 0.08),
-            ("trousers", "trousers", "shorts")[int(rng.integers(3))],
-        )
+        long_hair = bool(rng.random() < 0.08)
+        bottom_kind = ("trousers", "trousers", "shorts")[int(rng.integers(3))]
     exposure = float(np.exp(rng.normal(0, 0.12)))
     skin = shade(skin_tone(rng, coloured), exposure)
     top, bottom, swimwear = _clothes(rng, skin, feminine, semi_nude)

@@ -96,34 +96,22 @@ def strike(t: float, phase: float) -> Pose:
     a = 2 * pi * t / 10 + phase
     arm = 1.75 + 1.4 * sin(a)
     legs = ((-0.35 - 0.15 * sin(a), -0.4), (0.45 + 0.15 * sin(a), 0.1))
-    return Pose(
-        ((arm - 0.2, arm + 0.1), (arm, arm + 0.3)),
-        legs,
-        lean=0.18 - 0.42 * sin(a),
-        shift=0.1 * sin(a),
-        club=True,
-    )
+    arms, lean = ((arm - 0.2, arm + 0.1), (arm, arm + 0.3)), 0.18 - 0.42 * sin(a)
+    return Pose(arms, legs, lean, shift=0.1 * sin(a), club=True)
 
 
 def kick(t: float, phase: float) -> Pose:
     """Kicks at something low every 13 frames."""
     swing = sin(2 * pi * t / 13 + phase)
-    return Pose(
-        ((-0.5 * swing, 0.4), (-0.7, 0.3)),
-        ((-0.1, -0.2), (0.35 + 0.85 * swing, 0.1 + 1.0 * swing)),
-        lean=-0.12 * swing,
-    )
+    legs = ((-0.1, -0.2), (0.35 + 0.85 * swing, 0.1 + 1.0 * swing))
+    return Pose(((-0.5 * swing, 0.4), (-0.7, 0.3)), legs, lean=-0.12 * swing)
 
 
 def grab(t: float, phase: float) -> Pose:
     """Both arms out, pulling hard (7 frames)."""
     pull = sin(2 * pi * t / 7 + phase)
-    return Pose(
-        ((1.35, 1.5 + 0.2 * pull), (1.25, 1.6 - 0.2 * pull)),
-        ((-0.4, -0.5), (0.4, 0.0)),
-        lean=0.3 * pull,
-        shift=0.08 * pull,
-    )
+    arms = ((1.35, 1.5 + 0.2 * pull), (1.25, 1.6 - 0.2 * pull))
+    return Pose(arms, ((-0.4, -0.5), (0.4, 0.0)), lean=0.3 * pull, shift=0.08 * pull)
 
 
 MOTIONS = {

@@ -1,5 +1,4 @@
-"""Draws one articulated person on a canvas: skeleton from a pose, then body, clothes, hair and face
-over it."""
+"""Draws one articulated person: skeleton from a pose, then body, clothes, hair and face."""
 
 from dataclasses import dataclass
 from math import cos, sin
@@ -12,6 +11,26 @@ from aux_code.miniature.scenes import shade
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
+
+
+# Parts of a head around its middle: u to the right (or to the front), v up, in heights of the body.
+_NAPE = ((-0.05, -0.06), (0.05, -0.06), (0.035, -0.10), (-0.035, -0.10))
+_FRINGE = (
+    (-0.08, 0.03), (-0.06, 0.085), (0, 0.105), (0.06, 0.085), (0.08, 0.03), (0.05, 0.055),
+    (-0.05, 0.055),
+)  # fmt: skip
+_SIDE_HAIR = (
+    (0.05, 0.055), (0.02, 0.105), (-0.05, 0.09), (-0.09, 0.02), (-0.07, -0.05), (-0.02, -0.02),
+    (-0.01, 0.05),
+)  # fmt: skip
+_SIDE_CAP = ((-0.09, 0.03), (-0.06, 0.11), (0.06, 0.11), (0.15, 0.04))
+_MOUTH = ((-0.032, -0.046), (0.032, -0.046), (0.024, -0.062), (-0.024, -0.062))
+_NOSE = ((-0.006, 0.0), (0.006, 0.0), (0.014, -0.026), (-0.014, -0.026))
+_COVERS = {
+    "mask": ((-0.078, -0.008), (0.078, -0.008), (0.055, -0.085), (-0.055, -0.085)),
+    "cap": ((-0.09, 0.0), (-0.08, 0.10), (0.0, 0.12), (0.08, 0.10), (0.09, 0.0)),
+    "hand": ((-0.09, -0.02), (0.03, 0.035), (0.05, -0.01), (0.01, -0.07), (-0.07, -0.08)),
+}
 
 
 @dataclass(frozen=True)
@@ -45,13 +64,8 @@ def _turn(points: list[Point], centre: Point, angle: float) -> list[Point]:
     if angle == 0.0:
         return points
     c, s = cos(angle), sin(angle)
-    return [
-        (
-            centre[0] + c * (x - centre[0]) - s * (y - centre[1]),
-            centre[1] + s * (x - centre[0]) + c * (y - centre[1]),
-        )
-        for x, y in points
-    ]
+    offsets = [(x - centre[0], y - centre[1]) for x, y in points]
+    return [(centre[0] + c * u - s * v, centre[1] + s * u + c * v) for u, v in offsets]
 
 
 def _chain(
@@ -70,9 +84,7 @@ def skeleton(pose: Pose, place: Placement, build: float) -> Skeleton:
     """Joints of a body whose lower foot is on the ground."""
     h, side = place.height, place.view == "side"
     depth = place.facing * (1.0 if side else 0.3)
-    half_shoulder, half_hip = (
-        (0.03 * h, 0.02 * h) if side else (0.115 * h * build, 0.055 * h * build)
-    )
+    half_shoulder, half_hip = (0.03, 0.02) if side else (0.115 * build, 0.055 * build)
     x = place.x + pose.shift * h * depth
     reach = max(cos(a) * 0.24 + cos(b) * 0.23 for a, b in pose.legs) * h
     hip = (x, place.y - pose.lift * h - reach)
@@ -80,24 +92,19 @@ def skeleton(pose: Pose, place: Placement, build: float) -> Skeleton:
     head = (neck[0] + depth * sin(pose.lean) * 0.11 * h, neck[1] - cos(pose.lean * 0.7) * 0.115 * h)
     points = [neck, head, hip]
     for i, sign in enumerate((-1, 1)):
-        shoulder, joint = (
-            (neck[0] + sign * half_shoulder, neck[1] + 0.035 * h),
-            (hip[0] + sign * half_hip, hip[1]),
-        )
+        shoulder = (neck[0] + sign * half_shoulder * h, neck[1] + 0.035 * h)
+        joint = (hip[0] + sign * half_hip * h, hip[1])
         across = sign if pose.planar and not side else depth
         points += _chain(shoulder, pose.arms[i], (0.17 * h, 0.155 * h), across)
         points += _chain(joint, pose.legs[i], (0.24 * h, 0.23 * h), depth)
     points = _turn(points, (x, place.y - 0.06 * h), pose.roll * place.facing)
     neck, head, hip = points[:3]
-    arms, legs = (
-        (tuple(points[3:6]), tuple(points[9:12])),
-        (tuple(points[6:9]), tuple(points[12:15])),
-    )
+    arms = (tuple(points[3:6]), tuple(points[9:12]))
+    legs = (tuple(points[6:9]), tuple(points[12:15]))
     length = max(1e-6, ((head[0] - neck[0]) ** 2 + (head[1] - neck[1]) ** 2) ** 0.5)
     up = ((head[0] - neck[0]) / length, (head[1] - neck[1]) / length)
-    return Skeleton(
-        neck, head, up, hip, (arms[0][0], arms[1][0]), (legs[0][0], legs[1][0]), arms, legs
-    )
+    shoulders, hips = (arms[0][0], arms[1][0]), (legs[0][0], legs[1][0])
+    return Skeleton(neck, head, up, hip, shoulders, hips, arms, legs)
 
 
 class PersonPainter:
@@ -191,13 +198,8 @@ class PersonPainter:
         look = self.look
         shoulder, waist = self._width(0.135), self._width(0.088 if look.feminine else 0.105)
         hip = self._width(0.108 if look.feminine else 0.098)
-        colour = (
-            look.skin
-            if look.semi_nude
-            else look.bottom
-            if look.bottom_kind == "dress"
-            else look.top
-        )
+        cloth = look.bottom if look.bottom_kind == "dress" else look.top
+        colour = look.skin if look.semi_nude else cloth
         self._bar(self.bones.neck, self.bones.head, 0.055, look.skin)
         self._band(0.03, 0.62, (shoulder, waist), colour)
         self._band(0.60, 1.06, (waist, hip), colour)
@@ -230,15 +232,8 @@ class PersonPainter:
     def _long_hair(self) -> None:
         back = -0.035 * self.place.facing if self.place.view == "side" else 0.0
         self._blob(back, 0.01, (0.098, 0.10), self.look.hair)
-        self._patch(
-            (
-                (back - 0.098, 0.0),
-                (back + 0.098, 0.0),
-                (back + 0.088, -0.19),
-                (back - 0.088, -0.19),
-            ),
-            self.look.hair,
-        )
+        corners = ((-0.098, 0.0), (0.098, 0.0), (0.088, -0.19), (-0.088, -0.19))
+        self._patch(tuple((back + u, v) for u, v in corners), self.look.hair)
 
     def _head(self) -> None:
         look, view, facing = self.look, self.place.view, self.place.facing
@@ -247,49 +242,22 @@ class PersonPainter:
             if look.long_hair:
                 self._long_hair()
             else:
-                self._patch(
-                    ((-0.05, -0.06), (0.05, -0.06), (0.035, -0.10), (-0.035, -0.10)), look.skin
-                )
+                self._patch(_NAPE, look.skin)
             return
         self._blob(0, 0, (0.076, 0.094), look.skin)
         if view == "side":
             self._profile(facing)
             return
-        self._patch(
-            (
-                (-0.08, 0.03),
-                (-0.06, 0.085),
-                (0, 0.105),
-                (0.06, 0.085),
-                (0.08, 0.03),
-                (0.05, 0.055),
-                (-0.05, 0.055),
-            ),
-            look.hair,
-        )
+        self._patch(_FRINGE, look.hair)
         self._face(look.face)
 
     def _profile(self, facing: int) -> None:
         look, f = self.look, facing
-        self._patch(
-            (
-                (f * 0.05, 0.055),
-                (f * 0.02, 0.105),
-                (-f * 0.05, 0.09),
-                (-f * 0.09, 0.02),
-                (-f * 0.07, -0.05),
-                (-f * 0.02, -0.02),
-                (-f * 0.01, 0.05),
-            ),
-            look.hair,
-        )
+        self._patch(tuple((f * u, v) for u, v in _SIDE_HAIR), look.hair)
         self._patch(((f * 0.065, 0.02), (f * 0.105, -0.012), (f * 0.065, -0.02)), look.skin)
         self._blob(f * 0.045, 0.015, (0.014, 0.014), (28, 22, 22))
         if look.face == "cap":
-            self._patch(
-                ((-f * 0.09, 0.03), (-f * 0.06, 0.11), (f * 0.06, 0.11), (f * 0.15, 0.04)),
-                look.accessory,
-            )
+            self._patch(tuple((f * u, v) for u, v in _SIDE_CAP), look.accessory)
 
     def _face(self, face: str) -> None:
         look = self.look
@@ -298,29 +266,11 @@ class PersonPainter:
             for u in (-0.034, 0.034):
                 self._blob(u, 0.014, (0.0115, 0.0115), dark)
         if face != "mask":
-            self._patch(
-                ((-0.032, -0.046), (0.032, -0.046), (0.024, -0.062), (-0.024, -0.062)),
-                shade((150, 62, 60), 0.55 + sum(look.skin) / 1100),
-            )
-            self._patch(
-                ((-0.006, 0.0), (0.006, 0.0), (0.014, -0.026), (-0.014, -0.026)),
-                shade(look.skin, 0.8),
-            )
-        if face == "mask":
-            self._patch(
-                ((-0.078, -0.008), (0.078, -0.008), (0.055, -0.085), (-0.055, -0.085)),
-                look.accessory,
-            )
-        elif face == "cap":
-            self._patch(
-                ((-0.09, 0.0), (-0.08, 0.10), (0.0, 0.12), (0.08, 0.10), (0.09, 0.0)),
-                look.accessory,
-            )
-        elif face == "hand":
-            self._patch(
-                ((-0.09, -0.02), (0.03, 0.035), (0.05, -0.01), (0.01, -0.07), (-0.07, -0.08)),
-                shade(look.skin, 0.88),
-            )
+            self._patch(_MOUTH, shade((150, 62, 60), 0.55 + sum(look.skin) / 1100))
+            self._patch(_NOSE, shade(look.skin, 0.8))
+        if face in _COVERS:
+            colour = shade(look.skin, 0.88) if face == "hand" else look.accessory
+            self._patch(_COVERS[face], colour)
 
 
 def paint_person(draw: ImageDraw.ImageDraw, look: Look, place: Placement, pose: Pose) -> Box:

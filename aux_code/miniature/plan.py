@@ -1,5 +1,4 @@
-"""What the benchmark shows, drawn as plain data before anything is rendered, so that tests can
-inspect it.
+"""What the benchmark shows, as plain data before anything is rendered.
 
 Every attribute, camera and motion is an independent draw with the same rates in training and test.
 """
@@ -9,40 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 ATTRIBUTES = (
-    "a17_color",
-    "a4_gender",
-    "a9_face_complete",
-    "a10_face_partial",
-    "a12_semi_nudity",
-    "a64_rel_personal",
-    "a65_rel_social",
-)
+    "a17_color", "a4_gender", "a9_face_complete", "a10_face_partial", "a12_semi_nudity",
+    "a64_rel_personal", "a65_rel_social",
+)  # fmt: skip
 ATTRIBUTE_RATES = (0.47, 0.46, 0.36, 0.32, 0.22, 0.20, 0.22)
 OTHER_ATTRIBUTES = (
-    "a1_age_approx",
-    "a2_weight_approx",
-    "a3_height_approx",
-    "a5_eye_color",
-    "a6_hair_color",
-    "a16_race",
-    "a18_ethnic_clothing",
-    "a48_occupation",
-    "a67_rel_competitors",
+    "a1_age_approx", "a2_weight_approx", "a3_height_approx", "a5_eye_color", "a6_hair_color",
+    "a16_race", "a18_ethnic_clothing", "a48_occupation", "a67_rel_competitors",
     "a70_education_history",
-)
+)  # fmt: skip
 N_CAMERAS = 8
 ACTIONS = (
-    "CrouchPick",
-    "Explosion",
-    "Fall",
-    "Fight",
-    "Run",
-    "Stand",
-    "VehicleCrash",
-    "VehiclePass",
-    "Walk",
+    "CrouchPick", "Explosion", "Fall", "Fight", "Run", "Stand", "VehicleCrash", "VehiclePass", "Walk",
     "Wave",
-)
+)  # fmt: skip
 ANOMALIES = ("Fighting", "RoadAccidents", "Explosion", "Assault", "Vandalism", "Stealing")
 XD_ANOMALIES = {"Fighting": "B1", "Assault": "B5", "RoadAccidents": "B6", "Explosion": "G"}
 SHANGHAITECH_ANOMALIES = ("Fighting", "Running", "Assault", "RoadAccidents")
@@ -60,9 +39,7 @@ class PersonPlan:
 
 @dataclass(frozen=True)
 class StillPlan:
-    """One VISPR-like picture. `attributes` follow ATTRIBUTES; `mode` is rgb, grey, cmyk or rotated
-    (EXIF); sizes in pixels.
-    """
+    """One VISPR-like image: `attributes` follow ATTRIBUTES; rgb, grey, cmyk or rotated (EXIF)."""
 
     split: str
     image_id: str
@@ -94,14 +71,9 @@ class VideoPlan:
 
 def _people(rng: np.random.Generator, n: int) -> tuple[PersonPlan, ...]:
     faces = ("front", "front", "front", "cap", "mask", "hand")
-    rates = ATTRIBUTE_RATES
+    rates = (*ATTRIBUTE_RATES[:2], 0.12)
     return tuple(
-        PersonPlan(
-            bool(rng.random() < rates[0]),
-            bool(rng.random() < rates[1]),
-            bool(rng.random() < 0.12),
-            faces[int(rng.integers(6))],
-        )
+        PersonPlan(*(bool(rng.random() < rate) for rate in rates), faces[int(rng.integers(6))])
         for _ in range(n)
     )
 
@@ -111,8 +83,7 @@ def _scaled(count: int, scale: float, least: int) -> int:
 
 
 def _complete(rows: np.ndarray) -> np.ndarray:
-    """Makes sure that each attribute has two positives and two negatives; changes nothing in a set
-    of useful size."""
+    """Gives each attribute two positives and two negatives, which a set of useful size has."""
     for column in range(rows.shape[1]):
         for value in (True, False):
             spare = [i for i in range(len(rows)) if rows[i, column] != value]
@@ -124,38 +95,20 @@ def _complete(rows: np.ndarray) -> np.ndarray:
 def plan_vispr(seed: int, scale: float = 1.0) -> list[StillPlan]:
     """1,500 + 500 + 700 stills at scale 1."""
     plans, index = [], 0
-    for number, (split, count) in enumerate(
-        (("train2017", 1500), ("val2017", 500), ("test2017", 700))
-    ):
+    counts = (("train2017", 1500), ("val2017", 500), ("test2017", 700))
+    for number, (split, count) in enumerate(counts):
         rng = np.random.default_rng([seed, 11, number])
         n = _scaled(count, scale, 8)
         rows = _complete(rng.random((n, len(ATTRIBUTES))) < np.array(ATTRIBUTE_RATES))
         cmyk, rotated = rng.permutation(n)[:2]
         for i in range(n):
-            mode = (
-                "cmyk"
-                if i == cmyk
-                else "rotated"
-                if i == rotated
-                else "grey"
-                if rng.random() < 0.015
-                else "rgb"
-            )
+            mode = {cmyk: "cmyk", rotated: "rotated"}.get(i)
+            mode = mode or ("grey" if rng.random() < 0.015 else "rgb")
             others = tuple(name for name in OTHER_ATTRIBUTES if rng.random() < 0.06)
             size = (int(rng.integers(88, 129)), int(rng.integers(88, 129)))
             image_id = f"2017_{10000000 * (number + 1) + 3571 * i + int(rng.integers(3571)):08d}"
-            plans.append(
-                StillPlan(
-                    split,
-                    image_id,
-                    tuple(bool(v) for v in rows[i]),
-                    others,
-                    int(rng.integers(N_CAMERAS)),
-                    size,
-                    mode,
-                    index,
-                )
-            )
+            own, camera = tuple(bool(v) for v in rows[i]), int(rng.integers(N_CAMERAS))
+            plans.append(StillPlan(split, image_id, own, others, camera, size, mode, index))
             index += 1
     return plans
 
@@ -180,20 +133,9 @@ def plan_ucf101(seed: int, scale: float = 1.0) -> list[VideoPlan]:
                 file = f"Videos/{action}/v_{action}_g{group:02d}_c{clip:02d}.avi"
                 split = "test" if group <= n_test else "train"
                 camera, length = int(rng.integers(N_CAMERAS)), int(rng.integers(30, 37))
-                plans.append(
-                    VideoPlan(
-                        "ucf101",
-                        split,
-                        file,
-                        action,
-                        (),
-                        camera,
-                        _people(rng, 3),
-                        length,
-                        25,
-                        len(plans),
-                    )
-                )
+                labels = ("ucf101", split, file, action, ())
+                people, index = _people(rng, 3), len(plans)
+                plans.append(VideoPlan(*labels, camera, people, length, 25, index))
     return plans
 
 
@@ -217,21 +159,22 @@ def _events(rng: np.random.Generator, n_frames: int, kind: str) -> tuple[tuple[i
     return ((start, start + length, kind),)
 
 
+_LENGTHS = {
+    "ucf_crime": (140, 330, 30), "xd_violence": (120, 240, 24), "shanghaitech": (110, 190, 24),
+}  # fmt: skip
+"""Set -> least and largest number of frames, frames per second."""
+
+
 def _surveillance(
     rng: np.random.Generator, dataset: str, split: str, kind: str, index: int
 ) -> VideoPlan:
     """A video without a name yet; kind '' is a normal one."""
-    low, high, fps = {
-        "ucf_crime": (140, 330, 30),
-        "xd_violence": (120, 240, 24),
-        "shanghaitech": (110, 190, 24),
-    }[dataset]
+    low, high, fps = _LENGTHS[dataset]
     n_frames = _length(rng, low, min(high, low + int(rng.exponential(55)) + 6))
     events = _events(rng, n_frames, kind) if kind else ()
     people = _people(rng, 2 + int(rng.integers(2)))
-    return VideoPlan(
-        dataset, split, "", "", events, int(rng.integers(N_CAMERAS)), people, n_frames, fps, index
-    )
+    camera = int(rng.integers(N_CAMERAS))
+    return VideoPlan(dataset, split, "", "", events, camera, people, n_frames, fps, index)
 
 
 def _kinds(rng: np.random.Generator, kinds: tuple[str, ...], n: int) -> list[str]:
@@ -251,29 +194,23 @@ def plan_ucf_crime(seed: int, scale: float = 1.0) -> list[VideoPlan]:
             video = _surveillance(rng, "ucf_crime", split, kind, len(plans))
             plans.append(replace(video, file=f"Videos/{kind}/{kind}{numbers[kind]:03d}_x264.mp4"))
         for i in range(1, n + 1):
-            name = (
-                f"Normal_Videos{i:03d}_x264.mp4"
-                if split == "train"
-                else f"Normal_Videos_{i:03d}_x264.mp4"
-            )
+            name = f"Normal_Videos{'_' * (split == 'test')}{i:03d}_x264.mp4"
+            folder = f"Videos/{split.capitalize()}ing_Normal_Videos_Anomaly"
             video = _surveillance(rng, "ucf_crime", split, "", len(plans))
-            plans.append(
-                replace(video, file=f"Videos/{split.capitalize()}ing_Normal_Videos_Anomaly/{name}")
-            )
+            plans.append(replace(video, file=f"{folder}/{name}"))
     return plans
+
+
+_FILMS = (
+    "City.of.Corners.2009", "v=Kx9_miniature", "Straßen Szene", "Night.Market.1998",
+    "Café Le Nord.2004", "v=0aB-c#d",
+)  # fmt: skip
 
 
 def _xd_name(rng: np.random.Generator, i: int, codes: str) -> str:
     """A name with the quirks of the real ones: '#', '=', dots, blanks, a non-ASCII letter."""
-    film = (
-        "City.of.Corners.2009",
-        "v=Kx9_miniature",
-        "Straßen Szene",
-        "Night.Market.1998",
-        "Café Le Nord.2004",
-        "v=0aB-c#d",
-    )[int(rng.integers(6))]
-    return f"{film}__#00-{i // 60:02d}-{i % 60:02d}_00-{(i + 8) // 60:02d}-{(i + 8) % 60:02d}_label_{codes}"
+    start, end = (f"00-{second // 60:02d}-{second % 60:02d}" for second in (i, i + 8))
+    return f"{_FILMS[int(rng.integers(6))]}__#{start}_{end}_label_{codes}"
 
 
 def plan_xd_violence(seed: int, scale: float = 1.0) -> list[VideoPlan]:
@@ -296,18 +233,12 @@ def plan_shanghaitech(seed: int, scale: float = 1.0) -> list[VideoPlan]:
     plans = []
     for split, n_avi, n_normal, n_anomalous in (("train", 26, 5, 19), ("test", 16, 6, 18)):
         kinds = _kinds(rng, SHANGHAITECH_ANOMALIES, _scaled(n_anomalous, scale, 2))
-        jobs = (
-            [("", True)] * _scaled(n_avi, scale, 2)
-            + [("", False)] * _scaled(n_normal, scale, 1)
-            + [(kind, False) for kind in kinds]
-        )
+        jobs = [("", True)] * _scaled(n_avi, scale, 2) + [("", False)] * _scaled(n_normal, scale, 1)
+        jobs += [(kind, False) for kind in kinds]
         for kind, is_avi in jobs:
             video = _surveillance(rng, "shanghaitech", split, kind, len(plans))
             scene, number = video.camera + 1, len(plans) + 1
-            file = (
-                f"training/videos/{scene:02d}_{number:03d}.avi"
-                if is_avi
-                else f"testing/frames/{scene:02d}_{number:04d}"
-            )
+            as_avi = f"training/videos/{scene:02d}_{number:03d}.avi"
+            file = as_avi if is_avi else f"testing/frames/{scene:02d}_{number:04d}"
             plans.append(replace(video, file=file))
     return plans

@@ -1,5 +1,4 @@
-"""Renders the data sets of a plan into a folder: in parallel, each set whole or not at all, what
-exists is kept."""
+"""Renders data sets into a folder: in parallel, each whole or not at all; what exists is kept."""
 
 import json
 import logging
@@ -7,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -28,17 +28,14 @@ from aux_code.progress import progress
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = (
-    4  # raised whenever a picture, label or file changes: an older rendering is then made anew
-)
+FORMAT_VERSION = 4  # raised whenever a rendered file changes: older renderings are made anew
 MARKER = "miniature.json"
 PARTIAL_FOLDER = ".miniature_partial"
 _SEED_KEYS = {"ucf101": 31, "ucf_crime": 37, "xd_violence": 41, "shanghaitech": 43}
 
 
 class DataSet(NamedTuple):
-    """One set of the benchmark: its folder below the root and the function (seed, scale) that plans
-    it."""
+    """One set: its folder below the root and the function (seed, scale) that plans it."""
 
     folder: str
     plan: Callable[[int, float], list]
@@ -78,20 +75,19 @@ def render_video(video: VideoPlan, root: Path, seed: int) -> list[formats.BoxRow
     return rows
 
 
-def render_picture(still: StillPlan, root: Path, seed: int) -> list[formats.BoxRow]:
+def render_image(still: StillPlan, root: Path, seed: int) -> list[formats.BoxRow]:
     """Writes one still and its labels below `root`; returns the rows of its people's boxes."""
-    picture = render_still(still, seed)
-    formats.write_still(root, still, picture.pixels)
-    return [(f"{still.split}/{still.image_id}.jpg", 0, *box) for box in picture.boxes]
+    drawn = render_still(still, seed)
+    formats.write_still(root, still, drawn.pixels)
+    return [(f"{still.split}/{still.image_id}.jpg", 0, *box) for box in drawn.boxes]
 
 
 def _render_item(item: StillPlan | VideoPlan, root: Path, seed: int) -> list[formats.BoxRow]:
-    return (render_picture if isinstance(item, StillPlan) else render_video)(item, root, seed)
+    return (render_image if isinstance(item, StillPlan) else render_video)(item, root, seed)
 
 
 def _start_worker() -> None:
-    """Ctrl-C is the parent's business, which ends its workers; a worker whose parent was killed
-    ends itself."""
+    """Ctrl-C is the parent's business; a worker whose parent was killed ends itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
 
@@ -133,15 +129,9 @@ def _render_set(name: str, folder: Path, stamp: dict, mapper: Callable) -> dict:
     rows = [row for rows in progress(jobs, f"render {name}", len(plans)) for row in rows]
     _write_lists(name, folder, plans, scale)
     formats.write_boxes(folder, rows)
-    counts: dict[str, int] = {}
-    for item in plans:
-        counts[item.split] = counts.get(item.split, 0) + 1
-    record = {
-        **stamp,
-        "set": name,
-        "counts": counts,
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+    counts = dict(Counter(item.split for item in plans))
+    seconds = round(time.perf_counter() - started, 2)
+    record = {**stamp, "set": name, "counts": counts, "seconds": seconds}
     _write_json(folder / MARKER, record)
     return record
 
@@ -154,16 +144,14 @@ def _write_json(path: Path, record: dict) -> None:
 
 
 def _read_marker(folder: Path) -> dict | None:
-    """What a rendered set's marker says; None if the folder does not exist or is empty. A folder
-    that is not ours is the user's.
-    """
+    """What a rendered set's marker says; None if the folder is absent or empty."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
         return json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UserError(
-            f"{folder} exists and is not a miniature rendering; it is left alone. Name another folder, or move it away"
+            f"{folder} exists and is no miniature rendering; name another folder, or move it away"
         ) from None
 
 
@@ -172,9 +160,7 @@ def _missing(root: Path, names: list[str], stamp: dict, force: bool) -> list[str
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is not a folder; name a folder to render into")
     if root.exists() and any(root.iterdir()) and not _ours(root):
-        raise UserError(
-            f"{root} is not empty and holds no miniature rendering; name an empty folder"
-        )
+        raise UserError(f"{root} is not empty and holds no rendering; name an empty folder")
     missing = []
     for name in names:
         folder = root / DATA_SETS[name].folder
@@ -182,20 +168,15 @@ def _missing(root: Path, names: list[str], stamp: dict, force: bool) -> list[str
         if marker is None or force or marker.get("format_version") != stamp["format_version"]:
             missing.append(name)
         elif any(marker.get(key) != value for key, value in stamp.items()):
-            raise UserError(
-                f"{folder} has seed {marker.get('seed')} and scale {marker.get('scale')}; --force renders it again"
-            )
+            has = f"seed {marker.get('seed')} and scale {marker.get('scale')}"
+            raise UserError(f"{folder} has {has}; --force renders it again")
     return missing
 
 
 def _ours(root: Path) -> bool:
-    """Whether a non-empty folder holds a rendering, whole or interrupted, or at least a data set
-    folder (checked on its own).
-    """
-    names = {entry.name for entry in root.iterdir()}
-    return bool(
-        names & ({MARKER, PARTIAL_FOLDER} | {data_set.folder for data_set in DATA_SETS.values()})
-    )
+    """Whether a folder holds a rendering, whole or interrupted, or the folder of a data set."""
+    ours = {MARKER, PARTIAL_FOLDER} | {data_set.folder for data_set in DATA_SETS.values()}
+    return not ours.isdisjoint(entry.name for entry in root.iterdir())
 
 
 def render_benchmark(
@@ -219,9 +200,7 @@ def render_benchmark(
     if unknown := [name for name in names if name not in DATA_SETS]:
         raise UserError(f"unknown set {', '.join(unknown)}; there are {', '.join(DATA_SETS)}")
     if not 0 < scale <= 100 or seed < 0:
-        raise UserError(
-            f"--scale {scale} must be above 0 (at most 100) and --seed {seed} not negative"
-        )
+        raise UserError(f"--scale {scale} must be in (0, 100] and --seed {seed} not negative")
     stamp = {"format_version": FORMAT_VERSION, "seed": seed, "scale": float(scale)}
     missing = _missing(root, names, stamp, force)
     if not missing and (root / MARKER).exists():
@@ -233,28 +212,20 @@ def render_benchmark(
         for name in missing:
             _replace_set(root, name, stamp, mapper)
     shutil.rmtree(root / PARTIAL_FOLDER)
-    markers = {
-        name: _read_marker(root / data_set.folder)
-        for name, data_set in DATA_SETS.items()
-        if (root / data_set.folder / MARKER).exists()
-    }
-    sets = {
-        name: {"counts": marker["counts"], "seconds": marker["seconds"]}
-        for name, marker in markers.items()
-    }
-    _write_json(
-        root / MARKER, {**stamp, "sets": sets, "seconds": round(time.perf_counter() - started, 2)}
-    )
+    sets = {}
+    for name, data_set in DATA_SETS.items():
+        if (root / data_set.folder / MARKER).exists():
+            marker = _read_marker(root / data_set.folder)
+            sets[name] = {key: marker[key] for key in ("counts", "seconds")}
+    seconds = round(time.perf_counter() - started, 2)
+    _write_json(root / MARKER, {**stamp, "sets": sets, "seconds": seconds})
     return json.loads((root / MARKER).read_text(encoding="utf-8"))
 
 
 def _replace_set(root: Path, name: str, stamp: dict, mapper: Callable) -> None:
-    partial_folder, folder = (
-        root / PARTIAL_FOLDER / DATA_SETS[name].folder,
-        root / DATA_SETS[name].folder,
-    )
-    if partial_folder.exists():
-        shutil.rmtree(partial_folder)
+    folder = root / DATA_SETS[name].folder
+    partial_folder = root / PARTIAL_FOLDER / folder.name
+    shutil.rmtree(partial_folder, ignore_errors=True)
     _render_set(name, partial_folder, stamp, mapper)
     if folder.exists():
         shutil.rmtree(folder)

@@ -23,9 +23,7 @@ class Still(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """One person of a still: where (fractions of the picture's width and height), how tall
-    (fraction of the smaller side), doing what.
-    """
+    """One person of a still: fractions of width and height, height of the smaller side."""
 
     x: float
     y: float
@@ -35,51 +33,30 @@ class Figure(NamedTuple):
 
 
 def arrange(rng: np.random.Generator, attributes: tuple[bool, ...]) -> list[Figure]:
-    """Places the people: a pair hand in hand (a64), a group of 3 or 4 (a65), both, or one to three
-    strangers apart."""
+    """Places a pair hand in hand (a64), a group of 3 or 4 (a65), both, or some strangers."""
     complete, partial, pair, group = attributes[2], attributes[3], attributes[5], attributes[6]
     if pair or group:
         n = 3 + int(rng.integers(2)) if group else 2
         height = float(rng.uniform(0.40, 0.58) if group else rng.uniform(0.42, 0.66))
         first = int(rng.integers(n - 1)) if pair else -1
-        steps = [0.0] + [
-            float(rng.uniform(0.30, 0.36) if i == first + 1 and pair else rng.uniform(0.22, 0.32))
-            * height
-            for i in range(1, n)
-        ]
-        xs = np.cumsum(steps)
+        spans = [(0.30, 0.36) if pair and i == first + 1 else (0.22, 0.32) for i in range(1, n)]
+        xs = np.cumsum([0.0] + [float(rng.uniform(*span)) * height for span in spans])
         xs = xs - xs.mean() + rng.uniform(0.44, 0.56)
         y = float(rng.uniform(0.74, 0.86))
         holds = [1 if i == first else -1 if pair and i == first + 1 else 0 for i in range(n)]
         ys = [y if hold else y + float(rng.uniform(-0.02, 0.03)) for hold in holds]
-        return [
-            Figure(float(x), ys[i], height * float(rng.uniform(0.93, 1.05)), "stand", holds[i])
-            for i, x in enumerate(xs)
-        ]
+        heights = [height * float(rng.uniform(0.93, 1.05)) for _ in xs]
+        return [Figure(float(xs[i]), ys[i], heights[i], "stand", holds[i]) for i in range(n)]
     n = 2 if complete and partial else int(rng.choice((1, 2, 3), p=(0.52, 0.30, 0.18)))
     n = 0 if not any(attributes) and rng.random() < 0.15 else n
     if n == 1:
-        return [
-            Figure(
-                float(rng.uniform(0.33, 0.67)),
-                float(rng.uniform(0.78, 0.88)),
-                float(rng.uniform(0.48, 0.74)),
-                _motion(rng),
-                0,
-            )
-        ]
+        place = [float(rng.uniform(*span)) for span in ((0.33, 0.67), (0.78, 0.88), (0.48, 0.74))]
+        return [Figure(*place, _motion(rng), 0)]
     slots = {0: (), 2: (0.32, 0.68), 3: (0.25, 0.5, 0.75)}[n]
     spread = 0.07 if n == 2 else 0.04
-    return [
-        Figure(
-            x + float(rng.uniform(-spread, spread)),
-            float(rng.uniform(0.68, 0.88)),
-            float(rng.uniform(0.40, 0.62)),
-            _motion(rng),
-            0,
-        )
-        for x in slots
-    ]
+    spans = ((-spread, spread), (0.68, 0.88), (0.40, 0.62))
+    drawn = [([float(rng.uniform(*span)) for span in spans], _motion(rng)) for _ in slots]
+    return [Figure(x + dx, y, h, motion, 0) for x, ((dx, y, h), motion) in zip(slots, drawn)]
 
 
 def _motion(rng: np.random.Generator) -> str:
@@ -87,36 +64,27 @@ def _motion(rng: np.random.Generator) -> str:
 
 
 def choose_faces(rng: np.random.Generator, n: int, complete: bool, partial: bool) -> list[str]:
-    """Faces of n people: a complete one and a partial one if planned, the others any planned kind
-    or seen from behind.
-    """
+    """Faces of n people: what is planned, the others any planned kind or seen from behind."""
     planned = [kind for kind, wanted in (("complete", complete), ("partial", partial)) if wanted]
-    kinds = planned + [
-        (planned + ["back"])[int(rng.integers(len(planned) + 1))] for _ in range(n - len(planned))
-    ]
+    n_kinds = len(planned) + 1
+    free = [[*planned, "back"][int(rng.integers(n_kinds))] for _ in range(n - len(planned))]
+    kinds = planned + free
     names = {"complete": ("front",), "partial": PARTIAL_FACES, "back": ("back",)}
-    return [
-        names[kinds[i]][int(rng.integers(len(names[kinds[i]])))]
-        for i in rng.permutation(len(kinds))
-    ][:n]
+    options = [names[kinds[i]] for i in rng.permutation(len(kinds))]
+    return [faces[int(rng.integers(len(faces)))] for faces in options][:n]
 
 
 def _looks(rng: np.random.Generator, plan: StillPlan, n: int) -> list[Look]:
-    """Everybody shares the skin class; one is surely feminine or half nude if planned, the others
-    may be."""
+    """All share the skin class; one is surely feminine or half nude if planned, others may be."""
     coloured, feminine, complete, partial, nude = plan.attributes[:5]
     faces = choose_faces(rng, n, complete, partial)
     first, second = (int(v) for v in rng.integers(0, max(1, n), 2))
-    return [
-        draw_look(
-            rng,
-            coloured,
-            feminine and (i == first or rng.random() < 0.8),
-            nude and (i == second or rng.random() < 0.5),
-            faces[i],
-        )
-        for i in range(n)
-    ]
+    looks = []
+    for i in range(n):
+        is_feminine = feminine and (i == first or rng.random() < 0.8)
+        is_nude = nude and (i == second or rng.random() < 0.5)
+        looks.append(draw_look(rng, coloured, is_feminine, is_nude, faces[i]))
+    return looks
 
 
 def _pose(figure: Figure, rng: np.random.Generator) -> Pose:
@@ -129,7 +97,7 @@ def _pose(figure: Figure, rng: np.random.Generator) -> Pose:
 
 
 def _canvas(plan: StillPlan, seed: int, rng: np.random.Generator) -> Image.Image:
-    """A random piece of the camera's picture."""
+    """A random piece of the camera's scene."""
     w, h = plan.size
     zoom = float(rng.uniform(0.62, 1.0)) * min(CAMERA_SIZE[0] / w, CAMERA_SIZE[1] / h)
     x, y = rng.uniform(0, CAMERA_SIZE[0] - w * zoom), rng.uniform(0, CAMERA_SIZE[1] - h * zoom)
@@ -158,14 +126,13 @@ def _paint_people(canvas: Image.Image, plan: StillPlan, rng: np.random.Generator
 
 
 def render_still(plan: StillPlan, seed: int) -> Still:
-    """The picture, lit more variously than a video, often a little out of focus."""
+    """The image, lit more variously than a video, often a little out of focus."""
     rng = np.random.default_rng([seed, 29, plan.index])
     canvas = _canvas(plan, seed, rng)
     boxes = [clipped_box(box, SS, plan.size) for box in _paint_people(canvas, plan, rng)]
     small = Image.fromarray(draw_light(rng, 2.1).apply(np.asarray(canvas.reduce(SS))))
     if rng.random() < 0.5:
         small = small.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1))))
-    pixels = add_noise(
-        np.asarray(small), noise_bank(seed, (128, 128)), rng, float(rng.uniform(2, 7))
-    )
+    sigma = float(rng.uniform(2, 7))
+    pixels = add_noise(np.asarray(small), noise_bank(seed, (128, 128)), rng, sigma)
     return Still(pixels, [box for box in boxes if box is not None])

@@ -69,7 +69,7 @@ def test_an_interrupted_rendering_is_done_again(tmp_path, monkeypatch):
     options = {"scale": 0.005, "only": ["vispr"], "workers": 1}
     whole = tmp_path / "whole"
     render_benchmark(whole, **options)
-    real, calls = render.render_picture, []
+    real, calls = render.render_image, []
 
     def dies_at_the_tenth(*arguments):
         calls.append(arguments)
@@ -77,7 +77,7 @@ def test_an_interrupted_rendering_is_done_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(render, "render_picture", dies_at_the_tenth)
+    monkeypatch.setattr(render, "render_image", dies_at_the_tenth)
     cut = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
         render_benchmark(cut, **options)
