@@ -47,7 +47,7 @@ class ReportOptions:
     """Also show real data as it was before anonymization."""
 
 
-class Picture(NamedTuple):
+class Embedded(NamedTuple):
     """A figure in the page."""
 
     data: str
@@ -56,7 +56,7 @@ class Picture(NamedTuple):
     narrow: bool
 
 
-Blocks = Iterator[str | Table | Picture]
+Blocks = Iterator[str | Table | Embedded]
 
 
 def write_all(results: Results, options: ReportOptions) -> list[Path]:
@@ -117,14 +117,14 @@ class _Report:
     def _main_result(self) -> Blocks:
         if "8" in self.options.tables:
             caption = "Privacy against utility. Bars: deviation over seeds. Hollow: controls."
-            yield _picture(figures.trade_off(self.results), "trade_off", caption)
+            yield _embedded(figures.trade_off(self.results), "trade_off", caption)
             yield tables.paper_table(self.results, "8")
 
     def _other_tables(self) -> Blocks:
         numbers = [number for number in self.options.tables if number in ABLATION_TABLES]
         if numbers:
             figure = figures.ablation_changes(self.results, numbers)
-            yield _picture(figure, "ablations", "What each variant changes against raw video.")
+            yield _embedded(figure, "ablations", "What each variant changes against raw video.")
         for number in (number for number in self.options.tables if number != "8"):
             yield tables.paper_table(self.results, number)
 
@@ -138,13 +138,13 @@ class _Report:
                 bars.append(shared.AttributeScores(label, means, colour, deviations))
         if bars:
             caption = "Average precision of the strongest attacker per private attribute."
-            yield _picture(shared.attribute_bars(bars, chance), "attributes", caption)
+            yield _embedded(shared.attribute_bars(bars, chance), "attributes", caption)
             yield self.details["attributes"]
             yield self.details["attackers"]
 
     def _samples(self) -> Blocks:
         videos = self.source.videos()[:1]
-        shown = [("images", self.source.images(), "The first test images with two attributes")]
+        shown = [("images", self.source.images(), "Test images with two attributes or more")]
         for video in videos:
             frames, _ = self.source.video_frames(video)
             shown.append(("frames", frames, f"Frames of the UCF-Crime test video {video.name}"))
@@ -153,7 +153,7 @@ class _Report:
             rows = [(m.label_in(self.preset), r) for m, r in released if r is not None]
             if rows:
                 grid = figures.image_grid(rows, [sample.label for sample in samples])
-                yield _picture(grid, name, f"{caption}, as every method releases them.", True)
+                yield _embedded(grid, name, f"{caption}, as every method releases them.", True)
         if not self.source.show_raw:
             yield (
                 "Raw images, those of the reconstruction control and those over the training show "
@@ -170,7 +170,7 @@ class _Report:
                 "two categories and the first normal one."
             )
         for number, (video, figure) in enumerate(drawn, 1):
-            yield _picture(figure, f"scores_{number}", f"{video.name} ({video.category}).")
+            yield _embedded(figure, f"scores_{number}", f"{video.name} ({video.category}).")
 
     def _score_figure(self, video: SurveillanceVideo) -> Figure | None:
         samples, at = self.source.video_frames(video)
@@ -196,7 +196,7 @@ class _Report:
                 rows = [("raw", shown[0][1]), *((f"epoch {n}", images) for n, _, images in shown)]
                 grid = figures.image_grid(rows, [""] * len(shown[0][1]))
                 caption = f"{method.label}: training images, and what came out after some epochs."
-                yield _picture(grid, f"training_{method.name}", caption, True)
+                yield _embedded(grid, f"training_{method.name}", caption, True)
 
     def _detection(self) -> Blocks:
         if "detection" in self.details:
@@ -204,7 +204,7 @@ class _Report:
         for dataset in (name for name in DATASETS if f"categories_{name}" in self.details):
             figure = figures.category_bars(self.results, dataset, self.compared)
             caption = "Frame AUC of a category's videos with all normal ones. Dashed: chance."
-            yield _picture(figure, f"categories_{dataset}", caption)
+            yield _embedded(figure, f"categories_{dataset}", caption)
             yield self.details[f"categories_{dataset}"]
 
     def _settings(self) -> Blocks:
@@ -222,6 +222,6 @@ def _until_data_lacks(blocks: Blocks) -> Blocks:
         yield f"No images: {error}"
 
 
-def _picture(figure: Figure, name: str, caption: str, narrow: bool = False) -> Picture:
+def _embedded(figure: Figure, name: str, caption: str, narrow: bool = False) -> Embedded:
     path = shared.save_figure(figure, config.RESULTS_ROOT / "figures" / f"{name}.png")
-    return Picture(base64.b64encode(path.read_bytes()).decode(), caption, narrow)
+    return Embedded(base64.b64encode(path.read_bytes()).decode(), caption, narrow)

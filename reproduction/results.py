@@ -31,7 +31,7 @@ class Attack:
     def start(self) -> str:
         """What the attacker's network began with, from what the run recorded."""
         if "inputs" not in self.content:
-            return "not recorded"
+            return "weights that were not recorded"
         given = self.content["inputs"].get("attacker")
         if given is None:
             names = (self.content["attacker"], self.content["parameters"].get("network"))
@@ -40,8 +40,9 @@ class Attack:
         if path.is_file() and sha256(path) == given["sha256"]:
             made_with = record_of(path).get("parameters", {})
             if "anonymizer" in made_with:
-                return f"an attacker trained on {Path(made_with['anonymizer']).name} images"
-        return f"the weights of {path.parent.name}/{path.name}"
+                learned_on = Path(made_with["anonymizer"]).name
+                return f"weights of an attacker trained on {learned_on} images"
+        return f"weights of {path.parent.name}/{path.name}"
 
 
 @dataclass

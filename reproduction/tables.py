@@ -104,17 +104,22 @@ def detail_tables(results: Results) -> dict[str, Table]:
     chance = results.chance_per_attribute()
     columns["attributes"] = [Column(n, f"attribute:{n}", chance=p) for n, p in chance.items()]
     metrics = {"AUC": "auc", "AP": "ap", "false alarms": "false_alarm_rate"}
+    measured = [name for name in DATASETS if any(name in result.detection for result in results)]
     columns["detection"] = [
         Column(f"{DATASET_LABELS[dataset]} {label}", f"{dataset}:{metric}")
-        for dataset in DATASETS
+        for dataset in measured
         for label, metric in metrics.items()
     ]
-    for dataset in DATASETS:
+    for dataset in measured:
         if len(names := results.categories(dataset)) > 1:
             titles[f"categories_{dataset}"] = f"{DATASET_LABELS[dataset]}: frame AUC per category"
             columns[f"categories_{dataset}"] = [Column(n, f"{dataset}:auc:{n}") for n in names]
     names = [method.name for method in results.methods()]
-    tables = {key: method_table(titles[key], results, names, columns[key]) for key in columns}
+    chosen = ["False alarms, categories and curves: of the epoch that validation chose."]
+    tables = {
+        key: method_table(titles[key], results, names, own, chosen if key != "attributes" else ())
+        for key, own in columns.items()
+    }
     return {"attackers": attacker_table(results)} | {k: t for k, t in tables.items() if t.rows}
 
 
@@ -153,10 +158,11 @@ def method_table(
         rows[False].append(("Chance", *sum(cells, ())))
     orders = [order_note(results, column) for column in columns if column.paper_raw]
     agreeing = [text for text, agrees in orders if agrees]
+    measured = measurement_note(results) if width == 2 else ""
     n_rows, n_controls = len(rows[False]), len(rows[True])
     return Table(
         title, ("Method", *header), (*rows[False], *rows[True]),
-        tuple(note for note in (*notes, *agreeing, measurement_note(results)) if note),
+        tuple(note for note in (*notes, *agreeing, measured) if note),
         warnings=tuple(text for text, agrees in orders if not agrees),
         emphasised=frozenset(range(n_rows, n_rows + n_controls)),
     )  # fmt: skip

@@ -288,10 +288,10 @@ def test_attackers_are_said_to_begin_as_they_did(tmp_path: Path):
         path.write_text(json.dumps(content | facts | {"inputs": inputs}))
         begins.append(collected().by_method["raw"][0].attacks[0].start)
     assert begins == [
-        "random weights", "an attacker trained on raw images", "the weights of run/attacker.pth",
+        "random weights", "weights of an attacker trained on raw images", "weights of run/attacker.pth",
     ]  # fmt: skip
     html = written()
-    assert "Here the attackers begin with the weights of run/attacker.pth." in html
+    assert "The attackers begin with weights of run/attacker.pth." in html
     assert "fresh network" not in html
 
 
