@@ -1,4 +1,4 @@
-"""Who does what when: a planned video as tracks of people, vehicles, blasts and lamps, in pixels."""
+"""Who does what when: a planned video as tracks of people, vehicles, blasts, lamps, in pixels."""
 
 from dataclasses import dataclass, field
 

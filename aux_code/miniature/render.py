@@ -151,7 +151,7 @@ def _read_marker(folder: Path) -> dict | None:
         return json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UserError(
-            f"{folder} exists and is no miniature rendering; name another folder, or move it away"
+            f"{folder} exists and is not a miniature rendering; name another, or move it"
         ) from None
 
 
