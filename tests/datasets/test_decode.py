@@ -101,11 +101,7 @@ def count_decoded(monkeypatch):
 
 @pytest.mark.parametrize(
     ("format_name", "most"),
-    [
-        ("h264 with B-frames", 12),
-        ("h264 in matroska", 12),
-        ("vp9 in webm", 15),
-    ],
+    [("h264 with B-frames", 12), ("h264 in matroska", 12), ("vp9 in webm", 15)],
 )
 def test_a_late_frame_costs_its_group_of_pictures(tmp_path, monkeypatch, format_name, most):
     name, options = FORMATS[format_name]
