@@ -1,5 +1,4 @@
-"""Networks prepared for inference: by OpenVINO on a CPU, else with folded batch norms, channels-last,
-bf16."""
+"""Networks for inference: by OpenVINO on a CPU, else batch norms folded, channels-last, bf16."""
 
 import logging
 import math
@@ -98,9 +97,7 @@ def prepare_for_inference(
 def prepare_anonymizer(
     network: nn.Module, device: torch.device, precision: str = "fp32"
 ) -> nn.Module:
-    """f_A of `load_anonymizer`, frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), by
-    `prepare_for_inference`; one without weights (raw, blur, ...) itself, in eval mode on the
-    device."""
+    """f_A of `load_anonymizer` by `prepare_for_inference`; one without weights itself."""
     return _prepare(network, (1, 3, 64, 64), device, precision)
 
 

@@ -48,8 +48,7 @@ def ranking_metrics(
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Step-wise average precision of scores (n,) against labels (n,) in {0, 1}; NaN without a
-    positive."""
+    """Step-wise AP of scores (n,) against labels (n,) in {0, 1}; NaN without a positive."""
     positives = labels.astype(np.float64)
     if positives.sum() == 0:
         return float("nan")
@@ -95,8 +94,7 @@ class AttributeMetrics(NamedTuple):
 
 
 def attribute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> AttributeMetrics:
-    """Multi-label metrics of probabilities (n, n_attributes) in [0, 1] against labels (n,
-    n_attributes) in {0, 1}."""
+    """Of probabilities (n, n_attributes) in [0, 1] against labels (n, n_attributes) in {0, 1}."""
     per_attribute = np.array(
         [average_precision(p, y) for p, y in zip(probabilities.T, labels.T, strict=True)]
     )
@@ -116,14 +114,12 @@ def chance_cmap(labels: np.ndarray) -> float:
 
 
 def f1_always_yes(labels: np.ndarray) -> float:
-    """Macro F1 of saying yes to everything, 2p / (1 + p): the most that a guess without any
-    information gets."""
+    """Macro F1 of always yes, 2p / (1 + p): the most that a guess gets."""
     prevalence = labels.mean(0)
     present = prevalence[prevalence > 0]
     return float((2 * present / (1 + present)).mean())
 
 
 def leakage_removed(raw: float, anonymized: float, chance: float) -> float:
-    """Share of the removable leakage that is gone: (raw - anonymized) / (raw - chance); 1 is chance
-    level, 0 is raw."""
+    """Share of the removable leakage that is gone: 1 is chance level, 0 is raw."""
     return (raw - anonymized) / (raw - chance)

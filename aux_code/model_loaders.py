@@ -136,8 +136,7 @@ def load_anonymizer(name_or_path: Path | str) -> nn.Module:
 def apply_anonymizer(
     anonymizer: nn.Module, frames: Tensor, boxes: Sequence[Tensor] | None = None
 ) -> Tensor:
-    """Anonymizes frames (N, 3, H, W), handing over the boxes (one (K, 4) tensor per frame) where
-    they are needed."""
+    """Anonymizes frames (N, 3, H, W); `boxes`, a (K, 4) tensor per frame, where it needs them."""
     return (
         anonymizer(frames, boxes)
         if getattr(anonymizer, "requires_boxes", False)

@@ -1,5 +1,4 @@
-"""Large networks by OpenVINO on the CPU: it fuses layers and packs weights once, which PyTorch's
-own passes do not."""
+"""Large networks by OpenVINO on the CPU, which fuses layers and packs weights once."""
 
 import importlib.util
 import logging
@@ -17,16 +16,13 @@ from aux_code.models.utility import UtilityNetwork
 logger = logging.getLogger(__name__)
 
 _LARGE = 2_000_000
-"""Trained values from which a network is worth the one or two seconds that its conversion takes per
-size of input."""
+"""Trained values from which a network is worth a second of conversion per size of input."""
 
 _PIXELS_PER_PASS = 4 * 224 * 224
-"""Larger passes gain nothing (measured with four frames or a quarter of a clip of the paper's
-size)."""
+"""Larger passes gain nothing (measured: four frames, a quarter of a clip)."""
 
 _MAX_SIZES = 8
-"""Sizes of input whose conversions are kept: more than the tiles of a picture and the rests of a
-batch need."""
+"""Sizes of input whose conversions are kept: enough for a batch and its rests."""
 
 
 def is_worthwhile(network: nn.Module) -> bool:
@@ -127,8 +123,7 @@ def _piece_lengths(n: int, longest: int) -> list[int]:
 
 
 def _keep(cache: dict, key: tuple, value: Any) -> None:
-    """Adds to a cache of the last `_MAX_SIZES`: pictures of ever new sizes would otherwise fill the
-    memory."""
+    """Adds to a cache of the last `_MAX_SIZES`; ever new sizes would fill the memory."""
     while len(cache) >= _MAX_SIZES:
         cache.pop(next(iter(cache)))
     cache[key] = value

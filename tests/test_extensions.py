@@ -1,5 +1,4 @@
-"""The worked examples of docs/extending.md: its blocks go into a copy of the repository, its
-commands are run there."""
+"""The blocks of docs/extending.md go into a copy of the repository; its commands run there."""
 
 import json
 import os
@@ -88,8 +87,7 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory) -> dict[str, tuple[int, str, Path]]:
-    """Script or run id -> (exit status, standard output, the copy's root), after all commands ran
-    in order."""
+    """Script or run id -> (exit status, standard output, the copy's root), run in order."""
     from aux_code.miniature.render import render_benchmark
 
     copy, data = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("data")

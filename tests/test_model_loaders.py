@@ -297,8 +297,7 @@ def test_any_first_part_of_a_file_is_an_error_with_its_name(tmp_path, zipped):
 
 
 def test_numpy_values_beside_the_weights_are_data(tmp_path):
-    """The release's checkpoints hold some, which `weights_only` alone refuses; older ones under
-    numpy 1's names."""
+    """The release's checkpoints hold some, older ones under numpy 1's names."""
     network, path = load_fa_model("small"), tmp_path / "old.pth"
     beside = {
         "best": np.float64(0.75),

@@ -183,8 +183,7 @@ def test_as_many_threads_as_pytorch_has(monkeypatch):
 
 
 def test_nothing_is_sent_and_nothing_is_left_on_the_disk(tmp_path):
-    """Imported plainly, openvino writes an identifier to the home folder and reports to its
-    maker."""
+    """Imported plainly, openvino writes to the home folder and reports to its maker."""
     code = (
         "import sys, torch; from aux_code.openvino_networks import OpenVinoNetwork\n"
         "OpenVinoNetwork(torch.nn.Conv2d(3, 3, 1), 'fp32')(torch.rand(1, 3, 8, 8))\n"
@@ -224,8 +223,7 @@ print("caught", caught)
 
 
 def test_signals_are_still_handled_when_the_networks_are_gone():
-    """An interrupted run saves its state in a handler. Of two OpenVINO cores, the second to go
-    leaves the thread a stack for handlers that the first has freed."""
+    """The second core to go would free the stack of a handler, which saves interrupted runs."""
     result = subprocess.run(
         [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=120
     )

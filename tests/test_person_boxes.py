@@ -66,8 +66,7 @@ def weights_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory) -> Path:
-    """Two actions of three recordings each, sixteen photographs, one video to extract, and an
-    f_T."""
+    """Two actions of three recordings each, sixteen photographs, one video, and an f_T."""
     root = tmp_path_factory.mktemp("data")
     lists = root / "UCF101" / "ucfTrainTestlist"
     lists.mkdir(parents=True)
@@ -104,8 +103,7 @@ def rendered(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def scene(rendered, tmp_path, monkeypatch) -> Path:
-    """The data in a folder of this test, where config points; small pictures for the detector; one
-    thread."""
+    """The data where config points; small frames for the detector; one thread."""
     root = tmp_path / "data"
     root.mkdir()
     for item in rendered.iterdir():
@@ -268,8 +266,7 @@ def test_mistakes_are_the_same_in_every_stage(stage, scene, monkeypatch, tmp_pat
 
 
 def test_people_in_training_videos_are_sought_once(scene, weights_file, seen, monkeypatch):
-    """A second run takes the boxes of the first; a video that has changed since is looked at
-    again."""
+    """A second run takes the boxes of the first; a changed video is looked at again."""
     paths = sorted((scene / "UCF101").glob("Videos/*/*g0[23]_c01.avi"))
     for _ in range(2):
         run("init_utility", scene, monkeypatch, "--detector_weights", weights_file)

@@ -175,8 +175,7 @@ def _nothing_found_yet(name: str) -> Findings:
 
 
 def decode_all(findings: Findings, n_workers: int) -> None:
-    """Decodes every medium of a data set, in parallel, and notes what fails and events past the
-    last frame."""
+    """Decodes every medium of a data set, in parallel; notes what fails and events past the end."""
     n_frames: dict[Path, int] = {}
     unreadable = []
     pool = ThreadPoolExecutor(n_workers)
@@ -261,8 +260,7 @@ def _report(findings: Findings) -> None:
 
 
 def find(name: str) -> Findings:
-    """What there is of a data set, a key of CHECKS or a folder of own videos; no file is
-    decoded."""
+    """What there is of a data set, a key of CHECKS or a folder of own videos; decodes nothing."""
     findings = _nothing_found_yet(name)
     try:
         CHECKS.get(name, check_surveillance)(findings)

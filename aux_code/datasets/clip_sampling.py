@@ -26,8 +26,7 @@ from aux_code.errors import UserError
 
 
 class TripletClips(NamedTuple):
-    """Frame indices of a triplet, int64 (clip_length,) each. `positive` equals `anchor`: augmented
-    differently."""
+    """Frame indices of a triplet, int64 (clip_length,) each; `positive` equals `anchor`."""
 
     anchor: np.ndarray
     positive: np.ndarray
@@ -35,14 +34,12 @@ class TripletClips(NamedTuple):
 
 
 def clip_span(clip_length: int, stride: int) -> int:
-    """Number of consecutive frames of the video that a clip covers, first and last frame
-    included."""
+    """Consecutive frames of the video that a clip covers, first and last one included."""
     return stride * (clip_length - 1) + 1
 
 
 def fitting_stride(n_frames: int, clip_length: int, stride: int, n_clips: int = 1) -> int:
-    """Largest stride from `stride` down to 1 with which `n_clips` disjoint clips fit in the video;
-    1 if none does."""
+    """Largest stride up to `stride` with which `n_clips` disjoint clips fit; 1 if none does."""
     _check(n_frames, clip_length, stride)
     if clip_length == 1:
         return stride
@@ -53,8 +50,7 @@ def fitting_stride(n_frames: int, clip_length: int, stride: int, n_clips: int = 
 def random_clip(
     n_frames: int, clip_length: int, stride: int, generator: torch.Generator
 ) -> np.ndarray:
-    """A clip that starts anywhere it fits, all starts equally likely. Returns int64
-    (clip_length,)."""
+    """A clip (clip_length,) that starts anywhere it fits, all starts equally likely."""
     stride = fitting_stride(n_frames, clip_length, stride)
     start = _random_below(_n_starts(n_frames, clip_length, stride), generator)
     return _clip_at(start, n_frames, clip_length, stride)
@@ -137,8 +133,7 @@ def triplet_clips(
 def _random_disjoint_starts(
     n_frames: int, span: int, generator: torch.Generator
 ) -> tuple[int, int]:
-    """Starts of two disjoint spans: anchor uniform over the starts that leave room, negative over
-    what is left."""
+    """Starts of two disjoint spans, anchor and negative, each uniform over what leaves room."""
     last_start = n_frames - span
     # An anchor has room before it if start >= span and after it if start <= last_start - span. In a
     # video of less than three spans the anchors in the middle have neither.

@@ -54,8 +54,7 @@ def _number_type(name: str, *options: bool) -> np.dtype:
 
 
 def _admitted() -> dict[tuple[str, str], object]:
-    """(module, name) in a pickle -> what is used for it; NumPy 1 and 2 name the same functions
-    differently."""
+    """(module, name) in a pickle -> what is used for it, under the names of NumPy 1 and 2."""
     reconstruct = np.ndarray(0).__reduce__()[0]
     scalar = np.float64(0).__reduce__()[0]
     from_buffer = np.ndarray(1).__reduce_ex__(5)[0]
@@ -72,8 +71,7 @@ def _admitted() -> dict[tuple[str, str], object]:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads built-in containers, numbers, texts and NumPy arrays; anything else is an
-    UnpicklingError."""
+    """Reads built-in containers, numbers, texts and NumPy arrays; else UnpicklingError."""
 
     def __init__(self, file):
         # latin1: how NumPy arrays pickled under Python 2 are to be read.
@@ -135,8 +133,7 @@ def _labels(path: Path | str, key: str, value: object) -> np.ndarray:
 
 
 def default_folder(path: Path) -> Path:
-    """Where annotations go, beside the pickle: <split>*.pkl to annotations/<split>2017, OTHER.pkl
-    to OTHER."""
+    """Beside the pickle: <split>*.pkl to annotations/<split>2017, OTHER.pkl to OTHER."""
     match = re.match(r"(train|val|test)(?![a-z])", path.name.lower())
     if not match:
         log.warning(

@@ -50,8 +50,7 @@ _SKIPS_EXACTLY = {"h264", "mpeg4", "mpeg2video"}
 
 
 def count_frames(path: Path | str) -> int:
-    """Number of frames that decode; from packets checked against the decoder, or by decoding; kept
-    on disk."""
+    """Number of frames that decode, from packets checked against the decoder or by decoding."""
     if Path(path).is_dir():
         return len(frame_files(path))
     return video_index(path).n_frames
@@ -95,8 +94,7 @@ def iterate_frames(path: Path | str, n_threads: int = 1) -> Iterator[np.ndarray]
 
 
 def read_video(path: Path | str) -> np.ndarray:
-    """All frames of a video, uint8 (T,H,W,3) RGB: for short ones; `iterate_frames` is for the
-    others."""
+    """All frames of a short video, uint8 (T,H,W,3) RGB."""
     return np.stack(list(iterate_frames(path)))
 
 
@@ -157,8 +155,7 @@ def _read_by_seeking(
 
 
 def _adjacent_runs(wanted: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
-    """Splits sorted indices where a whole group of pictures lies between two of them: there a seek
-    saves decoding."""
+    """Splits sorted indices where a whole group of pictures lies between: a seek saves it."""
     return np.split(wanted, np.flatnonzero(np.diff(groups) > 1) + 1)
 
 
@@ -278,8 +275,7 @@ class DecodedCache:
         return self._keep(path, read_image(path)) if image is None else image
 
     def _video(self, path: Path | str) -> np.ndarray | None:
-        """The whole video; None if it does not fit. One decoding both counts and keeps the
-        frames."""
+        """The whole video; None if it does not fit. One decoding counts and keeps the frames."""
         video = self._arrays.get(str(path))
         if video is not None or self.n_bytes >= self.limit_bytes or str(path) in self._too_large:
             return video

@@ -1,5 +1,4 @@
-"""Images from disk as uint8 (H,W,3) RGB: grey, CMYK, palette, 16-bit and EXIF-rotated ones
-included."""
+"""Images from disk as uint8 (H,W,3) RGB, also grey, CMYK, palette, 16-bit and EXIF-rotated ones."""
 
 import re
 import struct
@@ -52,8 +51,7 @@ def read_image(path: Path | str) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> object:
-    """EXIF's orientation; None where there is none. Cameras write broken EXIF beside pictures that
-    are whole."""
+    """EXIF's orientation or None; cameras write broken EXIF beside images that are whole."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except _EXIF_ERRORS:

@@ -1,5 +1,4 @@
-"""What every data set needs: its root and files, its text lists line by line, and a report on files
-that are absent."""
+"""What every data set needs: root and files, text lists line by line, a report on absent files."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -38,14 +37,12 @@ def first_existing(candidates: Sequence[Path], what: str) -> Path:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file is none of the data set's: macOS leaves a `._name.jpg` beside every file that
-    it copies."""
+    """Whether a file is none of the data set's: macOS leaves a `._name.jpg` beside each copy."""
     return path.name.startswith(".")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, stripped text) of the non-empty lines; UTF-8 with or without mark, any
-    line ends."""
+    """(line number from 1, stripped text) of the non-empty lines of UTF-8 or Latin-1 text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

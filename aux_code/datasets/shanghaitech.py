@@ -33,8 +33,7 @@ OFFICIAL_COUNTS = (238, 199)
 
 
 def load(root: Path) -> SurveillanceDataset:
-    """Reads lists and masks; no video needs to be there. Labels come from the masks, never from
-    places in a list."""
+    """Reads lists and masks, from which labels come; no video needs to be there."""
     masks = {
         path.stem: path for path in sorted((root / "testing" / "test_frame_mask").glob("*.npy"))
     }
@@ -58,8 +57,7 @@ def load(root: Path) -> SurveillanceDataset:
 
 
 def _is_testing_video(name: str, root: Path) -> bool:
-    """Testing videos have ids of four digits, so they are known even where only features are at
-    hand."""
+    """By its id of four digits, so that it is known where only features are at hand."""
     return len(name.split("_")[1]) == 4 or (root / "testing" / "frames" / name).exists()
 
 
@@ -78,8 +76,7 @@ def _video(name: str, split: str, root: Path, masks: dict[str, Path]) -> Surveil
 
 
 def mask_events(mask: np.ndarray) -> Events:
-    """Runs of non-zero values in a mask (n_frames,) as ((start, end), ...), 0-based, end
-    exclusive."""
+    """Runs of non-zero values in a mask (n_frames,), 0-based, end exclusive."""
     steps = np.diff(np.concatenate([[0], (mask != 0).astype(np.int8), [0]]))
     starts, ends = np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist()
     return tuple(zip(starts, ends, strict=True))

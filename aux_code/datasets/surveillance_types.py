@@ -1,5 +1,4 @@
-"""What every surveillance data set comes down to: named videos with a label, and events inside the
-test videos."""
+"""What every surveillance data set comes down to: named, labelled videos; events in test videos."""
 
 import logging
 import unicodedata
@@ -78,8 +77,7 @@ class SurveillanceDataset:
 
 
 def frame_labels(video: SurveillanceVideo, n_frames: int) -> np.ndarray:
-    """uint8 (n_frames,): 1 inside an event, 0 elsewhere. Events past the last frame are clipped,
-    with a warning."""
+    """uint8 (n_frames,): 1 inside an event; events past the last frame are clipped (warning)."""
     labels = np.zeros(n_frames, np.uint8)
     for start, end in video.events:
         if end > n_frames:
@@ -154,14 +152,12 @@ def _renamed(before: Sequence[SurveillanceVideo], after: Sequence[SurveillanceVi
 
 
 def unlisted(kind: str, names: Iterable[str]) -> list[str]:
-    """A report line on names that occur in an annotation but not in a list; none if there are
-    none."""
+    """A report line on names in an annotation that are not in a list; none if there are none."""
     return some_of(f"{kind} belong to videos that are not listed", sorted(names))
 
 
 def some_of(what: str, things: Sequence[object]) -> list[str]:
-    """One line on many things of one kind: their number and the first of them; none if there are
-    none."""
+    """One line on many things: their number and the first of them; none if there are none."""
     if not things:
         return []
     return [

@@ -22,11 +22,9 @@ from aux_code.errors import UserError
 _N_DRAWS = 16
 _LUMA = (0.299, 0.587, 0.114)
 _LARGE_PICTURE = 128 * 128
-"""Pixels above which, on a CPU, the clips of a batch are cut to their crops and resampled one by
-one."""
+"""Pixels above which, on a CPU, the clips of a batch are cut and resampled one by one."""
 _SIDE_STEP = 64
-"""Small single pictures are extended to multiples of it, so that those of nearly the same size
-share one batch."""
+"""Small images are extended to multiples of it, so that nearly equal ones share a batch."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,7 @@ MODERATE = Policy(
     saturation=0.3,
     hue=0.05,
 )
-"""Small pictures, in which a person is few pixels tall: nothing erased, larger crops (ours, for the
-miniature)."""
+"""Small frames, in which a person is few pixels tall: nothing erased, larger crops (ours)."""
 
 BUDGET_VIEWS = Policy(
     crop_factor=(0.6, 1.0),
@@ -111,8 +108,7 @@ BUDGET_VIEWS = Policy(
     saturation=0.4,
     hue=0.1,
 )
-"""The two NT-Xent views. No grey: colour of skin and clothes tells people apart; the budget must
-see it (ours)."""
+"""The two NT-Xent views (ours). No grey: colour of skin and clothes tells people apart."""
 
 MODERATE_VIEWS = Policy(
     crop_factor=(0.8, 1.0),
@@ -122,14 +118,12 @@ MODERATE_VIEWS = Policy(
     saturation=0.2,
     hue=0.02,
 )
-"""NT-Xent views of small pictures: with BUDGET_VIEWS too little is left of a person to tell images
-apart (ours)."""
+"""NT-Xent views of small images: BUDGET_VIEWS leaves too little to tell them apart (ours)."""
 
 
 @dataclass(frozen=True)
 class _Draws:
-    """What was drawn for a batch of B, as CPU tensors with B as first axis. Places are shares of
-    the picture."""
+    """Drawn for a batch: CPU tensors, B as first axis. Places are shares of the image."""
 
     crop: Tensor
     top: Tensor
@@ -202,14 +196,12 @@ def augment_images(
 
 
 def evaluation_transform(frames: np.ndarray | Tensor, size: int) -> Tensor:
-    """Centre crop 0.8 h x 0.8 w, then resize: uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1].
-    Draws nothing."""
+    """Centre crop 0.8 h x 0.8 w, resized: uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]."""
     return augment(frames, EVALUATION, size, []).transpose(0, 1)
 
 
 def evaluation_images(images: Sequence[np.ndarray | Tensor], size: int) -> Tensor:
-    """`evaluation_transform` for images of any sizes: list of uint8 (H,W,3) -> float32
-    (N,3,size,size) in [0,1]."""
+    """As `evaluation_transform`, any sizes: N uint8 (H,W,3) -> float32 (N,3,size,size)."""
     return augment_images(images, EVALUATION, size, [])
 
 
@@ -228,8 +220,7 @@ def transform_boxes(boxes: np.ndarray, source_hw: tuple[int, int], size: int) ->
 
 
 def _draw(policy: Policy, generators: Sequence[torch.Generator], n_samples: int) -> _Draws:
-    """All random numbers of a batch; one call per sample, the same number of draws whatever the
-    policy uses."""
+    """All random numbers of a batch, the same number of draws whatever the policy uses."""
     if policy.is_fixed:
         u = torch.full((n_samples, _N_DRAWS), 0.5)
     elif len(generators) != n_samples:
@@ -251,8 +242,7 @@ def _draw(policy: Policy, generators: Sequence[torch.Generator], n_samples: int)
 
 
 def _colour_matrices(policy: Policy, u: Tensor) -> Tensor:
-    """Brightness, saturation, hue and grey as one linear map of RGB each: (B,4) uniform draws ->
-    (B,3,3)."""
+    """Brightness, saturation, hue, grey as one linear map of RGB: draws (B,4) -> (B,3,3)."""
     brightness = 1 + policy.brightness * (2 * u[:, 0] - 1)
     saturation = 1 + policy.saturation * (2 * u[:, 1] - 1)
     saturation = torch.where(u[:, 3] < policy.grey_probability, 0.0, saturation)
@@ -263,8 +253,7 @@ def _colour_matrices(policy: Policy, u: Tensor) -> Tensor:
 
 
 def _hue_rotation(angle: Tensor) -> Tensor:
-    """Rotation of the chroma plane of YIQ by `angle` (B,) radians, as (B,3,3) on RGB; leaves greys
-    as they are."""
+    """Rotation of YIQ's chroma plane by `angle` (B,) radians, as (B,3,3) on RGB."""
     to_yiq = torch.tensor([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
     rotation = torch.zeros(len(angle), 3, 3)
     rotation[:, 0, 0] = 1
@@ -275,8 +264,7 @@ def _hue_rotation(angle: Tensor) -> Tensor:
 
 
 def _erase_boxes(policy: Policy, u: Tensor) -> Tensor:
-    """(B,5) uniform draws -> (B,4) top, bottom, left, right as shares of the output; all 0 where
-    nothing is erased."""
+    """Uniform draws (B,5) -> top, bottom, left, right as shares (B,4); 0: nothing erased."""
     low, high = policy.erase_share
     sides = low + (high - low) * u[:, 1:3]
     corners = (1 - sides) * u[:, 3:5]
@@ -288,8 +276,7 @@ def _erase_boxes(policy: Policy, u: Tensor) -> Tensor:
 
 
 def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws, sides: Tensor) -> Tensor:
-    """uint8 (B,T,H,W,3), of which `sides` (B,2) are pictures -> float32 (B,3,T,size,size) in
-    [0,1]."""
+    """uint8 (B,T,H,W,3) of images of `sides` (B,2) -> float32 (B,3,T,size,size) in [0,1]."""
     # Under autocast the products would run in bf16 and lose half the grey levels.
     with torch.autocast(clips.device.type, enabled=False):
         clips = _resample(clips, size, draws, sides)
@@ -307,8 +294,7 @@ def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws, sides: T
 
 
 def _resample(clips: Tensor, size: int, draws: _Draws, sides: Tensor) -> Tensor:
-    """Crop, resize, flip: uint8 (B,T,H,W,3), of which `sides` (B,2) are pictures -> float32
-    (B,3,T,size,size)."""
+    """Crop, resize, flip: uint8 (B,T,H,W,3), `sides` (B,2) -> float32 (B,3,T,size,size)."""
     n_clips, n_frames, height, width, _ = clips.shape
     if n_clips > 1 and height * width > _LARGE_PICTURE and clips.device.type == "cpu":
         return torch.cat(
@@ -355,16 +341,14 @@ def _resize_weights(
 
 
 def _cut(clips: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Drops the rows and columns of a single clip that no output pixel looks at, and their
-    weights."""
+    """Drops rows and columns of a single clip that no output pixel looks at, and their weights."""
     used = [torch.nonzero(weights[0].any(dim=0))[:, 0] for weights in (rows, columns)]
     (top, bottom), (left, right) = [(int(i[0]), int(i[-1]) + 1) for i in used]
     return clips[:, :, top:bottom, left:right], rows[:, :, top:bottom], columns[:, :, left:right]
 
 
 def _recolour(clips: Tensor, draws: _Draws) -> Tensor:
-    """Brightness, saturation, hue, then contrast about the clip's mean grey; float32 (B,3,T,h,w),
-    clamped to [0,1]."""
+    """Colour map, then contrast about the clip's mean grey; float32 (B,3,T,h,w) in [0,1]."""
     flat = clips.flatten(2)
     luma = torch.tensor(_LUMA, device=clips.device)
     colour = draws.colour.to(clips.device)
@@ -388,8 +372,7 @@ def _select(draws: _Draws, members: list[int]) -> _Draws:
 
 
 def _canvas(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in which a clip (T,H,W,3) is transformed. It follows from the clip's own shape, so that
-    no result depends on the batch."""
+    """Shape in which a clip (T,H,W,3) is transformed; no result depends on the batch."""
     n_frames, height, width, channels = shape
     if n_frames > 1 or height * width > _LARGE_PICTURE:
         return tuple(shape)

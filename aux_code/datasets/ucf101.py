@@ -37,8 +37,7 @@ _CLASSES = "ucfTrainTestlist/classInd.txt"
 
 @dataclass(frozen=True)
 class Ucf101Item:
-    """One clip. `label` counts from 1 as in classInd.txt; clips of one `group` are cut from one
-    recording."""
+    """One clip. `label` counts from 1; clips of one `group` are cut from one recording."""
 
     path: Path
     label: int
@@ -102,8 +101,7 @@ class Ucf101(Sequence):
 
 
 def read_split(root: Path, split: int, train: bool) -> tuple[list[str], list[Ucf101Item]]:
-    """Class names by index, and all clips that a list names, whether or not their files are
-    there."""
+    """Class names by index, and all clips that a list names, there or not."""
     videos = first_existing([root / "Videos", root / "UCF-101"], "the folder of UCF101 videos")
     classes = _read_classes(root / _CLASSES)
     return classes, _read_list(_list_file(root, split, train), videos, classes)

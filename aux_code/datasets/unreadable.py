@@ -15,8 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class UnreadableMedia(UserError):
-    """A video or image that cannot be decoded. `path` names it, `reason` says what the decoder
-    said."""
+    """A video or image `path` that cannot be decoded; `reason` is what the decoder said."""
 
     def __init__(self, path: Path | str, reason: str):
         self.path = Path(path)
@@ -24,14 +23,12 @@ class UnreadableMedia(UserError):
         super().__init__(f"{path}: {reason}; replace the file, or take it off the data set's lists")
 
     def __reduce__(self):
-        """Decoding processes hand it over whole; by default an exception is rebuilt from its
-        message alone."""
+        """Decoding processes hand it over whole; by default it is rebuilt from its message."""
         return type(self), (self.path, self.reason)
 
 
 def write_unreadable(folder: Path | str, reasons: Mapping[str, str]) -> Path:
-    """Writes FOLDER/unreadable.txt, a line of name, tab and reason for each; without any, none is
-    left there."""
+    """Writes FOLDER/unreadable.txt, lines of name, tab, reason; removes it without any."""
     path = Path(folder) / "unreadable.txt"
     if reasons:
         _write_lines(path, reasons)

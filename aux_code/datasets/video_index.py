@@ -59,8 +59,7 @@ def video_index(path: Path | str) -> VideoIndex:
 
 
 def reindex_by_decoding(path: Path | str) -> VideoIndex:
-    """Replaces an index that did not hold: packets that do not decode, times that the decoder
-    changes."""
+    """Replaces an index that did not hold: packets do not decode, or times change."""
     return _remember(path, _index_by_decoding(path))
 
 
@@ -104,8 +103,7 @@ def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContai
 
 
 def video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
-    """The video of a file: the first stream that is not a cover picture, which films and downloads
-    may carry."""
+    """The first stream that is not a cover picture, which films and downloads may carry."""
     streams = container.streams.video
     return next(
         (stream for stream in streams if not stream.disposition & Disposition.attached_pic),
@@ -162,8 +160,7 @@ def _report(problems: list[str] | None, path: Path | str, problem: str) -> None:
 
 
 def stated_seconds(container: av.container.InputContainer) -> float:
-    """Duration of the video that the file states, 0.0 where it does not; the whole file's may be
-    that of its sound."""
+    """Duration of the video (not of its sound) that the file states; 0.0 where it does not."""
     stream = video_stream(container)
     if stream.duration:
         return float(stream.duration * stream.time_base)
@@ -191,8 +188,7 @@ class Turn(NamedTuple):
 
 
 def display_turn(frame: av.VideoFrame) -> Turn:
-    """As the container's display matrix has it: cameras write one, players obey it. Odd angles go
-    to the nearest."""
+    """As the container's display matrix has it; odd angles go to the nearest."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return Turn(False, 0)

@@ -1,5 +1,4 @@
-"""Fixed anonymizers, the paper's baselines (section 4, table 8): frames (N, 3, H, W) in [0, 1] ->
-the same shape."""
+"""Fixed anonymizers, the paper's baselines (section 4, table 8): frames (N, 3, H, W) in [0, 1]."""
 
 import csv
 import io
@@ -17,8 +16,7 @@ from aux_code.errors import UserError
 
 
 class Obfuscation(nn.Module):
-    """Interface: forward(frames, boxes=None); `requires_boxes` says whether the boxes of people are
-    needed."""
+    """Interface: forward(frames, boxes=None); `requires_boxes`: whether it needs people's boxes."""
 
     requires_boxes = False
 

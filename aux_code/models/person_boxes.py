@@ -146,8 +146,7 @@ def find_boxes_file(boxes: Path | None, detector_weights: Path | None, place: Pa
 
 
 def boxes_origin(boxes: Path | None, detector_weights: Path | None, place: Path) -> dict[str, str]:
-    """{"source", "sha256"} of what `open_person_boxes` would open; torchvision's own weights have
-    no digest."""
+    """{"source", "sha256"} of what `open_person_boxes` would open; torchvision's: no digest."""
     file = find_boxes_file(boxes, detector_weights, place) or detector_weights
     if file is None:
         return {"source": "fasterrcnn_resnet50_fpn, COCO_V1", "sha256": ""}

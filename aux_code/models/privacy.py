@@ -1,5 +1,4 @@
-"""The privacy (budget) network f_B and the privacy attackers: images (N, 3, H, W) in [0, 1] ->
-logits or embeddings."""
+"""The privacy (budget) network f_B and the attackers: images (N, 3, H, W) in [0, 1] -> logits."""
 
 import torch
 from torch import Tensor, nn

@@ -23,8 +23,7 @@ class UtilityOutput(NamedTuple):
 
 
 class UtilityHead(nn.Module):
-    """f_T's embedding head (release, its widths the defaults): Linear + BN + ReLU, Linear without
-    bias + BN, unit length."""
+    """f_T's embedding head (widths of the release): unit vectors."""
 
     def __init__(self, feature_dim: int, hidden_dim: int = 512, embedding_dim: int = 128):
         super().__init__()
@@ -56,15 +55,13 @@ class UtilityNetwork(nn.Module, ABC):
 
     @abstractmethod
     def classify(self, features: Tensor) -> UtilityOutput:
-        """features (B, feature_dim) of `extract_features` -> logits (B, num_classes) and unit
-        embedding."""
+        """features (B, feature_dim) -> logits (B, num_classes) and unit embedding."""
 
     def forward(self, clips: Tensor) -> UtilityOutput:
         return self.classify(self.extract_features(clips))
 
     def freeze_batch_norm(self) -> None:
-        """Freezes every batch norm for good: statistics, weights and biases, the down-sampling ones
-        included."""
+        """Freezes every batch norm for good: statistics, weights and biases."""
         self.frozen_bn = True
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -81,8 +78,7 @@ class UtilityNetwork(nn.Module, ABC):
 
 
 class LargeI3D(UtilityNetwork):
-    """The published f_T: I3D-ResNet50, 2048-d feature, 128-d embedding head; at least 7 frames, any
-    H, W from 32."""
+    """The published f_T: I3D-ResNet50, 2048-d feature; at least 7 frames, any H, W from 32."""
 
     feature_dim = I3DResNet50.feature_dim
 
@@ -147,8 +143,7 @@ def _build_r3d_18(num_classes: int = 102) -> TorchvisionUtility:
 
 
 def _build_mvitv2(num_classes: int = 102) -> TorchvisionUtility:
-    """MViTv2-S (paper table 10), 768-d feature; clips of exactly 16 frames of 224 x 224, its
-    position tables' size."""
+    """MViTv2-S (paper table 10), 768-d feature; clips of exactly 16 frames of 224 x 224."""
     from torchvision.models.video.mvit import mvit_v2_s
 
     backbone = mvit_v2_s()

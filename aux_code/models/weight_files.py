@@ -163,8 +163,7 @@ class Adapted(NamedTuple):
 
     state: dict[str, Tensor]
     fresh: tuple[str, ...]
-    """Prefixes of the entries that keep their random initialisation where they are missing or of
-    another shape."""
+    """Prefixes of entries that stay random where they are missing or of another shape."""
 
     def completed(self, network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
         """(a state dict with the network's own entries in place of those, their names)."""

@@ -40,8 +40,7 @@ def write_video(
     options: dict[str, str] | None = None,
     times: list[int] | None = None,
 ) -> Path:
-    """Writes a video of painted frames; `times` are presentation times in 1/1000 s, else 25 frames
-    per second."""
+    """Writes painted frames; `times` are presentation times in 1/1000 s, else 25 fps."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixel_format = (
         "yuvj420p" if codec == "mjpeg" else "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
@@ -64,8 +63,7 @@ def write_video(
 
 
 def rotate_mp4(path: Path, matrix: tuple[int, ...]) -> Path:
-    """Writes a display matrix (a, b, c, d of the track header, in whole units) into an MP4 file in
-    place."""
+    """Writes a display matrix (a, b, c, d, in whole units) into an MP4 file in place."""
     content = bytearray(path.read_bytes())
     at = content.index(b"tkhd") + 4 + 40
     a, b, c, d = (value * 0x10000 for value in matrix)

@@ -1,5 +1,4 @@
-"""The check of the data sets on small copies in the real layouts, whole and damaged; decoding is
-real."""
+"""The check of the data sets on small copies in the real layouts, whole and damaged."""
 
 import json
 import time
@@ -83,8 +82,7 @@ def test_decode_names_what_does_not_decode(small_ucf101, capsys):
     ("name", "options"), [("a.mp4", {"movflags": "faststart"}), ("a.mkv", {}), ("a.avi", {})]
 )
 def test_half_a_download_is_noticed(tmp_path, capsys, name, options):
-    """FFmpeg ends such files without an error; only what they state says that something is
-    missing."""
+    """FFmpeg ends such files without an error; what they state says that something is missing."""
     path = write_video(tmp_path / name, 60, codec="mpeg4", options={**options, "g": "12"})
     (tmp_path / "test.csv").write_text(f"video,label\n{name},0\n")
     assert check.main([str(tmp_path), "--decode"]) == 0

@@ -120,8 +120,7 @@ def test_consecutive_clips_of_the_paper(n_frames):
 
 @pytest.mark.parametrize("n_frames", [62, 63, 70, 92, 93, 94, 186, 1000])
 def test_triplets_are_disjoint_wherever_the_video_is_long_enough(n_frames):
-    """The release lets the negative overlap the anchor in 37 % of the draws on a video of 186
-    frames."""
+    """The release's negative overlaps the anchor in 37 % of the draws from 186 frames."""
     g = generator()
     anchors, order = set(), set()
     for _ in range(300):

@@ -1,5 +1,4 @@
-"""Old label pickles: honest ones are read, whatever NumPy wrote them; any other content is refused
-before it runs."""
+"""Old label pickles: honest ones are read, any other content is refused before it runs."""
 
 import io
 import os
@@ -70,8 +69,7 @@ def test_written_annotations_load_as_vispr(tmp_path):
 
 
 def test_the_name_tells_where_annotations_go(tmp_path):
-    """`convert_labels OLD.pkl` alone: beside the pickle, in VISPR's folder where the loader
-    looks."""
+    """`convert_labels OLD.pkl` alone: beside the pickle, where the loader looks."""
     for name in VALUES:
         (tmp_path / "test2017").mkdir(exist_ok=True)
         (tmp_path / "test2017" / f"{name}.jpg").touch()

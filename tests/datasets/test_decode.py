@@ -1,5 +1,4 @@
-"""Frame-exact reading, against sequential decoding of videos that carry their frame number in the
-picture."""
+"""Frame-exact reading, against sequential decoding of videos that show their frame number."""
 
 import io
 import logging
@@ -167,8 +166,7 @@ def test_colours_are_rgb(tmp_path):
 
 
 def displayed(frames, matrix):
-    """By the definition of the display matrix, pixel by pixel: (x, y) is shown at (a x + c y, b x +
-    d y)."""
+    """By definition, pixel by pixel: (x, y) is shown at (a x + c y, b x + d y)."""
     a, b, c, d = matrix
     y, x = np.mgrid[: frames.shape[1], : frames.shape[2]]
     to_x, to_y = a * x + c * y, b * x + d * y
@@ -323,8 +321,7 @@ def test_images_of_every_kind_become_upright_rgb(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_broken_exif_does_not_cost_the_picture(tmp_path):
-    """What turns a picture upright in Pillow raises TypeError or AttributeError on some of
-    these."""
+    """What turns an image upright in Pillow raises TypeError or AttributeError on some of these."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x829A] = 6, "maker", (1, 3)
     buffer = io.BytesIO()

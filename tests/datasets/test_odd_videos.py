@@ -1,5 +1,4 @@
-"""Videos as they are found: cut, trimmed, with sound or a cover picture in front, with counts that
-are not true."""
+"""Videos as they are found: cut, trimmed, with sound or a cover picture in front, wrong counts."""
 
 import struct
 from fractions import Fraction
@@ -47,8 +46,7 @@ def copy(source, path, first=0, options=None):
 
 
 def assert_exact(path, numbers):
-    """Every frame alone, and several in any order, are those of sequential decoding, which shows
-    these numbers."""
+    """Every frame alone, and several in any order, are those of sequential decoding."""
     every = list(iterate_frames(path))
     assert [painted_number(frame) for frame in every] == list(numbers)
     assert count_frames(path) == len(every)
@@ -80,8 +78,7 @@ def test_ways_to_write_mp4(source, tmp_path, options):
 
 
 def test_edit_list_trims_both_ends(source):
-    """Cutting programs leave the pictures there and say which are shown; the file still claims all
-    of them."""
+    """Cutting programs leave all frames there, claim all of them, and say which are shown."""
     content = bytearray(source.read_bytes())
     at = content.index(b"elst") + 12
     _, begin = struct.unpack(">Ii", content[at : at + 8])
@@ -153,8 +150,7 @@ def test_cover_picture_is_not_the_video(source, tmp_path):
 
 
 def test_packed_b_frames(tmp_path):
-    """DivX in AVI: a chunk holds a picture and the B-frame that is shown before it; the next chunk
-    holds none."""
+    """DivX in AVI: a chunk holds a frame and the B-frame before it, the next chunk none."""
     source = write_video(
         tmp_path / "source.avi", N_FRAMES, codec="mpeg4", options={"bf": "1", "g": "10"}
     )
@@ -204,8 +200,7 @@ def test_pictures_change_their_size(tmp_path):
 
 
 def test_damaged_files_raise_nothing_else(tmp_path, source):
-    """Some damage hides from FFmpeg which decoder to use; such files are unreadable, not a
-    crash."""
+    """Some damage hides which decoder to use; such files are unreadable, not a crash."""
     unknown = tmp_path / "unknown.mp4"
     unknown.write_bytes(source.read_bytes().replace(b"avc1", b"zzzz"))
     with pytest.raises(UnreadableMedia, match="unknown.mp4"):

@@ -78,8 +78,7 @@ def ucf_crime(tmp_path, monkeypatch):
 
 
 def test_ucf_crime(ucf_crime):
-    """The release labels by line number, the first 810 anomalous; here a normal video may stand
-    anywhere."""
+    """The release labels by line number; here a normal video may stand anywhere."""
     data = load_surveillance("ucf_crime")
     assert [(v.name, v.label, v.category, v.split, v.events) for v in data.videos] == [
         ("Abuse001_x264", 1, "Abuse", "train", ()),
@@ -289,8 +288,7 @@ def shanghaitech(tmp_path, monkeypatch):
 
 
 def test_shanghaitech(shanghaitech):
-    """The release labels by line number and halves the masks in time; here labels come from whole
-    masks."""
+    """The release labels by line number and halves masks in time; here whole masks decide."""
     data = load_surveillance("shanghaitech")
     assert [(v.name, v.label, v.split, v.events) for v in data.videos] == [
         ("01_001", 0, "train", ()),

@@ -1,5 +1,4 @@
-"""Transforms against torchvision, against themselves in other batches, and on pictures that give
-places away."""
+"""Transforms against torchvision, in other batches, and on images that give places away."""
 
 import numpy as np
 import pytest
@@ -33,8 +32,7 @@ def generators(n, seed=0):
 
 
 def ramp(height=60, width=80):
-    """Red grows with x from 0 to 1, green with y; blue is full everywhere, so that black would lie
-    outside."""
+    """Red grows with x from 0 to 1, green with y; blue is 1, so that black would lie outside."""
     y, x = np.mgrid[:height, :width]
     picture = np.stack(
         [255 * (x + 0.5) / width, 255 * (y + 0.5) / height, np.full((height, width), 255)], axis=-1
@@ -46,8 +44,7 @@ def ramp(height=60, width=80):
     ("height", "width", "size"), [(240, 320, 224), (90, 70, 48), (40, 50, 64), (500, 1000, 112)]
 )
 def test_evaluation_is_centre_crop_and_antialiased_resize(height, width, size):
-    """The release evaluates some data sets on a square crop; here one transform, 0.8 h x 0.8 w,
-    serves all."""
+    """The release evaluates some data sets on a square crop; here 0.8 h x 0.8 w serves all."""
     frames = noise(2, height, width, 3)
     result = evaluation_transform(frames, size)
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
@@ -68,8 +65,7 @@ def test_evaluation_of_any_size_stays_inside_and_centred():
 
 @pytest.mark.parametrize("policy", [WEAK, STRONG, BUDGET_VIEWS])
 def test_every_view_is_a_valid_crop_of_its_own(policy):
-    """The release crops second views at the first one's corner: a third leave the picture, in part
-    black."""
+    """The release crops second views at the first one's corner, a third of them partly black."""
     geometry = Policy(crop_factor=policy.crop_factor)
     views = augment_batch([ramp()] * 200, geometry, 32, generators(200))[:, :, 0]
     assert views[:, 2].min() > 0.999, "a crop leaves the picture"
@@ -117,8 +113,7 @@ def test_single_clip_batch_and_tensor_agree():
 
 @pytest.mark.parametrize("policy", [MODERATE_VIEWS, BUDGET_VIEWS, EVALUATION])
 def test_images_of_many_sizes_come_out_as_alone(policy):
-    """Small pictures share a batch in a larger canvas, whose zeros must not show; large ones do
-    not."""
+    """Small images share a batch in a larger canvas, whose zeros must not show."""
     sizes = [(88, 101), (128, 128), (90, 127), (64, 65), (200, 170), (7, 30), (128, 88)]
     images = [noise(1, height, width, 3)[0] // 2 + 128 for height, width in sizes]
     together = augment_images(images, policy, 48, generators(len(sizes)))

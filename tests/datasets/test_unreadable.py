@@ -38,8 +38,7 @@ def test_error_names_file_and_reason():
 
 
 def test_data_sets_of_a_run_share_its_file(tmp_path):
-    """Stage 1 reads clips and images in turns; neither may overwrite what the other has named, nor
-    a resumed run."""
+    """Stage 1 reads clips and images in turns; neither overwrites what the other has named."""
     clips, images = (
         UnreadableLog(tmp_path, n_total=100, max_share=0.5),
         UnreadableLog(tmp_path, n_total=100),

@@ -1,5 +1,4 @@
-"""VISPR's three annotation layouts, labels in the fixed order, and reports on what does not
-match."""
+"""VISPR's three annotation layouts, labels in the fixed order, and reports."""
 
 import json
 

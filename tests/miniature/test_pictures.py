@@ -1,6 +1,4 @@
-"""What is drawn agrees with the plan: people well inside, faces and figures as planned, events
-where they are annotated.
-"""
+"""What is drawn agrees with the plan: people well inside, faces, figures, events."""
 
 from dataclasses import replace
 
@@ -130,8 +128,7 @@ def test_normal_videos_show_ordinary_life_only():
 
 
 def test_appearance_does_not_change_the_motion():
-    """The same plan with other people gives the same tracks of the main figure in most respects:
-    number and length."""
+    """The same plan with other people gives the same tracks of the main figure in most respects."""
     clip = next(v for v in plan.plan_ucf101(0) if v.action == "Fight")
     others = tuple(replace(p, coloured=not p.coloured) for p in clip.people)
     one = clip_story(clip, np.random.default_rng(4))

@@ -1,5 +1,4 @@
-"""The plan at full size: attributes, cameras and motions are drawn independently, in training and
-test."""
+"""The plan at full size: attributes, cameras, motions are drawn independently."""
 
 from collections import Counter
 from itertools import combinations

@@ -67,8 +67,7 @@ def test_folded_upsampling_gives_the_same_outputs(arguments, size):
 
 @torch.no_grad()
 def test_unet_places_the_smaller_map_as_the_published_one_does():
-    """Where a halving dropped a row or a column, the doubled map is centred on the encoder's, zeros
-    around it."""
+    """Where a halving dropped a row or column, the doubled map is centred, zeros around it."""
     up = Up(8, 2).eval()
     skip, x = torch.rand(1, 4, 7, 9), torch.rand(1, 4, 3, 3)
     doubled = torch.nn.functional.interpolate(x, size=(6, 6), mode="bilinear", align_corners=True)

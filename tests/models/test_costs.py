@@ -1,5 +1,4 @@
-"""Parameters and floating-point operations of the published networks, counted on the meta device
-without computing."""
+"""Parameters and operations of the published networks, counted on the meta device."""
 
 import pytest
 import torch

@@ -111,8 +111,7 @@ def test_missing_file_and_wrong_header(tmp_path):
 
 
 class BrightSquareDetector(nn.Module):
-    """Reports the bounding box of bright pixels as a person, a cat in the corner, and an unsure
-    person."""
+    """Reports the bounding box of bright pixels, a cat in the corner, and an unsure person."""
 
     def forward(self, images):
         found = []

@@ -1,12 +1,10 @@
-"""Convolutions over two frames: the weight gradient in bf16 on a CPU is wrong without explicit
-padding."""
+"""Convolutions over two frames, whose weight gradient in bf16 on a CPU needs explicit padding."""
 
 import pytest
 import torch
 from torch import nn
 
-from aux_code.models.i3d import Bottleneck
-from aux_code.models.i3d import TwoFrameConv3d, mend_short_clips
+from aux_code.models.i3d import Bottleneck, TwoFrameConv3d, mend_short_clips
 from aux_code.models.utility import build_utility
 
 

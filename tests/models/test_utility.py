@@ -125,8 +125,7 @@ def test_unknown_architecture_lists_the_known():
 
 
 def test_only_the_still_small_network_tells_still_clips_apart():
-    """Table 1 in miniature attacks features of still clips, which the one that looks at motion
-    cannot see."""
+    """Table 1 in miniature attacks features of still clips, which have no motion."""
     torch.manual_seed(0)
     clips = torch.rand(2, 3, 1, 32, 32).expand(-1, -1, 8, -1, -1)
     with torch.no_grad():
