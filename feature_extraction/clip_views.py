@@ -36,26 +36,18 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip as the networks take it.
-
-    Attributes:
-        index: its place in the video, from 0.
-        views: float32 (n_crops, T, 3, size, size) in [0,1].
-        boxes: per crop and frame the (K,4) person boxes in pixels of the view; None if not needed.
-    """
+    """A clip as the networks take it; `index`: its place in the video, from 0."""
 
     index: int
     views: Tensor
+    """float32 (n_crops, T, 3, size, size) in [0,1]."""
     boxes: list[list[Tensor]] | None = None
+    """Per crop and frame the (K,4) person boxes in pixels of the view; None if not needed."""
 
 
 @dataclass(frozen=True)
 class ClipGeometry:
-    """Which frames make a clip and which part of them is seen. All as in `FeatureExtractionParams`.
-
-    Raises:
-        UserError: a number that makes no clip.
-    """
+    """Which frames make a clip and which part of them is seen, as `FeatureExtractionParams` say."""
 
     frames_per_clip: int = 16
     stride: int = 2
@@ -76,15 +68,13 @@ class ClipGeometry:
         return -(-n_frames // self.frames_per_feature)
 
     @cached_property
-    def windows(self) -> tuple[Window, ...]:
+    def windows(self) -> list[Window]:
         """The centre; or four corners and the centre, then the same five mirrored."""
-        margin = 1 - self.crop
-        centre = Window(margin / 2, margin / 2, self.crop, False)
+        far = 1 - self.crop
         if self.n_crops == 1:
-            return (centre,)
-        corners = [Window(y, x, self.crop, False) for y in (0.0, margin) for x in (0.0, margin)]
-        upright = [*corners, centre]
-        return (*upright, *(window._replace(mirrored=True) for window in upright))
+            return [Window(far / 2, far / 2, self.crop, False)]
+        places = [(0.0, 0.0), (0.0, far), (far, 0.0), (far, far), (far / 2, far / 2)]
+        return [Window(y, x, self.crop, mirrored) for mirrored in (False, True) for y, x in places]
 
     def views(self, frames: np.ndarray) -> Tensor:
         """uint8 (T,H,W,3) -> float32 (n_crops,T,3,size,size) in [0,1]."""
@@ -127,11 +117,8 @@ class ClipGeometry:
 
 
 def resized(frames: np.ndarray, size: int) -> Tensor:
-    """uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]: `augment` without a crop, and faster.
-
-    `augment` multiplies by matrices that hold the weights of all pixels, since its crops lie
-    between pixels; here the same filter reads the few that count.
-    """
+    """uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]: `augment` without a crop, faster: its
+    matrices hold weights of all pixels, here the same filter reads the few that count."""
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
     planes = planes.to(torch.float32, memory_format=torch.contiguous_format)
     planes = functional.interpolate(

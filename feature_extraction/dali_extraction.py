@@ -49,19 +49,15 @@ def main() -> int:
 
 
 class Outcome(NamedTuple):
-    """How an extraction ended.
-
-    Attributes:
-        extraction: what this process did.
-        failed: video -> why, of all processes of this run.
-        unreadable: the same of the whole data set, of other shards and earlier runs too.
-        missing: videos of the data set that have no features yet.
-    """
+    """How an extraction ended."""
 
     extraction: Extraction
     failed: dict[str, str]
+    """Video -> why, of all processes of this run."""
     unreadable: dict[str, str]
+    """The same of the whole data set, of other shards and earlier runs too."""
     missing: set[str]
+    """Videos of the data set that have no features yet."""
 
 
 def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
@@ -97,14 +93,9 @@ def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
             encoder = ClipEncoder(
                 anonymizer, utility, device, params.precision, params.frames_per_pass, params.seed
             )
-            extraction = Extraction(
-                encoder,
-                folder,
-                geometry.n_clips,
-                batch_size,
-                report=lambda *at: run.writer.add_scalar("extraction/clips_per_second", *at),
-            )
-            extraction.run(items, len(todo))
+            extraction = Extraction(encoder, folder, geometry.n_clips, batch_size)
+            for n_clips, rate in extraction.run(items, len(todo)):
+                run.writer.add_scalar("extraction/clips_per_second", rate, n_clips)
         # all wait here: torchrun ends the other ranks when one leaves with a status for failures
         of_ranks = distributed.gather_objects(extraction.failed)
         failed = {name: reason for of_rank in of_ranks for name, reason in of_rank.items()}

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -65,28 +66,14 @@ class VideoFacts:
     is_rotated: bool
 
 
+@dataclass(eq=False)
 class DaliReader:
-    """Clips by way of DALI; one object per thread, since pipelines belong to threads.
+    """Clips by way of a graph on `device`; one object per thread, to which pipelines belong."""
 
-    Args:
-        geometry: which frames make a clip, which part is seen.
-        min_decoded_share: share of the announced frames below which a video fails.
-        box_source: person boxes, or None.
-        device: where the graph runs.
-    """
-
-    name = "dali"
-
-    def __init__(
-        self,
-        geometry: ClipGeometry,
-        min_decoded_share: float,
-        box_source: PersonBoxes | None,
-        device: torch.device,
-    ):
-        self.geometry, self.min_decoded_share = geometry, min_decoded_share
-        self.box_source, self.device = box_source, device
-        self._fed_graph: Pipeline | None = None
+    geometry: ClipGeometry
+    min_decoded_share: float
+    box_source: PersonBoxes | None
+    device: torch.device
 
     def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
         """As `readers.Reader.read`."""
@@ -126,16 +113,13 @@ class DaliReader:
             views, frame_indices = pipeline.run()
             boxes = None
             if self.box_source is not None:
-                wanted = np.array(frame_indices.as_cpu()[0]).ravel()
-                found = self.box_source.of_frames(video.path, wanted)
+                numbers = np.array(frame_indices.as_cpu()[0]).ravel()
+                found = self.box_source.of_frames(video.path, numbers)
                 boxes = self.geometry.boxes(found, (facts.height, facts.width))
             yield Clip(index, self._tensors(views)[0], boxes)
 
     def _fed_by_pyav(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
         stream = FrameStream(video.path, self.min_decoded_share)
-        if self._fed_graph is None:
-            self._fed_graph = self._feeding_graph()
-            self._fed_graph.build()
         for group in _groups(clips_of(iter(stream), self.geometry)):
             inputs: dict[str, list[np.ndarray]] = {"frames": [clip.frames for clip in group]}
             for v, cut in enumerate(self.geometry.cuts(*group[0].frames.shape[1:3])):
@@ -167,8 +151,14 @@ class DaliReader:
             pipeline.set_outputs(self._views(frames, cuts), frame_indices)
         return pipeline
 
+    @cached_property
+    def _fed_graph(self) -> Pipeline:
+        graph = self._feeding_graph()
+        graph.build()
+        return graph
+
     def _feeding_graph(self) -> Pipeline:
-        """One graph for everything that PyAV decodes, whatever its size; built once."""
+        """One graph for everything that PyAV decodes, whatever its size."""
         pipeline = self._pipeline(batch_size=CLIPS_PER_RUN)
         with pipeline:
             frames = fn.external_source(name="frames", layout="FHWC", dtype=types.UINT8, ndim=4)
@@ -222,8 +212,7 @@ class DaliReader:
 def video_facts(path: Path) -> VideoFacts | None:
     """Counts a file's packets and decodes its first frame; None if there is none.
 
-    Raises:
-        UnreadableMedia: the file does not open or holds no video.
+    Raises UnreadableMedia: the file does not open or holds no video.
     """
     with open_video(path) as container:
         stream = video_stream(container)
@@ -250,15 +239,11 @@ def video_facts(path: Path) -> VideoFacts | None:
 
 
 def _groups(clips: Iterable[SourceClip]) -> Iterator[list[SourceClip]]:
-    """As many clips as one run of the graph takes, fewer of large pictures."""
-    group: list[SourceClip] = []
-    for clip in clips:
-        group.append(clip)
-        if len(group) == CLIPS_PER_RUN or len(group) * clip.frames.nbytes >= BYTES_PER_RUN:
-            yield group
-            group = []
-    if group:
-        yield group
+    """As many clips as one run of the graph takes, fewer of large frames."""
+    clips = iter(clips)
+    for first in clips:
+        fitting = max(1, min(CLIPS_PER_RUN, -(-BYTES_PER_RUN // first.frames.nbytes)))
+        yield [first, *islice(clips, fitting - 1)]
 
 
 def _arrays(cut: Cut) -> dict[str, np.ndarray]:

@@ -3,10 +3,10 @@ batch."""
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,18 +26,13 @@ from feature_extraction.readers import VideoEnd
 log = logging.getLogger(__name__)
 
 PIXELS_PER_CPU_PASS = 4 * 224 * 224
-"""Pixels of a pass of f_A on a CPU: four frames of the paper's size; more gain nothing and take
-memory (measured)."""
+"""Of a pass of f_A on a CPU: four frames of the paper's size; more gain nothing (measured)."""
 
-PARTS = ("decode", "wait", "copy", "f_A", "f_T", "write")
+_PARTS = ("decode", "wait", "copy", "f_A", "f_T", "write")
 
 
 class PassTimer:
-    """Seconds of the parts of a pass, on the CPU's clock or on that of the GPU, which never waits.
-
-    Args:
-        device: where the pass is computed.
-    """
+    """Seconds of the parts of a pass, by the CPU's clock or by the GPU's, which never waits."""
 
     def __init__(self, device: torch.device):
         self._on_gpu = device.type == "cuda"
@@ -66,18 +61,10 @@ class PassTimer:
 class ClipEncoder:
     """f_A on every frame, then f_T on the clip, both in their form for inference.
 
-    On a GPU a batch passes both at once; in fp32 a feature then depends on the rest of its batch by
-    rounding alone: relative differences stay below 1e-5. On a CPU, where large passes gain nothing,
-    none holds frames of two clips, so that a feature is the same bit for bit whatever else is in
-    its batch (but where `frames_per_pass` says otherwise).
-
-    Args:
-        anonymizer: f_A as `load_anonymizer` gives it.
-        utility: f_T as `load_utility` gives it.
-        device: where both run.
-        precision: fp32 or bf16.
-        frames_per_pass: frames of one pass of f_A; 0: as many as the device does best with.
-        seed: of the noise of an f_A that releases some.
+    On a GPU a batch passes both at once: in fp32 the rest of its batch changes a feature by less
+    than 1e-5. On a CPU, where large passes gain nothing, none holds frames of two clips, so that a
+    feature is the same bit for bit whatever its batch (unless `frames_per_pass` says otherwise).
+    `seed` is of the noise of an f_A that releases some.
     """
 
     def __init__(
@@ -92,24 +79,16 @@ class ClipEncoder:
         self.anonymizer = prepare_anonymizer(anonymizer, device, precision)
         self.utility = prepare_utility(utility, device, precision)
         self.device, self.frames_per_pass, self.seed = device, frames_per_pass, seed
-        modules = self.anonymizer.modules()
-        self._noisy = [
-            m for m in modules if hasattr(m, "set_noise_generator") and m.output_noise > 0
-        ]
+        able = (m for m in self.anonymizer.modules() if hasattr(m, "set_noise_generator"))
+        self._noisy = [module for module in able if module.output_noise > 0]
         self._transfers = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, names: Sequence[str], clips: Sequence[Clip]) -> np.ndarray:
-        """Features of clips, all with the same number of crops.
+        """Features of clips with the same number of crops: float32 (len(clips), n_crops, F).
 
-        Args:
-            names: the video of each clip; with the clip's index it seeds the noise, so that a
-                feature does not depend on what else is in the batch.
-            clips: the clips.
-
-        Returns:
-            float32 (len(clips), n_crops, feature_dim).
+        The names are of the videos; with the clips' indices they seed the noise.
         """
-        return self.launch(names, clips).wait().features
+        return self.launch(names, clips).wait()
 
     @torch.inference_mode()
     def launch(self, names: Sequence[str], clips: Sequence[Clip]) -> "LaunchedPass":
@@ -163,25 +142,17 @@ class ClipEncoder:
         return max(n for n in range(1, n_frames + 1) if n_frames % n == 0 and n <= fitting)
 
 
-class Encoded(NamedTuple):
-    """Features, float32 (len(clips), n_crops, feature_dim), and the seconds of each part."""
-
-    features: np.ndarray
-    seconds: dict[str, float]
-
-
 @dataclass(frozen=True)
 class LaunchedPass:
-    """A pass that a GPU may still be computing. `features`: on the device; `timer`: of its
-    parts."""
+    """A pass that a GPU may still be computing: features (B, V, F) on the device, and the timer of
+    its parts, which tells when they are there."""
 
     features: Tensor
     timer: PassTimer
 
-    def wait(self) -> Encoded:
+    def wait(self) -> np.ndarray:
         """The finished features."""
-        features = self.features.cpu().numpy()
-        return Encoded(features, self.timer.seconds())
+        return self.features.cpu().numpy()
 
 
 class _VideoInWork:
@@ -212,35 +183,26 @@ class _VideoInWork:
 
 @dataclass
 class Extraction:
-    """Extracts videos into a feature folder.
-
-    Attributes:
-        encoder: the networks.
-        folder: where features go.
-        n_clips_of: number of features of a video of so many frames.
-        batch_size: clips per batch.
-        report: called with (clips per second, clips so far) every few seconds.
-        failed: video -> why.
-        n_clips: clips done.
-        seconds: part -> its seconds so far: decode (in all decoding threads, cropping included),
-            wait (of the networks for clips), copy (batching and transfer), f_A, f_T, write.
-    """
+    """Extracts videos into a feature folder."""
 
     encoder: ClipEncoder
     folder: FeatureFolder
     n_clips_of: Callable[[int], int]
+    """Number of features of a video of so many frames."""
     batch_size: int
-    report: Callable[[float, int], None]
     failed: dict[str, str] = field(default_factory=dict)
+    """Video -> why."""
     n_clips: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
+    """So far: decode (in all threads, cropping included), wait (of the networks for clips), copy
+    (batching and transfer), f_A, f_T, write."""
     _in_work: dict[str, _VideoInWork] = field(default_factory=dict)
     _batch: list[Item] = field(default_factory=list)
     _launched: tuple[list[Item], LaunchedPass] | None = None
 
-    def run(self, items: Iterable[Item], n_videos: int) -> None:
-        """Takes everything that `ReadAhead` yields; a video's file is written as soon as its last
-        feature is there."""
+    def run(self, items: Iterable[Item], n_videos: int) -> Iterator[tuple[int, float]]:
+        """Extracts everything that `ReadAhead` yields, a video's file as soon as its last feature
+        is there; yields (clips so far, clips per second) every few seconds."""
         started = reported = waiting = time.monotonic()
         with progress(description="features", total=n_videos, unit="video") as bar:
             for item in items:
@@ -252,7 +214,7 @@ class Extraction:
                     reported = time.monotonic()
                     rate = self.n_clips / (reported - started)
                     bar.set_postfix_str(f"{rate:.1f} clips/s")
-                    self.report(rate, self.n_clips)
+                    yield self.n_clips, rate
                 waiting = time.monotonic()
             self._encode()
             self._collect()
@@ -291,11 +253,11 @@ class Extraction:
         if self._launched is None:
             return
         (batch, launched), self._launched = self._launched, None
-        encoded = launched.wait()
-        for part, seconds in encoded.seconds.items():
+        features = launched.wait()
+        for part, seconds in launched.timer.seconds().items():
             self.seconds[part] += seconds
         self.n_clips += len(batch)
-        for item, feature in zip(batch, encoded.features, strict=True):
+        for item, feature in zip(batch, features, strict=True):
             if item.video.name in self._in_work:
                 self._in_work[item.video.name].put(item.content.index, feature)
         for name in {item.video.name for item in batch}:

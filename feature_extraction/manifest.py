@@ -6,6 +6,7 @@ leaves the folder. So processes on one or several machines write side by side wi
 kill at any moment loses the videos in work, nothing else.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -28,24 +29,18 @@ from aux_code.models.person_boxes import boxes_origin
 from aux_code.parameters import fingerprint
 from feature_extraction.params_feature_extraction import FeatureExtractionParams
 from feature_extraction.readers import resolve_reader
-from feature_extraction.video_inputs import VideoInput, VideoInputs, list_inputs, source_of
+from feature_extraction.video_inputs import VideoInput, VideoInputs, list_inputs, source_or_none
 
 log = logging.getLogger(__name__)
 
-_INPUTS = ("anonymizer", "utility", "person_boxes")
 _TABLES = ("videos", "failed")
-_HALF_FILE_SECONDS = 3600
 
 
 def manifest_header(
     params: FeatureExtractionParams, inputs: VideoInputs, device: torch.device
 ) -> dict[str, Any]:
-    """How the features are made: what a manifest says beside its videos, but for what only the
-    networks tell. `precision` is the one in force: fp32 where the device has no fast bf16.
-
-    Raises:
-        UserError: weights that no stage has written yet, or `--reader dali` without DALI.
-    """
+    """How the features are made: the manifest without its videos and what only the networks tell.
+    `precision` is the one in force: fp32 where the device has no fast bf16."""
     header = {"format_version": 1, "dataset": inputs.dataset, **fingerprint(params)}
     del header["seed"]  # it draws the noise of those f_A that add some, and decides nothing else
     header["reader"] = resolve_reader(params.reader)
@@ -61,11 +56,8 @@ def manifest_header(
 
 
 def weights_of(params: FeatureExtractionParams) -> tuple[str, str]:
-    """(anonymizer, file of f_T), the empty options resolved.
-
-    Raises:
-        UserError: a default that no stage has written yet.
-    """
+    """(anonymizer, file of f_T), the empty options resolved; what no stage has written yet is a
+    UserError."""
     anonymizer = params.anonymizer or _written_by("train_anonymizer", "last.pth", params)
     utility = params.utility or anonymizer
     if utility in OBFUSCATIONS:
@@ -90,14 +82,13 @@ def output_folder(params: FeatureExtractionParams, inputs: VideoInputs) -> Path:
 def is_complete(params: FeatureExtractionParams, device: torch.device) -> bool:
     """Whether an extraction with these parameters would find nothing to do; builds no network.
 
-    A video that failed is not done: a rerun tries it again. Data or weights that are not there yet
-    are no error here: the extraction says what is missing.
+    A video that failed is not done: a rerun tries it again. Data or weights that are not there are
+    no error here: the extraction says what is missing.
     """
     try:
         inputs = list_inputs(params.dataset)
-        folder = FeatureFolder(
-            output_folder(params, inputs), manifest_header(params, inputs, device)
-        )
+        header = manifest_header(params, inputs, device)
+        folder = FeatureFolder(output_folder(params, inputs), header)
         return folder.path.is_file() and not folder.left(inputs.videos)
     except UserError as error:
         log.debug("not complete: %s", error)
@@ -105,17 +96,10 @@ def is_complete(params: FeatureExtractionParams, device: torch.device) -> bool:
 
 
 class FeatureFolder:
-    """The feature files of one data set and their manifest; a context manager where it is written
-    to.
+    """The feature files of one data set and their manifest; a context manager for who writes.
 
-    Args:
-        folder: made by `with` if it does not exist.
-        header: everything of the manifest but `videos` and `failed`.
-        overwrite: features that were made in another way are given up; else they are an error.
-
-    Raises:
-        UserError: by `with` and by all that read: the folder holds features that were made in
-            another way, or cannot be written.
+    `header` is the manifest without `videos` and `failed`. Features in the folder that were made in
+    another way are a UserError in `with` and in all that reads, or given up with `overwrite`.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], overwrite: bool = False):
@@ -143,15 +127,15 @@ class FeatureFolder:
         self.assemble()
 
     def left(self, videos: Iterable[VideoInput]) -> list[VideoInput]:
-        """The videos that have no complete features of their present source; says which sources are
-        others than those that were extracted, and how many cannot be compared."""
+        """The videos without complete features of their present source; says which sources have
+        changed, and how many cannot be compared."""
         entries, left, n_unknown = self.read()["videos"], [], 0
         for video in videos:
             entry = entries.get(video.name)
             if entry is None or not self._is_whole(entry):
                 left.append(video)
                 continue
-            before, now = entry.get("source"), _source_or_none(video.path)
+            before, now = entry.get("source"), source_or_none(video.path)
             if before is None or now is None:
                 n_unknown += 1
             elif any(before[key] != now[key] for key in ("bytes", "sha256")):
@@ -159,9 +143,7 @@ class FeatureFolder:
                 log.warning(text, video.name, now["path"], before["path"])
                 left.append(video)
         if n_unknown:
-            text = (
-                "%s: %d videos are kept without comparison: their sources are not recorded or gone"
-            )
+            text = "%s: %d videos are kept without comparison: sources not recorded or gone"
             log.warning(text, self.folder, n_unknown)
         return left
 
@@ -193,16 +175,15 @@ class FeatureFolder:
                 f"{self.folder} holds features made in another way ({'; '.join(different)}); "
                 "give another --output, or --overwrite to replace them"
             )
-        videos, failed = manifest["videos"], manifest["failed"]
+        videos, failed = (manifest[table] for table in _TABLES)
         for record in map(read_json, sorted(self._entries.glob("*.json"))):
             if record["made_of"] != self._made_of:
                 continue  # of features that --overwrite gave up
-            name = record["name"]
-            videos.pop(name, None)
-            failed.pop(name, None)
+            videos.pop(record["name"], None)
+            failed.pop(record["name"], None)
             table, key = (videos, "entry") if "entry" in record else (failed, "reason")
-            table[name] = record[key]
-        return {**manifest, "videos": _sorted(videos), "failed": _sorted(failed)}
+            table[record["name"]] = record[key]
+        return manifest | {table: dict(sorted(manifest[table].items())) for table in _TABLES}
 
     def _record(self, name: str, content: dict[str, Any]) -> None:
         record = {"name": name, "made_of": self._made_of, **content}
@@ -211,9 +192,9 @@ class FeatureFolder:
     @property
     def _made_of(self) -> str:
         """Digest of how the features are made, equal for all processes of one folder."""
-        recipe = vars(_recipe(self.header))
-        contents = {role: part["sha256"] or part["path"] for role, part in recipe["inputs"].items()}
-        text = json.dumps([recipe["parameters"], contents], sort_keys=True)
+        recipe = _recipe(self.header)
+        contents = {role: part["sha256"] or part["path"] for role, part in recipe.inputs.items()}
+        text = json.dumps([recipe.parameters, contents], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _stored(self) -> dict[str, Any]:
@@ -249,37 +230,21 @@ class FeatureFolder:
             return False
 
     def _remove_half_files(self) -> None:
-        """Removes what killed processes left: writing a file takes seconds, these are an hour
-        old by the file system's own clock."""
+        """Of killed processes: writing a file takes seconds, these are an hour old by the clock of
+        the file system."""
         os.utime(self._entries)
-        oldest = self._entries.stat().st_mtime - _HALF_FILE_SECONDS
-        for folder in (self.folder, self._entries):
-            for path in folder.glob(".*.tmp"):
-                if path.stat().st_mtime < oldest:
-                    path.unlink(missing_ok=True)
+        for path in (*self.folder.glob(".*.tmp"), *self._entries.glob(".*.tmp")):
+            with contextlib.suppress(FileNotFoundError):  # renamed by a process that lives
+                if path.stat().st_mtime < self._entries.stat().st_mtime - 3600:
+                    path.unlink()
 
 
 def _recipe(header: dict[str, Any]) -> Recipe:
     """A header as `artefacts.differences` compares it: networks and boxes by content."""
-    inputs = {
-        role: {
-            "path": next(part[key] for key in ("name", "path", "source") if key in part),
-            "sha256": part["sha256"],
-        }
-        for role in _INPUTS
-        if (part := header.get(role))
-    }
-    parameters = {key: value for key, value in header.items() if key not in _INPUTS}
-    parameters.pop("feature_dim", None)  # follows from f_T
-    return Recipe(parameters, inputs)
-
-
-def _source_or_none(path: Path) -> dict[str, Any] | None:
-    try:
-        return source_of(path)
-    except (OSError, UserError):
-        return None
-
-
-def _sorted(table: dict[str, Any]) -> dict[str, Any]:
-    return dict(sorted(table.items()))
+    inputs = {}
+    for role in ("anonymizer", "utility", "person_boxes"):
+        if part := header.get(role):
+            name = next(part[key] for key in ("name", "path", "source") if key in part)
+            inputs[role] = {"path": name, "sha256": part["sha256"]}
+    others = (*inputs, "feature_dim")  # which follows from f_T
+    return Recipe({key: value for key, value in header.items() if key not in others}, inputs)

@@ -1,5 +1,6 @@
 """Videos read in threads, ahead of the networks."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -24,14 +25,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Item:
-    """What a decoding thread hands over: a clip, the end or the failure of one video.
-
-    Attributes:
-        video: which one.
-        content: the clip, end or failure.
-        source: `source_of` the video, taken before it was read.
-        seconds: in how many it came.
-    """
+    """What a decoding thread hands over: a clip, the end or the failure of one video, the video's
+    source as it was before it was read, and in how many seconds the content came."""
 
     video: VideoInput
     content: Clip | VideoEnd | Failure
@@ -39,18 +34,16 @@ class Item:
     seconds: float = 0.0
 
 
+class _Stopped(Exception):
+    """The consumer has gone."""
+
+
 class ReadAhead:
-    """Reads videos in threads of its own, which run as long as its `with`.
+    """Reads videos in threads of its own, a video each, which run as long as its `with`.
 
-    Iterating yields `Item`s, those of one video in order. A video that does not decode yields a
-    Failure; an error of the program itself is raised in the consumer. Each thread computes with
-    itself alone: PyTorch would give it helpers of its own, which take the cores from the networks.
-
-    Args:
-        videos: what to read.
-        make_reader: makes the reader of a thread, in that thread.
-        n_threads: threads, a video each at a time.
-        n_ahead: clips that may wait for the consumer.
+    Iterating yields `Item`s, those of one video in order; an error of the program itself is raised
+    in the consumer. `make_reader` makes the reader of a thread, in that thread, which computes
+    alone: PyTorch's helpers would take the cores from the networks. `n_ahead` clips may wait.
     """
 
     def __init__(
@@ -62,9 +55,7 @@ class ReadAhead:
     ):
         self._make_reader = make_reader
         self._items: queue.Queue = queue.Queue(maxsize=n_ahead)
-        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
-        for video in videos:
-            self._waiting.put(video)
+        self._waiting = iter(tuple(videos))
         self._stop = threading.Event()
         self._started = threading.Barrier(n_threads + 1)
         self._threads = [
@@ -103,24 +94,19 @@ class ReadAhead:
         self._started.wait()
         try:
             reader = self._make_reader()
-            while not self._stop.is_set():
-                try:
-                    video = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
+            for video in self._waiting:  # shared: every video goes to one thread
                 for item in _items_of(reader, video):
                     self._put(item)
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
-            self._put(error)
+            with contextlib.suppress(_Stopped):
+                self._put(error)
 
     def _put(self, item: Item | BaseException | None) -> None:
         while not self._stop.is_set():
-            try:
-                self._items.put(item, timeout=0.2)
-                return
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                return self._items.put(item, timeout=0.2)
+        raise _Stopped
 
 
 def _items_of(reader: Reader, video: VideoInput) -> Iterator[Item]:

@@ -1,15 +1,14 @@
 """Readers: a video -> its clips, cropped and resized, in constant memory.
 
-`pyav` decodes with PyAV and transforms with PyTorch, on the CPU; `dali` (dali_reader.py) crops and
-resizes in a graph of NVIDIA DALI, on a GPU where there is one. Both give the same clips;
-interpolation differs a little.
+`pyav` works on the CPU; `dali` (dali_reader.py) crops and resizes in a graph of NVIDIA DALI, on a
+GPU where there is one. Both give the same clips; interpolation differs a little.
 """
 
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,12 +20,7 @@ from torch import Tensor
 from aux_code.datasets.decode import RgbConverter, frame_rate, iterate_frames
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import (
-    decoded_frames,
-    open_video,
-    stated_seconds,
-    video_stream,
-)
+from aux_code.datasets.video_index import decoded_frames, open_video, stated_seconds, video_stream
 from aux_code.errors import UserError
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import Clip, ClipGeometry
@@ -34,11 +28,13 @@ from feature_extraction.video_inputs import VideoInput
 
 log = logging.getLogger(__name__)
 
+Frame = Callable[[], np.ndarray]
+"""A frame that becomes uint8 (H,W,3) RGB when it is called."""
+
 
 @dataclass(frozen=True)
 class VideoEnd:
-    """What is known of a video once it has been read. `status`: complete, or damaged: some is
-    missing or broken."""
+    """What is known of a video once it has been read. `status`: complete, or damaged in parts."""
 
     n_frames: int
     fps: float
@@ -48,18 +44,12 @@ class VideoEnd:
 class Reader(Protocol):
     """Interface of the readers; one object serves one thread."""
 
-    name: str
-
     def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
         """Yields the clips in order, then one VideoEnd. Raises UnreadableMedia."""
 
 
 def resolve_reader(name: str) -> str:
-    """auto -> dali where it is installed, else pyav.
-
-    Raises:
-        UserError: dali was asked for by name and is not installed.
-    """
+    """auto -> dali where it is installed, else pyav; dali by name where it is not: a UserError."""
     found = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
     if name == "dali" and not found:
         raise UserError(
@@ -85,20 +75,13 @@ def make_reader(
     return DaliReader(geometry, min_decoded_share, box_source, device)
 
 
+@dataclass(frozen=True)
 class PyavReader:
     """Decodes with PyAV and transforms with PyTorch, on the CPU."""
 
-    name = "pyav"
-
-    def __init__(
-        self,
-        geometry: ClipGeometry,
-        min_decoded_share: float = 0.9,
-        box_source: PersonBoxes | None = None,
-    ):
-        self.geometry = geometry
-        self.min_decoded_share = min_decoded_share
-        self.box_source = box_source
+    geometry: ClipGeometry
+    min_decoded_share: float = 0.9
+    box_source: PersonBoxes | None = None
 
     def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
         stream = FrameStream(video.path, self.min_decoded_share)
@@ -110,8 +93,7 @@ class PyavReader:
 
 @dataclass(frozen=True)
 class SourceClip:
-    """A clip as decoded: its place in the video, uint8 (T,H,W,3) RGB, and (T,) which frames of the
-    video these are."""
+    """A clip as decoded: its place in the video, uint8 (T,H,W,3) RGB, (T,) the frames' numbers."""
 
     index: int
     frames: np.ndarray
@@ -128,23 +110,11 @@ def view_boxes(
     return geometry.boxes(boxes, clip.frames.shape[1:3])
 
 
-class LazyFrame:
-    """A frame that becomes uint8 (H,W,3) when it is asked for; at most once."""
+def clips_of(frames: Iterator[Frame], geometry: ClipGeometry) -> Iterator[SourceClip]:
+    """Cuts a stream of unknown length as `clip_sampling.consecutive_clips` does one of known
+    length; only the frames that a clip shows are called for.
 
-    def __init__(self, load: Callable[[], np.ndarray]):
-        self._load = load
-
-    @cached_property
-    def rgb(self) -> np.ndarray:
-        return self._load()
-
-
-def clips_of(frames: Iterator[LazyFrame], geometry: ClipGeometry) -> Iterator[SourceClip]:
-    """Cuts a stream of frames into clips, as `clip_sampling.consecutive_clips` does that knows the
-    length. Only the frames that a clip shows are converted to RGB.
-
-    Clip k starts at frame k * frames_per_feature; a clip that the video leaves short is completed
-    by its last frame.
+    Clip k starts at frame k * frames_per_feature; the last frame completes a clip that is short.
     """
     taken: dict[int, list[tuple[int, np.ndarray]]] = {}  # clip -> (number, frame) of its frames
     for number, last in enumerate(frames):
@@ -152,11 +122,11 @@ def clips_of(frames: Iterator[LazyFrame], geometry: ClipGeometry) -> Iterator[So
             taken[number // geometry.frames_per_feature] = []
         for index in list(taken):
             if (number - index * geometry.frames_per_feature) % geometry.stride == 0:
-                taken[index].append((number, last.rgb))
+                taken[index].append((number, last()))
             if len(taken[index]) == geometry.frames_per_clip:
                 yield _source_clip(index, taken.pop(index))
     for index, of_clip in taken.items():
-        of_clip += [(number, last.rgb)] * (geometry.frames_per_clip - len(of_clip))
+        of_clip += [(number, last())] * (geometry.frames_per_clip - len(of_clip))
         yield _source_clip(index, of_clip)
 
 
@@ -166,23 +136,15 @@ def _source_clip(index: int, numbered: list[tuple[int, np.ndarray]]) -> SourceCl
 
 
 class FrameStream:
-    """The frames of a video file, a folder of frames or an image, in order; then `end()` tells what
-    came.
-
-    Args:
-        path: what to read.
-        min_decoded_share: `end` refuses a video of which less than this share decoded.
-    """
+    """The frames of a video file, a folder of frames or an image, in order; then `end` tells what
+    came, and refuses a video of which less than `min_decoded_share` decoded."""
 
     def __init__(self, path: Path, min_decoded_share: float):
-        self.path = path
-        self.min_decoded_share = min_decoded_share
-        self._n_frames = 0
-        self._announced = 0.0
-        self._fps = 0.0
+        self.path, self.min_decoded_share = path, min_decoded_share
+        self._n_frames, self._announced, self._fps = 0, 0.0, 0.0
         self._problems: list[str] = []
 
-    def __iter__(self) -> Iterator[LazyFrame]:
+    def __iter__(self) -> Iterator[Frame]:
         """Raises UnreadableMedia if the file does not open, is empty or holds no video."""
         is_image = self.path.suffix.lower() in IMAGE_SUFFIXES
         for frame in self._images() if self.path.is_dir() or is_image else self._decoded():
@@ -190,11 +152,7 @@ class FrameStream:
             yield frame
 
     def end(self) -> VideoEnd:
-        """To be called after the last frame.
-
-        Raises:
-            UnreadableMedia: nothing decoded, or too little of what the file announces.
-        """
+        """After the last frame. Raises UnreadableMedia if too little of what is announced came."""
         if self._n_frames == 0:
             raise UnreadableMedia(self.path, "no frame of its video decodes")
         share = min(1.0, self._n_frames / max(self._announced, 1.0))
@@ -211,14 +169,14 @@ class FrameStream:
         status = "damaged" if self._problems else "complete"
         return VideoEnd(self._n_frames, round(self._fps, 4), status)
 
-    def _images(self) -> Iterator[LazyFrame]:
+    def _images(self) -> Iterator[Frame]:
         is_folder = self.path.is_dir()
         self._announced = len(frame_files(self.path)) if is_folder else 1
         self._fps = frame_rate(self.path.parent)
         for image in iterate_frames(self.path) if is_folder else [read_image(self.path)]:
-            yield LazyFrame(lambda image=image: image)
+            yield lambda image=image: image
 
-    def _decoded(self) -> Iterator[LazyFrame]:
+    def _decoded(self) -> Iterator[Frame]:
         convert = RgbConverter()
         with open_video(self.path) as container:
             stream = video_stream(container)
@@ -227,7 +185,7 @@ class FrameStream:
             for frame in decoded_frames(container, self.path, self._problems):
                 n_frames, n_corrupt = n_frames + 1, n_corrupt + frame.is_corrupt
                 end = max(end, (frame.pts or 0) + (frame.duration or 0))
-                yield LazyFrame(lambda frame=frame: convert(frame))
+                yield cache(partial(convert, frame))
             self._announced = announced_frames(container, n_frames, float(end * stream.time_base))
         if n_corrupt:
             self._problems.append(f"the decoder marks {n_corrupt} frames as damaged")
@@ -236,14 +194,10 @@ class FrameStream:
 def announced_frames(
     container: av.container.InputContainer, n_frames: int, end_seconds: float
 ) -> float:
-    """Frames that a file says it holds: its count, else what was read, scaled by its duration.
+    """Frames that a file says it holds: its count, else the `n_frames` that were read, the last of
+    which ends at `end_seconds`, scaled by its duration.
 
     Not duration times rate: where frames come at irregular times, the stated rate is that of some.
-
-    Args:
-        container: the file.
-        n_frames: frames that were read.
-        end_seconds: when the last of them ends.
     """
     if frames := video_stream(container).frames:
         return float(frames)

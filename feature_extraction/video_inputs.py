@@ -1,5 +1,4 @@
-"""What is to be extracted: the videos of a data set or of a user's own, their names, how one knows
-them again, and their distribution over shards."""
+"""What is to be extracted: videos, their names, how one knows them again, their shards."""
 
 import hashlib
 import os
@@ -42,10 +41,9 @@ class VideoInputs:
 def source_of(path: Path) -> dict[str, Any]:
     """What a manifest says of a video's source: {"path", "mtime" (seconds), "bytes", "sha256"}.
 
-    Bytes and digest decide whether a source is the same, wherever it lies. The digest is the
-    SHA-256 of the first MiB followed by the last one, which overlap in files of less than two; of a
-    folder of frames it is of its first file's first and its last file's last MiB, and bytes and
-    mtime are the sum and the latest of all its frames.
+    Bytes and digest decide whether a source is the same. The digest is the SHA-256 of the first MiB
+    followed by the last one (they overlap in small files); of a folder of frames, of its first
+    frame's first and its last frame's last MiB, with the sum of all bytes and the latest mtime.
 
     Raises:
         OSError, UnreadableMedia: it is not there.
@@ -66,16 +64,23 @@ def _digest_of_ends(first: Path, last: Path, n_bytes: int, mtime: float) -> str:
     return digest.hexdigest()
 
 
+def source_or_none(path: Path) -> dict[str, Any] | None:
+    """`source_of` a video; None where it is not there."""
+    try:
+        return source_of(path)
+    except (OSError, UserError):
+        return None
+
+
 def list_inputs(dataset: str) -> VideoInputs:
     """The videos of a known data set, of a folder, of a .txt list of paths (relative to the list),
     or one file alone.
 
-    A folder with train.csv or test.csv is read as an own data set; otherwise every video file and
-    every folder of images in it counts. A folder that holds nothing but images is one video; an
-    image alone is a clip that repeats it.
+    A folder with train.csv or test.csv is an own data set; else every video file and every folder
+    of images in it counts. A folder of nothing but images is one video, an image a clip of it.
 
     Raises:
-        UserError: nothing there, nothing usable in it, or two inputs of one name.
+        UserError: nothing there, nothing usable in it, or two videos of one name.
     """
     path = Path(dataset)
     if dataset in LOADERS or (path.is_dir() and any((path / name).is_file() for name in _LISTS)):
@@ -84,29 +89,24 @@ def list_inputs(dataset: str) -> VideoInputs:
         name = dataset if dataset in LOADERS else root.resolve().name
         return VideoInputs(name, root, _refuse_same_names(videos))
     if not path.exists():
-        raise UserError(
-            f"--dataset {dataset}: none of {', '.join(LOADERS)}, no folder, file or .txt list"
-        )
-    if path.is_file():
-        root, files = path.parent, [path]
-        if path.suffix.lower() == ".txt":
-            files = _listed_files(path)
+        names = ", ".join(LOADERS)
+        raise UserError(f"--dataset {dataset}: none of {names}, no folder, file or .txt list")
+    if path.is_dir():
+        name, root, files = path.resolve().name, path, _files_below(path)
     else:
-        root, files = path, _files_below(path)
+        is_list = path.suffix.lower() == ".txt"
+        name, root, files = path.stem, path.parent, _listed_files(path) if is_list else [path]
     if not files:
         endings = " ".join(VIDEO_SUFFIXES)
         raise UserError(f"--dataset {dataset}: no video in it; known endings: {endings}")
-    name = path.stem if path.is_file() else path.resolve().name
     return VideoInputs(name, root, _refuse_same_names(_named(files, root)))
 
 
 def _listed_files(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--dataset {path}: not a list of paths in UTF-8 text, one per line ({error})"
-        ) from error
+        raise UserError(f"--dataset {path}: not a list of paths in UTF-8 ({error})") from error
     return [path.parent / line.strip() for line in lines if line.strip()]
 
 
@@ -121,8 +121,8 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _named(files: list[Path], root: Path) -> tuple[VideoInput, ...]:
-    """Names: the file's without its ending; where that is not unique its path below `root`, slashes
-    as `__`; where even that is not, the path with the ending."""
+    """Names: the file's without its ending; where that is not unique, the path below `root`, `__`
+    for slashes; where even that is not, with the ending."""
     choices = []
     for path in files:
         stem = root.resolve().name if path == root else path.name if path.is_dir() else path.stem
@@ -152,11 +152,7 @@ def _refuse_same_names(videos: tuple[VideoInput, ...]) -> tuple[VideoInput, ...]
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
-    """(index, number of shards) from torchrun's environment, else from I/N.
-
-    Raises:
-        UserError: not of the form I/N with 0 <= I < N.
-    """
+    """(index, number of shards) from torchrun's environment, else from I/N; else a UserError."""
     if "WORLD_SIZE" in environment and "RANK" in environment:
         return int(environment["RANK"]), int(environment["WORLD_SIZE"])
     index, _, count = text.partition("/")
@@ -166,8 +162,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def shard_of(videos: tuple[VideoInput, ...], index: int, count: int) -> list[VideoInput]:
-    """This shard's videos: longest first, each to the shard with the fewest frames so far; equal on
-    every machine."""
+    """This shard's videos: longest first, each to the shard with the fewest frames so far."""
     if count == 1:
         return list(videos)
     lengths = {video.name: announced_length(video.path) for video in videos}

@@ -29,7 +29,7 @@ from aux_code.model_loaders import load_anonymizer
 from aux_code.models.person_boxes import open_person_boxes
 from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges, parse
 from aux_code.runs import run_script, seed_everything
-from visualization.frame_anonymizer import FrameAnonymizer, boxes_for
+from visualization.frame_anonymizer import FrameAnonymizer
 from visualization.video_files import VideoSource, VideoWriter, anonymized_copy, planned_copies
 
 
@@ -105,11 +105,11 @@ def write_copy(
 ) -> int:
     """One anonymized copy; returns its number of frames."""
     video = VideoSource(source, Fraction(params.fps).limit_denominator(1001))
-    boxes = None
+    people = None
     if network.requires_boxes:
-        people = open_person_boxes(params.boxes, params.detector_weights, source, device)
-        boxes = boxes_for(people, source)
-    anonymizer = FrameAnonymizer(network, device, params.tile, boxes, params.precision)
+        boxes = open_person_boxes(params.boxes, params.detector_weights, source, device)
+        people = boxes, source
+    anonymizer = FrameAnonymizer(network, device, params.tile, people, params.precision)
     with VideoWriter(target, video, params.crf) as writer:
         return anonymized_copy(
             video, anonymizer, writer, params.frames_per_pass, params.side_by_side

@@ -1,6 +1,5 @@
 """An anonymizer on frames of any size: whole, or in overlapping tiles whose seams do not show."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +13,12 @@ from aux_code.models.person_boxes import PersonBoxes
 
 OVERLAP = 64
 
-BoxFinder = Callable[[np.ndarray, int], list[Tensor]]
-"""(uint8 frames (N,H,W,3), number of the first one) -> (K,4) person boxes per frame."""
-
 
 class FrameAnonymizer:
-    """uint8 frames -> anonymized uint8 frames.
+    """uint8 frames -> anonymized uint8 frames, by f_A as `load_anonymizer` gives it.
 
-    Args:
-        network: f_A as `load_anonymizer` gives it.
-        device: where it runs.
-        tile: height and width of the tiles for larger frames, in pixels; 0: always whole.
-        boxes: finds the people for anonymizers that need them, else None.
-        precision: fp32 or bf16, in which f_A computes.
+    `tile`: height and width of the tiles for larger frames, in pixels; 0: always whole. `people`:
+    of a video, for anonymizers that need them; UserError if its boxes file does not name the video.
     """
 
     def __init__(
@@ -34,20 +26,26 @@ class FrameAnonymizer:
         network: nn.Module,
         device: torch.device,
         tile: int = 0,
-        boxes: BoxFinder | None = None,
+        people: tuple[PersonBoxes, Path] | None = None,
         precision: str = "fp32",
     ):
         if tile and tile <= 2 * OVERLAP:
             raise UserError(f"--tile must be 0 or more than {2 * OVERLAP} pixels, not {tile}")
         self.network = prepare_anonymizer(network, device, precision)
-        self.device, self.tile, self.boxes = device, tile, boxes
+        self.device, self.tile, self.people = device, tile, people
+        if people:
+            people[0].require([people[1]])
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray, first: int) -> np.ndarray:
         """uint8 (N,H,W,3) RGB, frames `first` and on of the video -> the same shape."""
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W)
         pixels = pixels.float() / 255
-        boxes = self.boxes(frames, first) if self.boxes else None
+        boxes = None
+        if self.people:
+            found, video = self.people
+            numbers = range(first, first + len(frames))
+            boxes = [torch.from_numpy(b) for b in found.of_frames(video, numbers, frames)]
         if boxes is not None or not self.tile or max(pixels.shape[-2:]) <= self.tile:
             output = apply_anonymizer(self.network, pixels, boxes)
         else:
@@ -82,18 +80,3 @@ def _ramp(length: int, device: torch.device) -> Tensor:
     """Weights that rise over the overlap, hold 1 and fall; never 0."""
     places = torch.arange(length, device=device) + 1
     return torch.minimum(places, places.flip(0)).clamp(max=OVERLAP) / OVERLAP
-
-
-def boxes_for(people: PersonBoxes, source: Path) -> BoxFinder:
-    """A finder of the people in one video.
-
-    Raises:
-        UserError: the boxes file does not name the source.
-    """
-    people.require([source])
-
-    def find(frames: np.ndarray, first: int) -> list[Tensor]:
-        boxes = people.of_frames(source, range(first, first + len(frames)), frames)
-        return [torch.from_numpy(of_frame) for of_frame in boxes]
-
-    return find

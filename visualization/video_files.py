@@ -3,10 +3,10 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -25,8 +25,7 @@ _UNSPECIFIED, _BT709, _LIMITED = 2, 1, 1
 """Matrix and range of colours by their numbers in H.264."""
 
 
-@dataclass(frozen=True)
-class TimedFrame:
+class TimedFrame(NamedTuple):
     """uint8 (H,W,3) RGB and its time in units of the source's `time_base`."""
 
     rgb: np.ndarray
@@ -42,25 +41,23 @@ class VideoSource:
         n_announced: number of frames that the source claims, None if it does not.
         pixel_aspect: width of a pixel by its height, upright; known once the first frame is there.
         colours: (primaries, transfer) by their numbers in H.264; None if the file does not say.
-
-    Raises:
-        UnreadableMedia: there is no video.
     """
 
     def __init__(self, path: Path, folder_rate: Fraction):
-        self.path = path
+        """Raises UnreadableMedia if there is no video."""
+        self.path, self.rate, self.time_base = path, folder_rate, 1 / folder_rate
+        self.n_announced, self.pixel_aspect, self.colours = None, Fraction(1), None
         self._is_video = not path.is_dir() and path.suffix.lower() not in IMAGE_SUFFIXES
-        self.rate, self.time_base, self.n_announced = folder_rate, 1 / folder_rate, None
-        self.pixel_aspect, self.colours = Fraction(1), None
-        if self._is_video:
-            with open_video(path) as container:
-                stream = video_stream(container)
-                self.rate = stream.average_rate or stream.guessed_rate or folder_rate
-                self.time_base = stream.time_base or 1 / self.rate
-                self.n_announced = stream.frames or None
-                codec = stream.codec_context
-                if codec.colorspace != _UNSPECIFIED:
-                    self.colours = (codec.color_primaries, codec.color_trc)
+        if not self._is_video:
+            return
+        with open_video(path) as container:
+            stream = video_stream(container)
+            codec = stream.codec_context
+            self.rate = stream.average_rate or stream.guessed_rate or folder_rate
+            self.time_base = stream.time_base or 1 / self.rate
+            self.n_announced = stream.frames or None
+            if codec.colorspace != _UNSPECIFIED:
+                self.colours = (codec.color_primaries, codec.color_trc)
 
     def __iter__(self) -> Iterator[TimedFrame]:
         if not self._is_video:
@@ -84,14 +81,9 @@ class VideoSource:
 
 
 class VideoWriter:
-    """Writes H.264 under a temporary name and renames it: a kill leaves no half file.
+    """Writes H.264 of quality `crf` at the source's rate, under a temporary name until it is whole.
 
     Frames of odd height or width get a repeated row or column: H.264 has colours per 2 x 2 pixels.
-
-    Args:
-        path: the file; its ending names the container.
-        source: whose rate and time base are taken over.
-        crf: quality, 0 to 51.
     """
 
     def __init__(self, path: Path, source: VideoSource, crf: int):
@@ -119,16 +111,14 @@ class VideoWriter:
         stream = self._stream or self._open_stream(rgb)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         if self._source.colours:
-            frame = self._reformatter.reformat(
-                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709
-            )
+            bt709 = {"format": "yuv420p", "dst_colorspace": Colorspace.ITU709}
+            frame = self._reformatter.reformat(frame, **bt709)
         frame.pts, frame.time_base = pts, self._source.time_base
         self._container.mux(stream.encode(frame))
 
     def _open_stream(self, rgb: np.ndarray) -> av.video.stream.VideoStream:
-        stream = self._container.add_stream(
-            "libx264", rate=self._source.rate, options={"crf": str(self._crf)}
-        )
+        options = {"crf": str(self._crf)}
+        stream = self._container.add_stream("libx264", rate=self._source.rate, options=options)
         stream.height, stream.width = rgb.shape[:2]
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
@@ -148,9 +138,10 @@ class VideoWriter:
             if kind is None:
                 os.replace(self._temporary, self.path)
         except OSError as error:
-            raise UserError(
+            text = (
                 f"cannot write {self.path}: {error.strerror}; free space or choose another folder"
-            ) from error
+            )
+            raise UserError(text) from error
         finally:
             self._temporary.unlink(missing_ok=True)
 
@@ -160,8 +151,7 @@ def planned_copies(source: Path, target: Path) -> list[tuple[Path, Path]]:
     videos, each of them to the same place below `target`, as .mp4.
 
     Raises:
-        UserError: a copy would replace an original, or `target` names a file where many are to be
-            written.
+        UserError: a copy would replace an original, or `target` is a file where many are written.
     """
     below = sorted(source.rglob("*")) if source.is_dir() else []
     if any(path.suffix.lower() in IMAGE_SUFFIXES for path in below if path.parent == source):

@@ -11,7 +11,6 @@ from aux_code.errors import UserError
 from feature_extraction.clip_views import ClipGeometry
 from feature_extraction.readers import (
     FrameStream,
-    LazyFrame,
     PyavReader,
     VideoEnd,
     clips_of,
@@ -31,7 +30,7 @@ def _input(path):
 
 
 def _stream(n_frames):
-    return (LazyFrame(lambda i=i: np.full((2, 2, 3), i, np.uint8)) for i in range(n_frames))
+    return ((lambda i=i: np.full((2, 2, 3), i, np.uint8)) for i in range(n_frames))
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 15, 31, 32, 33, 62, 63, 64, 65, 96, 97, 200])
@@ -61,11 +60,8 @@ def test_tail_is_completed_by_the_last_frame():
 
 def test_only_frames_of_clips_are_converted():
     converted = []
-    frames = (
-        LazyFrame(lambda i=i: converted.append(i) or np.zeros((2, 2, 3), np.uint8))
-        for i in range(64)
-    )
-    list(clips_of(frames, GEOMETRY))
+    zeros = np.zeros((2, 2, 3), np.uint8)
+    list(clips_of(((lambda i=i: converted.append(i) or zeros) for i in range(64)), GEOMETRY))
     assert converted == list(range(0, 64, 2))
 
 

@@ -165,9 +165,9 @@ def _extract(folder, videos, batch_size=3, n_threads=1, reader=PyavReader):
 
 def _run(folder, encoder, videos, batch_size=3, n_threads=1, reader=PyavReader):
     with FeatureFolder(folder, HEADER) as features:
-        extraction = Extraction(encoder, features, GEOMETRY.n_clips, batch_size, print)
+        extraction = Extraction(encoder, features, GEOMETRY.n_clips, batch_size)
         with ReadAhead(videos, lambda: reader(GEOMETRY), n_threads, 4) as items:
-            extraction.run(items, len(videos))
+            list(extraction.run(items, len(videos)))
     return extraction
 
 
@@ -188,7 +188,7 @@ def _feed(folder, lengths, feature, batch_size):
     batches."""
     encoder, views = Counting(feature), torch.zeros(1, 1, 3, 1, 1)
     with FeatureFolder(folder, HEADER) as features:
-        extraction = Extraction(encoder, features, GEOMETRY.n_clips, batch_size, lambda *_: None)
+        extraction = Extraction(encoder, features, GEOMETRY.n_clips, batch_size)
         videos = [VideoInput(f"v{i}", folder) for i in range(len(lengths))]
         contents = [[*(Clip(k, views) for k in range(n)), VideoEnd(32 * n, 25.0)] for n in lengths]
         items = (
@@ -196,7 +196,7 @@ def _feed(folder, lengths, feature, batch_size):
             for v, of_video in zip(videos, contents, strict=True)
             for content in of_video
         )
-        extraction.run(items, len(videos))
+        list(extraction.run(items, len(videos)))
     return encoder.batches
 
 

@@ -1,4 +1,4 @@
-"""Tiny videos whose pictures tell their frame number, made where a test needs them."""
+"""Tiny videos whose frames tell their number, made where a test needs them."""
 
 from pathlib import Path
 
@@ -28,9 +28,8 @@ def write_video(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.bit_rate = 4_000_000
         for i in range(n_frames):
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(painted(i, height, width), format="rgb24"))
-            )
+            frame = av.VideoFrame.from_ndarray(painted(i, height, width), format="rgb24")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
 
@@ -39,9 +38,8 @@ def write_sound(path: Path) -> Path:
     """A file with sound and no picture."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(
-            np.zeros((1, 4096), np.float32), format="fltp", layout="mono"
-        )
+        silence = np.zeros((1, 4096), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -15,10 +15,8 @@ def _results(folder, run_id, scores):
     path = folder / f"anomaly_ucf_crime_{run_id}.json"
     videos = [{"name": "Fight 1", "category": "Fighting", "n_frames": 70, "events": [[10, 40]]}]
     write_json(path, {"run_id": run_id, "frames_per_feature": 32, "videos": videos})
-    np.savez(
-        folder / f"anomaly_ucf_crime_{run_id}_scores.npz",
-        **{"Fight 1": np.array(scores, np.float32)},
-    )
+    scores = {"Fight 1": np.array(scores, np.float32)}
+    np.savez(folder / f"anomaly_ucf_crime_{run_id}_scores.npz", **scores)
     return path
 
 
