@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from aux_code.datasets.clip_sampling import consecutive_clips
 from aux_code.datasets.transforms import evaluation_transform, transform_boxes
@@ -10,8 +11,6 @@ from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.errors import UserError
 from feature_extraction.clip_views import ClipGeometry
 from feature_extraction.readers import (
-    FrameStream,
-    PyavReader,
     VideoEnd,
     clips_of,
     make_reader,
@@ -25,32 +24,28 @@ GEOMETRY = ClipGeometry(size=32)
 CPU = torch.device("cpu")
 
 
-def _input(path):
-    return VideoInput(path.stem, path)
+def _read(path, reader="pyav", geometry=GEOMETRY):
+    """([clips], end) of a file; without DALI its tests are skipped."""
+    if reader == "dali":
+        pytest.importorskip("nvidia.dali")
+    opened = make_reader(reader, geometry, 0.9, None, CPU)
+    *clips, end = opened.read(VideoInput(path.stem, path))
+    return clips, end
 
 
 def _stream(n_frames):
     return ((lambda i=i: np.full((2, 2, 3), i, np.uint8)) for i in range(n_frames))
 
 
-@pytest.mark.parametrize("n_frames", [1, 2, 15, 31, 32, 33, 62, 63, 64, 65, 96, 97, 200])
-def test_stream_takes_the_frames_of_the_table(n_frames):
-    clips = list(clips_of(_stream(n_frames), GEOMETRY))
-    expected = consecutive_clips(n_frames)
-    assert np.array_equal([clip.frame_indices for clip in clips], expected)
-    assert np.array_equal([clip.frames[:, 0, 0, 0] for clip in clips], expected)
-    assert [clip.index for clip in clips] == list(range(GEOMETRY.n_clips(n_frames)))
-
-
-@pytest.mark.parametrize(
-    "frames_per_clip, stride, per_feature", [(8, 1, 8), (16, 4, 32), (4, 3, 7)]
-)
-def test_stream_follows_other_geometries(frames_per_clip, stride, per_feature):
-    geometry = ClipGeometry(frames_per_clip, stride, per_feature)
-    expected = consecutive_clips(75, frames_per_clip, stride, per_feature)
-    assert np.array_equal(
-        [clip.frame_indices for clip in clips_of(_stream(75), geometry)], expected
-    )
+@pytest.mark.parametrize("geometry", [(16, 2, 32), (8, 1, 8), (16, 4, 32), (4, 3, 7)])
+def test_stream_takes_the_frames_of_the_table(geometry):
+    for n_frames in (1, 2, 15, 31, 32, 33, 62, 63, 64, 65, 75, 96, 97, 200):
+        clips = list(clips_of(_stream(n_frames), ClipGeometry(*geometry)))
+        expected = consecutive_clips(n_frames, *geometry)
+        assert np.array_equal([clip.frame_indices for clip in clips], expected)
+        assert np.array_equal([clip.frames[:, 0, 0, 0] for clip in clips], expected)
+        n_clips = ClipGeometry(*geometry).n_clips(n_frames)
+        assert [clip.index for clip in clips] == list(range(n_clips))
 
 
 def test_tail_is_completed_by_the_last_frame():
@@ -98,91 +93,71 @@ def test_ten_crops_show_corners_and_mirrors():
     assert torch.allclose(mirrored[[0, 2]], 16 - left[[2, 0]], atol=1e-5)
 
 
+CODECS = [("h.mp4", "libx264"), ("m.avi", "mpeg4"), ("v.webm", "libvpx-vp9"), ("j.avi", "mjpeg")]
+
+
 @pytest.mark.parametrize("n_frames, n_clips", [(71, 3), (72, 3), (33, 2)])
-@pytest.mark.parametrize(
-    "name, codec",
-    [("h.mp4", "libx264"), ("m.avi", "mpeg4"), ("v.webm", "libvpx-vp9"), ("j.avi", "mjpeg")],
-)
+@pytest.mark.parametrize("name, codec", CODECS)
 def test_readers_give_the_same_clips(tmp_path, name, codec, n_frames, n_clips):
     """A tail ends with the video's last frame, also where that is none of every second."""
-    pytest.importorskip("nvidia.dali")
-    video = _input(write_video(tmp_path / name, n_frames, codec))
-    ours, dali = (
-        list(make_reader(reader, GEOMETRY, 0.9, None, CPU).read(video))
-        for reader in ("pyav", "dali")
-    )
-    assert ours[-1] == dali[-1] == VideoEnd(n_frames, 25.0, "complete")
-    assert len(ours) == len(dali) == n_clips + 1
-    for a, b in zip(ours[:-1], dali[:-1], strict=True):
+    video = write_video(tmp_path / name, n_frames, codec)
+    (ours, end), (dali, their_end) = _read(video), _read(video, "dali")
+    assert end == their_end == VideoEnd(n_frames, 25.0, "complete")
+    assert len(ours) == len(dali) == n_clips
+    for a, b in zip(ours, dali, strict=True):
         # the red channel tells which frame it is: 3 grey levels from one to the next
-        assert torch.allclose(
-            a.views[0, :, 0].mean((1, 2)), b.views[0, :, 0].mean((1, 2)), atol=1.4 / 255
-        )
+        red = [clip.views[0, :, 0].mean((1, 2)) for clip in (a, b)]
+        assert torch.allclose(*red, atol=1.4 / 255)
         assert (a.views - b.views).abs().mean() < 0.01
 
 
-@pytest.mark.parametrize(
-    "name, codec, by_dali",
-    [
-        ("h.mp4", "libx264", 0),
-        ("m.avi", "mpeg4", 0),
-        ("v.webm", "libvpx-vp9", 3),
-        ("j.avi", "mjpeg", 3),
-    ],
-)
-def test_dali_decodes_on_a_cpu_what_it_can(tmp_path, monkeypatch, name, codec, by_dali):
-    pytest.importorskip("nvidia.dali")
-    from feature_extraction.dali_reader import DaliReader
-
-    decoded, fed, decode, feed = [], [], DaliReader._decoded_by_dali, DaliReader._fed_by_pyav
-    monkeypatch.setattr(
-        DaliReader, "_decoded_by_dali", lambda *a: (decoded.append(c) or c for c in decode(*a))
-    )
-    monkeypatch.setattr(
-        DaliReader, "_fed_by_pyav", lambda *a: (fed.append(c) or c for c in feed(*a))
-    )
-    video = _input(write_video(tmp_path / name, 72, codec))
-    *clips, _ = make_reader("dali", GEOMETRY, 0.9, None, CPU).read(video)
-    assert len(clips) == 3 and len(decoded) == by_dali and bool(fed) is not bool(by_dali)
+@pytest.fixture
+def dali_reader():
+    return pytest.importorskip("feature_extraction.dali_reader", exc_type=ImportError)
 
 
-def test_large_pictures_are_fed_to_dali_clip_by_clip(tmp_path, monkeypatch):
-    dali_reader = pytest.importorskip("feature_extraction.dali_reader", exc_type=ImportError)
-    video, sizes, feed = _input(write_video(tmp_path / "h.mp4", 200)), [], dali_reader._groups
-    monkeypatch.setattr(
-        dali_reader, "_groups", lambda clips: (sizes.append(len(g)) or g for g in feed(clips))
+def _noted(monkeypatch, owner, name):
+    """Makes a generator function of `owner` leave what it yields in the list that is returned."""
+    seen, generate = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *a: (seen.append(x) or x for x in generate(*a)))
+    return seen
+
+
+@pytest.mark.parametrize("name, codec", CODECS)
+def test_dali_decodes_on_a_cpu_what_it_can(tmp_path, monkeypatch, dali_reader, name, codec):
+    decoded = _noted(monkeypatch, dali_reader.DaliReader, "_decoded_by_dali")
+    fed = _noted(monkeypatch, dali_reader.DaliReader, "_fed_by_pyav")
+    clips, _ = _read(write_video(tmp_path / name, 72, codec), "dali")
+    by_dali = codec in ("libvpx-vp9", "mjpeg")
+    assert len(clips) == 3 and len(decoded) == 3 * by_dali and bool(fed) is not by_dali
+
+
+def test_large_frames_are_fed_to_dali_clip_by_clip(tmp_path, monkeypatch, dali_reader):
+    video, groups = (
+        write_video(tmp_path / "h.mp4", 200),
+        _noted(monkeypatch, dali_reader, "_groups"),
     )
-    together = list(make_reader("dali", GEOMETRY, 0.9, None, CPU).read(video))
+    together, _ = _read(video, "dali")
     monkeypatch.setattr(dali_reader, "BYTES_PER_RUN", 2 * 16 * 48 * 64 * 3)
-    in_pairs = list(make_reader("dali", GEOMETRY, 0.9, None, CPU).read(video))
-    assert sizes == [4, 3, 2, 2, 2, 1]
-    assert all(
-        torch.equal(a.views, b.views) for a, b in zip(together[:-1], in_pairs[:-1], strict=True)
-    )
+    in_pairs, _ = _read(video, "dali")
+    assert list(map(len, groups)) == [4, 3, 2, 2, 2, 1]
+    assert all(torch.equal(a.views, b.views) for a, b in zip(together, in_pairs, strict=True))
 
 
 def test_dali_ten_crops_agree(tmp_path):
-    pytest.importorskip("nvidia.dali")
-    geometry = ClipGeometry(size=16, n_crops=10)
-    video = _input(write_video(tmp_path / "h.mp4", 40))
-    ours, dali = (
-        list(make_reader(reader, geometry, 0.9, None, CPU).read(video))
-        for reader in ("pyav", "dali")
-    )
-    for a, b in zip(ours[:-1], dali[:-1], strict=True):
+    geometry, video = ClipGeometry(size=16, n_crops=10), write_video(tmp_path / "h.mp4", 40)
+    ours, dali = (_read(video, reader, geometry)[0] for reader in ("pyav", "dali"))
+    for a, b in zip(ours, dali, strict=True):
         assert (a.views - b.views).abs().mean() < 0.01
 
 
-def test_gpu_graphs_decode_crop_and_resize_on_the_gpu(tmp_path):
+def test_gpu_graphs_decode_crop_and_resize_on_the_gpu(tmp_path, dali_reader):
     """Defined, not built: DALI checks operators, arguments and devices without a GPU; running them
     needs one."""
-    pytest.importorskip("nvidia.dali")
-    from feature_extraction.dali_reader import DaliReader, VideoFacts
-
-    reader = DaliReader(ClipGeometry(n_crops=10), 0.9, None, torch.device("cuda", 0))
-    decoding = reader._decoding_graph(
-        tmp_path / "h.mp4", VideoFacts("h264", 64, 64, 25.0, 48, 64, False)
-    )
+    device = torch.device("cuda", 0)
+    reader = dali_reader.DaliReader(ClipGeometry(n_crops=10), 0.9, None, device)
+    facts = dali_reader.VideoFacts("h264", 64, 64, 25.0, 48, 64, False)
+    decoding = reader._decoding_graph(tmp_path / "h.mp4", facts)
     feeding = reader._feeding_graph()
     assert decoding.device_id == feeding.device_id == 0
     views, frame_numbers = decoding._graph_out
@@ -192,49 +167,29 @@ def test_gpu_graphs_decode_crop_and_resize_on_the_gpu(tmp_path):
 
 def test_frames_have_their_numbers_in_every_container(tmp_path):
     for name, codec in [("h.mp4", "libx264"), ("m.avi", "mpeg4")]:
-        video = _input(write_video(tmp_path / name, 40, codec))
-        *clips, end = PyavReader(GEOMETRY).read(video)
+        clips, end = _read(write_video(tmp_path / name, 40, codec))
         # two frames differ by 3 levels; colour conversion costs up to 2
         red = torch.cat([clip.views[0, :, 0].mean((1, 2)) for clip in clips]).numpy() * 255
         assert np.allclose(red, 20 + 3 * consecutive_clips(40).ravel(), atol=2.5)
         assert end.n_frames == 40
 
 
-def test_truncated_video_is_damaged_or_fails(tmp_path):
-    path = write_video(tmp_path / "a.avi", 200, "mjpeg")
-    content = path.read_bytes()
-    slightly, badly = tmp_path / "slightly.avi", tmp_path / "badly.avi"
-    slightly.write_bytes(content[: int(len(content) * 0.95)])
-    badly.write_bytes(content[: len(content) // 2])
-    *clips, end = PyavReader(GEOMETRY).read(_input(slightly))
-    assert (
-        end.status == "damaged"
-        and 180 <= end.n_frames < 200
-        and len(clips) == GEOMETRY.n_clips(end.n_frames)
-    )
-    with pytest.raises(UnreadableMedia, match="badly.avi"):
-        list(PyavReader(GEOMETRY).read(_input(badly)))
-
-
 @pytest.mark.parametrize("reader", ["pyav", "dali"])
 @pytest.mark.parametrize(
-    "name, codec", [("v.webm", "libvpx-vp9"), ("h.mkv", "libx264"), ("f.flv", "libx264")]
+    "name, codec",
+    [("a.avi", "mjpeg"), ("v.webm", "libvpx-vp9"), ("h.mkv", "libx264"), ("f.flv", "libx264")],
 )
-def test_truncated_video_without_a_count_is_noticed_by_its_duration(tmp_path, reader, name, codec):
-    if reader == "dali":
-        pytest.importorskip("nvidia.dali")
+def test_truncated_video_is_damaged_or_fails(tmp_path, reader, name, codec):
+    """The first file announces a number of frames, the others a duration only."""
     content = write_video(tmp_path / name, 200, codec).read_bytes()
     slightly, badly = tmp_path / f"slightly_{name}", tmp_path / f"badly_{name}"
     slightly.write_bytes(content[: int(len(content) * 0.95)])
     badly.write_bytes(content[: len(content) // 2])
-    *clips, end = make_reader(reader, GEOMETRY, 0.9, None, CPU).read(_input(slightly))
-    assert (
-        end.status == "damaged"
-        and 180 <= end.n_frames < 200
-        and len(clips) == GEOMETRY.n_clips(end.n_frames)
-    )
-    with pytest.raises(UnreadableMedia, match="only"):
-        list(make_reader(reader, GEOMETRY, 0.9, None, CPU).read(_input(badly)))
+    clips, end = _read(slightly, reader)
+    assert end.status == "damaged" and 180 <= end.n_frames < 200
+    assert len(clips) == GEOMETRY.n_clips(end.n_frames)
+    with pytest.raises(UnreadableMedia, match=f"badly_{name}.*only"):
+        _read(badly, reader)
 
 
 def test_damage_in_the_middle_is_marked(tmp_path):
@@ -244,14 +199,14 @@ def test_damage_in_the_middle_is_marked(tmp_path):
     middle = len(content) // 2
     content[middle : middle + 40] = bytes(255 - byte for byte in content[middle : middle + 40])
     path.write_bytes(content)
-    *_, end = PyavReader(GEOMETRY).read(_input(path))
+    _, end = _read(path)
     assert end.status == "damaged" and end.n_frames >= 90
 
 
 def test_irregular_frame_times_are_no_damage(tmp_path):
     """Such a file states a rate of 30 per second and holds half as many frames as that."""
     path = media.write_video(tmp_path / "v.mkv", 60, times=[i * 66 for i in range(60)])
-    *_, end = PyavReader(GEOMETRY).read(_input(path))
+    _, end = _read(path)
     assert end.n_frames == 60 and end.status == "complete"
 
 
@@ -263,35 +218,25 @@ def test_unusable_files_are_named(tmp_path, kind):
     elif kind != "absent":
         path.write_bytes(b"" if kind == "empty" else b"not a video" * 50)
     with pytest.raises(UnreadableMedia, match=path.name):
-        list(PyavReader(GEOMETRY).read(_input(path)))
+        _read(path)
 
 
 def test_image_is_a_clip_that_repeats_it(tmp_path):
-    from PIL import Image
-
     Image.fromarray(painted(5)).save(tmp_path / "still.png")
-    clip, end = PyavReader(GEOMETRY).read(_input(tmp_path / "still.png"))
-    assert end.n_frames == 1
-    assert clip.views.shape == (1, 16, 3, 32, 32) and torch.equal(
-        clip.views[0, 0], clip.views[0, 15]
-    )
-    assert FrameStream(tmp_path / "still.png", 0.9) is not None
+    (clip,), end = _read(tmp_path / "still.png")
+    assert end.n_frames == 1 and clip.views.shape == (1, 16, 3, 32, 32)
+    assert torch.equal(clip.views[0, 0], clip.views[0, 15])
 
 
 @pytest.mark.parametrize("reader", ["pyav", "dali"])
 def test_folder_of_frames_is_seen_like_any_video(tmp_path, reader):
-    """The release reads ShanghaiTech, whose videos are folders of frames, as BGR and cut to a
-    square."""
-    from PIL import Image
-
-    if reader == "dali":
-        pytest.importorskip("nvidia.dali")
+    """The release reads ShanghaiTech's folders of frames as BGR and cut to a square."""
     folder = tmp_path / "01_0014"
     folder.mkdir()
     frames = np.stack([painted(i) for i in range(33)])
     for i, frame in enumerate(frames):
         Image.fromarray(frame).save(folder / f"{i:03d}.png")
-    *clips, end = make_reader(reader, GEOMETRY, 0.9, None, CPU).read(_input(folder))
+    clips, end = _read(folder, reader)
     assert end.n_frames == 33 and len(clips) == 2
     for clip, indices in zip(clips, consecutive_clips(33), strict=True):
         expected = evaluation_transform(frames[indices], 32)

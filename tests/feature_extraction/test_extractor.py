@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from aux_code.checkpoints import read_json
 from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
+from feature_extraction import extractor
 from feature_extraction.clip_views import Clip, ClipGeometry
 from feature_extraction.extractor import ClipEncoder, Extraction, LaunchedPass, PassTimer
 from feature_extraction.manifest import FeatureFolder
@@ -35,8 +37,7 @@ class SwapRedAndBlue(nn.Module):
 
 
 class ShowLayout(nn.Module):
-    """A utility network whose feature is the mean colour of the first and the last frame of (B, C,
-    T, H, W)."""
+    """An f_T whose feature is the mean colour of first and last frame of clips (B, C, T, H, W)."""
 
     feature_dim = 6
 
@@ -47,8 +48,7 @@ class ShowLayout(nn.Module):
 
 
 def _clip(index, n_crops=1):
-    """Time and colour channel can be read off: channel c of frame t holds (10 c + t) / 100 + crop /
-    1000."""
+    """Channel c of frame t holds (10 c + t) / 100 + crop / 1000."""
     t, c, v = torch.arange(16), torch.arange(3), torch.arange(n_crops)
     values = (10 * c[None, None] + t[None, :, None]) / 100 + v[:, None, None] / 1000
     return Clip(index, values[..., None, None].expand(n_crops, 16, 3, 16, 16).contiguous())
@@ -57,8 +57,7 @@ def _clip(index, n_crops=1):
 @pytest.mark.parametrize("n_crops", [1, 10])
 @pytest.mark.parametrize("frames_per_pass", [0, 5])
 def test_channels_and_time_arrive_where_they_belong(n_crops, frames_per_pass):
-    """The release reshapes f_A's frames straight to (B, C, T, H, W): few planes end up in the right
-    place."""
+    """The release reshapes f_A's frames straight to (B, C, T, H, W), which scatters the planes."""
     encoder = ClipEncoder(SwapRedAndBlue(), ShowLayout(), CPU, frames_per_pass=frames_per_pass)
     features = encoder(["a", "b"], [_clip(0, n_crops), _clip(1, n_crops)])
     assert features.shape == (2, n_crops, 6) and features.dtype == np.float32
@@ -68,9 +67,8 @@ def test_channels_and_time_arrive_where_they_belong(n_crops, frames_per_pass):
 
 def test_without_anonymization_clips_keep_their_layout():
     """The release hands f_T (B, T, C, H, W) where anonymisation is off, which crashes."""
-    features = ClipEncoder(load_anonymizer("raw"), ShowLayout(), CPU)(
-        ["a", "b"], [_clip(0), _clip(1)]
-    )
+    encoder = ClipEncoder(load_anonymizer("raw"), ShowLayout(), CPU)
+    features = encoder(["a", "b"], [_clip(0), _clip(1)])
     assert np.allclose(features, [0.0, 0.1, 0.2, 0.15, 0.25, 0.35], atol=1e-6)
 
 
@@ -91,21 +89,18 @@ def test_feature_does_not_depend_on_its_batch(noise):
 
 
 def test_full_size_networks_give_a_feature_whatever_else_is_in_the_batch(monkeypatch):
-    monkeypatch.setattr(
-        "feature_extraction.extractor.PIXELS_PER_CPU_PASS", 6 * 32 * 32
-    )  # no divisor of a clip
+    no_divisor_of_a_clip = 6 * 32 * 32
+    monkeypatch.setattr(extractor, "PIXELS_PER_CPU_PASS", no_divisor_of_a_clip)
     torch.manual_seed(0)
     encoder = ClipEncoder(load_fa_model(), load_ft_model(), CPU)
     clips = [Clip(i, torch.rand(1, 16, 3, 32, 32)) for i in range(3)]
     together = encoder(["v"] * 3, clips)
     alone = np.concatenate([encoder(["v"], [clip]) for clip in clips])
     assert alone.shape == (3, 1, 2048) and np.array_equal(together, alone)
-    assert np.linalg.norm(alone[0] - alone[1]) > 1e-4 * np.linalg.norm(
-        alone[0]
-    )  # the clips do differ
-    encoder.frames_per_pass = (
-        6  # passes that straddle clips, as on a GPU, where the bound holds instead
-    )
+    # the clips do differ
+    assert np.linalg.norm(alone[0] - alone[1]) > 1e-4 * np.linalg.norm(alone[0])
+    # passes that straddle clips, as on a GPU, where the bound holds instead
+    encoder.frames_per_pass = 6
     difference = np.linalg.norm(encoder(["v"] * 3, clips) - alone, axis=-1) / np.linalg.norm(
         alone, axis=-1
     )
@@ -142,11 +137,8 @@ def test_blackened_boxes_reach_their_frames():
     encoder = ClipEncoder(load_anonymizer("blacken"), ShowLayout(), CPU)
     whole = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     boxes = [[torch.zeros(0, 4)] * 15 + [whole]]
-    clips = [
-        Clip(0, _clip(0).views + 0.1, boxes),
-        Clip(1, _clip(0).views + 0.1, [[whole] + [torch.zeros(0, 4)] * 15]),
-    ]
-    first, second = encoder(["a", "a"], clips)[:, 0]
+    views, turned = _clip(0).views + 0.1, [boxes[0][::-1]]
+    first, second = encoder(["a", "a"], [Clip(0, views, boxes), Clip(1, views, turned)])[:, 0]
     assert (first[:3] > 0).all() and (first[3:] == 0).all()
     assert (second[:3] == 0).all() and (second[3:] > 0).all()
 
@@ -184,18 +176,13 @@ class Counting:
 
 
 def _feed(folder, lengths, feature, batch_size):
-    """Runs an Extraction over videos of so many clips each, without decoding; returns the encoder's
-    batches."""
+    """Extracts videos of so many clips each, without decoding; returns the encoder's batches."""
     encoder, views = Counting(feature), torch.zeros(1, 1, 3, 1, 1)
     with FeatureFolder(folder, HEADER) as features:
         extraction = Extraction(encoder, features, GEOMETRY.n_clips, batch_size)
         videos = [VideoInput(f"v{i}", folder) for i in range(len(lengths))]
         contents = [[*(Clip(k, views) for k in range(n)), VideoEnd(32 * n, 25.0)] for n in lengths]
-        items = (
-            Item(v, content)
-            for v, of_video in zip(videos, contents, strict=True)
-            for content in of_video
-        )
+        items = [Item(v, x) for v, of_v in zip(videos, contents, strict=True) for x in of_v]
         list(extraction.run(items, len(videos)))
     return encoder.batches
 
@@ -214,32 +201,25 @@ def test_features_of_a_batch_pass_the_networks_of_a_gpu_together(monkeypatch):
     ft.extract_features = lambda clips: seen.append(len(clips)) or plain(clips)
     encoder = ClipEncoder(fa, ft, CPU)
     encoder.device = SimpleNamespace(type="cuda")  # a GPU's passes, computed here
-    monkeypatch.setattr("feature_extraction.extractor.PassTimer", lambda device: timer)
     timer = PassTimer(CPU)
+    monkeypatch.setattr(extractor, "PassTimer", lambda device: timer)
     monkeypatch.setattr(encoder, "_to_device", lambda views: views)
     encoder(["a", "a", "b"], [_clip(0), _clip(1), _clip(0)])
     assert seen == [3 * 16, 3]
 
 
 def test_long_videos_cost_no_copies_per_clip(tmp_path, monkeypatch):
-    """The release grows a float64 array by vstack, clip after clip: seconds of copying for a long
-    video."""
+    """The release grows a float64 array by vstack, clip after clip."""
     joined = []
 
-    def counted(join):
-        def call(*arguments, **options):
-            result = join(*arguments, **options)
-            joined.append(result.nbytes)
-            return result
+    def counted(join, *arguments, **options):
+        result = join(*arguments, **options)
+        joined.append(result.nbytes)
+        return result
 
-        return call
-
-    for module, names in (
-        (np, ("append", "concatenate", "stack", "vstack")),
-        (torch, ("cat", "stack", "vstack")),
-    ):
-        for name in names:
-            monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    numpy, in_torch = ("append", "concatenate", "stack", "vstack"), ("cat", "stack", "vstack")
+    for module, name in [*((np, name) for name in numpy), *((torch, name) for name in in_torch)]:
+        monkeypatch.setattr(module, name, partial(counted, getattr(module, name)))
     feature = np.arange(64, dtype=np.float32)
     _feed(tmp_path, [200], feature, batch_size=8)
     saved = np.load(tmp_path / "v0.npy")
@@ -266,18 +246,13 @@ def test_videos_share_batches_and_keep_their_features(tmp_path):
 def test_features_of_both_readers_agree(tmp_path, name, codec):
     pytest.importorskip("nvidia.dali")
     path = write_video(tmp_path / name, 70, codec)
-    video, encoder = (
-        VideoInput(path.stem, path),
-        ClipEncoder(load_anonymizer("raw"), _contrast(), CPU),
-    )
-    features = []
+    encoder, features = ClipEncoder(load_anonymizer("raw"), _contrast(), CPU), []
     for reader in ("pyav", "dali"):
-        *clips, _ = make_reader(reader, GEOMETRY, 0.9, None, CPU).read(video)
-        features.append(encoder(["v"] * len(clips), clips)[:, 0])
-    products = (features[0] * features[1]).sum(1)
-    assert (
-        products / np.linalg.norm(features[0], axis=1) / np.linalg.norm(features[1], axis=1)
-    ).min() >= 0.999
+        opened = make_reader(reader, GEOMETRY, 0.9, None, CPU)
+        *clips, _ = opened.read(VideoInput(path.stem, path))
+        found = torch.from_numpy(encoder(["v"] * len(clips), clips)[:, 0])
+        features.append(found)
+    assert torch.cosine_similarity(*features).min() >= 0.999
 
 
 def _contrast():
