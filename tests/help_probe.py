@@ -27,11 +27,8 @@ def main(repository: Path, foreign: Path, scripts: list[str]) -> dict[str, str]:
     results = {}
     for script in scripts:
         path = repository / script
-        for folder, argument in (
-            (repository, script),
-            (path.parent, path.name),
-            (foreign, str(path)),
-        ):
+        places = ((repository, script), (path.parent, path.name), (foreign, str(path)))
+        for folder, argument in places:
             results[f"{script}|{folder}"] = in_child(repository, folder, argument)
     return results
 
@@ -58,14 +55,10 @@ def in_child(repository: Path, folder: Path, script: str) -> str:
 def run_help(repository: Path, folder: Path, script: str) -> str:
     """What python SCRIPT --help does in a folder, in this process."""
     os.chdir(folder)
-    sys.path[:] = [
-        p
-        for p in sys.path
-        if p and Path(p).resolve() != repository and p != str(Path(__file__).parent)
-    ]
-    sys.meta_path[:] = [
-        f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", repr(f))
-    ]
+    known = {repository, Path(__file__).parent}
+    sys.path[:] = [p for p in sys.path if p and Path(p).resolve() not in known]
+    finders = [(f, getattr(f, "__module__", repr(f))) for f in sys.meta_path]
+    sys.meta_path[:] = [f for f, module in finders if "__editable__" not in module]
     sys.path.insert(0, str((folder / script).resolve().parent))
     sys.argv = [script, "--help"]
     text, status = io.StringIO(), None

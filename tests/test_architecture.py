@@ -1,5 +1,4 @@
-"""The design's rules, checked on the source: who imports whom, names, preambles, sizes, unused
-parameters."""
+"""The design's rules, checked on the source: imports, names, preambles, sizes, parameters."""
 
 import ast
 import dataclasses
@@ -19,11 +18,8 @@ from aux_code.parameters import CommonParams
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = (
-    "anonymization_training",
-    "privacy_training",
-    "feature_extraction",
-    "anomaly_detection_mgfn",
-)
+    "anonymization_training", "privacy_training", "feature_extraction", "anomaly_detection_mgfn",
+)  # fmt: skip
 TOP_FOLDERS = (*STAGES, "visualization", "reproduction", "aux_code", "benchmarks", "tests")
 SHADOWING = {"datasets", "utils", "models", "config", "test"}
 PREAMBLE = """if str(Path(__file__).resolve().parent.parent) not in sys.path:
@@ -36,24 +32,15 @@ def sources(*folders: str) -> list[Path]:
 
 
 SHIPPED = [ROOT / "reproduce.py", *sources("aux_code", *STAGES, "visualization", "reproduction")]
-TREES = {
-    path: ast.parse(path.read_text(encoding="utf-8"))
-    for path in [*SHIPPED, *sources("benchmarks", "tests")]
-}
+ALL = [*SHIPPED, *sources("benchmarks", "tests")]
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in ALL}
 
 
 def entry_scripts() -> list[str]:
     """Stage, visualization and root scripts that run as a program, relative to the root."""
-    folders = (*STAGES, "visualization")
-    paths = [
-        ROOT / "reproduce.py",
-        *(path for folder in folders for path in (ROOT / folder).glob("*.py")),
-    ]
-    return [
-        path.relative_to(ROOT).as_posix()
-        for path in paths
-        if "run_script(main)" in path.read_text()
-    ]
+    paths = [ROOT / "reproduce.py", *sources(*STAGES, "visualization")]
+    programs = [path for path in paths if "run_script(main)" in path.read_text()]
+    return [path.relative_to(ROOT).as_posix() for path in programs]
 
 
 def imported_modules(tree: ast.AST) -> Iterator[str]:
@@ -70,19 +57,14 @@ def test_nobody_imports_a_stage_but_the_stage_itself_and_the_main_job(path: Path
     own = path.relative_to(ROOT).parts[0]
     if own == "reproduce.py":
         return
-    foreign = {name.split(".")[0] for name in imported_modules(TREES[path])} & {
-        *STAGES,
-        "visualization",
-    } - {own}
+    imported = {name.split(".")[0] for name in imported_modules(TREES[path])}
+    foreign = imported & {*STAGES, "visualization"} - {own}
     assert not foreign, f"{path.relative_to(ROOT)} imports {', '.join(sorted(foreign))}"
 
 
 def test_the_main_job_imports_only_the_stages_parameters():
-    names = [
-        name
-        for name in imported_modules(TREES[ROOT / "reproduce.py"])
-        if name.split(".")[0] in STAGES
-    ]
+    modules = imported_modules(TREES[ROOT / "reproduce.py"])
+    names = [name for name in modules if name.split(".")[0] in STAGES]
     imported = [
         f"{node.module}.{alias.name}"
         for node in ast.walk(TREES[ROOT / "reproduce.py"])
@@ -93,49 +75,33 @@ def test_the_main_job_imports_only_the_stages_parameters():
 
 
 def test_no_stage_file_shadows_a_module():
-    top_level = {
-        name.split(".")[0] for tree in TREES.values() for name in imported_modules(tree)
-    } - set(TOP_FOLDERS)
-    for stage in (*STAGES, "visualization"):
-        for path in (ROOT / stage).glob("*.py"):
-            assert path.stem not in SHADOWING | top_level, (
-                f"{path} comes before a module of its name"
-            )
+    imported = {name.split(".")[0] for tree in TREES.values() for name in imported_modules(tree)}
+    for path in sources(*STAGES, "visualization"):
+        shadowed = path.stem in SHADOWING | imported - set(TOP_FOLDERS)
+        assert not shadowed, f"{path} comes before a module of its name"
 
 
 def test_entry_scripts_and_nobody_else_change_the_module_path():
     scripts = set(entry_scripts())
-    assert {
-        f"anonymization_training/{n}.py"
-        for n in ("init_anonymizer", "init_utility", "init_privacy")
-    } <= scripts
+    names = ("anonymizer", "utility", "privacy")
+    assert {f"anonymization_training/init_{name}.py" for name in names} <= scripts
     for path in SHIPPED:
         name, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
         if name in scripts and name != "reproduce.py":
             guards = [ast.unparse(node) for node in TREES[path].body if isinstance(node, ast.If)]
-            assert guards.count(PREAMBLE) == 1 and text.count("sys.path.insert") == 1, (
-                f"{name}: one guarded preamble"
-            )
+            once = guards.count(PREAMBLE) == 1 and text.count("sys.path.insert") == 1
+            assert once, f"{name}: one guarded preamble"
         elif name != "reproduce.py":
             assert "sys.path.insert" not in text and "sys.path.append" not in text, name
 
 
 def test_every_script_answers_help_from_three_folders_without_cuda_dali_or_data(tmp_path: Path):
     scripts = entry_scripts()
-    environment = {
-        **os.environ,
-        "TED_SPAD_DATA_ROOT": str(tmp_path / "none"),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    foreign = tmp_path / "elsewhere"
+    variables = {"TED_SPAD_DATA_ROOT": str(tmp_path / "none"), "CUDA_VISIBLE_DEVICES": ""}
+    environment, foreign = {**os.environ, **variables}, tmp_path / "elsewhere"
     foreign.mkdir()
-    command = [
-        sys.executable,
-        str(ROOT / "tests" / "help_probe.py"),
-        str(ROOT),
-        str(foreign),
-        *scripts,
-    ]
+    command = [sys.executable, str(ROOT / "tests" / "help_probe.py"), str(ROOT), str(foreign)]
+    command += scripts
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     answers = json.loads(result.stdout)
@@ -146,13 +112,9 @@ def test_every_script_answers_help_from_three_folders_without_cuda_dali_or_data(
 
 def test_a_script_says_what_exists_when_an_option_or_preset_does_not():
     script = ROOT / "privacy_training" / "train_privacy.py"
-    for arguments, expected in (
-        (["--preset", "huge"], "miniature"),
-        (["--anonymiser", "raw"], "--anonymizer"),
-    ):
-        result = subprocess.run(
-            [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=120
-        )
+    for words, expected in (("--preset huge", "miniature"), ("--anonymiser x", "--anonymizer")):
+        command = [sys.executable, str(script), *words.split()]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert result.returncode == 2
         assert expected in result.stderr + result.stdout
         assert "Traceback" not in result.stderr
@@ -162,34 +124,30 @@ def test_a_script_says_what_exists_when_an_option_or_preset_does_not():
 def test_forbidden_constructs(path: Path):
     in_aux_code = path.relative_to(ROOT).parts[0] == "aux_code"
     for node in ast.walk(TREES[path]):
+        line = f"line {getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"line {node.lineno}: bare except"
+            assert node.type is not None, f"{line}: bare except"
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: imports are absolute from the root"
-            assert all(alias.name != "*" for alias in node.names), (
-                f"line {node.lineno}: star import"
-            )
+            assert node.level == 0, f"{line}: imports are absolute from the root"
+            assert all(alias.name != "*" for alias in node.names), f"{line}: star import"
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in ("eval", "exec"), f"line {node.lineno}: {called}"
-            assert not (in_aux_code and called == "print"), f"line {node.lineno}: print"
-            assert not called.endswith((".cuda", "pickle.load", "pickle.loads")), (
-                f"line {node.lineno}: {called}"
-            )
+            assert called not in ("eval", "exec"), f"{line}: {called}"
+            assert not (in_aux_code and called == "print"), f"{line}: print"
+            forbidden = called.endswith((".cuda", "pickle.load", "pickle.loads"))
+            assert not forbidden, f"{line}: {called}"
             if called == "torch.load":
-                assert path.name == "checkpoints.py" and "weights_only=True" in ast.unparse(node), (
-                    f"line {node.lineno}"
-                )
+                safe = "weights_only=True" in ast.unparse(node)
+                assert safe and path.name == "checkpoints.py", line
 
 
 def functions() -> list[tuple[str, ast.FunctionDef]]:
     """(place, function) of everything that is shipped."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return [
         (f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node)
         for path in SHIPPED
         for node in ast.walk(TREES[path])
-        if isinstance(node, kinds)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
 
 
@@ -206,8 +164,7 @@ def test_functions_are_short_and_take_few_arguments():
 
 
 def test_public_names_have_docstrings():
-    """Every module, and every public function and class at module level of the shared code and the
-    stages."""
+    """Every module and its public functions and classes; a script's text documents its main."""
     missing = []
     for path in SHIPPED:
         tree, name = TREES[path], path.relative_to(ROOT)
@@ -215,9 +172,7 @@ def test_public_names_have_docstrings():
             missing.append(f"{name}")
         for node in tree.body:
             is_public = isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
-            if (
-                is_public and node.name != "main" and not ast.get_docstring(node)
-            ):  # a script's text documents its main
+            if is_public and node.name != "main" and not ast.get_docstring(node):
                 missing.append(f"{name}:{node.lineno} {node.name}")
     assert not missing, missing
 
@@ -228,11 +183,9 @@ def parameter_classes() -> list[tuple[str, type]]:
     for path in sources(*STAGES):
         if path.name.startswith("params_"):
             module = importlib.import_module(f"{path.parent.name}.{path.stem}")
-            found += [
-                (path.parent.name, item)
-                for _, item in inspect.getmembers(module, inspect.isclass)
-                if issubclass(item, CommonParams) and item.__module__ == module.__name__
-            ]
+            classes = [item for _, item in inspect.getmembers(module, inspect.isclass)]
+            own = [item for item in classes if item.__module__ == module.__name__]
+            found += [(path.parent.name, item) for item in own if issubclass(item, CommonParams)]
     return found
 
 
@@ -241,24 +194,16 @@ ACTS_BY_ITSELF = {"feature_extraction": {"resume"}}
 
 
 def names_read(tree: ast.AST, is_declaration: bool) -> Iterator[str]:
-    """Attributes that are read: `params.NAME`, getattr(params, "NAME"), and fields of a part copied
-    from the params."""
+    """Attributes that are read: `params.NAME`, getattr(params, "NAME"), fields of copied parts."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             yield node.attr
         elif isinstance(node, ast.Tuple | ast.List | ast.Dict) and not is_declaration:
             items = node.keys if isinstance(node, ast.Dict) else node.elts
-            yield from (
-                item.value
-                for item in items
-                if isinstance(item, ast.Constant) and isinstance(item.value, str)
-            )
-        elif (
-            isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and not is_declaration
-        ):
-            yield node.target.id
+            constants = [item.value for item in items if isinstance(item, ast.Constant)]
+            yield from (value for value in constants if isinstance(value, str))
+        elif isinstance(node, ast.AnnAssign) and not is_declaration:
+            yield getattr(node.target, "id", "")
 
 
 def test_every_parameter_is_read_by_its_stage():
@@ -267,17 +212,12 @@ def test_every_parameter_is_read_by_its_stage():
     assert {stage for stage, _ in classes} == set(STAGES)
     for stage, parameters in classes:
         shared = [ROOT / "aux_code" / name for name in ("runs.py", "training_state.py")]
-        files = [*sources(stage), *shared]
-        read = {
-            name
-            for path in files
-            for name in names_read(TREES[path], path.name.startswith("params_"))
-        }
+        read = set()
+        for path in (*sources(stage), *shared):
+            read.update(names_read(TREES[path], path.name.startswith("params_")))
         unused = {field.name for field in dataclasses.fields(parameters)} - read
-        allowed = ACTS_BY_ITSELF.get(stage, set()) | {"preset"}
-        assert not unused - allowed, (
-            f"{parameters.__name__}: nothing reads {', '.join(sorted(unused - allowed))}"
-        )
+        unused -= ACTS_BY_ITSELF.get(stage, set()) | {"preset"}
+        assert not unused, f"{parameters.__name__}: nothing reads {', '.join(sorted(unused))}"
 
 
 def test_every_parameter_is_documented():
@@ -292,11 +232,6 @@ def test_every_parameter_is_documented():
 
 def test_nothing_names_a_path_of_one_machine():
     pattern = re.compile(r"(?<![\w.])/(?:home|root|Users|mnt)/\w+")
-    for path in [
-        *SHIPPED,
-        *sources("benchmarks", "tests"),
-        ROOT / "Makefile",
-        ROOT / "pyproject.toml",
-    ]:
+    for path in (*ALL, ROOT / "Makefile", ROOT / "pyproject.toml"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             assert not pattern.search(line) or "pattern" in line, f"{path}:{number}: {line.strip()}"

@@ -19,8 +19,8 @@ OTHER_ATTRIBUTES = (
 )  # fmt: skip
 N_CAMERAS = 8
 ACTIONS = (
-    "CrouchPick", "Explosion", "Fall", "Fight", "Run", "Stand", "VehicleCrash", "VehiclePass", "Walk",
-    "Wave",
+    "CrouchPick", "Explosion", "Fall", "Fight", "Run", "Stand", "VehicleCrash", "VehiclePass",
+    "Walk", "Wave",
 )  # fmt: skip
 ANOMALIES = ("Fighting", "RoadAccidents", "Explosion", "Assault", "Vandalism", "Stealing")
 XD_ANOMALIES = {"Fighting": "B1", "Assault": "B5", "RoadAccidents": "B6", "Explosion": "G"}
