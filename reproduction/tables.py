@@ -46,10 +46,8 @@ class Column(NamedTuple):
 
 def main_columns(results: Results) -> list[Column]:
     """Of Table 8."""
-    cmap, chance = (
-        {n: row.vispr_cmap for n, row in published.TABLE_8.items()},
-        published.CHANCE_CMAP,
-    )
+    cmap = {name: row.vispr_cmap for name, row in published.TABLE_8.items()}
+    chance = published.CHANCE_CMAP
     removed = {n: 100 * (cmap["raw"] - x) / (cmap["raw"] - chance) for n, x in cmap.items()}
     columns = [
         Column("VISPR cMAP ↓", "cmap", cmap, cmap["raw"], results.chance_cmap(), chance),
@@ -120,7 +118,8 @@ def detail_tables(results: Results) -> dict[str, Table]:
         key: method_table(titles[key], results, names, own, chosen if key != "attributes" else ())
         for key, own in columns.items()
     }
-    return {"attackers": attacker_table(results)} | {k: t for k, t in tables.items() if t.rows}
+    tables["attackers"] = attacker_table(results)
+    return {key: table for key, table in tables.items() if table.rows}
 
 
 def attacker_table(results: Results) -> Table:
@@ -150,7 +149,7 @@ def method_table(
     rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
     for method in (METHODS[name] for name in names):
         cells = [c for column in columns for c in _cells(results, method.name, column)[:width]]
-        if set(cells) != {MISSING}:
+        if set(cells) - {MISSING}:
             label = "Control: " * method.control + method.label_in(results.preset)
             rows[method.control].append((label, *cells))
     if rows[False] and any(column.chance is not None for column in columns):
@@ -198,10 +197,8 @@ def order_note(results: Results, column: Column) -> tuple[str, bool]:
     if not differing:
         return f"{label}: rows in the paper's order." if pairs else "", True
     labels = [[METHODS[name].label_in(results.preset) for name in pair] for pair in differing]
-    text = (
-        f"{label}: {len(pairs) - len(differing)} of {len(pairs)} pairs of rows are in the paper's"
-    )
-    text += f" order; not so: {', '.join(f'{low} < {high}' for low, high in labels)}"
+    text = f"{label}: {len(pairs) - len(differing)} of {len(pairs)} pairs of rows are in the "
+    text += f"paper's order; not so: {', '.join(f'{low} < {high}' for low, high in labels)}"
     if len(results.seeds) > 1:
         n_small = sum(_within_deviation(results, column.metric, *pair) for pair in differing)
         text += f"; {n_small} of these {len(differing)} differ by less than the seeds do"

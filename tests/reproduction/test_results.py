@@ -18,7 +18,7 @@ from aux_code.reporting.table import MISSING, Table
 from reproduction import report, tables
 from reproduction.figures import ablation_changes, category_bars, trade_off
 from reproduction.images import Sample, SampleSource, training_images
-from reproduction.methods import FEATURE_ATTACKER, METHODS
+from reproduction.methods import DATASETS, FEATURE_ATTACKER, METHODS
 from reproduction.plan import privacy_result, training_log
 from reproduction.results import build_summary, collect_results
 from reproduction.tables import Column, worked_seconds
@@ -119,6 +119,17 @@ def test_a_missing_result_is_a_gap_not_a_number():
     assert set(summary["ted_spad"]["anomaly"]) == {"xd_violence"} and "blur" not in summary
     row = row_of(tables.paper_table(results, "8"), "TeD-SPAD")
     assert row[5] == MISSING and row[7].startswith("70.00")
+    details = tables.detail_tables(results)
+    assert list(details) == [
+        "attributes", "detection", *(f"categories_{d}" for d in DATASETS), "attackers",
+    ]  # fmt: skip
+    assert row_of(details["detection"], "TeD-SPAD")[1:7] == (
+        *[MISSING] * 3,
+        "90.00",
+        "70.00",
+        "12.50",
+    )
+    assert tables.detail_tables(collected(methods=("blur",))) == {}
 
 
 def test_the_main_table_shows_changes_against_raw_and_sets_controls_apart():
