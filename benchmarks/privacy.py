@@ -1,15 +1,14 @@
-"""An epoch of the privacy attack at full size, f_A (unet++) and a ResNet-50 attacker, against a
-plain loop.
+"""An epoch of the privacy attack at full size, f_A and a ResNet-50 attacker, against a plain loop.
 
-The plain loop sends every picture through f_A in every epoch, in the attacker's own loop: eager,
-fp32, NCHW, in a process of its own with the default allocator. Ours runs f_A once before the first
-epoch, in its inference form, and trains the attacker on what was released: channels-last, in the
-device's number format, freed memory kept. Both take the same batches and the same views of the
-released pictures, so in fp32 their losses agree (a test compares them).
+The plain loop sends every image through f_A (unet++) in every epoch, in the attacker's own loop:
+eager, fp32, NCHW, in a process of its own with the default allocator. Ours runs f_A once before the
+first epoch, in its inference form, and trains the attacker on what was released: channels-last, in
+the device's precision, freed memory kept. Both take the same batches and the same views of the
+released images, so in fp32 their losses agree (a test compares them).
 
 `epoch` counts our release too, divided by the epochs that it serves (`--epochs`, the paper's 100);
 without it the ratio is `epoch_without_release`, and `first_epoch` is an epoch with a whole release
-before it: what a single epoch would gain. The pictures are decoded beforehand on both sides: the
+before it: what a single epoch would gain. The images are decoded beforehand on both sides: the
 plain loop would also decode them in every epoch, ours once, which is not counted. A random f_A is
 released several times (`n_releases` of the parameters); multiply `release_seconds` by that.
 Evaluation, which the plain loop would anonymize for as well, is left out.
@@ -22,9 +21,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-if (
-    str(Path(__file__).resolve().parent.parent) not in sys.path
-):  # an uninstalled clone, from any folder
+if str(Path(__file__).resolve().parent.parent) not in sys.path:
+    # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -34,24 +32,20 @@ from torch.nn import functional as F
 from aux_code.devices import prepare_for_training
 from aux_code.model_loaders import load_fa_model, load_fb_model
 from aux_code.runs import Run, seeded_generator
-from benchmarks.machine import (
-    ChildProcess,
-    describe_machine,
-    json_line,
-    medians,
-    rounds_in_turns,
-    seconds_of,
-)
-from privacy_training.attribute_prediction import (
-    Attack,
-    augment_released,
-    build_optimizer,
-    train_epoch,
-)
+from benchmarks import machine
+from benchmarks.machine import ChildProcess, medians, rounds_in_turns, seconds_of
+from privacy_training.attribute_prediction import augment_released, build_attack, train_epoch
 from privacy_training.params_privacy import PRESETS, PrivacyParams
 from privacy_training.released_images import ReleasedImages, Releaser
 
 N_ATTRIBUTES = 7
+OPTIONS = {
+    "images": (64, "images per epoch; batches hold 32, the paper's"),
+    "size": (224, "height and width of the images in pixels"),
+    "rounds": (3, "epochs of each side that count"),
+    "epochs": (100, "epochs that one release serves"),
+    "threads": machine.THREADS,
+}
 
 
 def parameters(precision: str = "auto") -> PrivacyParams:
@@ -62,12 +56,11 @@ def parameters(precision: str = "auto") -> PrivacyParams:
 def networks() -> tuple[nn.Module, nn.Module]:
     """Frozen f_A and a fresh attacker, with the same random weights in every process."""
     torch.manual_seed(0)
-    return load_fa_model(sigmoid=True).eval().requires_grad_(False), load_fb_model(
-        num_pa=N_ATTRIBUTES
-    )
+    anonymizer = load_fa_model(sigmoid=True).eval().requires_grad_(False)
+    return anonymizer, load_fb_model(num_pa=N_ATTRIBUTES)
 
 
-def pictures(n_images: int, size: int) -> tuple[Tensor, Tensor]:
+def labelled_frames(n_images: int, size: int) -> tuple[Tensor, Tensor]:
     """(frames (n, 3, size, size) in [0, 1], labels (n, 7) in {0, 1}), the same in every process."""
     generator = torch.Generator().manual_seed(1)
     frames = torch.rand(n_images, 3, size, size, generator=generator)
@@ -80,21 +73,20 @@ class PlainLoop:
     def __init__(self, n_images: int, size: int):
         self.params = parameters()
         self.anonymizer, self.net = networks()
-        self.frames, self.labels = pictures(n_images, size)
+        self.frames, self.labels = labelled_frames(n_images, size)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.params.learning_rate)
         self.n_epochs = 0
 
     def train_epoch(self) -> float:
-        """One pass over the pictures; their mean loss."""
+        """One pass over the images; their mean loss."""
         self.net.train()
-        order = torch.randperm(
-            len(self.frames), generator=seeded_generator(self.params.seed, "order", self.n_epochs)
-        )
+        seed, epoch = self.params.seed, self.n_epochs
+        order = torch.randperm(len(self.frames), generator=seeded_generator(seed, "order", epoch))
         total = 0.0
         for i, batch in enumerate(order.split(self.params.batch_size)):
             with torch.no_grad():
                 released = self.anonymizer(self.frames[batch])
-            generator = seeded_generator(self.params.seed, "views", self.n_epochs, i)
+            generator = seeded_generator(seed, "views", epoch, i)
             views = augment_released(released, self.params, generator).contiguous()
             loss = F.binary_cross_entropy_with_logits(self.net(views), self.labels[batch])
             self.optimizer.zero_grad()
@@ -111,21 +103,20 @@ class OurStage:
     def __init__(self, n_images: int, size: int, folder: Path, precision: str = "auto"):
         self.params = parameters(precision)
         anonymizer, net = networks()
-        self.frames, self.labels = pictures(n_images, size)
+        self.frames, self.labels = labelled_frames(n_images, size)
         run = Run("benchmark", "train_privacy", folder, torch.device("cpu"))
-        net = prepare_for_training(net, run.device)
-        self.attack = Attack(net, build_optimizer(net, self.params), self.params, run, history=[])
+        self.attack = build_attack(prepare_for_training(net, run.device), self.params, run)
         storage = getattr(torch, self.params.storage) if precision == "auto" else torch.float32
         self.releaser = Releaser(anonymizer, run.device, storage=storage)
         self.images: ReleasedImages
 
     def release(self) -> None:
-        """All pictures through f_A, once."""
+        """All images through f_A, once."""
         parts = [self.releaser(part, None) for part in self.frames.split(self.params.release_batch)]
         self.images = ReleasedImages([torch.cat(parts)], self.labels)
 
     def train_epoch(self) -> float:
-        """One pass over the released pictures; their mean loss."""
+        """One pass over the released images; their mean loss."""
         self.attack.history.append(train_epoch(self.attack, self.images, len(self.attack.history)))
         return self.attack.history[-1]["train_loss"]
 
@@ -152,24 +143,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures both sides in turns and ends with one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--images", type=int, default=64, help="pictures per epoch; batches hold 32, the paper's"
-    )
-    parser.add_argument(
-        "--size", type=int, default=224, help="height and width of the pictures in pixels"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="epochs of each side that count")
-    parser.add_argument("--epochs", type=int, default=100, help="epochs that one release serves")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="threads of both sides; 0: PyTorch's default"
-    )
-    options = parser.parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    print(
-        f"{describe_machine()}; {options.images} pictures of {options.size} pixels, {options.rounds} rounds"
-    )
+    options = machine.parse_options(__doc__, argv, OPTIONS)
+    sizes = f"{options.images} images of {options.size} pixels, {options.rounds} rounds"
+    print(f"{machine.describe_machine()}; {sizes}")
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
     plain, release, ours = found["plain"], found["release"], found["ours"]
@@ -178,19 +154,12 @@ def main(argv: list[str] | None = None) -> int:
         "epoch_without_release": plain / ours,
         "first_epoch": plain / (ours + release),
     }
-    print(
-        f"plain epoch {plain:.2f} s; ours {ours:.2f} s after a release of {release:.2f} s for {options.epochs} epochs"
-    )
+    print(f"plain epoch {plain:.2f} s; ours {ours:.2f} s after a release of {release:.2f} s")
     for key, ratio in ratios.items():
         print(f"{key:22} {ratio:6.2f}x")
     figures = {f"{name}_seconds": value for name, value in found.items()}
-    figures |= {
-        "images": options.images,
-        "size": options.size,
-        "rounds": options.rounds,
-        "epochs": options.epochs,
-    }
-    print(json_line("privacy", ratios, figures))
+    figures |= {name: getattr(options, name) for name in ("images", "size", "rounds", "epochs")}
+    print(machine.json_line("privacy", ratios, figures))
     return 0
 
 

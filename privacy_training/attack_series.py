@@ -1,33 +1,27 @@
-"""Several attackers and seeds on one anonymizer: which runs they are, their mean and deviation, and
-the strongest."""
+"""Several attackers and seeds on one anonymizer: the runs, their deviation, the strongest."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from aux_code.errors import UserError
+from aux_code.series import over_seeds
 from privacy_training.params_privacy import PrivacyParams
 
 log = logging.getLogger(__name__)
 
 PROTOCOLS = ("validation", "last", "best_on_test")
 """As in the results of one attack; by the first one the strongest attacker is chosen."""
+_SHARED = "level anonymizer average_frames chance absent_attributes n_pictures unreadable".split()
+"""Entries that the reports of a series have in common."""
 
 
 def attacks_of_series(params: PrivacyParams, run_id: str) -> list[PrivacyParams]:
     """The parameters of every single attack: attackers x seeds, each with a run id of its own."""
+    single = replace(params, attackers=(), seeds=())
     return [
-        replace(
-            params,
-            attackers=(),
-            seeds=(),
-            attacker=attacker,
-            seed=seed,
-            run_id=f"{run_id}_{attacker}_s{seed}",
-        )
+        replace(single, attacker=attacker, seed=seed, run_id=f"{run_id}_{attacker}_s{seed}")
         for attacker in params.attackers or (params.attacker,)
         for seed in params.seeds or (params.seed,)
     ]
@@ -45,18 +39,17 @@ def run_series(
     Raises:
         UserError: no attack was possible; the first one's error.
     """
-    reports, failed, errors = [], {}, []
+    reports, errors = [], {}
     for params in attacks:
         log.info("attack %s", params.run_id)
         try:
             reports.append(attack(params))
         except UserError as error:
             log.error("%s: %s", params.run_id, error)
-            failed[params.run_id] = str(error)
-            errors.append(error)
+            errors[params.run_id] = error
     if not reports:
-        raise errors[0]
-    return reports, failed
+        raise next(iter(errors.values()))
+    return reports, {run_id: str(error) for run_id, error in errors.items()}
 
 
 def summarise(run_id: str, reports: list[dict[str, Any]], failed: dict[str, str]) -> dict[str, Any]:
@@ -71,59 +64,39 @@ def summarise(run_id: str, reports: list[dict[str, Any]], failed: dict[str, str]
     Returns:
         `attackers`: name -> {runs, seeds, protocols, confidence_intervals, plateau, findings such
         as `inversion`}; `strongest`: {protocol: name of the attacker with the highest mean cMAP on
-        the test pictures}; deviations are None with one seed.
+        the test images}; deviations are None with one seed.
     """
     by_attacker: dict[str, list[dict[str, Any]]] = {}
     for report in reports:
         by_attacker.setdefault(report["attacker"], []).append(report)
     attackers = {name: _over_seeds(own) for name, own in by_attacker.items()}
-    strongest = {
-        protocol: max(
-            attackers, key=lambda name: attackers[name]["protocols"][protocol]["cmap"]["mean"]
-        )
+    cmaps = {
+        protocol: {n: own["protocols"][protocol]["cmap"]["mean"] for n, own in attackers.items()}
         for protocol in PROTOCOLS
     }
-    shared = (
-        "level",
-        "anonymizer",
-        "average_frames",
-        "chance",
-        "absent_attributes",
-        "n_pictures",
-        "unreadable",
-    )
-    head = {"run_id": run_id, **{key: reports[0][key] for key in shared}}
-    return {**head, "strongest": strongest, "attackers": attackers, "failed": failed}
+    return {
+        "run_id": run_id,
+        **{key: reports[0][key] for key in _SHARED},
+        "strongest": {protocol: max(own, key=own.get) for protocol, own in cmaps.items()},
+        "attackers": attackers,
+        "failed": failed,
+    }
 
 
 def _over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    protocols = {}
-    for protocol in PROTOCOLS:
-        scores = [report["protocols"][protocol] for report in reports]
-        names = scores[0]["per_attribute"]
-        protocols[protocol] = {
-            "cmap": _mean_and_deviation([s["cmap"] for s in scores]),
-            "f1": _mean_and_deviation([s["f1"] for s in scores]),
-            "per_attribute": {
-                name: _mean_and_deviation([s["per_attribute"][name] for s in scores])
-                for name in names
-            },
+    keys = ("cmap", "f1", "per_attribute")
+    scores = [
+        {
+            protocol: {key: report["protocols"][protocol][key] for key in keys}
+            for protocol in PROTOCOLS
         }
+        for report in reports
+    ]
     return {
         "runs": [report["run_id"] for report in reports],
         "seeds": [report["parameters"]["seed"] for report in reports],
-        "protocols": protocols,
+        "protocols": over_seeds(scores),
         "confidence_intervals": [report["confidence_interval"] for report in reports],
         "plateau": [report["plateau"] for report in reports],
         "inversion": [report["inversion"] for report in reports if "inversion" in report],
-    }
-
-
-def _mean_and_deviation(values: list[float | None]) -> dict[str, float | None]:
-    """Over the seeds (n - 1); None for an attribute that the test pictures lack, and for the
-    deviation of one value."""
-    known = [value for value in values if value is not None]
-    return {
-        "mean": float(np.mean(known)) if known else None,
-        "deviation": float(np.std(known, ddof=1)) if len(known) > 1 else None,
     }

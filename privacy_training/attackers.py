@@ -1,4 +1,4 @@
-"""The attackers by name: networks that read attributes from pictures or features."""
+"""The attackers by name: networks that read attributes from images or features."""
 
 import logging
 from pathlib import Path
@@ -12,48 +12,29 @@ from privacy_training.params_privacy import PrivacyParams
 
 log = logging.getLogger(__name__)
 
-STRATEGIES = ("linear_probe", "raw_trained", "inversion")
-"""Attackers that are a way to use the network `--network`; every other attacker is a network
-itself."""
-
 
 def build_attacker(
     params: PrivacyParams, n_attributes: int, features: Tensor | None = None
 ) -> nn.Module:
-    """The network of an attack: pictures (N, 3, H, W) or features (N, feature_dim) -> logits (N,
+    """The network of an attack: images (N, 3, H, W) or features (N, feature_dim) -> logits (N,
     n_attributes).
 
     Args:
-        params: `attacker`, `network`, `level`, `size`, `mlp_widths` and the options that name
-            weights are read.
+        params: `attacker`, `network`, `level`, `size`, `mlp_widths` and the weights' options.
         n_attributes: outputs.
-        features: (N, feature_dim) training features at feature level.
+        features: (N, feature_dim) of the training images, at feature level.
     """
     if params.level == "feature":
         if features is None:
             raise ValueError("the feature level needs the training features")
         return FeatureMlp(features, params.mlp_widths, n_attributes)
-    name = network_name(params)
+    name, weights = params.network_name, params.starting_weights
     net = build_network(name, n_attributes, params.size, params.imagenet_weights)
-    weights = starting_weights(params)
     if weights is not None:
         _start_from(net, weights)
     if params.attacker == "linear_probe":
-        return LinearProbe(
-            net, n_attributes, pretrained=name.endswith("_imagenet") or weights is not None
-        )
+        return LinearProbe(net, n_attributes, name.endswith("_imagenet") or weights is not None)
     return net
-
-
-def network_name(params: PrivacyParams) -> str:
-    """The network behind the attacker at image level."""
-    return params.network if params.attacker in STRATEGIES else params.attacker
-
-
-def starting_weights(params: PrivacyParams) -> Path | None:
-    """Checkpoint of which the attacker takes the backbone; None: it starts as the network is
-    built."""
-    return (params.attacker == "linear_probe" and params.probe_weights) or params.attacker_weights
 
 
 def build_network(
@@ -62,11 +43,13 @@ def build_network(
     """An attacker network by name; random weights, but for r50_imagenet.
 
     Raises:
-        UserError: weights that do not fit, or that are neither given nor in torchvision's cache nor
-            to be downloaded.
+        UserError: weights that do not fit, or that are neither given nor to be had by torchvision.
     """
     if name == "r50_imagenet":
-        return _imagenet_resnet50(n_attributes, imagenet_weights)
+        try:
+            return load_fb_model("r50", imagenet_weights or "imagenet", num_pa=n_attributes)
+        except UserError as error:
+            raise UserError(f"{error}; here: --imagenet_weights FILE") from error
     if name == "vit":
         return _vision_transformer(n_attributes, size, patch=16, depth=12, width=384)
     if name == "small_vit":
@@ -74,28 +57,16 @@ def build_network(
     return load_fb_model(name, num_pa=n_attributes)
 
 
-def _imagenet_resnet50(n_attributes: int, weights: Path | None) -> nn.Module:
-    if weights is not None:
-        return load_fb_model("r50", weights, num_pa=n_attributes)
-    try:
-        return load_fb_model("r50", "imagenet", num_pa=n_attributes)
-    except UserError as error:
-        raise UserError(f"{error}; here: --imagenet_weights FILE") from error
-
-
 def _vision_transformer(
     n_attributes: int, size: int, patch: int, depth: int, width: int
 ) -> nn.Module:
-    """torchvision's ViT; `vit` has the width and depth of ViT-S/16, which 10,000 images can still
-    train (ours)."""
-    # imported here because torchvision's networks take a second or two, which only this
-    # architecture should cost
+    """torchvision's ViT; `vit` has the size of ViT-S/16, which 10,000 images can train (ours)."""
+    # torchvision's networks take seconds to import, which only this architecture should cost
     from torchvision.models import VisionTransformer
 
     size -= size % patch
-    net = VisionTransformer(
-        size, patch, depth, max(1, width // 32), width, 4 * width, num_classes=n_attributes
-    )
+    heads = max(1, width // 32)
+    net = VisionTransformer(size, patch, depth, heads, width, 4 * width, num_classes=n_attributes)
     # its head starts at zero, which with a fresh backbone only delays learning
     nn.init.trunc_normal_(net.heads.head.weight, std=0.02)
     return nn.Sequential(CentreCrop(size), net)
@@ -108,14 +79,14 @@ class CentreCrop(nn.Module):
         super().__init__()
         self.size = size
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        top, left = ((side - self.size) // 2 for side in pictures.shape[-2:])
-        return pictures[..., top : top + self.size, left : left + self.size]
+    def forward(self, images: Tensor) -> Tensor:
+        top, left = ((side - self.size) // 2 for side in images.shape[-2:])
+        return images[..., top : top + self.size, left : left + self.size]
 
 
 class FeatureMlp(nn.Module):
-    """MLP on f_T's features (paper, Table 1: 2048-2048-1028-1028-512-7); features (N, feature_dim)
-    -> logits.
+    """MLP on f_T's features (paper, Table 1: 2048-2048-1028-1028-512-7); (N, feature_dim) ->
+    logits.
 
     The features are standardised by the training set's statistics first, so that networks whose
     features differ in scale are attacked alike (ours).
@@ -145,8 +116,9 @@ class LinearProbe(nn.Module):
             raise UserError("--attacker linear_probe needs --network r50, r50_imagenet or small")
         if not pretrained:
             raise UserError(
-                "--attacker linear_probe reads frozen features: give a pretrained network by --probe_weights FILE or "
-                "--attacker_weights FILE (such as fb_ssl.pth of init_privacy.py), or --network r50_imagenet"
+                "--attacker linear_probe reads frozen features: give --probe_weights FILE or "
+                "--attacker_weights FILE (such as fb_ssl.pth of init_privacy.py), or "
+                "--network r50_imagenet"
             )
         self.backbone = net.requires_grad_(False)
         self.norm = nn.BatchNorm1d(net.feature_dim)
@@ -157,13 +129,13 @@ class LinearProbe(nn.Module):
         self.backbone.eval()
         return self
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            features = self.backbone.extract_features(pictures)
+            features = self.backbone.extract_features(images)
         return self.fc(self.norm(features))
 
 
-def _start_from(net: nn.Module, path) -> None:
+def _start_from(net: nn.Module, path: Path) -> None:
     """Copies the backbone of a checkpoint's f_B into the attacker; its last layer stays random.
 
     Raises:
@@ -171,20 +143,17 @@ def _start_from(net: nn.Module, path) -> None:
     """
     source = load_budget(path)
     backbone = source[0] if isinstance(source, nn.Sequential) else source
-    weights = {
-        name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("fc.")
-    }
-    own = net.state_dict()
-    missing = [name for name in own if not name.startswith("fc.") and name not in weights]
-    wrong = [
-        name
-        for name, tensor in weights.items()
-        if name not in own or own[name].shape != tensor.shape
-    ]
-    if missing or wrong:
+
+    def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in state.items() if not name.startswith("fc.")}
+
+    weights, own = without_head(backbone.state_dict()), without_head(net.state_dict())
+    wrong = [name for name in own if name not in weights]
+    wrong += [n for n, value in weights.items() if n not in own or own[n].shape != value.shape]
+    if wrong:
         raise UserError(
             f"starting weights {path}: its f_B does not fit this attacker (first difference: "
-            f"{(missing + wrong)[0]}); choose the attacker of its architecture"
+            f"{wrong[0]}); choose the attacker of its architecture"
         )
     net.load_state_dict(weights, strict=False)
     log.info("attacker starts from the backbone in %s", path)

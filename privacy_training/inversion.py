@@ -2,78 +2,70 @@
 (ours)."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aux_code.artefacts import Recipe, build_meta, is_current
 from aux_code.checkpoints import load_checkpoint, save_checkpoint
-from aux_code.devices import prepare_for_training
+from aux_code.devices import autocast, prepare_for_training
 from aux_code.model_loaders import load_fa_model
 from aux_code.progress import progress
 from aux_code.runs import Run, seeded_generator
 from aux_code.schedules import learning_rate_factor, set_learning_rate
 from aux_code.training_state import detached_copy
-from privacy_training.attack_inputs import fingerprint
-from privacy_training.attribute_prediction import Splits, autocast
 from privacy_training.params_privacy import PrivacyParams
-from privacy_training.released_images import ReleasedImages
+from privacy_training.released_images import ReleasedImages, Splits
 
 
 def invert_splits(
-    released: Splits, raw: Splits, params: PrivacyParams, run: Run
+    released: Splits, raw: Splits, params: PrivacyParams, run: Run, recipe: Recipe
 ) -> tuple[Splits, dict[str, dict[str, float]]]:
-    """Trains the inverter on pairs of training pictures and applies it to all three splits.
+    """Trains the inverter on pairs of training images and applies it to all three splits.
+
+    With --resume that of an interrupted run, saved as inverter.pth, is taken if its recipe is this.
 
     Returns:
-        the recovered pictures, and {"released": ..., "recovered": ...}, each with `psnr` (dB) and
-        `ssim` of the test pictures against the raw ones.
+        the recovered images, and {"released": ..., "recovered": ...}, each with `psnr` (dB) and
+        `ssim` of the test images against the raw ones.
     """
-    net = load_fa_model(params.inversion_network, **_sigmoid(params.inversion_network))
-    net = prepare_for_training(net, run.device)
+    # the published UNet++ has no output activation; the inverter recovers images in [0, 1]
+    arguments = {"sigmoid": True} if params.inversion_network == "unet++" else {}
+    net = prepare_for_training(load_fa_model(params.inversion_network, **arguments), run.device)
     path = run.folder / "inverter.pth"
-    if not (params.resume and _restore(net, path, params)):
+    if params.resume and is_current(path, recipe):
+        net.load_state_dict(load_checkpoint(path)["fa_model_state_dict"])
+    else:
         train_inverter(net, released.train, raw.train.releases[0], params, run)
-        save_checkpoint(
-            path, {"fa_model_state_dict": detached_copy(net), "fingerprint": fingerprint(params)}
-        )
+        meta = build_meta("train_privacy", {"fa": net.architecture}, params, recipe, {})
+        save_checkpoint(path, {"fa_model_state_dict": detached_copy(net), "meta": meta})
     inverted = Splits(*(_invert(net, images, params, run) for images in vars(released).values()))
     truth = raw.test.releases[0]
     quality = {
-        "released": picture_quality(released.test.releases[0], truth),
-        "recovered": picture_quality(inverted.test.releases[0], truth),
+        "released": image_quality(released.test.releases[0], truth),
+        "recovered": image_quality(inverted.test.releases[0], truth),
     }
     return inverted, quality
-
-
-def _restore(net: nn.Module, path: Path, params: PrivacyParams) -> bool:
-    """Loads the inverter of an interrupted run, if there is one and it learned from these very
-    releases."""
-    saved = load_checkpoint(path) if path.is_file() else {}
-    if saved.get("fingerprint") != fingerprint(params):
-        return False
-    net.load_state_dict(saved["fa_model_state_dict"])
-    return True
 
 
 def train_inverter(
     net: nn.Module, released: ReleasedImages, raw: Tensor, params: PrivacyParams, run: Run
 ) -> None:
-    """L1 between the network's output on released pictures and the raw ones; Adam, cosine to 0."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=params.inversion_learning_rate)
+    """L1 between the network's output on released images and the raw ones; Adam, cosine to 0."""
+    base = params.inversion_learning_rate
+    optimizer = torch.optim.Adam(net.parameters(), lr=base)
     n_batches = max(1, len(raw) // params.batch_size)
+    n_steps = params.inversion_epochs * n_batches
     net.train()
     for epoch in progress(range(params.inversion_epochs), "inverter"):
         order = torch.randperm(len(raw), generator=seeded_generator(params.seed, "inverter", epoch))
         inputs, total = released.release(epoch), 0.0
         for i, batch in enumerate(order.chunk(n_batches)):
-            factor = learning_rate_factor(
-                epoch * n_batches + i, params.inversion_epochs * n_batches, 0, "cosine"
-            )
-            set_learning_rate(optimizer, params.inversion_learning_rate, factor)
+            factor = learning_rate_factor(epoch * n_batches + i, n_steps, 0, "cosine")
+            set_learning_rate(optimizer, base, factor)
             batch = batch.to(raw.device)
-            with autocast(run.device, params):
+            with autocast(run.device, params.precision):
                 recovered = net(inputs[batch].to(run.device).float())
             loss = F.l1_loss(recovered.float(), raw[batch].to(run.device).float())
             optimizer.zero_grad(set_to_none=True)
@@ -90,36 +82,32 @@ def _invert(
     net.eval()
     releases = []
     for release in images.releases:
-        with autocast(run.device, params):
-            parts = [
-                net(part.to(run.device).float()).to(release)
-                for part in release.split(params.release_batch)
-            ]
-        releases.append(torch.cat(parts))
+        parts = release.split(params.release_batch)
+        with autocast(run.device, params.precision):
+            inverted = [net(part.to(run.device).float()).to(release) for part in parts]
+        releases.append(torch.cat(inverted))
     return replace(images, releases=releases)
 
 
-def picture_quality(pictures: Tensor, truth: Tensor) -> dict[str, float]:
-    """Mean PSNR (dB) and SSIM of pictures (N, 3, H, W) against the truth (N, 3, H, W) in [0, 1]."""
-    values = [
-        (psnr(a, b), ssim(a, b)) for a, b in zip(pictures.split(64), truth.split(64), strict=True)
-    ]
+def image_quality(images: Tensor, truth: Tensor) -> dict[str, float]:
+    """Mean PSNR (dB) and SSIM of images (N, 3, H, W) against the truth (N, 3, H, W) in [0, 1]."""
+    parts = list(zip(images.split(64), truth.split(64), strict=True))
     return {
-        name: float(torch.cat(parts).mean())
-        for name, parts in zip(("psnr", "ssim"), zip(*values), strict=True)
+        measure.__name__: float(torch.cat([measure(a, b) for a, b in parts]).mean())
+        for measure in (psnr, ssim)
     }
 
 
-def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (N,) in dB, peak 1, at most 100."""
-    error = (pictures.float().clamp(0, 1) - truth.float()).square().mean(dim=(1, 2, 3))
+    error = (images.float().clamp(0, 1) - truth.float()).square().mean(dim=(1, 2, 3))
     return -10 * error.clamp_min(1e-10).log10()
 
 
-def ssim(pictures: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+def ssim(images: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     """Structural similarity (N,) in [-1, 1] (Wang et al. 2004: Gaussian window 11, sigma 1.5; mean
     over channels)."""
-    a, b = pictures.float().clamp(0, 1), truth.float()
+    a, b = images.float().clamp(0, 1), truth.float()
     offsets = torch.arange(window, device=a.device) - window // 2
     line = torch.exp(-(offsets**2) / (2 * sigma**2))
     kernel = (line[:, None] * line / line.sum() ** 2).expand(a.shape[1], 1, window, window)
@@ -134,8 +122,3 @@ def ssim(pictures: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) 
     values = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     values = values / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     return values.mean(dim=(1, 2, 3))
-
-
-def _sigmoid(arch: str) -> dict[str, bool]:
-    """The published UNet++ has no output activation; the inverter recovers pictures in [0, 1]."""
-    return {"sigmoid": True} if arch == "unet++" else {}

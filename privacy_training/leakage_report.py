@@ -1,6 +1,7 @@
 """From an attack's history to what is reported: three protocols side by side, chance level,
 interval, curve."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +13,10 @@ from aux_code.metrics import (
     weighted_average_precision,
 )
 from privacy_training.params_privacy import PrivacyParams
-from privacy_training.plateau import recent_gain
 
 SMOOTHING = 3
 """Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not
 (ours)."""
-
-
 _DRAWS_AT_ONCE = 100
 """Bootstrap draws per pass; bounds the memory."""
 
@@ -45,8 +43,7 @@ def leakage_report(
             n_attributes) where evaluated.
         validation_labels, test_labels: (N, n_attributes) in {0, 1}.
         names: the attributes.
-        params: `n_bootstrap` resamplings of the test pictures, drawn by `seed`; what counts as a
-            plateau.
+        params: `n_bootstrap` resamplings of the test images, drawn by `seed`; what a plateau is.
 
     Returns:
         protocols `last`, `validation` (the epoch with the best smoothed validation cMAP) and
@@ -61,29 +58,30 @@ def leakage_report(
         "validation": selected,
         "best_on_test": int(np.argmax(curve.test_cmap)),
     }
-    intervals = {
-        i: bootstrap_interval(
-            evaluated[i]["test"].numpy(), test_labels, params.n_bootstrap, params.seed
-        )
-        for i in chosen.values()
-    }
-    prevalence = chance_cmap(
-        test_labels
-    )  # a guess that says yes as often as it is true has this F1, too
+    protocols = {}
+    for name, i in chosen.items():
+        probabilities = evaluated[i]["test"].numpy()
+        scores = attribute_metrics(probabilities, test_labels)
+        protocols[name] = {
+            "cmap": scores.cmap,
+            "f1": scores.f1,
+            "per_attribute": _named(names, scores.per_attribute),
+            "epoch": evaluated[i]["epoch"],
+            "confidence_interval": bootstrap_interval(
+                probabilities, test_labels, params.n_bootstrap, params.seed
+            ),
+        }
+    # a guess that says yes as often as it is true has the prevalence as F1, too
+    prevalence = chance_cmap(test_labels)
     chance = {"cmap": prevalence, "f1": prevalence, "f1_always_yes": f1_always_yes(test_labels)}
     return {
-        "protocols": {
-            name: {**_scores(evaluated[i], test_labels, names), "confidence_interval": intervals[i]}
-            for name, i in chosen.items()
-        },
+        "protocols": protocols,
         "chance": {**chance, "per_attribute": _named(names, test_labels.mean(0))},
-        "confidence_interval": intervals[selected],
+        "confidence_interval": protocols["validation"]["confidence_interval"],
         "plateau": plateau(curve, selected, params),
         "absent_attributes": {
-            "validation": [
-                n for n, y in zip(names, validation_labels.T, strict=True) if not y.any()
-            ],
-            "test": [n for n, y in zip(names, test_labels.T, strict=True) if not y.any()],
+            split: [n for n, y in zip(names, labels.T, strict=True) if not y.any()]
+            for split, labels in (("validation", validation_labels), ("test", test_labels))
         },
         "curve": _curve_entries(history, curve),
     }
@@ -98,7 +96,7 @@ def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
 def bootstrap_interval(
     probabilities: np.ndarray, labels: np.ndarray, n_bootstrap: int, seed: int
 ) -> list[float]:
-    """95 % interval of the cMAP under resampling of the pictures with replacement; [low, high]."""
+    """95 % interval of the cMAP under resampling of the images with replacement; [low, high]."""
     n, generator = len(labels), np.random.default_rng(seed)
     cmaps = []
     for start in range(0, n_bootstrap, _DRAWS_AT_ONCE):
@@ -112,33 +110,26 @@ def bootstrap_interval(
     return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) else []
 
 
-def _curve(evaluated: list[dict], validation_labels: np.ndarray, test_labels: np.ndarray) -> Curve:
-    return Curve(
-        np.array([entry["epoch"] for entry in evaluated]),
-        np.array(
-            [
-                attribute_metrics(entry["validation"].numpy(), validation_labels).cmap
-                for entry in evaluated
-            ]
-        ),
-        np.array(
-            [attribute_metrics(entry["test"].numpy(), test_labels).cmap for entry in evaluated]
-        ),
-    )
+def recent_gain(validation_cmap: Mapping[int, float], window: float) -> float | None:
+    """What the last `window` epochs added to the best validation cMAP.
 
+    Args:
+        validation_cmap: 1-based epoch -> score in [0, 1], of the epochs that were evaluated,
+            ascending.
+        window: in epochs.
 
-def _scores(entry: dict, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
-    scores = attribute_metrics(entry["test"].numpy(), labels)
-    return {
-        "cmap": scores.cmap,
-        "f1": scores.f1,
-        "per_attribute": _named(names, scores.per_attribute),
-        "epoch": entry["epoch"],
-    }
+    Returns:
+        Best score of the window less the best before it; None if the training is no longer than the
+        window.
+    """
+    border = max(validation_cmap, default=0) - window
+    early = [score for epoch, score in validation_cmap.items() if epoch <= border]
+    late = [score for epoch, score in validation_cmap.items() if epoch > border]
+    return float(max(late) - max(early)) if early else None
 
 
 def plateau(curve: Curve, selected: int, params: PrivacyParams) -> dict[str, Any]:
-    """Whether the attacker has learned all it can, judged on the validation pictures alone.
+    """Whether the attacker has learned all it can, told from the validation images alone.
 
     Args:
         curve: of the whole training.
@@ -153,7 +144,8 @@ def plateau(curve: Curve, selected: int, params: PrivacyParams) -> dict[str, Any
         longer run.
     """
     window = params.plateau_epochs or 0.25 * float(curve.epochs[-1])
-    gain = recent_gain(curve.epochs.tolist(), curve.validation_cmap.tolist(), window)
+    cmaps = dict(zip(curve.epochs.tolist(), curve.validation_cmap.tolist(), strict=True))
+    gain = recent_gain(cmaps, window)
     return {
         "best_epoch": int(curve.epochs[selected]),
         "last_epoch": int(curve.epochs[-1]),
@@ -163,6 +155,14 @@ def plateau(curve: Curve, selected: int, params: PrivacyParams) -> dict[str, Any
         "tolerance": params.plateau_gain,
         "reached": gain is not None and gain <= params.plateau_gain,
     }
+
+
+def _curve(evaluated: list[dict], validation_labels: np.ndarray, test_labels: np.ndarray) -> Curve:
+    def cmaps(split: str, labels: np.ndarray) -> np.ndarray:
+        return np.array([attribute_metrics(e[split].numpy(), labels).cmap for e in evaluated])
+
+    epochs = np.array([entry["epoch"] for entry in evaluated])
+    return Curve(epochs, cmaps("validation", validation_labels), cmaps("test", test_labels))
 
 
 def _curve_entries(history: list[dict], curve: Curve) -> list[dict[str, Any]]:
@@ -177,7 +177,5 @@ def _curve_entries(history: list[dict], curve: Curve) -> list[dict[str, Any]]:
 
 def _named(names: list[str], values: np.ndarray) -> dict[str, float | None]:
     """name -> value; None, which JSON has, where an attribute does not occur."""
-    return {
-        name: None if np.isnan(value) else float(value)
-        for name, value in zip(names, values, strict=True)
-    }
+    pairs = zip(names, values, strict=True)
+    return {name: None if np.isnan(value) else float(value) for name, value in pairs}

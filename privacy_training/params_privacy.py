@@ -1,60 +1,63 @@
-"""Parameters of stage 2, the privacy evaluation. Presets: `paper` and `miniature`."""
+"""Parameters of stage 2, the privacy evaluation, and what an attack is made of."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from aux_code import config
+from aux_code.artefacts import Recipe, recipe
+from aux_code.datasets.digest import dataset_digest
+from aux_code.devices import choose_device, precision_in_force
 from aux_code.errors import UserError
-from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges
+from aux_code.models.person_boxes import find_boxes_file
+from aux_code.parameters import CommonParams, PersonBoxParams, by_content, check_ranges, free
 
 Attacker = Literal[
     "r50", "r50_imagenet", "vit", "small", "small_vit", "linear_probe", "raw_trained", "inversion"
 ]
+STRATEGIES = ("linear_probe", "raw_trained", "inversion")
+"""Attackers that are a way to use `network`; every other attacker is a network itself."""
+_AT_FEATURE_LEVEL = ("r50", "small", "raw_trained")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyParams(PersonBoxParams, CommonParams):
-    """How much a fresh attacker learns from what an anonymizer lets through; it sees released
-    pictures only."""
+    """How much a fresh attacker learns from what an anonymizer releases, all that it sees."""
 
-    anonymizer: str = "raw"
+    anonymizer: str = by_content("raw")
     """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint with an f_A."""
     level: Literal["image", "feature"] = "image"
-    """image: attack f_A's output. feature: attack f_T's feature of it, the image as a still clip
-    (paper, Table 1)."""
-    utility: Path | None = None
+    """image: attack f_A's output. feature: f_T's feature of it as a still clip (paper, Table 1)."""
+    utility: Path | None = by_content(None)
     """Checkpoint with the f_T of --level feature."""
     attacker: Attacker = "r50"
-    """A network that learns from released pictures (r50: the paper's; r50_imagenet: from ImageNet
+    """A network that learns from released images (r50: the paper's; r50_imagenet: from ImageNet
     weights), or a way to attack with `network`: linear_probe (its features frozen), raw_trained
-    (learns from raw pictures, no adaptation), inversion (a U-Net undoes f_A first)."""
-    attackers: tuple[Attacker, ...] = ()
+    (learns from raw images, no adaptation), inversion (a U-Net undoes f_A first)."""
+    attackers: tuple[Attacker, ...] = free(())
     """Several attackers in one command, each a run RUN_ID_ATTACKER_sSEED; the strongest counts.
     None: `attacker`."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = free(())
     """Several seeds in one command, reported as mean and deviation. None: `seed`."""
     network: Literal["r50", "r50_imagenet", "vit", "small", "small_vit"] = "r50"
     """Network of the attackers linear_probe, raw_trained and inversion (ours)."""
-    attacker_weights: Path | None = None
-    """Checkpoint with an f_B whose backbone the attacker starts from, e.g. fb_ssl.pth of
-    init_privacy (ours)."""
-    probe_weights: Path | None = None
+    attacker_weights: Path | None = by_content(None)
+    """Checkpoint whose f_B's backbone the attacker starts from, e.g. init_privacy's (ours)."""
+    probe_weights: Path | None = by_content(None)
     """The same for linear_probe alone, so that the others of `attackers` start afresh; none:
     attacker_weights."""
-    imagenet_weights: Path | None = None
-    """Local file of torchvision's ResNet-50 for r50_imagenet; none: torchvision's own cache or
-    download."""
+    imagenet_weights: Path | None = by_content(None)
+    """File of torchvision's ResNet-50 for r50_imagenet; none: torchvision's cache or download."""
     attributes: tuple[str, ...] = ()
     """Names of VISPR attributes, or of a set: vispr1 (the paper's seven), vispr2 (the seven of
     SPAct) or all that the training images have; none: vispr1."""
     size: int = 224
-    """Height and width of the pictures in pixels (paper)."""
+    """Height and width of the images in pixels (paper)."""
     average_frames: int = 1
-    """Independent releases of the same still picture that the attacker averages; many remove an
-    f_A's noise (ours)."""
+    """Independent releases of one still image that the attacker averages; many remove an f_A's
+    noise (ours)."""
     n_releases: int = 8
-    """Independent releases of each training picture, used in turn by epochs, if f_A is random
-    (ours)."""
+    """Releases of each training image, used in turn by epochs, if f_A is random (ours)."""
     epochs: int = 0
     """Epochs at most; 0 takes image_epochs or feature_epochs."""
     image_epochs: int = 100
@@ -64,7 +67,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     max_steps: int = 0
     """Stop after this many optimisation steps, to try things out; 0: no such end."""
     batch_size: int = 32
-    """Pictures per step (paper)."""
+    """Images per step (paper)."""
     image_learning_rate: float = 1e-3
     """Adam's learning rate of --level image (paper)."""
     feature_learning_rate: float = 1e-4
@@ -91,17 +94,15 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     """Validation cMAP that an attacker at its plateau may still gain: over plateau_epochs, or where
     that is 0 over the last quarter of the training (ours)."""
     least_epochs: int = 0
-    """Epochs before which no plateau ends the training (ours): an attacker may find nothing at
-    first."""
+    """Epochs before which no plateau ends the training: the first may find nothing (ours)."""
     evaluate_every: int = 1
-    """Epochs between two evaluations on validation and test pictures; the last epoch is always
-    evaluated."""
+    """Epochs between two evaluations on validation and test; the last is always evaluated."""
     shift: float = 0.08
-    """Attacker's augmentation: largest shift, as a share of the picture (ours)."""
+    """Attacker's augmentation: largest shift, as a share of the image (ours)."""
     zoom: float = 0.12
-    """Attacker's augmentation: the picture's scale comes from [1 - zoom, 1 + zoom] (ours)."""
+    """Attacker's augmentation: the scale comes from [1 - zoom, 1 + zoom] (ours)."""
     jitter: float = 0.1
-    """Attacker's augmentation: brightness and contrast factors come from [1 - jitter, 1 + jitter]
+    """Attacker's augmentation: factors of brightness and contrast, [1 - jitter, 1 + jitter]
     (ours)."""
     mlp_widths: tuple[int, ...] = (2048, 1028, 1028, 512)
     """Hidden widths of the MLP of --level feature (paper)."""
@@ -114,58 +115,40 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     inversion_learning_rate: float = 1e-3
     """Adam's learning rate of that network, falling to 0 as a cosine (ours)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the attacker's products; auto: bf16 where the device computes in it (GPUs,
-    some CPUs)."""
+    """Of the attacker's products; auto: bf16 where the device is fast in it (GPUs, some CPUs)."""
     storage: Literal["float16", "float32"] = "float16"
-    """Number format of the released pictures in memory: 18,000 of 224 pixels take 5.4 GB as
-    float16."""
+    """dtype of released images in memory: 18,000 of 224 pixels take 5.4 GB as float16."""
     release_batch: int = 64
-    """Pictures per pass through f_A; bounds its memory."""
-    n_workers: int = 4
+    """Images per pass through f_A; bounds its memory."""
+    n_workers: int = free(4)
     """Threads that decode images."""
-    minutes_between_saves: float = 0.0
+    minutes_between_saves: float = free(0.0)
     """Least time between two saves of the state, in minutes; 0 saves after every epoch."""
-    plots: bool = True
+    plots: bool = free(True)
     """Write the bars per attribute and a grid of samples with predictions as PNG beside the
     result."""
-    compare: tuple[Path, ...] = ()
+    compare: tuple[Path, ...] = free(())
     """Results files of other runs, such as the raw one's, that the bars show too."""
     n_bootstrap: int = 1000
-    """Resamplings of the test pictures behind the 95 % interval (ours)."""
+    """Resamplings of the test images behind the 95 % interval (ours)."""
     max_unreadable_share: float = 0.01
     """Share of unreadable images above which the run fails (ours)."""
 
     def __post_init__(self) -> None:
-        counts = (
-            "average_frames",
-            "n_releases",
-            "image_epochs",
-            "feature_epochs",
-            "evaluate_every",
-            "mlp_widths",
-        )
-        counts += ("clip_frames", "inversion_epochs", "release_batch", "n_workers", "n_bootstrap")
+        counts = "average_frames n_releases image_epochs feature_epochs evaluate_every mlp_widths "
+        counts += "clip_frames inversion_epochs release_batch n_workers n_bootstrap"
         rates = ("image_learning_rate", "feature_learning_rate", "inversion_learning_rate")
-        # one picture has no batch statistics; the networks halve the resolution three times
-        least = {**dict.fromkeys(counts, 1), "batch_size": 2, "size": 8}
-        least |= dict.fromkeys(
-            ("epochs", "max_steps", "warmup_epochs", "weight_decay", "zoom", "shift", "jitter"), 0
-        )
-        least |= dict.fromkeys(
-            ("weight_averaging", "plateau_epochs", "plateau_gain", "least_epochs"), 0
-        )
+        positive = "epochs max_steps warmup_epochs weight_decay zoom shift jitter "
+        positive += "weight_averaging plateau_epochs plateau_gain least_epochs"
+        # one image has no batch statistics; the networks halve the resolution three times
+        least = {**dict.fromkeys(counts.split(), 1), **dict.fromkeys(positive.split(), 0)}
+        least |= {"batch_size": 2, "size": 8}
         above = {**dict.fromkeys(rates, 0), "lr_divisor": 1}
         check_ranges(self, at_least=least, above=above, below={"zoom": 1, "weight_averaging": 1})
-        if self.level == "feature" and self.attacker in (
-            "r50_imagenet",
-            "vit",
-            "small_vit",
-            "linear_probe",
-            "inversion",
-        ):
+        if self.level == "feature" and self.attacker not in _AT_FEATURE_LEVEL:
             raise UserError(
-                f"--attacker {self.attacker} works on pictures; the attacker of --level feature is an MLP on f_T's "
-                "features: leave out --attacker, or take raw_trained"
+                f"--attacker {self.attacker} works on images; that of --level feature is an MLP on "
+                "f_T's features: leave out --attacker, or take raw_trained"
             )
         for name in ("attackers", "seeds", "attributes"):
             values = getattr(self, name)
@@ -174,13 +157,41 @@ class PrivacyParams(PersonBoxParams, CommonParams):
 
     @property
     def n_epochs(self) -> int:
-        """Epochs of this run."""
+        """Epochs of this run, at most."""
         return self.epochs or (self.image_epochs if self.level == "image" else self.feature_epochs)
 
     @property
     def learning_rate(self) -> float:
         """Base learning rate of this run."""
         return self.image_learning_rate if self.level == "image" else self.feature_learning_rate
+
+    @property
+    def network_name(self) -> str:
+        """The network behind the attacker at image level."""
+        return self.network if self.attacker in STRATEGIES else self.attacker
+
+    @property
+    def starting_weights(self) -> Path | None:
+        """Checkpoint of which the attacker takes the backbone; None: random or ImageNet weights."""
+        probe = self.probe_weights if self.attacker == "linear_probe" else None
+        return probe or self.attacker_weights
+
+
+def made_of(params: PrivacyParams) -> Recipe:
+    """What one attack is made of: parameters, networks by content, VISPR, precision in force."""
+    inputs = {
+        "fa": params.anonymizer,
+        "ft": params.utility,
+        "attacker": params.starting_weights,
+        "imagenet": params.imagenet_weights if params.network_name == "r50_imagenet" else None,
+    }
+    if params.anonymizer in ("blur", "blacken"):
+        inputs["boxes"] = find_boxes_file(params.boxes, params.detector_weights, config.VISPR_ROOT)
+        inputs["detector"] = params.detector_weights
+    given = {role: path for role, path in inputs.items() if path is not None}
+    data = {"VISPR": dataset_digest("VISPR", config.VISPR_ROOT)}
+    precision = precision_in_force(params.precision, choose_device(params.device))
+    return recipe(params, given, data, {"precision": precision})
 
 
 MINIATURE = PrivacyParams(
@@ -210,10 +221,11 @@ PRESETS = {
     "paper": PrivacyParams(),
     "miniature": MINIATURE,
     "miniature_from_raw": replace(
-        MINIATURE, image_epochs=64, image_learning_rate=2.5e-3, schedule="constant", warmup_epochs=1,
-        weight_averaging=0.98, plateau_epochs=8, plateau_gain=0.01, least_epochs=20,
+        MINIATURE, image_epochs=64, image_learning_rate=2.5e-3, schedule="constant",
+        warmup_epochs=1, weight_averaging=0.98, plateau_epochs=8, plateau_gain=0.01,
+        least_epochs=20,
     ),
 }  # fmt: skip
 """Preset name -> parameters; the first is the default. `miniature_from_raw` is for
---attacker_weights: an attacker that has learned from raw pictures first reads far more than a fresh
-one of any length tried. It learns until the validation pictures show its plateau."""
+--attacker_weights: an attacker that has learned from raw images first reads far more than a fresh
+one of any length tried. It learns until the validation images show its plateau."""

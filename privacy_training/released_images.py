@@ -1,7 +1,7 @@
-"""What an anonymizer releases of VISPR: each picture goes through f_A once; the attacker sees
-nothing else."""
+"""What an anonymizer releases of VISPR: each image goes through f_A once; the attacker sees nothing
+else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -17,12 +17,12 @@ from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia
 from aux_code.errors import UserError
 from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.model_loaders import apply_anonymizer
+from aux_code.models.person_boxes import PersonBoxes
 from aux_code.progress import progress
 from aux_code.runs import derived_seed
 
 Boxes = list[Tensor] | None
-"""Per picture (K, 4) x0, y0, x1, y1 in pixels of the transformed picture; None where the anonymizer
-needs none."""
+"""Per image (K, 4) x0, y0, x1, y1 in its pixels; None where the anonymizer needs none."""
 
 
 @dataclass
@@ -30,8 +30,7 @@ class ReleasedImages:
     """One split as the attacker gets it."""
 
     releases: list[Tensor]
-    """One or more independent releases, each (N, 3, size, size) pictures or (N, feature_dim)
-    features."""
+    """Independent releases, each (N, 3, size, size) images or (N, feature_dim) features."""
     labels: Tensor
     """(N, n_attributes) in {0, 1}, float32."""
     names: list[str] = field(default_factory=list)
@@ -44,14 +43,21 @@ class ReleasedImages:
         return self.releases[epoch % len(self.releases)]
 
     def to(self, device: torch.device) -> "ReleasedImages":
-        """Moves everything to a GPU if that takes less than half of its free memory, else leaves it
-        in main memory."""
+        """On a GPU if that takes less than half of its free memory, else left in main memory."""
         n_bytes = sum(release.nbytes for release in self.releases)
-        if device.type == "cuda" and n_bytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            return replace(
-                self, releases=[r.to(device) for r in self.releases], labels=self.labels.to(device)
-            )
-        return self
+        if device.type != "cuda" or n_bytes >= 0.5 * torch.cuda.mem_get_info(device)[0]:
+            return self
+        releases = [release.to(device) for release in self.releases]
+        return replace(self, releases=releases, labels=self.labels.to(device))
+
+
+@dataclass
+class Splits:
+    """Images (or features) of one attack, which learns from `train`; `test` chooses nothing."""
+
+    train: ReleasedImages
+    validation: ReleasedImages
+    test: ReleasedImages
 
 
 @dataclass
@@ -62,10 +68,10 @@ class Releaser:
         anonymizer: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), with `requires_boxes`; gets its
             inference form.
         device: where it runs.
-        average_frames: independent releases of a picture that are averaged.
+        average_frames: independent releases of an image that are averaged.
         utility: network with `extract_features`, gets that form too; None at image level.
         clip_frames: frames of the still clip at feature level.
-        storage: number format of released pictures; features are float32.
+        storage: dtype of released images; features are float32.
         precision: fp32 or bf16, in which f_A and f_T compute.
     """
 
@@ -84,16 +90,16 @@ class Releaser:
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor, boxes: Boxes) -> Tensor:
-        """frames (N, 3, H, W) in [0, 1] -> pictures (N, 3, H, W) or features (N, feature_dim), on
-        the CPU."""
+        """frames (N, 3, H, W) in [0, 1] -> images (N, 3, H, W) or features (N, F), on the CPU."""
         frames = frames.to(self.device, memory_format=torch.channels_last)
         if self.utility is None:
             return self._mean_release(frames, boxes).to("cpu", self.storage).contiguous()
         n_frames = self.clip_frames if self.is_random(frames[:1], boxes and boxes[:1]) else 1
-        stills = frames.repeat_interleave(n_frames, dim=0)
+        stills = frames.repeat_interleave(n_frames, dim=0)  # (N*n, 3, H, W)
         still_boxes = boxes and [box for box in boxes for _ in range(n_frames)]
-        released = self._mean_release(stills, still_boxes).unflatten(0, (len(frames), n_frames))
-        clips = released.expand(-1, self.clip_frames, -1, -1, -1).transpose(1, 2)
+        released = self._mean_release(stills, still_boxes)
+        clips = released.unflatten(0, (-1, n_frames))  # (N, n, 3, H, W)
+        clips = clips.expand(-1, self.clip_frames, -1, -1, -1).transpose(1, 2)  # (N, 3, T, H, W)
         return self.utility.extract_features(clips).float().cpu()
 
     @torch.inference_mode()
@@ -113,24 +119,23 @@ class Releaser:
 
 
 @dataclass
-class PictureSource:
-    """Decoded pictures of one VISPR split at evaluation geometry (centre crop 0.8, resized).
+class ImageSource:
+    """Decoded images of one VISPR split at evaluation geometry (centre crop 0.8, resized).
 
     Args:
         paths: image files.
         labels: (N, n_attributes) in {0, 1}.
         size: height and width in pixels.
-        boxes_of: image file, decoded uint8 (H, W, 3) -> its person boxes (K, 4); None: no boxes are
-            needed.
+        people: their boxes; None: the anonymizer needs none.
         log: counts and names files that do not decode.
-        batch: pictures per pass through f_A; bounds its memory.
+        batch: images per pass through f_A; bounds its memory.
         n_workers: decoding threads.
     """
 
     paths: list[Path]
     labels: Tensor
     size: int
-    boxes_of: Callable[[Path, np.ndarray], np.ndarray] | None
+    people: PersonBoxes | None
     log: UnreadableLog
     batch: int = 64
     n_workers: int = 1
@@ -141,11 +146,9 @@ class PictureSource:
         numbered = iter(enumerate(self.paths))
         with ThreadPoolExecutor(self.n_workers) as pool:
             while batch := list(islice(numbered, self.batch)):
-                decoded = zip(
-                    batch, pool.map(_read_or_error, (path for _, path in batch)), strict=True
-                )
+                decoded = pool.map(_read_or_error, [path for _, path in batch])
                 images = {}
-                for (i, path), image in decoded:
+                for (i, path), image in zip(batch, decoded, strict=True):
                     if isinstance(image, UnreadableMedia):
                         self.log.record(path, image.reason)
                     else:
@@ -155,17 +158,18 @@ class PictureSource:
                     yield frames, self._boxes(images), list(images)
 
     def _boxes(self, images: dict[int, np.ndarray]) -> Boxes:
-        if self.boxes_of is None:
+        if self.people is None:
             return None
         boxes = []
         for i, image in images.items():
-            found = transform_boxes(self.boxes_of(self.paths[i], image), image.shape[:2], self.size)
-            boxes.append(torch.as_tensor(found, dtype=torch.float32).reshape(-1, 4))
+            (found,) = self.people.of_frames(self.paths[i], (0,), image[None])
+            found = transform_boxes(found, image.shape[:2], self.size)
+            boxes.append(torch.as_tensor(found, dtype=torch.float32).reshape(-1, 4))  # (K, 4)
         return boxes
 
 
 def release_images(
-    source: PictureSource, releaser: Releaser, split: str, n_releases: int, seed: int
+    source: ImageSource, releaser: Releaser, split: str, n_releases: int, seed: int
 ) -> ReleasedImages:
     """Runs a split through f_A, `n_releases` times if f_A is random, else once.
 

@@ -1,49 +1,57 @@
-"""From the parameters to the pictures of an attack: VISPR's splits through f_A, with the person
-boxes they need."""
+"""From the parameters to the images of an attack: VISPR's splits through f_A, with the person boxes
+they need."""
 
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from aux_code import config
+from aux_code.artefacts import Recipe
 from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.datasets.vispr import ATTRIBUTE_SETS, Vispr, annotated_attributes, canonical_name
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
 from aux_code.models.person_boxes import PersonBoxes, open_person_boxes
 from aux_code.runs import Run
-from privacy_training.attribute_prediction import Splits
+from privacy_training.inversion import invert_splits
 from privacy_training.params_privacy import PrivacyParams
-from privacy_training.released_images import PictureSource, Releaser, release_images
+from privacy_training.released_images import ImageSource, Releaser, Splits, release_images
 
-BoxesOf = Callable[[Path, np.ndarray], np.ndarray]
-"""Image file, decoded picture uint8 (H, W, 3) -> person boxes (K, 4) x0, y0, x1, y1 in its
-pixels."""
+
+def attack_splits(params: PrivacyParams, run: Run, recipe: Recipe) -> tuple[Splits, dict[str, Any]]:
+    """The images of the attack that the parameters name, and what else there is to report of it.
+
+    raw_trained learns and chooses its epoch on raw images and meets released ones only in the test:
+    an opponent who does not adapt. inversion sees what a network recovered from the released
+    images; it learned that from pairs of raw and released training images.
+    """
+    released = build_splits(params, run)
+    if params.attacker not in ("raw_trained", "inversion"):
+        return released, {}
+    raw = build_splits(replace(params, average_frames=1, anonymizer="raw"), run)
+    if params.attacker == "raw_trained":
+        return Splits(raw.train, raw.validation, released.test), {}
+    inverted, quality = invert_splits(released, raw, params, run, recipe)
+    return inverted, {"inversion": quality}
 
 
 def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
     """The attributes to predict: those of the sets and those named one by one, each once.
 
-    `all` stands for what the training images have; see `untrained_attributes` for what only others
-    have.
+    `all` stands for what the training images have; see `untrained_attributes` for the others.
 
     Raises:
-        UserError: a set of another name. Names of attributes are checked where the annotations are
-            read.
+        UserError: a set of another name. Names of attributes are checked with the annotations.
     """
     names: list[str] = []
     for name in params.attributes or ("vispr1",):
         if name == "all":
-            names += sorted(
-                annotated_attributes(config.VISPR_ROOT, ("train",)), key=_attribute_number
-            )
+            found = annotated_attributes(config.VISPR_ROOT, ("train",))
+            names += sorted(found, key=_attribute_number)
         elif name.startswith("vispr") and name not in ATTRIBUTE_SETS:
-            raise UserError(
-                f"unknown set of attributes '{name}'; the sets are {', '.join(ATTRIBUTE_SETS)} and all"
-            )
+            sets = ", ".join(ATTRIBUTE_SETS)
+            raise UserError(f"unknown set of attributes '{name}'; the sets are {sets} and all")
         else:
             names += ATTRIBUTE_SETS.get(name, (canonical_name(name),))
     return tuple(dict.fromkeys(names))
@@ -53,10 +61,8 @@ def untrained_attributes(params: PrivacyParams) -> list[str]:
     """What `all` leaves out: attributes of validation or test images that no training image has."""
     if "all" not in params.attributes:
         return []
-    return sorted(
-        annotated_attributes(config.VISPR_ROOT) - set(attribute_names(params)),
-        key=_attribute_number,
-    )
+    left_out = annotated_attributes(config.VISPR_ROOT) - set(attribute_names(params))
+    return sorted(left_out, key=_attribute_number)
 
 
 def _attribute_number(name: str) -> tuple[int, str]:
@@ -65,8 +71,8 @@ def _attribute_number(name: str) -> tuple[int, str]:
     return (int(digits) if digits.isdigit() else 0), name
 
 
-def build_releaser(params: PrivacyParams, run: Run, anonymizer: str | None = None) -> Releaser:
-    """The frozen networks of the run; `anonymizer` takes another one than the parameters'.
+def build_splits(params: PrivacyParams, run: Run) -> Splits:
+    """Releases the training, validation and test images once; they stay in memory.
 
     Raises:
         UserError: a checkpoint without an f_A, or --level feature without an f_T.
@@ -74,82 +80,46 @@ def build_releaser(params: PrivacyParams, run: Run, anonymizer: str | None = Non
     if params.level == "feature" and params.utility is None:
         raise UserError("--level feature attacks f_T's features: give its checkpoint by --utility")
     utility = load_utility(params.utility) if params.level == "feature" else None
-    net = load_anonymizer(anonymizer or params.anonymizer)
-    storage = getattr(torch, params.storage)
-    # "auto" is for the attacker's training; what is released and measured is exact unless bf16 is
-    # asked for by name
+    net = load_anonymizer(params.anonymizer)
+    # "auto" is for the attacker; what is released is exact unless bf16 is asked for by name
     precision = "bf16" if params.precision == "bf16" else "fp32"
-    return Releaser(
+    storage = getattr(torch, params.storage)
+    releaser = Releaser(
         net, run.device, params.average_frames, utility, params.clip_frames, storage, precision
     )
-
-
-def build_splits(params: PrivacyParams, run: Run, anonymizer: str | None = None) -> Splits:
-    """Releases the training, validation and test pictures once; they stay in memory."""
-    releaser = build_releaser(params, run, anonymizer)
-    people = open_boxes(params, releaser.anonymizer, run.device)
-    sets = {}
+    people = None
+    if net.requires_boxes:
+        root, weights = config.VISPR_ROOT, params.detector_weights
+        people = open_person_boxes(params.boxes, weights, root, run.device)
+    sets = []
     for split in ("train", "val", "test"):
-        source = _picture_source(params, run, split, people)
-        # averaging K releases leaves little noise, so that fewer different means are worth their
-        # time
+        source = _image_source(params, run, split, people)
+        # the mean of K releases has little noise: fewer different means are worth their time
         n_releases = max(1, params.n_releases // params.average_frames) if split == "train" else 1
-        sets[split] = release_images(source, releaser, split, n_releases, params.seed)
-    return Splits(*(sets[split].to(run.device) for split in ("train", "val", "test")))
+        released = release_images(source, releaser, split, n_releases, params.seed)
+        sets.append(released.to(run.device))
+    return Splits(*sets)
 
 
-def open_boxes(
-    params: PrivacyParams, anonymizer: nn.Module, device: torch.device
-) -> PersonBoxes | None:
-    """Where the boxes come from: --boxes, --detector_weights, the data set's person_boxes.csv, else
-    a detector.
-
-    Returns:
-        None if the anonymizer needs no boxes.
-    """
-    if not anonymizer.requires_boxes:
-        return None
-    return open_person_boxes(params.boxes, params.detector_weights, config.VISPR_ROOT, device)
-
-
-def _boxes_of(people: PersonBoxes | None) -> BoxesOf | None:
-    if people is None:
-        return None
-    return lambda path, picture: people.of_frames(path, (0,), picture[None])[0]
-
-
-def _picture_source(
+def _image_source(
     params: PrivacyParams, run: Run, split: str, people: PersonBoxes | None
-) -> PictureSource:
+) -> ImageSource:
     dataset = Vispr(config.VISPR_ROOT, split, attribute_names(params))
     labels = torch.from_numpy(dataset.labels)
-    if split == "train":
-        _check_learnable(labels, dataset.attributes)
-    elif not labels.any():
+    columns = zip(dataset.attributes, labels.T, strict=True)
+    constant = [name for name, column in columns if column.min() == column.max()]
+    if split == "train" and constant:
         raise UserError(
-            f"VISPR {split}2017: no image has any of {', '.join(dataset.attributes)}, so there is nothing to measure; "
-            "choose other --attributes"
+            f"VISPR train2017: every image has the same label of {', '.join(constant)}, so nothing "
+            "can be learned; choose --attributes that vary"
+        )
+    if split != "train" and not labels.any():
+        raise UserError(
+            f"VISPR {split}2017: no image has any of {', '.join(dataset.attributes)}, so there is "
+            "nothing to measure; choose other --attributes"
         )
     if people is not None:
         people.require(dataset.paths)
     unreadable = UnreadableLog(run.folder, len(dataset), params.max_unreadable_share)
-    return PictureSource(
-        dataset.paths,
-        labels,
-        params.size,
-        _boxes_of(people),
-        unreadable,
-        params.release_batch,
-        params.n_workers,
-    )
-
-
-def _check_learnable(labels: torch.Tensor, names: tuple[str, ...]) -> None:
-    constant = [
-        name for name, column in zip(names, labels.T, strict=True) if column.min() == column.max()
-    ]
-    if constant:
-        raise UserError(
-            f"VISPR train2017: every image has the same label of {', '.join(constant)}, so nothing can be learned; "
-            "choose --attributes that vary"
-        )
+    batch, n_workers = params.release_batch, params.n_workers
+    return ImageSource(dataset.paths, labels, params.size, people, unreadable, batch, n_workers)

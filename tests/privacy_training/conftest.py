@@ -11,9 +11,13 @@ import torch
 from PIL import Image
 
 from aux_code import config
+from aux_code.checkpoints import save_checkpoint
 from aux_code.datasets.vispr import VISPR1
+from privacy_training import train_privacy
 
 COUNTS = {"train": 48, "val": 24, "test": 32}
+COMMON = "--preset miniature --size 24 --batch_size 16 --n_bootstrap 20 --device cpu".split()
+COMMON += ["--minutes_between_saves", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +46,9 @@ def vispr_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _write_image(path: Path, generator: np.random.Generator, red: bool) -> None:
-    picture = generator.integers(90, 160, (40, 52, 3), dtype=np.uint8)
-    picture[12:28, 18:34] = (220, 40, 40) if red else (40, 40, 220)
-    Image.fromarray(picture).save(path, quality=95)
+    pixels = generator.integers(90, 160, (40, 52, 3), dtype=np.uint8)
+    pixels[12:28, 18:34] = (220, 40, 40) if red else (40, 40, 220)
+    Image.fromarray(pixels).save(path, quality=95)
     others = [name for name in VISPR1[1:] if generator.random() < 0.4]
     labels = ([VISPR1[0]] if red else []) + others
     content = {"image_path": path.name, "labels": labels or ["a0_safe"]}
@@ -52,29 +56,36 @@ def _write_image(path: Path, generator: np.random.Generator, red: bool) -> None:
 
 
 @pytest.fixture
-def run_stage(vispr_root: Path, monkeypatch: pytest.MonkeyPatch):
-    """run_stage(option, value, ...) runs train_privacy.py's main on the tiny set and returns its
-    result."""
-    from privacy_training import train_privacy
+def run_main(vispr_root: Path, monkeypatch: pytest.MonkeyPatch):
+    """run_main(option, value, ...) runs train_privacy.py on the tiny set and returns its status."""
+
+    def run(*options: object, run_id: str = "tiny") -> int:
+        argv = ["train_privacy.py", *COMMON, "--run_id", run_id, *options]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
+        return train_privacy.main()
+
+    return run
+
+
+@pytest.fixture
+def run_stage(run_main):
+    """The same for one attack; returns its result."""
 
     def run(*options: object, run_id: str = "tiny") -> dict:
-        common = (
-            "--preset",
-            "miniature",
-            "--size",
-            24,
-            "--batch_size",
-            16,
-            "--n_bootstrap",
-            20,
-            "--device",
-            "cpu",
-            "--minutes_between_saves",
-            0,
-        )
-        argv = ["train_privacy.py", *common, "--run_id", run_id, *options]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
-        train_privacy.main()
+        assert run_main(*options, run_id=run_id) == 0
         return json.loads((config.RESULTS_ROOT / f"privacy_{run_id}.json").read_text())
 
     return run
+
+
+@pytest.fixture
+def checkpoint_of(tmp_path):
+    """checkpoint_of(role, net) writes a checkpoint of one network in our format."""
+
+    def write(role: str, net: torch.nn.Module, name: str = "") -> str:
+        path = tmp_path / f"{name or role}.pth"
+        meta = {"architectures": {role: net.architecture}}
+        save_checkpoint(path, {f"{role}_model_state_dict": net.state_dict(), "meta": meta})
+        return str(path)
+
+    return write

@@ -19,26 +19,28 @@ PARAMS = PrivacyParams(n_bootstrap=10)
 LABELS = np.array([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 1]], dtype=np.float32)
 
 
-def entry(epoch: int, validation_quality: float, test_quality: float) -> dict:
+def entry(epoch: int, validation: torch.Tensor, test: torch.Tensor) -> dict:
+    losses = {"epoch": epoch, "step": epoch, "train_loss": 1 / epoch}
+    return {**losses, "validation": validation, "test": test}
+
+
+def blended(epoch: int, validation_quality: float, test_quality: float) -> dict:
     """Probabilities that are a blend of the truth and of its contrary."""
 
     def blend(quality):
         noise = np.random.default_rng(epoch).random(LABELS.shape)
         return torch.from_numpy(quality * LABELS + (1 - quality) * noise * (1 - LABELS)).float()
 
-    return {
-        "epoch": epoch,
-        "step": epoch,
-        "train_loss": 1 / epoch,
-        "validation": blend(validation_quality),
-        "test": blend(test_quality),
-    }
+    return entry(epoch, blend(validation_quality), blend(test_quality))
+
+
+def report_of(history: list[dict], test_labels: np.ndarray = LABELS) -> dict:
+    return leakage_report(history, LABELS, test_labels, NAMES, PARAMS)
 
 
 def test_three_protocols_choose_their_own_epochs():
     qualities = [(0.0, 1.0), (0.0, 0.0), (0.9, 0.3), (0.9, 0.4), (0.9, 0.1), (0.0, 0.0)]
-    history = [entry(i + 1, *pair) for i, pair in enumerate(qualities)]
-    report = leakage_report(history, LABELS, LABELS, NAMES, PARAMS)
+    report = report_of([blended(i + 1, *pair) for i, pair in enumerate(qualities)])
     epochs = {name: scores["epoch"] for name, scores in report["protocols"].items()}
     assert epochs == {"last": 6, "validation": 4, "best_on_test": 1}
     assert report["protocols"]["best_on_test"]["cmap"] == 1.0
@@ -50,10 +52,10 @@ def test_three_protocols_choose_their_own_epochs():
 
 
 def test_epochs_that_were_not_evaluated_cannot_be_chosen():
-    history = [entry(i + 1, 0.5, 0.5) for i in range(4)]
+    history = [blended(i + 1, 0.5, 0.5) for i in range(4)]
     for skipped in (history[0], history[2]):
         del skipped["validation"], skipped["test"]
-    report = leakage_report(history, LABELS, LABELS, NAMES, PARAMS)
+    report = report_of(history)
     assert {scores["epoch"] for scores in report["protocols"].values()} <= {2, 4}
     assert [e["test_cmap"] is None for e in report["curve"]] == [True, False, True, False]
 
@@ -61,33 +63,23 @@ def test_epochs_that_were_not_evaluated_cannot_be_chosen():
 def test_f1_thresholds_probabilities_not_logits():
     """A logit of 0.2 is a probability of 0.55: positive. A threshold of 0.5 on logits would miss
     every positive."""
-    logits = torch.where(torch.from_numpy(LABELS) > 0, 0.2, -0.2)
-    history = [
-        {
-            "epoch": 1,
-            "step": 1,
-            "train_loss": 1.0,
-            "validation": logits.sigmoid(),
-            "test": logits.sigmoid(),
-        }
-    ]
-    report = leakage_report(history, LABELS, LABELS, NAMES, PARAMS)
-    assert report["protocols"]["last"]["f1"] == 1.0
+    said = torch.where(torch.from_numpy(LABELS) > 0, 0.2, -0.2).sigmoid()
+    assert report_of([entry(1, said, said)])["protocols"]["last"]["f1"] == 1.0
 
 
-def test_absent_attribute_is_reported_not_averaged_as_zero():
-    labels = LABELS.copy()
-    labels[:, 1] = 0
-    report = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, PARAMS)
+def test_absent_attribute_is_reported_not_averaged_as_zero_and_chance_stands_beside_f1():
+    labels = LABELS * (1, 0)
+    report = report_of([blended(1, 1.0, 1.0)], labels)
     assert report["absent_attributes"]["test"] == ["a4_gender"]
-    assert report["protocols"]["last"]["per_attribute"]["a4_gender"] is None
-    assert (
-        report["protocols"]["last"]["cmap"]
-        == report["protocols"]["last"]["per_attribute"]["a17_color"]
-    )
+    scores, chance = report["protocols"]["last"], report["chance"]
+    assert scores["per_attribute"]["a4_gender"] is None
+    assert scores["cmap"] == scores["per_attribute"]["a17_color"]
+    always = attribute_metrics(np.ones_like(labels), labels)
+    assert chance["f1_always_yes"] == pytest.approx(always.f1) == pytest.approx(2 / 3)
+    assert chance["cmap"] == chance["f1"] == 0.5
 
 
-def test_interval_covers_the_score_and_narrows_with_more_pictures():
+def test_interval_covers_the_score_and_narrows_with_more_images():
     generator = np.random.default_rng(0)
     widths = []
     for n in (60, 960):
@@ -98,13 +90,17 @@ def test_interval_covers_the_score_and_narrows_with_more_pictures():
     assert widths[1] < 0.5 * widths[0]
 
 
-def test_chance_beside_f1():
-    labels = LABELS.copy()
-    labels[:, 1] = 0
-    chance = leakage_report([entry(1, 1.0, 1.0)], LABELS, labels, NAMES, PARAMS)["chance"]
-    always = attribute_metrics(np.ones_like(labels), labels)
-    assert chance["f1_always_yes"] == pytest.approx(always.f1) == pytest.approx(2 / 3)
-    assert chance["cmap"] == chance["f1"] == 0.5
+def test_interval_is_that_of_scores_computed_draw_by_draw():
+    """Against the plain way, with ties and with an attribute that some draws lack."""
+    generator = np.random.default_rng(3)
+    labels = (generator.random((40, 3)) < (0.4, 0.04, 1.0)).astype(np.float32)
+    probabilities = np.round(0.3 * labels + 0.7 * generator.random((40, 3)), 1)
+    draws, again = [], np.random.default_rng(5)
+    for _ in range(230):
+        drawn = again.integers(0, 40, 40)
+        draws.append(attribute_metrics(probabilities[drawn], labels[drawn]).cmap)
+    found = bootstrap_interval(probabilities, labels, 230, seed=5)
+    assert found == pytest.approx(np.quantile(draws, [0.025, 0.975]))
 
 
 @pytest.mark.parametrize(
@@ -119,33 +115,17 @@ def test_chance_beside_f1():
 )
 def test_plateau_is_what_the_last_quarter_adds_on_validation(scores, gain, reached):
     n = len(scores)
-    curve = Curve(np.arange(1, n + 1), np.array(scores), np.zeros(n))
-    found = plateau(curve, 0, PARAMS)
+    found = plateau(Curve(np.arange(1, n + 1), np.array(scores), np.zeros(n)), 0, PARAMS)
     assert found["gain"] == (None if gain is None else pytest.approx(gain, abs=1e-3))
     assert found["reached"] == reached and found["last_epoch"] == n
 
 
-def test_plateau_over_a_window_of_epochs():
+@pytest.mark.parametrize(("tolerance", "reached"), [(0.005, True), (0.003, False)])
+def test_plateau_over_a_window_of_epochs(tolerance, reached):
     curve = Curve(np.array([1, 4, 8, 12, 16]), np.array([0.2, 0.5, 0.6, 0.602, 0.604]), np.zeros(5))
-    params = PrivacyParams(plateau_epochs=8, plateau_gain=0.005)
-    assert plateau(curve, 4, params)["reached"] and plateau(curve, 4, params)[
-        "gain"
-    ] == pytest.approx(0.004)
-    assert not plateau(curve, 4, PrivacyParams(plateau_epochs=8, plateau_gain=0.003))["reached"]
-
-
-def test_interval_is_that_of_scores_computed_draw_by_draw():
-    """Against the plain way, with ties and with an attribute that some draws lack."""
-    generator = np.random.default_rng(3)
-    labels = (generator.random((40, 3)) < (0.4, 0.04, 1.0)).astype(np.float32)
-    probabilities = np.round(0.3 * labels + 0.7 * generator.random((40, 3)), 1)
-    draws, again = [], np.random.default_rng(5)
-    for _ in range(230):
-        drawn = again.integers(0, 40, 40)
-        draws.append(attribute_metrics(probabilities[drawn], labels[drawn]).cmap)
-    assert bootstrap_interval(probabilities, labels, 230, seed=5) == pytest.approx(
-        np.quantile(draws, [0.025, 0.975])
-    )
+    params = PrivacyParams(plateau_epochs=8, plateau_gain=tolerance)
+    found = plateau(curve, 4, params)
+    assert found["reached"] == reached and found["gain"] == pytest.approx(0.004)
 
 
 def test_smoothing():

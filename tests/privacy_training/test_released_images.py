@@ -7,141 +7,120 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from aux_code.datasets.transforms import evaluation_transform
 from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
+from aux_code.models.person_boxes import PersonBoxes
 from privacy_training.attribute_prediction import augment_released
 from privacy_training.params_privacy import PRESETS
-from privacy_training.released_images import PictureSource, Releaser, release_images
+from privacy_training.released_images import ImageSource, Releaser, release_images
 
 CPU = torch.device("cpu")
 
 
-def source_of(
-    folder: Path, pictures: list[np.ndarray], boxes_of=None, size: int = 16
-) -> PictureSource:
+def source_of(folder: Path, images: list[np.ndarray], people=None) -> ImageSource:
     paths = []
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         paths.append(folder / f"{i}.png")
-        Image.fromarray(picture).save(paths[-1])
+        Image.fromarray(image).save(paths[-1])
     labels = torch.arange(len(paths)).float()[:, None]
-    return PictureSource(
-        paths, labels, size, boxes_of, UnreadableLog(folder, len(paths)), batch=2, n_workers=2
-    )
+    log = UnreadableLog(folder, len(paths))
+    return ImageSource(paths, labels, 16, people, log, batch=2, n_workers=2)
+
+
+def released_by(net: nn.Module | str, source: ImageSource, **arguments) -> torch.Tensor:
+    """The one release of the test split by an anonymizer."""
+    net = load_anonymizer(net) if isinstance(net, str) else net
+    return release_images(source, Releaser(net, CPU, **arguments), "test", 1, 0).releases[0]
 
 
 @pytest.fixture
-def pictures() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, (20 + 4 * i, 30, 3), dtype=np.uint8) for i in range(5)]
 
 
-def noisy_anonymizer(noise: float):
+def small_anonymizer(noise: float = 0.0):
+    torch.manual_seed(3)
     net = load_fa_model("small", output_noise=noise)
     net.requires_boxes = False
-    return net
+    return net.eval()
 
 
-def test_raw_release_is_the_evaluation_geometry_in_rgb(tmp_path, pictures):
-    released = release_images(
-        source_of(tmp_path, pictures), Releaser(load_anonymizer("raw"), CPU), "test", 4, 0
-    )
+def test_raw_release_is_the_evaluation_geometry_in_rgb(tmp_path, images):
+    releaser = Releaser(load_anonymizer("raw"), CPU)
+    released = release_images(source_of(tmp_path, images), releaser, "test", 4, 0)
     assert len(released.releases) == 1
-    for i, picture in enumerate(pictures):
-        torch.testing.assert_close(
-            released.releases[0][i], evaluation_transform(picture[None], 16)[0]
-        )
+    expected = torch.cat([evaluation_transform(image[None], 16) for image in images])
+    torch.testing.assert_close(released.releases[0], expected)
     assert released.labels[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert released.names == [f"{i}.png" for i in range(5)]
 
 
 def test_channels_and_crop(tmp_path):
-    """A red picture with a green border outside the central 0.8: red comes out alone, in channel
+    """A red image with a green border outside the central 0.8: red comes out alone, in channel
     0."""
-    picture = np.zeros((50, 50, 3), dtype=np.uint8)
-    picture[..., 1] = 255
-    picture[5:45, 5:45] = (255, 0, 0)
-    releaser = Releaser(load_anonymizer("raw"), CPU)
-    released = release_images(
-        source_of(tmp_path, [picture, picture]), releaser, "test", 1, 0
-    ).releases[0]
+    image = np.zeros((50, 50, 3), dtype=np.uint8)
+    image[..., 1] = 255
+    image[5:45, 5:45] = (255, 0, 0)
+    released = released_by("raw", source_of(tmp_path, [image, image]))
     assert released[:, 0].min() > 0.999 and released[:, 1:].max() < 0.001
 
 
-def test_boxes_follow_the_picture(tmp_path):
+def test_boxes_follow_the_image(tmp_path):
     """Source 50 x 50, crop [5, 45), size 16: a box of [15, 25) x [5, 45) covers columns 4 to 7 of
     16, all rows."""
-    picture = np.full((50, 50, 3), 255, dtype=np.uint8)
-    source = source_of(tmp_path, [picture], lambda path, image: np.array([[15, 5, 25, 45]]))
-    released = release_images(
-        source, Releaser(load_anonymizer("blacken"), CPU), "test", 1, 0
-    ).releases[0]
+    image = np.full((50, 50, 3), 255, dtype=np.uint8)
+    people = PersonBoxes({"0.png": {0: np.array([[15, 5, 25, 45]], np.float32)}})
+    released = released_by("blacken", source_of(tmp_path, [image], people))
     black = (released[0] == 0).all(0)
     assert black[:, 4:8].all() and not black[:, :4].any() and not black[:, 8:].any()
 
 
-def test_random_anonymizer_gets_several_releases_of_training_pictures(tmp_path, pictures):
-    source = source_of(tmp_path, pictures)
-    noisy = Releaser(noisy_anonymizer(0.1), CPU)
-    released = release_images(source, noisy, "train", 3, 0)
+def test_random_anonymizer_gets_several_releases_of_training_images(tmp_path, images):
+    source, noisy = source_of(tmp_path, images), Releaser(small_anonymizer(0.1), CPU)
+    released, again = (release_images(source, noisy, "train", 3, 0) for _ in range(2))
     assert len(released.releases) == 3
     assert not torch.equal(released.release(0), released.release(1))
     assert torch.equal(released.release(0), released.release(3))
-    again = release_images(source, noisy, "train", 3, 0)
     assert torch.equal(released.release(2), again.release(2))
 
 
-def test_averaging_attacker_removes_noise(tmp_path, pictures):
-    source, net = source_of(tmp_path, pictures), noisy_anonymizer(0.2)
-    clean_net = load_fa_model("small")
-    clean_net.load_state_dict(net.network.state_dict())
-    clean_net.requires_boxes = False
-    clean = release_images(source, Releaser(clean_net, CPU), "test", 1, 0).releases[0]
-    errors = {}
-    for n in (1, 16):
-        released = release_images(
-            source, Releaser(net, CPU, average_frames=n), "test", 1, 0
-        ).releases[0]
-        errors[n] = (released - clean).std().item()
-    assert errors[1] == pytest.approx(0.2, rel=0.1)
-    assert errors[16] == pytest.approx(0.05, rel=0.1)
+def test_averaging_attacker_removes_noise(tmp_path, images):
+    source = source_of(tmp_path, images)
+    clean = released_by(small_anonymizer(), source)
+    for n, error in ((1, 0.2), (16, 0.05)):
+        released = released_by(small_anonymizer(0.2), source, average_frames=n)
+        assert (released - clean).std().item() == pytest.approx(error, rel=0.1)
 
 
-def test_feature_level_is_the_feature_of_a_still_clip(tmp_path, pictures):
-    ft, fa = load_ft_model("small", num_classes=4).eval(), load_fa_model("small").eval()
-    fa.requires_boxes = False
-    source = source_of(tmp_path, pictures)
-    released = release_images(
-        source, Releaser(fa, CPU, utility=ft, clip_frames=16), "test", 1, 0
-    ).releases[0]
-    frames = torch.stack([evaluation_transform(p[None], 16)[0] for p in pictures])
+def test_feature_level_is_the_feature_of_a_still_clip(tmp_path, images):
+    ft, fa = load_ft_model("small", num_classes=4).eval(), small_anonymizer()
+    released = released_by(fa, source_of(tmp_path, images), utility=ft, clip_frames=16)
+    frames = torch.cat([evaluation_transform(image[None], 16) for image in images])
     with torch.no_grad():
         expected = ft.extract_features(fa(frames)[:, :, None].expand(-1, -1, 16, -1, -1))
     torch.testing.assert_close(released, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_frames_of_a_noisy_still_clip_differ(tmp_path, pictures):
-    class Spread(torch.nn.Module):
+def test_frames_of_a_noisy_still_clip_differ(tmp_path, images):
+    class Spread(nn.Module):
         def extract_features(self, clips):
             return clips.std(dim=2).mean(dim=(1, 2, 3))[:, None]
 
-    source = source_of(tmp_path, pictures)
-    noisy = release_images(
-        source, Releaser(noisy_anonymizer(0.1), CPU, utility=Spread()), "test", 1, 0
-    ).releases[0]
-    still = release_images(
-        source, Releaser(load_anonymizer("raw"), CPU, utility=Spread()), "test", 1, 0
-    ).releases[0]
-    assert noisy.min() > 0.05 and still.max() < 1e-6
+    source = source_of(tmp_path, images)
+    assert released_by(small_anonymizer(0.1), source, utility=Spread()).min() > 0.05
+    assert released_by("raw", source, utility=Spread()).max() < 1e-6
 
 
 def test_augmentation_without_strength_is_identity_or_mirror():
     params = replace(PRESETS["miniature"], shift=0.0, zoom=0.0, jitter=0.0)
-    pictures = torch.rand(12, 3, 10, 10) + torch.linspace(-1, 1, 10)
-    views = augment_released(pictures, params, torch.Generator().manual_seed(0))
-    same = [(v - p).abs().max() < 1e-4 for v, p in zip(views, pictures)]
-    mirrored = [(v - p.flip(-1)).abs().max() < 1e-4 for v, p in zip(views, pictures)]
+    images = torch.rand(12, 3, 10, 10) + torch.linspace(-1, 1, 10)
+    views = augment_released(images, params, torch.Generator().manual_seed(0))
+    same = [(v - p).abs().max() < 1e-4 for v, p in zip(views, images)]
+    mirrored = [(v - p.flip(-1)).abs().max() < 1e-4 for v, p in zip(views, images)]
     assert any(same) and any(mirrored)
     assert all(a != b for a, b in zip(same, mirrored))
 
