@@ -1,14 +1,12 @@
-"""Loading clips and images: frame-exact reading against a plain loop that decodes all of a file and
-then indexes.
+"""Loading clips and images: frame-exact reading against a plain loop that decodes all of a file.
 
 For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker
 and one thread. All sides run in turns in the same process, whose allocator keeps freed memory as in
 our loading processes; the figures are medians. Frame indices are in memory already, as in every
-epoch but the first. OpenCV is timed too where it is installed (pip install opencv-python-headless): with
-one decoding thread like the others, and with as many as it takes by itself; `*_opencv_same_frames`
-is the share of clips in which it read the frames that were asked for. The cost of a clip in ten
-minutes of H.264 is compared with decoding 16 frames and one group of pictures from the file's
-start.
+epoch but the first. OpenCV is timed too where it is installed (pip install opencv-python-headless):
+with one decoding thread like the others; `*_opencv_same_frames` is the share of clips in which it
+read the frames that were asked for. The cost of a clip in ten minutes of H.264 is compared with
+decoding 16 frames and one group of pictures from the file's start.
 
 `workers_needed` is the number of loading processes that keep a GPU busy on paper: seconds in which
 one process loads a batch of the paper's anonymizer training (8 videos with 3 clips each, two views
@@ -16,7 +14,6 @@ of 12 images; decoded, augmented, handed over) over the seconds of a training st
 default an assumption: see --step_seconds).
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -26,9 +23,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-if (
-    str(Path(__file__).resolve().parent.parent) not in sys.path
-):  # an uninstalled clone, from any folder
+if str(Path(__file__).resolve().parent.parent) not in sys.path:
+    # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import av
@@ -44,14 +40,8 @@ from aux_code.datasets.image_files import frame_files
 from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.devices import keep_freed_memory
 from aux_code.runs import seeded_generator
-from benchmarks.machine import (
-    describe_machine,
-    json_line,
-    median_seconds,
-    medians,
-    rounds_in_turns,
-    seconds_of,
-)
+from benchmarks import machine
+from benchmarks.machine import median_seconds, medians, seconds_of
 
 PAPER = TRAIN_ANONYMIZER["paper"]
 """One step of anonymizer training: 8 videos with 3 clips each, 12 images (paper and release)."""
@@ -66,48 +56,48 @@ GROUP_OF_PICTURES = 250
 
 
 class Format(NamedTuple):
-    """A file to render: encoder, options, frames, height, width. A folder of JPEG frames has no
-    encoder."""
+    """A file to render; a folder of JPEG frames has no encoder. Its `options` are the encoder's."""
 
     suffix: str
     codec: str
     options: dict[str, str]
     n_frames: int
-    height: int
-    width: int
+    height: int = 240
+    width: int = 320
 
 
+_H264 = {"g": str(GROUP_OF_PICTURES), "bf": "2", "preset": "veryfast"}
+_VP9 = {"deadline": "realtime", "cpu-used": "8", "g": "128"}
 FORMATS = {
-    "h264_mp4": Format(
-        ".mp4",
-        "libx264",
-        {"g": str(GROUP_OF_PICTURES), "bf": "2", "preset": "veryfast"},
-        1500,
-        240,
-        320,
-    ),
-    "mpeg4_avi": Format(".avi", "mpeg4", {}, 186, 240, 320),
-    "mjpeg_avi": Format(".avi", "mjpeg", {}, 186, 240, 320),
-    "vp9_webm": Format(
-        ".webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "128"}, 600, 240, 320
-    ),
+    "h264_mp4": Format(".mp4", "libx264", _H264, 1500),
+    "mpeg4_avi": Format(".avi", "mpeg4", {}, 186),
+    "mjpeg_avi": Format(".avi", "mjpeg", {}, 186),
+    "vp9_webm": Format(".webm", "libvpx-vp9", _VP9, 600),
     "jpeg_folder": Format("", "", {}, 200, 480, 856),
+}
+OPTIONS = {
+    "rounds": (9, "clips read per format"),
+    "formats": (tuple(FORMATS), "which; default: all"),
+    "step_seconds": (
+        STEP_TFLOP / STEP_RATE,
+        f"duration of the GPU step to feed; default: {STEP_TFLOP:.0f} TFLOP at {STEP_RATE:.0f}/s",
+    ),
+    "minutes": (10, "length of the H.264 video of the random access"),
 }
 
 
+def texture(height: int, width: int) -> Image.Image:
+    """A smooth random texture, so that it costs what real images cost to decode."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
 def moving_frames(spec: Format):
-    """Frames uint8 (H,W,3) with texture that moves, so that they cost what real ones cost to
-    decode."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (spec.height // 8 + 40, spec.width // 8 + 40, 3), dtype=np.uint8)
-    texture = np.asarray(
-        Image.fromarray(coarse).resize(
-            (spec.width + 256, spec.height + 256), Image.Resampling.BICUBIC
-        )
-    )
+    """Frames uint8 (H, W, 3) of a texture that moves."""
+    pixels = np.asarray(texture(spec.height + 256, spec.width + 256))
     for i in range(spec.n_frames):
         y, x = (3 * i) % 256, (5 * i) % 256
-        yield texture[y : y + spec.height, x : x + spec.width]
+        yield np.ascontiguousarray(pixels[y : y + spec.height, x : x + spec.width])
 
 
 def render(name: str, spec: Format, folder: Path) -> Path:
@@ -123,8 +113,7 @@ def render(name: str, spec: Format, folder: Path) -> Path:
         stream.height, stream.width, stream.bit_rate = spec.height, spec.width, 1_000_000
         stream.pix_fmt = "yuvj420p" if spec.codec == "mjpeg" else "yuv420p"
         for frame in moving_frames(spec):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(frame))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
 
@@ -135,41 +124,34 @@ def plain_read(path: Path, indices: np.ndarray) -> np.ndarray:
         return np.stack([read_image(file) for file in frame_files(path)])[indices]
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])[
-            indices
-        ]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack(frames)[indices]
 
 
-def opencv_read(n_threads: int) -> Callable[[Path, np.ndarray], np.ndarray] | None:
-    """Reading by OpenCV, which seeks by its own idea of a frame number; None where it is not
-    installed.
-
-    Args:
-        n_threads: that decode; 0: as many as it likes.
-    """
+def opencv_reader() -> dict[str, Callable[[Path, np.ndarray], np.ndarray]]:
+    """Reading by OpenCV, which seeks by its own idea of a frame number; {} without OpenCV."""
     try:
         import cv2
     except ImportError:
-        return None
+        print("OpenCV is not installed: left out")
+        return {}
     cv2.setNumThreads(1)
-    options = [cv2.CAP_PROP_N_THREADS, n_threads] if n_threads else []
 
     def read(path: Path, indices: np.ndarray) -> np.ndarray:
         if path.is_dir():
             files = frame_files(path)
-            return np.stack(
-                [cv2.cvtColor(cv2.imread(str(files[i])), cv2.COLOR_BGR2RGB) for i in indices]
-            )
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, options)
-        capture.set(cv2.CAP_PROP_POS_FRAMES, int(indices[0]))
-        wanted, frames = set(indices.tolist()), []
-        for i in range(indices[0], indices[-1] + 1):
-            capture.grab()
-            if i in wanted:
-                frames.append(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB))
-        return np.stack(frames)
+            frames = [cv2.imread(str(files[i])) for i in indices]
+        else:
+            capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+            capture.set(cv2.CAP_PROP_POS_FRAMES, int(indices[0]))
+            wanted, frames = set(indices.tolist()), []
+            for i in range(indices[0], indices[-1] + 1):
+                capture.grab()
+                if i in wanted:
+                    frames.append(capture.retrieve()[1])
+        return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in frames])
 
-    return read
+    return {"opencv": read}
 
 
 class Timed(NamedTuple):
@@ -178,8 +160,7 @@ class Timed(NamedTuple):
     seconds: dict[str, float]
     """Reader -> median seconds per clip."""
     same_frames: dict[str, float]
-    """Reader -> share of clips that hold the frames that ours holds, however they were converted to
-    RGB."""
+    """Reader -> share of clips that hold our frames, however they were converted to RGB."""
 
 
 def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> Timed:
@@ -197,30 +178,10 @@ def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> Tim
         if not np.array_equal(clips["ours"], clips["plain"]):
             raise SystemExit(f"{path.name}: the two readers disagree on frames {indices.tolist()}")
         for name, clip in clips.items():
-            # A neighbouring frame of the moving texture differs by tens of grey levels, another
-            # conversion by few.
-            same[name].append(float(np.abs(clip.astype(np.int16) - clips["ours"]).mean()) < 5)
+            # a neighbouring frame differs by tens of grey levels, another conversion by few
+            difference = np.abs(clip.astype(np.int16) - clips["ours"]).mean()
+            same[name].append(float(difference) < 5)
     return Timed(medians(seconds), {name: float(np.mean(shares)) for name, shares in same.items()})
-
-
-def repeat_stream(path: Path, times: int) -> Path:
-    """The same video several times in a row, without encoding again."""
-    longer = path.with_name(f"{path.stem}_{times}_times{path.suffix}")
-    with av.open(str(longer), "w") as output:
-        target = None
-        for k in range(times):
-            with av.open(str(path)) as source:
-                stream = source.streams.video[0]
-                target = target or output.add_stream_from_template(stream)
-                for packet in source.demux(stream):
-                    if packet.dts is not None:
-                        packet.pts, packet.dts = (
-                            packet.pts + k * stream.duration,
-                            packet.dts + k * stream.duration,
-                        )
-                        packet.stream = target
-                        output.mux(packet)
-    return longer
 
 
 def random_access_cost(path: Path, n_rounds: int) -> float:
@@ -235,38 +196,32 @@ def random_access_cost(path: Path, n_rounds: int) -> float:
                 if i < 16:
                     frame.to_ndarray(format="rgb24")
 
-    clips = iter(
-        random_clip(n_frames, 16, 1, seeded_generator("place", i)) for i in range(n_rounds)
-    )
+    places = (seeded_generator("place", i) for i in range(n_rounds))
+    clips = (random_clip(n_frames, 16, 1, place) for place in places)
     measures = {
         "random": lambda: seconds_of(lambda: read_frames(path, next(clips))),
         "start": lambda: seconds_of(from_the_start),
     }
-    seconds = medians(rounds_in_turns(measures, n_rounds))
+    seconds = medians(machine.rounds_in_turns(measures, n_rounds))
     return seconds["random"] / seconds["start"]
 
 
 def loading_step(folder: Path, video: Path, n_rounds: int) -> dict[str, float]:
     """What one loading process needs for the data of one training step, with the stage's own
     batches."""
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
-    coarse.resize((1024, 768), Image.Resampling.BICUBIC).save(folder / "image.jpg", quality=90)
-    image_read = median_seconds(lambda: read_image(folder / "image.jpg"), n_rounds)
+    image = folder / "image.jpg"
+    texture(768, 1024).save(image, quality=90)
+    image_read = median_seconds(lambda: read_image(image), n_rounds)
     params = replace(PAPER, n_workers=1, cache_megabytes=0)
     sampling = Sampling(
-        params.clip_length, params.stride, params.size, params.utility_loss, params.negative_distance,
-        params.augmentation, params.seed,
+        params.clip_length, params.stride, params.size, params.utility_loss,
+        params.negative_distance, params.augmentation, params.seed,
     )  # fmt: skip
-    cache = DecodedCache(0)
-    clips = clip_source(
-        [Ucf101Item(video, 1, 1)] * params.batch_videos, sampling, cache, params, folder
-    )
-    images = image_source([folder / "image.jpg"] * params.batch_images, cache, params, folder)
-    clip_seconds, image_seconds = (
-        seconds_per_batch(clips, n_rounds),
-        seconds_per_batch(images, n_rounds),
-    )
+    cache, videos = DecodedCache(0), [Ucf101Item(video, 1, 1)] * params.batch_videos
+    clips = clip_source(videos, sampling, cache, params, folder)
+    images = image_source([image] * params.batch_images, cache, params, folder)
+    clip_seconds = seconds_per_batch(clips, n_rounds)
+    image_seconds = seconds_per_batch(images, n_rounds)
     return {
         "images_per_second_per_worker": 1 / image_read,
         "clip_batch_seconds_per_worker": clip_seconds,
@@ -276,72 +231,43 @@ def loading_step(folder: Path, video: Path, n_rounds: int) -> dict[str, float]:
 
 
 def seconds_per_batch(source: BatchSource, n_rounds: int) -> float:
-    """Median seconds from one batch to the next, while nothing else is done with them than to take
-    them."""
+    """Median seconds from one batch to the next, while they are only taken."""
     batches = iter(source.batches(0, n_rounds + 2))
     next(batches)  # the process starts
     return median_seconds(lambda: next(batches), n_rounds)
 
 
-def describe_format(name: str, timed: Timed) -> dict[str, float]:
-    """Figures of one format, printed too."""
-    rates = {reader: 1 / seconds for reader, seconds in timed.seconds.items()}
-    figures = {f"{name}_{reader}_clips_per_second": rate for reader, rate in rates.items()}
-    for reader in [reader for reader in rates if reader not in ("ours", "plain")]:
-        figures[f"{name}_times_{reader}"] = rates["ours"] / rates[reader]
-        figures[f"{name}_{reader}_same_frames"] = timed.same_frames[reader]
-    print(
-        f"{name:12}" + "".join(f"  {reader} {rate:7.1f} clips/s" for reader, rate in rates.items())
-    )
-    return figures
-
-
 def main(argv: list[str] | None = None) -> int:
     """Renders the files, times the readers and ends with one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9, help="clips read per format")
-    parser.add_argument(
-        "--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS), metavar="FORMAT"
-    )
-    parser.add_argument(
-        "--step_seconds", type=float, default=STEP_TFLOP / STEP_RATE,
-        help=f"duration of the GPU training step to feed; by default {STEP_TFLOP:.0f} TFLOP at {STEP_RATE:.0f} TFLOP/s",
-    )  # fmt: skip
-    parser.add_argument(
-        "--minutes", type=int, default=10, help="length of the H.264 video of the random access"
-    )
-    options = parser.parse_args(argv)
+    options = machine.parse_options(__doc__, argv, OPTIONS)
     torch.set_num_threads(1)
     keep_freed_memory()
-    print(f"{describe_machine()}, PyAV {av.__version__}, one worker")
-    readers = {"ours": read_frames, "plain": plain_read}
-    if opencv_read(1) is None:
-        print("OpenCV is not installed: left out")
-    else:
-        readers |= {"opencv": opencv_read(1), "opencv_all_threads": opencv_read(0)}
+    print(f"{machine.describe_machine()}, PyAV {av.__version__}, one worker")
+    readers = {"ours": read_frames, "plain": plain_read, **opencv_reader()}
     ratios, figures = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         files = {name: render(name, FORMATS[name], Path(folder)) for name in options.formats}
         for name, path in files.items():
             timed = time_readers(path, readers, options.rounds)
             ratios[name] = timed.seconds["plain"] / timed.seconds["ours"]
-            figures |= describe_format(name, timed)
-            if name == "h264_mp4":
-                cost = random_access_cost(repeat_stream(path, options.minutes), options.rounds)
-                figures["h264_random_access_over_16_frames_and_a_group"] = cost
-                print(
-                    f"{'':12}  in {options.minutes} minutes: {cost:.2f} of 16 frames and a group from the start"
-                )
-        # UCF101, on which the anonymizer is trained, is MPEG-4 in AVI.
+            for reader, seconds in timed.seconds.items():
+                figures[f"{name}_{reader}_clips_per_second"] = 1 / seconds
+                print(f"{name:12} {reader:8} {1 / seconds:7.1f} clips/s")
+            if "opencv" in readers:
+                figures[f"{name}_times_opencv"] = timed.seconds["opencv"] / timed.seconds["ours"]
+                figures[f"{name}_opencv_same_frames"] = timed.same_frames["opencv"]
+        if "h264_mp4" in files:
+            spec = FORMATS["h264_mp4"]._replace(n_frames=1500 * options.minutes)
+            cost = random_access_cost(render("long", spec, Path(folder)), options.rounds)
+            figures["h264_random_access_over_16_frames_and_a_group"] = cost
+            print(f"anywhere in {options.minutes} minutes: {cost:.2f} of that from the start")
+        # UCF101, on which the anonymizer is trained, is MPEG-4 in AVI
         video = files.get("mpeg4_avi") or render("mpeg4_avi", FORMATS["mpeg4_avi"], Path(folder))
         figures |= loading_step(Path(folder), video, options.rounds)
     workers = figures["seconds_per_paper_step_per_worker"] / options.step_seconds
     figures |= {"step_seconds": options.step_seconds, "workers_needed": workers}
-    print(
-        f"{PAPER.batch_videos} videos x 3 clips and {PAPER.batch_images} images x 2 in {options.step_seconds} s need "
-        f"{workers:.1f} workers; the preset has {PAPER.n_workers} for clips and {PAPER.n_workers} for images"
-    )
-    print(json_line("data_loading", ratios, figures))
+    print(f"a step of {options.step_seconds} s needs {workers:.1f} workers")
+    print(machine.json_line("data_loading", ratios, figures))
     return 0
 
 

@@ -4,8 +4,7 @@ import statistics
 import subprocess
 
 COUNTERS = ("utilization.gpu", "utilization.decoder")
-"""What is asked for: share of the time in which kernels run, and in which NVDEC decodes;
-percent."""
+"""Percent of the time in which kernels run, and in which NVDEC decodes."""
 
 
 class GpuMonitor:
@@ -17,12 +16,8 @@ class GpuMonitor:
     """
 
     def __init__(self, index: int = 0, command: list[str] | None = None):
-        query = [
-            f"--query-gpu={','.join(COUNTERS)}",
-            "--format=csv,noheader,nounits",
-            "--loop-ms=200",
-        ]
-        self.command = command or ["nvidia-smi", f"--id={index}", *query]
+        query = f"--query-gpu={','.join(COUNTERS)} --format=csv,noheader,nounits --loop-ms=200"
+        self.command = command or ["nvidia-smi", f"--id={index}", *query.split()]
         self.means: dict[str, float] = {}
 
     def __enter__(self) -> "GpuMonitor":
@@ -35,12 +30,10 @@ class GpuMonitor:
 
 
 def mean_utilisation(lines: str) -> dict[str, float]:
-    """Lines of percents, a column per counter -> counter -> mean share in [0, 1]; without those a
-    GPU does not tell."""
+    """Lines of percents, a column per counter -> counter -> mean share in [0, 1], if known."""
     rows = [line.split(",") for line in lines.splitlines() if line.count(",") == len(COUNTERS) - 1]
     means = {}
     for name, column in zip(COUNTERS, zip(*rows)):
-        values = [float(text) / 100 for text in column if text.strip().isdecimal()]
-        if values:
+        if values := [float(text) / 100 for text in column if text.strip().isdecimal()]:
             means[name] = statistics.fmean(values)
     return means

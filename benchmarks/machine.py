@@ -1,6 +1,7 @@
-"""What the benchmarks share: the machine, its ceiling, rounds in turns, a process of its own, the
-line of JSON."""
+"""What the benchmarks share: options, the machine and its ceiling, rounds in turns, a process of
+its own, the line of JSON."""
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -11,22 +12,43 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+THREADS = (0, "threads of both sides; 0: PyTorch's default")
+"""The option --threads for `parse_options`."""
+
+
+def parse_options(
+    description: str, argv: list[str] | None, options: Mapping[str, tuple[Any, str]]
+) -> argparse.Namespace:
+    """--NAME of each name -> (default, help); of a tuple some of its names are taken, by default
+    all. --threads is set at once."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    for name, (default, text) in options.items():
+        if isinstance(default, tuple):
+            several = {"nargs": "+", "choices": default, "metavar": name.upper().rstrip("S")}
+            parser.add_argument(f"--{name}", default=list(default), help=text, **several)
+        else:
+            parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
+    parsed = parser.parse_args(argv)
+    if getattr(parsed, "threads", 0):
+        torch.set_num_threads(parsed.threads)
+    return parsed
+
 
 def describe_machine() -> str:
-    """Processor, cores and threads, number formats and torch version, in one line."""
+    """Processor, cores and threads, vector extensions and torch version, in one line."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    formats = ", ".join(
-        flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags
-    )
+    known = [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags]
     threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return f"{processor}, {threads}, {formats or 'no vector extensions known'}, torch {torch.__version__}"
+    extensions = ", ".join(known) or "no vector extensions known"
+    return f"{processor}, {threads}, {extensions}, torch {torch.__version__}"
 
 
 def seconds_of(function: Callable[[], object]) -> float:
@@ -39,8 +61,7 @@ def seconds_of(function: Callable[[], object]) -> float:
 def rounds_in_turns(
     measures: Mapping[str, Callable[[], float]], n_rounds: int
 ) -> dict[str, list[float]]:
-    """Takes every measure once per round, in alternating order, so that all of them see the same
-    machine.
+    """Takes every measure once per round, in alternating order: all see the same machine.
 
     Args:
         measures: name -> a function that does the work once and returns its seconds.
@@ -67,8 +88,7 @@ def median_seconds(function: Callable[[], object], n_rounds: int) -> float:
 
 
 class MatrixProduct:
-    """The machine's ceiling: a square matrix product, which calling takes once and returns the
-    seconds of.
+    """The machine's ceiling: a square matrix product; a call takes it once and returns its seconds.
 
     Args:
         dtype: torch.float32 or torch.bfloat16.
@@ -97,28 +117,21 @@ class MatrixProduct:
 def peak_mib() -> float:
     """Highest resident memory of this process so far, what its libraries map included.
 
-    Linux's `VmHWM` where there is one: `ru_maxrss` never falls below what the parent had when it
-    started the process.
+    Linux's `VmHWM` where there is one: `ru_maxrss` is never below what the parent had at the start.
     """
     status = Path("/proc/self/status")
     if status.is_file():
-        peak = next(
-            line
-            for line in status.read_text(encoding="ascii").splitlines()
-            if line.startswith("VmHWM:")
-        )
-        return int(peak.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 1024
-    )
+        lines = status.read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 1024)
 
 
 class ChildProcess:
     """Measures in a process of their own: another allocator, other environment variables, memory
     counted apart.
 
-    Used as a context manager; `call` waits for the answer, so parent and child never compute at the
-    same time.
+    Used as a context manager; `call` waits for the answer, so that the two never compute at once.
 
     Args:
         build: a function at module level, called in the child; returns name -> function without
@@ -135,9 +148,8 @@ class ChildProcess:
     ):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, torch.get_num_threads(), build, arguments), daemon=True
-        )
+        served = (theirs, torch.get_num_threads(), build, arguments)
+        self._process = context.Process(target=_serve, args=served, daemon=True)
         previous = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         try:
@@ -166,9 +178,7 @@ class ChildProcess:
             self._pipe.send(name)
             return self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            raise RuntimeError(
-                f"the child process ended during '{name}'; its message is above"
-            ) from error
+            raise RuntimeError(f"the child process ended during '{name}'; see above") from error
 
 
 def _serve(pipe, n_threads: int, build: Callable, arguments: tuple) -> None:
@@ -184,6 +194,5 @@ def _serve(pipe, n_threads: int, build: Callable, arguments: tuple) -> None:
 
 
 def json_line(benchmark: str, ratios: Mapping[str, float], figures: Mapping[str, float]) -> str:
-    """The last line of every benchmark; `ratios` are times faster (or smaller) than the plain
-    version."""
+    """The last line of every benchmark; `ratios`: times faster (or smaller) than plain."""
     return json.dumps({"benchmark": benchmark, "ratios": dict(ratios), "figures": dict(figures)})

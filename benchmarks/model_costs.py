@@ -1,5 +1,4 @@
-"""Costs of the networks at the paper's sizes: parameters, GFLOP and peak memory, in inference and
-in training.
+"""Costs of the networks at the paper's sizes: parameters, GFLOP, peak memory, also in training.
 
 GFLOP are counted by torch.utils.flop_counter on tensors without storage: one multiplication and one
 addition are two; convolutions and matrix products count (attention is made of these), element-wise
@@ -9,15 +8,13 @@ freed on the CPU, in fp32, beyond weights and input; in training that includes t
 is a frame (f_A), a clip (f_T), an image (f_B) or a batch of 32 bags of 32 segments (MGFN).
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-if (
-    str(Path(__file__).resolve().parent.parent) not in sys.path
-):  # an uninstalled clone, from any folder
+if str(Path(__file__).resolve().parent.parent) not in sys.path:
+    # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -27,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_detection_mgfn.mgfn import MGFN
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
-from benchmarks.machine import describe_machine, json_line
+from benchmarks.machine import describe_machine, json_line, parse_options
 
 
 class Case(NamedTuple):
@@ -67,20 +64,16 @@ def peak_memory(case: Case, training: bool) -> int:
     """Highest number of bytes that a pass holds beyond weights and input, from the profiler's
     record of allocations."""
     network, example = case.build().train(training), torch.rand(case.shape)
-    if case.shape[0] == 1:
-        for module in (
-            network.modules()
-        ):  # the heads of a single clip or image see one vector: it has no statistics
+    if case.shape[0] == 1:  # a head sees the one vector of a clip or image: it has no statistics
+        for module in network.modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.eval()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run(network, example.requires_grad_(training), training)
-    events = [
-        event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
-    ]
+    events = profiler.profiler.kineto_results.events()
     held = highest = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
+        held += event.nbytes() if event.name() == "[memory]" else 0
         highest = max(highest, held)
     return highest
 
@@ -96,15 +89,9 @@ def run(network: nn.Module, example: Tensor, training: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints a line per network and ends with one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--networks", nargs="+", choices=list(CASES), default=list(CASES), metavar="NETWORK"
-    )
-    options = parser.parse_args(argv)
+    options = parse_options(__doc__, argv, {"networks": (tuple(CASES), "which; default: all")})
     print(describe_machine())
-    print(
-        f"{'network':12}{'parameters':>13}{'GFLOP':>10}{'training':>10}{'peak MiB':>10}{'training':>10}"
-    )
+    print(f"{'network':12}{'million':>10}{'GFLOP':>10}{'training':>10}{'MiB':>10}{'training':>10}")
     figures = {}
     for name in options.networks:
         case = CASES[name]
@@ -115,10 +102,7 @@ def main(argv: list[str] | None = None) -> int:
             "peak_mib": peak_memory(case, training=False) / 2**20,
             "training_peak_mib": peak_memory(case, training=True) / 2**20,
         }
-        first, *others = costs.values()
-        print(
-            f"{name:12}{first:11.2f} M" + "".join(f"{value:10.1f}" for value in others), flush=True
-        )
+        print(f"{name:12}" + "".join(f"{value:10.2f}" for value in costs.values()), flush=True)
         figures |= {f"{name}_{key}": value for key, value in costs.items()}
     print(json_line("model_costs", {}, figures))
     return 0

@@ -15,7 +15,7 @@ def test_runs_and_reports(capsys, monkeypatch):
     monkeypatch.setattr(
         data_loading, "PAPER", replace(data_loading.PAPER, batch_videos=2, batch_images=2, size=32)
     )
-    assert data_loading.main(["--rounds", "1", "--step_seconds", "2"]) == 0
+    assert data_loading.main(["--rounds", "1", "--minutes", "1", "--step_seconds", "2"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["benchmark"] == "data_loading"
     assert set(report["ratios"]) == set(small) and min(report["ratios"].values()) > 0
