@@ -1,8 +1,7 @@
 """Are the data sets complete? `python -m aux_code.datasets.check [NAME ...] [--decode]`
 
-Compares what lies on disk with the official counts (with those of its own marker in a rendered
-miniature), names the first missing paths, reports annotations that do not match, and with --decode
-files that do not decode.
+Compares what lies on disk with the official counts (of a rendered miniature: with its own), names
+the first missing paths, annotations that do not match, and with --decode files that do not decode.
 """
 
 import argparse
@@ -11,15 +10,15 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.datasets import shanghaitech, ucf101, ucf_crime, vispr, xd_violence
 from aux_code.datasets.decode import UnreadableMedia, iterate_frames, read_image
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files
-from aux_code.datasets.lists import require_root
+from aux_code.datasets.lists import require_root, some_of
 from aux_code.datasets.surveillance import SurveillanceVideo, load_surveillance
-from aux_code.datasets.surveillance_types import some_of
 from aux_code.datasets.video_index import decoded_frames, open_video, stated_seconds, video_stream
 from aux_code.errors import UserError
 from aux_code.progress import progress
@@ -28,7 +27,6 @@ from aux_code.runs import run_script
 EXIT_INCOMPLETE = 3
 _MINIATURE_MARKER = "miniature.json"
 _N_NAMED = 5
-_SURVEILLANCE = {"ucf_crime": ucf_crime, "xd_violence": xd_violence, "shanghaitech": shanghaitech}
 _WHAT_TO_DO = "unpack, download again or correct what is named above, and check again"
 
 
@@ -37,8 +35,7 @@ class Findings:
     """What was found of one data set.
 
     Attributes:
-        official: split -> number of videos or images of the whole data set; empty for one of the
-            user's own.
+        official: split -> number of videos or images of the whole; empty for own videos.
         counts: split -> how many are there; a split that could not be counted is absent.
         problems: what makes it incomplete; `notes`: what is only worth knowing.
         media: its files and folders of frames; `videos`: those that have events.
@@ -57,27 +54,22 @@ class Findings:
         """A rendered miniature is compared with the counts of its own marker."""
         marker = self.root / _MINIATURE_MARKER
         if self.official and marker.exists():
-            counts = read_json(marker)["counts"]
-            self.official = {
-                split: counts.get(split, counts.get(f"{split}2017", 0)) for split in self.official
-            }
+            found = read_json(marker)["counts"]
+            self.official = {s: found.get(s, found.get(f"{s}2017", 0)) for s in self.official}
 
     def take(self, split: str, paths: Iterable[Path]) -> None:
         """Counts the media of a split that are there, and notes those that are not."""
-        paths = list(paths)
-        there = [path for path in paths if path.exists()]
-        self.media += there
-        self.counts[split] = len(there)
-        self.name_some(f"{split} files are missing", [path for path in paths if not path.exists()])
+        exists = {path: path.exists() for path in paths}
+        self.media += (path for path in exists if exists[path])
+        self.counts[split] = sum(exists.values())
+        self.name_some(f"{split} files are missing", [path for path in exists if not exists[path]])
 
     def name_some(self, what: str, things: Iterable[object]) -> None:
         """One problem for many things of one kind: their number and the first of them."""
         things = list(map(str, things))
         if things:
-            more = ["..."] if len(things) > _N_NAMED else []
-            self.problems.append(
-                "\n    ".join([f"{len(things)} {what}:", *things[:_N_NAMED], *more])
-            )
+            named = things[:_N_NAMED] + ["..."] * (len(things) > _N_NAMED)
+            self.problems.append("\n    ".join([f"{len(things)} {what}:", *named]))
 
     @property
     def is_complete(self) -> bool:
@@ -132,44 +124,29 @@ def check_shanghaitech(findings: Findings) -> None:
     wrong = []
     for path in findings.media:
         if path.is_dir():
-            n_values, n_frames = (
-                len(shanghaitech.read_mask(folder / f"{path.name}.npy")),
-                len(frame_files(path)),
-            )
+            n_values = len(shanghaitech.read_mask(folder / f"{path.name}.npy"))
+            n_frames = len(frame_files(path))
             if n_values != n_frames:
                 wrong.append(f"{path}: {n_frames} frames, {n_values} values in its mask")
     findings.name_some("masks do not fit their videos", wrong)
 
 
-CHECKS: dict[str, Callable[[Findings], None]] = {
-    "ucf101": check_ucf101,
-    "vispr": check_vispr,
-    "ucf_crime": check_surveillance,
-    "xd_violence": check_surveillance,
-    "shanghaitech": check_shanghaitech,
+CHECKS: dict[str, tuple[Callable[[Findings], None], ModuleType]] = {
+    "ucf101": (check_ucf101, ucf101),
+    "vispr": (check_vispr, vispr),
+    "ucf_crime": (check_surveillance, ucf_crime),
+    "xd_violence": (check_surveillance, xd_violence),
+    "shanghaitech": (check_shanghaitech, shanghaitech),
 }
-
-
-def _constant(name: str) -> str:
-    return f"{name.upper()}_ROOT"
-
-
-def _official_counts(name: str) -> dict[str, int]:
-    """Split -> videos or images; read when asked for, like the roots."""
-    if name == "ucf101":
-        counts = (ucf101.OFFICIAL_COUNTS[1, True], ucf101.OFFICIAL_COUNTS[1, False])
-    elif name == "vispr":
-        counts = vispr.OFFICIAL_COUNTS.values()
-    else:
-        counts = _SURVEILLANCE[name].OFFICIAL_COUNTS
-    return dict(zip(("train", "test"), counts, strict=True))
+"""Name of a data set -> its check, the module with its OFFICIAL_COUNTS."""
 
 
 def _nothing_found_yet(name: str) -> Findings:
     """The root and the official counts of a data set."""
     if name not in CHECKS:
         return Findings(name, Path(name))
-    root, official = Path(getattr(config, _constant(name))), _official_counts(name)
+    root = Path(getattr(config, f"{name.upper()}_ROOT"))
+    official = dict(CHECKS[name][1].OFFICIAL_COUNTS)
     is_empty = not root.is_dir() or not any(root.iterdir())
     return Findings(name, root, official, counts=dict.fromkeys(official, 0) if is_empty else {})
 
@@ -180,9 +157,8 @@ def decode_all(findings: Findings, n_workers: int) -> None:
     unreadable = []
     pool = ThreadPoolExecutor(n_workers)
     try:
-        results = progress(
-            pool.map(_decode, findings.media), f"decode {findings.name}", len(findings.media)
-        )
+        results = pool.map(_decode, findings.media)
+        results = progress(results, f"decode {findings.name}", len(findings.media))
         for path, (n, problem) in zip(findings.media, results, strict=True):
             n_frames[path] = n
             if problem:
@@ -240,10 +216,8 @@ def _report(findings: Findings) -> None:
     _say(f"{findings.name}: {findings.root}")
     for split in findings.official or findings.counts:
         found = f"{findings.counts[split]:,} found" if split in findings.counts else "not counted"
-        _say(
-            f"  {split}: {found}"
-            + (f", {findings.official[split]:,} expected" if findings.official else "")
-        )
+        expected = f", {findings.official[split]:,} expected" if findings.official else ""
+        _say(f"  {split}: {found}{expected}")
     for problem in findings.problems:
         _say(f"  - {problem}")
     for note in findings.notes:
@@ -251,11 +225,8 @@ def _report(findings: Findings) -> None:
     if findings.is_complete:
         _say("  complete")
         return
-    place = (
-        f" ({_constant(findings.name)} in aux_code/config.py says where it lies)"
-        if findings.official
-        else ""
-    )
+    constant = f"{findings.name.upper()}_ROOT in aux_code/config.py"
+    place = f" ({constant} says where it lies)" if findings.official else ""
     _say(f"  not complete: {_WHAT_TO_DO}{place}")
 
 
@@ -263,7 +234,7 @@ def find(name: str) -> Findings:
     """What there is of a data set, a key of CHECKS or a folder of own videos; decodes nothing."""
     findings = _nothing_found_yet(name)
     try:
-        CHECKS.get(name, check_surveillance)(findings)
+        CHECKS.get(name, (check_surveillance,))[0](findings)
     except UserError as error:
         findings.problems.append(str(error))
     return findings
@@ -280,17 +251,12 @@ def check(name: str, decode: bool, n_workers: int) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit status 0 if all is complete, 3 if not, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aux_code.datasets.check", description=__doc__.splitlines()[0]
-    )
-    names = ", ".join(CHECKS)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{names}, or a folder with train.csv, test.csv"
-    )
-    parser.add_argument(
-        "--decode", action="store_true", help="decode every file: takes as long as reading them all"
-    )
-    parser.add_argument("--workers", type=int, default=4, help="files decoded at a time")
+    names, program = ", ".join(CHECKS), "python -m aux_code.datasets.check"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help=f"{names}, or a folder with train.csv, test.csv")
+    add("--decode", action="store_true", help="decode every file: as long as reading them all")
+    add("--workers", type=int, default=4, help="files decoded at a time")
     options = parser.parse_args(argv)
     if options.workers < 1:
         parser.error("--workers must be at least 1")

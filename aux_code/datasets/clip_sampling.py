@@ -1,11 +1,8 @@
 """Which frames make a clip: index arithmetic only, no decoding, no tensors of pixels.
 
-Every function returns int64 NumPy arrays of 0-based frame indices that lie inside the video.
-Randomness comes from a `torch.Generator` that the caller seeds, so that a clip depends on (seed,
-epoch, video) and on nothing else.
-
-A clip of `clip_length` frames at `stride` covers a *span* of ``stride * (clip_length - 1) + 1``
-frames of the video.
+Functions return int64 arrays of 0-based frame indices inside the video; randomness comes from a
+generator that the caller seeds, so that a clip depends on (seed, epoch, video) alone. A clip of
+`clip_length` frames at `stride` covers a *span* of ``stride * (clip_length - 1) + 1`` frames.
 
 Videos that are too short (ours; the release leaves this to chance):
 
@@ -57,34 +54,27 @@ def random_clip(
 
 
 def uniform_clips(n_frames: int, clip_length: int, stride: int, n_clips: int = 5) -> np.ndarray:
-    """Clips for evaluation, their starts spread evenly from the first possible one to the last one.
+    """Evaluation's clips (n_clips, clip_length), starts spread evenly from first to last possible.
 
-    Returns int64 (n_clips, clip_length). One clip sits in the middle. The release evaluates five
-    such temporal modes and averages their probabilities. Clips may overlap, and coincide where the
-    video is no longer than one clip.
+    One clip sits in the middle. Clips may overlap. The release averages the probabilities of five.
     """
     if n_clips < 1:
         raise UserError(f"n_clips must be at least 1, not {n_clips}")
     stride = fitting_stride(n_frames, clip_length, stride)
     last_start = _n_starts(n_frames, clip_length, stride) - 1
+    starts = np.arange(n_clips) * last_start // max(1, n_clips - 1)
     if n_clips == 1:
         starts = np.array([last_start // 2])
-    else:
-        starts = np.arange(n_clips, dtype=np.int64) * last_start // (n_clips - 1)
     return np.stack([_clip_at(int(start), n_frames, clip_length, stride) for start in starts])
 
 
 def consecutive_clips(
     n_frames: int, frames_per_clip: int = 16, stride: int = 2, frames_per_feature: int = 32
 ) -> np.ndarray:
-    """The clips of feature extraction: one per `frames_per_feature` frames, from frame 0 to the end
-    of the video.
+    """Extraction's clips (ceil(n_frames / frames_per_feature), frames_per_clip), paper, section 4.
 
-    Returns int64 (ceil(n_frames / frames_per_feature), frames_per_clip). Indices past the end are
-    clamped to n_frames
-    - 1, so a short last clip is completed by the video's last frame (paper, section 4; the rule for
-      the last clip is
-    ours).
+    Indices past the end are clamped to n_frames - 1, so a short last clip is completed by the
+    video's last frame (ours).
     """
     _check(n_frames, frames_per_clip, stride)
     if frames_per_feature < 1:
@@ -101,33 +91,28 @@ def triplet_clips(
     generator: torch.Generator,
     distance: int | None = None,
 ) -> TripletClips:
-    """Anchor, positive (the anchor's frames) and a negative from another time of the same video
-    (paper, section 3.2).
+    """Anchor, positive (the anchor's frames), negative of another time (paper, section 3.2).
 
     Without `distance` the negative starts anywhere that leaves it disjoint from the anchor, before
     or after it. With `distance` D (frames, at least 1) it starts at ``anchor start + stride *
     (clip_length - 1) + D``. The module's docstring states the rule for videos that are too short.
     """
     if distance is not None and distance < 1:
-        raise UserError(
-            f"negative_distance must be at least 1 frame, not {distance}: 0 would share a frame"
-        )
+        raise UserError(f"negative_distance must be at least 1 frame, not {distance}")
     stride = fitting_stride(n_frames, clip_length, stride, n_clips=2)
     span = clip_span(clip_length, stride)
     if n_frames < 2 * span:
-        starts = _least_overlap(
-            _n_starts(n_frames, clip_length, stride), generator, swap=distance is None
-        )
+        ends = 0, _n_starts(n_frames, clip_length, stride) - 1
+        swap = distance is None and _random_below(2, generator)
+        starts = ends[::-1] if swap else ends
     elif distance is None:
         starts = _random_disjoint_starts(n_frames, span, generator)
     else:
         distance = min(distance, n_frames - 2 * span + 1)
-        anchor = _random_below(n_frames - 2 * span - distance + 2, generator)
-        starts = anchor, anchor + span - 1 + distance
-    anchor_clip, negative_clip = (
-        _clip_at(start, n_frames, clip_length, stride) for start in starts
-    )
-    return TripletClips(anchor_clip, anchor_clip.copy(), negative_clip)
+        first = _random_below(n_frames - 2 * span - distance + 2, generator)
+        starts = first, first + span - 1 + distance
+    anchor, negative = (_clip_at(start, n_frames, clip_length, stride) for start in starts)
+    return TripletClips(anchor, anchor.copy(), negative)
 
 
 def _random_disjoint_starts(
@@ -145,13 +130,6 @@ def _random_disjoint_starts(
     choice = _random_below(n_before + n_after, generator)
     negative = choice if choice < n_before else anchor + span + choice - n_before
     return anchor, negative
-
-
-def _least_overlap(n_starts: int, generator: torch.Generator, swap: bool) -> tuple[int, int]:
-    first, last = 0, n_starts - 1
-    if swap and _random_below(2, generator):
-        return last, first
-    return first, last
 
 
 def _n_starts(n_frames: int, clip_length: int, stride: int) -> int:

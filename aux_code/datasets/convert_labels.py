@@ -26,16 +26,12 @@ from aux_code.runs import run_script
 
 log = logging.getLogger(__name__)
 
+# fmt: off
 _UNPICKLE_ERRORS = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    KeyError,
+    pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError,
+    ImportError, MemoryError, OverflowError, RuntimeError, AssertionError,
 )
-_OTHER_ERRORS = (ImportError, MemoryError, OverflowError, RuntimeError, AssertionError)
+# fmt: on
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -58,11 +54,8 @@ def _admitted() -> dict[tuple[str, str], object]:
     reconstruct = np.ndarray(0).__reduce__()[0]
     scalar = np.float64(0).__reduce__()[0]
     from_buffer = np.ndarray(1).__reduce_ex__(5)[0]
-    names: dict[tuple[str, str], object] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): _number_type,
-    }
-    names["_codecs", "encode"] = _latin1
+    names: dict[tuple[str, str], object] = {("numpy", "ndarray"): np.ndarray}
+    names |= {("numpy", "dtype"): _number_type, ("_codecs", "encode"): _latin1}
     for core in ("numpy.core", "numpy._core"):
         names[f"{core}.multiarray", "_reconstruct"] = reconstruct
         names[f"{core}.multiarray", "scalar"] = scalar
@@ -81,9 +74,8 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         """The admitted object of that name; never an import."""
         if (module, name) not in self._admitted:
-            raise pickle.UnpicklingError(
-                f"it contains {module}.{name}, which is neither a number nor a NumPy array"
-            )
+            found = f"{module}.{name}, which is neither a number nor a NumPy array"
+            raise pickle.UnpicklingError(f"it contains {found}")
         return self._admitted[module, name]
 
 
@@ -99,17 +91,15 @@ def read_labels(path: Path | str) -> dict[str, np.ndarray]:
             content = ArrayUnpickler(file).load()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (*_UNPICKLE_ERRORS, *_OTHER_ERRORS) as error:
+    except _UNPICKLE_ERRORS as error:
         raise UserError(f"{path}: refused: {error}") from error
     if not isinstance(content, dict) or not content:
-        raise UserError(
-            f"{path}: expected a dict of image id -> {len(VISPR1)} labels, found {type(content).__name__}"
-        )
+        expected, found = f"a dict of image id -> {len(VISPR1)} labels", type(content).__name__
+        raise UserError(f"{path}: expected {expected}, found {found}")
     labels = {_image_id(path, key): _labels(path, key, value) for key, value in content.items()}
     if len(labels) < len(content):
-        raise UserError(
-            f"{path}: {len(content)} ids, but only {len(labels)} images; some are listed twice"
-        )
+        counts = f"{len(content)} ids, but only {len(labels)} images"
+        raise UserError(f"{path}: {counts}; some are listed twice")
     return labels
 
 
@@ -126,9 +116,8 @@ def _labels(path: Path | str, key: str, value: object) -> np.ndarray:
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: labels of {key} are not numbers ({error})") from error
     if labels.shape != (len(VISPR1),) or not np.isin(labels, (0, 1)).all():
-        raise UserError(
-            f"{path}: labels of {key} must be {len(VISPR1)} values, 0 or 1, found {labels.tolist()[:10]}"
-        )
+        found = labels.tolist()[:10]
+        raise UserError(f"{path}: {key}: expected {len(VISPR1)} labels, 0 or 1, found {found}")
     return labels
 
 
@@ -136,10 +125,8 @@ def default_folder(path: Path) -> Path:
     """Beside the pickle: <split>*.pkl to annotations/<split>2017, OTHER.pkl to OTHER."""
     match = re.match(r"(train|val|test)(?![a-z])", path.name.lower())
     if not match:
-        log.warning(
-            "%s: the name does not begin with train, val or test; move the result to its split",
-            path,
-        )
+        problem = "the name does not begin with train, val or test; move the result to its split"
+        log.warning("%s: %s", path, problem)
         return path.with_name(path.stem if path.suffix else f"{path.name}_annotations")
     return path.parent / "annotations" / f"{match[1]}2017"
 
@@ -159,14 +146,11 @@ def write_annotations(labels: dict[str, np.ndarray], folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit status 0 done, 2 wrong input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aux_code.datasets.convert_labels", description=__doc__.splitlines()[0]
-    )
+    program = "python -m aux_code.datasets.convert_labels"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     parser.add_argument("pickle", type=Path, metavar="OLD.pkl")
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", nargs="?",
-        help="such as <VISPR_ROOT>/annotations/train2017; by default annotations/<split>2017 beside <split>_labels.pkl",
-    )  # fmt: skip
+    place = "by default annotations/<split>2017 beside <split>_labels.pkl"
+    parser.add_argument("folder", type=Path, metavar="FOLDER", nargs="?", help=place)
     options = parser.parse_args(argv)
     labels = read_labels(options.pickle)
     folder = options.folder or default_folder(options.pickle)

@@ -27,26 +27,13 @@ from aux_code.datasets.video_index import (
     video_stream,
 )
 
-__all__ = [
-    "DecodedCache",
-    "RgbConverter",
-    "UnreadableMedia",
-    "count_frames",
-    "frame_rate",
-    "frame_size",
-    "iterate_frames",
-    "read_frames",
-    "read_image",
-    "read_video",
-]
-
 log = logging.getLogger(__name__)
 
 FOLDER_FPS = 24.0
 """Frames per second assumed for a folder of frames, which cannot say: ShanghaiTech's rate."""
 
 _SKIPS_EXACTLY = {"h264", "mpeg4", "mpeg2video"}
-"""Decoders in which a picture that is no reference is one that no other picture needs."""
+"""Decoders in which a frame that is no reference is one that no other frame needs."""
 
 
 def count_frames(path: Path | str) -> int:
@@ -63,15 +50,6 @@ def frame_rate(path: Path | str, default: float = FOLDER_FPS) -> float:
     with open_video(path) as container:
         stream = video_stream(container)
         return float(stream.average_rate or stream.guessed_rate or default)
-
-
-def frame_size(path: Path | str) -> tuple[int, int]:
-    """(height, width) in pixels of the frames as they are returned."""
-    if Path(path).is_dir():
-        height, width, _ = read_image(frame_files(path)[0]).shape
-        return height, width
-    index = video_index(path)
-    return index.height, index.width
 
 
 def iterate_frames(path: Path | str, n_threads: int = 1) -> Iterator[np.ndarray]:
@@ -91,11 +69,6 @@ def iterate_frames(path: Path | str, n_threads: int = 1) -> Iterator[np.ndarray]
             yield converter(frame)
     if n_frames == 0:
         raise UnreadableMedia(path, "no frame of its video decodes")
-
-
-def read_video(path: Path | str) -> np.ndarray:
-    """All frames of a short video, uint8 (T,H,W,3) RGB."""
-    return np.stack(list(iterate_frames(path)))
 
 
 def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
@@ -209,11 +182,9 @@ class RgbConverter:
             self._size = upright_size(frame)
         mirrored, quarters = display_turn(frame)
         height, width = self._size[::-1] if quarters % 2 else self._size
-        # By default every converter starts as many threads as there are cores, for a twentieth of a
-        # millisecond.
-        rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", threads=1
-        ).to_ndarray()
+        # By default a converter starts as many threads as there are cores, for 0.05 ms.
+        size = {"width": width, "height": height}
+        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()
         if mirrored or quarters:
             return np.ascontiguousarray(np.rot90(rgb[:, ::-1] if mirrored else rgb, k=quarters))
         return rgb
@@ -223,9 +194,8 @@ def _check_indices(wanted: np.ndarray, n_frames: int, path: Path | str) -> None:
     if len(wanted) == 0:
         raise IndexError(f"{path}: no frame was asked for")
     if wanted.min() < 0 or wanted.max() >= n_frames:
-        raise IndexError(
-            f"{path} has {n_frames} frames; asked for {wanted.min()} to {wanted.max()}"
-        )
+        asked = f"{wanted.min()} to {wanted.max()}"
+        raise IndexError(f"{path} has {n_frames} frames; asked for {asked}")
 
 
 def _same_size(frames: Iterable[np.ndarray], path: Path | str) -> Iterator[np.ndarray]:
@@ -233,19 +203,16 @@ def _same_size(frames: Iterable[np.ndarray], path: Path | str) -> Iterator[np.nd
     for frame in frames:
         shape = shape or frame.shape
         if frame.shape != shape:
-            raise UnreadableMedia(
-                path, f"its frames differ in size: {shape[:2]} and {frame.shape[:2]}"
-            )
+            sizes = f"{shape[:2]} and {frame.shape[:2]}"
+            raise UnreadableMedia(path, f"its frames differ in size: {sizes}")
         yield frame
 
 
 class DecodedCache:
-    """Whole decoded videos and images in memory, up to `limit_bytes`, so that small data sets
-    decode once per run.
+    """Decoded videos and images in memory, up to `limit_bytes`: small data sets decode once per run.
 
-    What does not fit is decoded each time it is asked for. Nothing is evicted: an epoch visits
-    every file once, so evicting would only trade one miss for another. Arrays are read-only, since
-    callers share them. Safe to use from threads.
+    Nothing is evicted: an epoch visits every file once, so evicting would only trade one miss for
+    another. Arrays are read-only, since callers share them. Safe to use from threads.
     """
 
     def __init__(self, limit_bytes: int):

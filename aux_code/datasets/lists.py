@@ -1,7 +1,7 @@
 """What every data set needs: root and files, text lists line by line, a report on absent files."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from aux_code.errors import UserError
@@ -17,9 +17,9 @@ def require_root(root: Path | str, constant: str) -> Path:
     root = Path(root)
     if not root.is_dir():
         raise UserError(
-            f"no data set at {root}. Set {constant} in aux_code/config.py, or the environment variable "
-            "TED_SPAD_DATA_ROOT to the folder that holds all data sets. `python -m aux_code.miniature ROOT` renders "
-            "a small stand-in."
+            f"no data set at {root}. Set {constant} in aux_code/config.py, or the environment "
+            "variable TED_SPAD_DATA_ROOT to the folder that holds all data sets. "
+            "`python -m aux_code.miniature ROOT` renders a small stand-in."
         )
     return root
 
@@ -36,9 +36,15 @@ def first_existing(candidates: Sequence[Path], what: str) -> Path:
     raise UserError(f"{what} not found; looked for " + ", ".join(map(str, candidates)))
 
 
-def is_hidden(path: Path) -> bool:
-    """Whether a file is none of the data set's: macOS leaves a `._name.jpg` beside each copy."""
-    return path.name.startswith(".")
+def files_of(folder: Path, suffixes: Collection[str], deep: bool = False) -> list[Path]:
+    """Sorted files of these endings in a folder (or, `deep`, below it); none if it is absent.
+
+    Hidden ones are none of the data set's: macOS leaves a `._name.jpg` beside each copy.
+    """
+    found = folder.rglob("*") if deep else folder.iterdir() if folder.is_dir() else ()
+    return sorted(
+        path for path in found if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -64,18 +70,22 @@ def broken_line(path: Path, number: int, text: str, expected: str) -> UserError:
     return UserError(f"{path}, line {number}: expected {expected}, found {text!r}")
 
 
+def some_of(what: str, things: Sequence[object]) -> list[str]:
+    """One line on many things: their number and the first of them; none if there are none."""
+    if not things:
+        return []
+    more = ", ..." * (len(things) > _N_NAMED)
+    return [f"{len(things)} {what}: {', '.join(map(str, things[:_N_NAMED]))}{more}"]
+
+
 def report_missing(missing: Sequence[Path], n_listed: int, what: str) -> None:
     """Warns of listed files that are absent, and stops where they are more than 1 %.
 
     Raises:
         UserError: too many are absent; it names the first ones.
     """
-    if not missing:
-        return
-    named = ", ".join(map(str, missing[:_N_NAMED])) + (", ..." if len(missing) > _N_NAMED else "")
-    message = f"{len(missing)} of {n_listed} {what} are missing: {named}"
-    if len(missing) > MAX_MISSING_SHARE * n_listed:
-        raise UserError(
-            f"{message}; unpack them there, or run `python -m aux_code.datasets.check` for the whole list"
-        )
-    log.warning("%s; left out", message)
+    for line in some_of(f"of {n_listed} {what} are missing", missing):
+        if len(missing) > MAX_MISSING_SHARE * n_listed:
+            command = "python -m aux_code.datasets.check"
+            raise UserError(f"{line}; unpack them there; `{command}` gives the whole list")
+        log.warning("%s; left out", line)

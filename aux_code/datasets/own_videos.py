@@ -13,7 +13,7 @@ import csv
 import io
 from pathlib import Path
 
-from aux_code.datasets.lists import broken_line
+from aux_code.datasets.lists import broken_line, some_of
 from aux_code.datasets.surveillance_types import (
     ANOMALY,
     NORMAL,
@@ -33,18 +33,11 @@ def load(root: Path) -> SurveillanceDataset:
     """Reads train.csv and test.csv; one of them will do, for users who only score or only train."""
     lists = [path for name in ("train", "test") if (path := root / f"{name}.csv").is_file()]
     if not lists:
-        raise UserError(
-            f"{root} holds neither train.csv nor test.csv; write them with the header video,label,anomalies"
-        )
+        remedy = "write them with the header video,label,anomalies"
+        raise UserError(f"{root} holds neither train.csv nor test.csv; {remedy}")
     videos = [video for path in lists for video in _read_csv(path, path.stem)]
-    without = [
-        video.name for video in videos if video.split == "test" and video.label and not video.events
-    ]
-    report = (
-        [f"{len(without)} anomalous test videos without anomalies: {', '.join(without[:5])}"]
-        if without
-        else []
-    )
+    without = [v.name for v in videos if v.split == "test" and v.label and not v.events]
+    report = some_of("anomalous test videos without anomalies", without)
     return assemble(root.resolve().name, root, videos, report, lists)
 
 
@@ -52,26 +45,21 @@ def _read_csv(path: Path, split: str) -> list[SurveillanceVideo]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); save it as comma-separated UTF-8 text"
-        ) from error
+        remedy = "save it as comma-separated UTF-8 text"
+        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     header = {(name or "").strip() for name in reader.fieldnames or []}
     if not {"video", "label"} <= header <= _COLUMNS:
         found = ",".join(reader.fieldnames or [])
-        raise UserError(
-            f"{path}, line 1: expected the header video,label[,anomalies][,category], found {found!r}"
-        )
+        raise broken_line(path, 1, found, "the header video,label[,anomalies][,category]")
     reader.fieldnames = [name.strip() for name in reader.fieldnames]
     videos = []
     for row in reader:
         try:
             videos.append(_video(row, path.parent, split))
         except (ValueError, AttributeError) as error:
-            text = ",".join(map(str, row.values()))
-            raise broken_line(
-                path, reader.line_num, text, f"video,label[,anomalies] ({error})"
-            ) from error
+            text, expected = ",".join(map(str, row.values())), f"video,label[,anomalies] ({error})"
+            raise broken_line(path, reader.line_num, text, expected) from error
     return videos
 
 
@@ -80,10 +68,10 @@ def _video(row: dict[str, str], root: Path, split: str) -> SurveillanceVideo:
         raise ValueError("more fields than the header has")
     file = row["video"].strip()
     label = _LABELS.get(row["label"].strip().lower())
-    if not file or label is None:
-        raise ValueError(
-            "label is 0, 1, normal or anomalous" if file else "the video's name is empty"
-        )
+    if not file:
+        raise ValueError("the video's name is empty")
+    if label is None:
+        raise ValueError("label is 0, 1, normal or anomalous")
     events = _events((row.get("anomalies") or "").strip())
     if events and not label:
         raise ValueError("a normal video has no anomalies")

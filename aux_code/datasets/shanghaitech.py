@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aux_code.datasets.lists import broken_line, numbered_lines
+from aux_code.datasets.lists import broken_line, numbered_lines, some_of
 from aux_code.datasets.surveillance_types import (
     ANOMALY,
     NORMAL,
@@ -23,13 +23,12 @@ from aux_code.datasets.surveillance_types import (
     SurveillanceDataset,
     SurveillanceVideo,
     assemble,
-    some_of,
     unlisted,
     video_stem,
 )
 from aux_code.errors import UserError
 
-OFFICIAL_COUNTS = (238, 199)
+OFFICIAL_COUNTS = {"train": 238, "test": 199}
 
 
 def load(root: Path) -> SurveillanceDataset:

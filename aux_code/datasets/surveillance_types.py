@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aux_code.datasets.lists import some_of
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,6 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpe
 NORMAL = "Normal"
 ANOMALY = "Anomaly"
 
-_N_NAMED = 5
-
 Events = tuple[tuple[int, int], ...]
 
 
@@ -28,15 +27,12 @@ class SurveillanceVideo:
     """One video of a surveillance data set.
 
     Attributes:
-        name: unique in the data set and the stem of its feature file: the file's name without its
-            ending, or, where two folders hold files of one name, the path below the root with `__`
-            for each slash.
-        path: the video file or the folder of its frames; it may be absent where only features are
-            used.
+        name: unique, the stem of its feature file: the file's name without its ending, or, where
+            two folders hold one name, the path below the root with `__` for each slash.
+        path: video file or folder of frames; it may be absent where only features are used.
         split: train or test.
         label: 1 if the video holds an anomaly, else 0.
-        category: kind of anomaly for class-wise results, "Normal" for normal videos, "Anomaly"
-            where kinds are unknown.
+        category: kind of anomaly, "Normal", or "Anomaly" where kinds are unknown.
         events: anomalous stretches ((start, end), ...) in frames, 0-based, end exclusive; empty in
             training videos, whose annotation is the label alone.
     """
@@ -81,23 +77,16 @@ def frame_labels(video: SurveillanceVideo, n_frames: int) -> np.ndarray:
     labels = np.zeros(n_frames, np.uint8)
     for start, end in video.events:
         if end > n_frames:
-            log.warning(
-                "%s: event %d-%d is clipped to the video's %d frames",
-                video.name,
-                start,
-                end,
-                n_frames,
-            )
+            event = f"event {start}-{end} is clipped to the video's {n_frames} frames"
+            log.warning("%s: %s", video.name, event)
         labels[start:end] = 1
     return labels
 
 
 def video_stem(name: str) -> str:
-    """File name without its ending, if that is one of a video: names of videos hold dots of their
-    own.
+    """File name without its ending, if that is one of a video: names hold dots of their own.
 
-    Letters with accents come out composed (NFC): file systems and annotation files differ in how
-    they store them.
+    Accents come out composed (NFC): file systems and annotations store them differently.
     """
     path = Path(unicodedata.normalize("NFC", name))
     return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
@@ -116,8 +105,9 @@ def with_unique_names(videos: Sequence[SurveillanceVideo], root: Path) -> list[S
     ]
     twice = [name for name, count in Counter(video.name for video in unique).items() if count > 1]
     if twice:
+        names = ", ".join(twice[:5])
         raise UserError(
-            f"{root}: listed more than once: {', '.join(twice[:5])}; keep each video once, in one list"
+            f"{root}: listed more than once: {names}; keep each video once, in one list"
         )
     return unique
 
@@ -130,40 +120,18 @@ def assemble(
     lists: Iterable[Path] = (),
 ) -> SurveillanceDataset:
     """Unique names, split into training and test; `lists` are the files that were read."""
-    listed = list(videos)
-    videos = with_unique_names(listed, root)
-    notes = _renamed(listed, videos)
-    train, test = (
-        [video for video in videos if video.split == split] for split in ("train", "test")
-    )
+    before = list(videos)
+    after = with_unique_names(before, root)
+    renamed = [f"{new.name} ({old.name})" for old, new in zip(before, after) if old != new]
+    what = "videos share their file's name with another, so their folders come in front"
+    train, test = ([v for v in after if v.split == split] for split in ("train", "test"))
+    notes = some_of(what, renamed)
     return SurveillanceDataset(name, root, train, test, report, notes, list(lists))
-
-
-def _renamed(before: Sequence[SurveillanceVideo], after: Sequence[SurveillanceVideo]) -> list[str]:
-    """A line on videos of one name in several folders; none if there are none."""
-    renamed = [
-        f"{new.name} ({old.name})"
-        for old, new in zip(before, after, strict=True)
-        if old.name != new.name
-    ]
-    return some_of(
-        "videos share their file's name with another, so their folders come in front", renamed
-    )
 
 
 def unlisted(kind: str, names: Iterable[str]) -> list[str]:
     """A report line on names in an annotation that are not in a list; none if there are none."""
     return some_of(f"{kind} belong to videos that are not listed", sorted(names))
-
-
-def some_of(what: str, things: Sequence[object]) -> list[str]:
-    """One line on many things: their number and the first of them; none if there are none."""
-    if not things:
-        return []
-    return [
-        f"{len(things)} {what}: {', '.join(map(str, things[:_N_NAMED]))}"
-        + ", ..." * (len(things) > _N_NAMED)
-    ]
 
 
 def _path_name(path: Path, root: Path) -> str:

@@ -21,7 +21,7 @@ from aux_code.errors import UserError
 
 _N_DRAWS = 16
 _LUMA = (0.299, 0.587, 0.114)
-_LARGE_PICTURE = 128 * 128
+_LARGE_IMAGE = 128 * 128
 """Pixels above which, on a CPU, the clips of a batch are cut and resampled one by one."""
 _SIDE_STEP = 64
 """Small images are extended to multiples of it, so that nearly equal ones share a batch."""
@@ -29,14 +29,12 @@ _SIDE_STEP = 64
 
 @dataclass(frozen=True)
 class Policy:
-    """An augmentation policy. Factors are relative to the picture, probabilities and shares in [0,
-    1].
+    """An augmentation policy; factors, probabilities and shares in [0, 1].
 
     Attributes:
-        crop_factor: range of the crop's height and width relative to the picture's, one draw for
-            both, so that the crop keeps the picture's shape (paper: 0.6 to 1 in training, 0.8 in
-            evaluation).
-        centred: crop in the middle instead of anywhere inside the picture.
+        crop_factor: range of the crop's height and width relative to the image's, one draw for both
+            (paper: 0.6 to 1 in training, 0.8 in evaluation).
+        centred: crop in the middle instead of anywhere.
         flip_probability: mirror left and right.
         brightness, contrast, saturation: strength s of a factor from [1 - s, 1 + s].
         hue: largest rotation of the colours, as a share of the full circle.
@@ -58,66 +56,41 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_factor[0] <= self.crop_factor[1] <= 1:
-            raise UserError(
-                f"crop_factor must satisfy 0 < low <= high <= 1, not {self.crop_factor}"
-            )
+            raise UserError(f"crop_factor: 0 < low <= high <= 1, not {self.crop_factor}")
 
     @property
     def is_fixed(self) -> bool:
         """Whether every draw would give the same result, so that no generator is needed."""
-        one_crop = self.crop_factor[0] == self.crop_factor[1] and (
-            self.centred or self.crop_factor[0] == 1
-        )
+        low, high = self.crop_factor
+        one_crop = low == high and (self.centred or low == 1)
+        drawn = (self.flip_probability, self.erase_probability, self.changes_colours)
+        return one_crop and not any(drawn)
+
+    @property
+    def changes_colours(self) -> bool:
+        """Whether any strength of a colour is above 0."""
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
-        probabilities = (self.flip_probability, self.grey_probability, self.erase_probability)
-        return one_crop and not any(strengths + probabilities)
+        return any((*strengths, self.grey_probability))
 
 
 EVALUATION = Policy(crop_factor=(0.8, 0.8), centred=True)
 """Centre crop 0.8 h x 0.8 w, resized: every stage and data set (paper, section 4)."""
 
-WEAK = Policy(crop_factor=(0.8, 1.0), flip_probability=0.5)
-"""Crop and flip only: attackers and settling, where colour is evidence (ours)."""
 
-STRONG = Policy(
-    crop_factor=(0.6, 1.0),
-    flip_probability=0.5,
-    brightness=0.3,
-    contrast=0.3,
-    saturation=0.3,
-    hue=0.05,
-    erase_probability=0.25,
-)
+def _jitter(strength: float, hue: float) -> dict[str, float]:
+    return {**dict.fromkeys(("brightness", "contrast", "saturation"), strength), "hue": hue}
+
+
+STRONG = Policy((0.6, 1.0), flip_probability=0.5, erase_probability=0.25, **_jitter(0.3, 0.05))
 """Crop 0.6 to 1, erase, flip, colour jitter (paper, section 4; strengths ours)."""
 
-MODERATE = Policy(
-    crop_factor=(0.75, 1.0),
-    flip_probability=0.5,
-    brightness=0.3,
-    contrast=0.3,
-    saturation=0.3,
-    hue=0.05,
-)
+MODERATE = Policy((0.75, 1.0), flip_probability=0.5, **_jitter(0.3, 0.05))
 """Small frames, in which a person is few pixels tall: nothing erased, larger crops (ours)."""
 
-BUDGET_VIEWS = Policy(
-    crop_factor=(0.6, 1.0),
-    flip_probability=0.5,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.1,
-)
+BUDGET_VIEWS = Policy((0.6, 1.0), flip_probability=0.5, **_jitter(0.4, 0.1))
 """The two NT-Xent views (ours). No grey: colour of skin and clothes tells people apart."""
 
-MODERATE_VIEWS = Policy(
-    crop_factor=(0.8, 1.0),
-    flip_probability=0.5,
-    brightness=0.2,
-    contrast=0.2,
-    saturation=0.2,
-    hue=0.02,
-)
+MODERATE_VIEWS = Policy((0.8, 1.0), flip_probability=0.5, **_jitter(0.2, 0.02))
 """NT-Xent views of small images: BUDGET_VIEWS leaves too little to tell them apart (ours)."""
 
 
@@ -153,9 +126,8 @@ def augment(
     clips = torch.as_tensor(clips)
     if clips.ndim == 4:
         return augment(clips[None], policy, size, generator)[0]
-    generators = (
-        [generator] * len(clips) if isinstance(generator, torch.Generator) else list(generator)
-    )
+    is_one = isinstance(generator, torch.Generator)
+    generators = [generator] * len(clips) if is_one else list(generator)
     sides = torch.tensor([clips.shape[2:4]]).expand(len(clips), 2)
     return _transform(_checked(clips), policy, size, _draw(policy, generators, len(clips)), sides)
 
@@ -166,11 +138,9 @@ def augment_batch(
     size: int,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Augments clips of one length T and any picture sizes: list of uint8 (T,H,W,3) ->
-    (B,3,T,size,size).
+    """Augments clips of one length and any sizes: B uint8 (T,H,W,3) -> float32 (B,3,T,size,size).
 
-    The result is float32 in [0,1]. `generators` has one entry per clip; empty will do where the
-    policy is fixed.
+    `generators` has one entry per clip; empty will do where the policy is fixed.
     """
     draws = _draw(policy, generators, len(clips))
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -206,17 +176,11 @@ def evaluation_images(images: Sequence[np.ndarray | Tensor], size: int) -> Tenso
 
 
 def transform_boxes(boxes: np.ndarray, source_hw: tuple[int, int], size: int) -> np.ndarray:
-    """Where boxes lie after `evaluation_transform`: float (N,4) x1, y1, x2, y2 in pixels, clipped
-    to the output.
-
-    A box outside the crop comes out with no area.
-    """
+    """Where boxes (N,4) x1, y1, x2, y2 in pixels lie after `evaluation_transform`, clipped to it."""
     height, width = source_hw
     crop = EVALUATION.crop_factor[0]
-    margin = (1 - crop) / 2
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    relative = boxes / np.array([width, height, width, height])
-    return np.clip((relative - margin) / crop * size, 0, size)
+    relative = np.asarray(boxes, np.float64).reshape(-1, 4) / [width, height, width, height]
+    return np.clip((relative - (1 - crop) / 2) / crop * size, 0, size)
 
 
 def _draw(policy: Policy, generators: Sequence[torch.Generator], n_samples: int) -> _Draws:
@@ -268,10 +232,7 @@ def _erase_boxes(policy: Policy, u: Tensor) -> Tensor:
     low, high = policy.erase_share
     sides = low + (high - low) * u[:, 1:3]
     corners = (1 - sides) * u[:, 3:5]
-    boxes = torch.stack(
-        [corners[:, 0], corners[:, 0] + sides[:, 0], corners[:, 1], corners[:, 1] + sides[:, 1]],
-        dim=1,
-    )
+    boxes = torch.stack([corners, corners + sides], dim=2).flatten(1)  # (B, 4)
     return torch.where(u[:, :1] < policy.erase_probability, boxes, 0.0)
 
 
@@ -280,13 +241,7 @@ def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws, sides: T
     # Under autocast the products would run in bf16 and lose half the grey levels.
     with torch.autocast(clips.device.type, enabled=False):
         clips = _resample(clips, size, draws, sides)
-        if (
-            policy.brightness
-            or policy.contrast
-            or policy.saturation
-            or policy.hue
-            or policy.grey_probability
-        ):
+        if policy.changes_colours:
             clips = _recolour(clips, draws)
         if policy.erase_probability:
             clips = _erase(clips, draws)
@@ -296,26 +251,19 @@ def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws, sides: T
 def _resample(clips: Tensor, size: int, draws: _Draws, sides: Tensor) -> Tensor:
     """Crop, resize, flip: uint8 (B,T,H,W,3), `sides` (B,2) -> float32 (B,3,T,size,size)."""
     n_clips, n_frames, height, width, _ = clips.shape
-    if n_clips > 1 and height * width > _LARGE_PICTURE and clips.device.type == "cpu":
-        return torch.cat(
-            [
-                _resample(clips[i : i + 1], size, _select(draws, [i]), sides[[i]])
-                for i in range(n_clips)
-            ]
-        )
+    if n_clips > 1 and height * width > _LARGE_IMAGE and clips.device.type == "cpu":
+        one = [(clips[i : i + 1], size, _select(draws, [i]), sides[[i]]) for i in range(n_clips)]
+        return torch.cat([_resample(*arguments) for arguments in one])
     rows = _resize_weights(height, sides[:, 0], size, draws.top, draws.crop)
     columns = _resize_weights(width, sides[:, 1], size, draws.left, draws.crop)
     columns[draws.flip] = columns[draws.flip].flip(1)
-    # In a batch the crops differ, and one product over all of small pictures is faster than one for
-    # each.
-    if n_clips == 1:
+    if n_clips == 1:  # in a batch the crops differ, and one product over all is faster
         clips, rows, columns = _cut(clips, rows, columns)
         height, width = clips.shape[2:4]
     rows, columns = rows.to(clips.device).div_(255), columns.to(clips.device)
     planes = clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
-    planes = planes.reshape(n_clips, -1, width) @ columns.transpose(1, 2)
-    planes = planes.view(n_clips, -1, height, size)
-    planes = rows[:, None] @ planes
+    planes = planes.reshape(n_clips, -1, width) @ columns.transpose(1, 2)  # (B, 3*T*H, size)
+    planes = rows[:, None] @ planes.view(n_clips, -1, height, size)  # (B, 3*T, size, size)
     return planes.view(n_clips, 3, n_frames, size, size).clamp_(0, 1)
 
 
@@ -325,10 +273,9 @@ def _resize_weights(
     """Weights (B,size,n_canvas) that resample the stretch [start, start + share] of an axis to
     `size` pixels.
 
-    Triangle filter, as wide as one output pixel where the picture shrinks and one source pixel
-    where it grows; rows sum to 1. Only pixels inside the stretch count, as if it had been cut out
-    first. `start` and `share` are shares of the picture, which is the first `sides` (B,) pixels of
-    the axis.
+    Triangle filter, as wide as one output pixel where the image shrinks and one source pixel where
+    it grows; rows sum to 1. Only pixels inside the stretch count, as if it had been cut out first.
+    `start` and `share` are shares of the image, the first `sides` (B,) pixels of the axis.
     """
     first, length = (start * sides)[:, None, None], (share * sides)[:, None, None]
     scale = length / size
@@ -349,7 +296,7 @@ def _cut(clips: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, 
 
 def _recolour(clips: Tensor, draws: _Draws) -> Tensor:
     """Colour map, then contrast about the clip's mean grey; float32 (B,3,T,h,w) in [0,1]."""
-    flat = clips.flatten(2)
+    flat = clips.flatten(2)  # (B, 3, T*h*w)
     luma = torch.tensor(_LUMA, device=clips.device)
     colour = draws.colour.to(clips.device)
     contrast = draws.contrast.to(clips.device)[:, None, None]
@@ -374,14 +321,10 @@ def _select(draws: _Draws, members: list[int]) -> _Draws:
 def _canvas(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape in which a clip (T,H,W,3) is transformed; no result depends on the batch."""
     n_frames, height, width, channels = shape
-    if n_frames > 1 or height * width > _LARGE_PICTURE:
+    if n_frames > 1 or height * width > _LARGE_IMAGE:
         return tuple(shape)
-    return (
-        1,
-        -(-height // _SIDE_STEP) * _SIDE_STEP,
-        -(-width // _SIDE_STEP) * _SIDE_STEP,
-        channels,
-    )
+    height, width = (-(-side // _SIDE_STEP) * _SIDE_STEP for side in (height, width))
+    return 1, height, width, channels
 
 
 def _stack(clips: list[np.ndarray | Tensor], canvas: tuple[int, ...]) -> Tensor:

@@ -24,14 +24,9 @@ from aux_code.datasets.lists import (
 from aux_code.errors import UserError
 from aux_code.runs import seeded_generator
 
-OFFICIAL_COUNTS = {
-    (1, True): 9537,
-    (1, False): 3783,
-    (2, True): 9586,
-    (2, False): 3734,
-    (3, True): 9624,
-    (3, False): 3696,
-}
+OFFICIAL_COUNTS = {"train": 9537, "test": 3783}
+"""Clips of split 1."""
+_SPLITS = [(split, train) for split in (1, 2, 3) for train in (True, False)]
 _CLASSES = "ucfTrainTestlist/classInd.txt"
 
 
@@ -52,15 +47,13 @@ class Ucf101(Sequence):
         split: 1, 2 or 3.
         train: the training list, else the test list.
         validation_fraction: share of the training list's groups, in [0, 1), set aside for
-            validation. Clips of one
-        group show
-            one person in one place, so they stay together; the test list is not touched by any
-            choice.
+            validation: clips of one group show one person in one place. The test list is not
+            touched by any choice.
         validation: give the groups set aside instead of the others.
         seed: chooses these groups.
 
     Attributes:
-        classes: name of each class index, with "" at index 0, which no class has.
+        classes: name of each class index, "" at index 0, which no class has.
         missing: listed files that are absent; at most 1 % or a UserError.
     """
 
@@ -109,7 +102,7 @@ def read_split(root: Path, split: int, train: bool) -> tuple[list[str], list[Ucf
 
 def listed(root: Path) -> tuple[list[Path], list[Path]]:
     """(lists, clips that they name) of all splits that are there."""
-    splits = [key for key in OFFICIAL_COUNTS if _list_file(root, *key).is_file()]
+    splits = [key for key in _SPLITS if _list_file(root, *key).is_file()]
     clips = {item.path for key in splits for item in read_split(root, *key)[1]}
     return [root / _CLASSES, *(_list_file(root, *key) for key in splits)], sorted(clips)
 
@@ -126,9 +119,7 @@ def _read_classes(path: Path) -> list[str]:
             raise broken_line(path, number, line, "a new index from 1 and a class name")
         classes[int(match[1])] = match[2]
     if sorted(classes) != list(range(1, len(classes) + 1)):
-        raise UserError(
-            f"{path}: class indices must run from 1 to the number of classes without a gap"
-        )
+        raise UserError(f"{path}: class indices must run from 1 on without a gap")
     return ["", *(classes[index] for index in sorted(classes))]
 
 
@@ -138,9 +129,8 @@ def _read_list(path: Path, videos: Path, classes: list[str]) -> list[Ucf101Item]
     for number, line in numbered_lines(path):
         match = re.fullmatch(r"(([^/]+)/[^/]+_g(\d+)_c\d+\.\w+)(?:\s+(\d+))?", line)
         if not match or match[2] not in indices or match[1] in seen:
-            raise broken_line(
-                path, number, line, "<Class>/v_<Class>_g<n>_c<n>.avi of a known class, listed once"
-            )
+            expected = "<Class>/v_<Class>_g<n>_c<n>.avi of a known class, listed once"
+            raise broken_line(path, number, line, expected)
         label = indices[match[2]]
         if match[4] and int(match[4]) != label:
             raise broken_line(path, number, line, f"class index {label} as in classInd.txt")
@@ -158,7 +148,6 @@ def _validation_groups(groups: set[int], fraction: float, seed: int) -> set[int]
     if len(ordered) < 2:
         raise UserError("a validation part needs clips of at least two groups in the training list")
     n_chosen = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
-    order = torch.randperm(
-        len(ordered), generator=seeded_generator("ucf101 validation", seed)
-    ).tolist()
+    generator = seeded_generator("ucf101 validation", seed)
+    order = torch.randperm(len(ordered), generator=generator).tolist()
     return {ordered[i] for i in order[:n_chosen]}

@@ -12,7 +12,7 @@ https://www.crcv.ucf.edu/projects/real-world/, for research use.
 from functools import cached_property
 from pathlib import Path
 
-from aux_code.datasets.lists import broken_line, first_existing, is_hidden, numbered_lines
+from aux_code.datasets.lists import broken_line, files_of, first_existing, numbered_lines
 from aux_code.datasets.surveillance_types import (
     NORMAL,
     VIDEO_SUFFIXES,
@@ -25,7 +25,7 @@ from aux_code.datasets.surveillance_types import (
 )
 from aux_code.errors import UserError
 
-OFFICIAL_COUNTS = (1610, 290)
+OFFICIAL_COUNTS = {"train": 1610, "test": 290}
 ANNOTATIONS = "Temporal_Anomaly_Annotation_for_Testing_Videos.txt"
 _NORMAL_FOLDERS = {"Training_Normal_Videos_Anomaly", "Testing_Normal_Videos_Anomaly"}
 _EXPECTED = "'<name> <class> <start1> <end1> <start2> <end2>', frames from 1, -1 for none"
@@ -61,9 +61,8 @@ class _VideoFiles:
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
-        for path in sorted(self.root.rglob("*")):
-            if path.suffix.lower() in VIDEO_SUFFIXES and not is_hidden(path):
-                found.setdefault(path.name, []).append(path)
+        for path in files_of(self.root, VIDEO_SUFFIXES, deep=True):
+            found.setdefault(path.name, []).append(path)
         return found
 
     def find(self, listed: str) -> Path:

@@ -51,11 +51,9 @@ def _read_lines(path: Path) -> dict[str, str]:
 
 
 class UnreadableLog:
-    """Counts the files of a data set that did not decode and names them in `unreadable.txt` of the
-    run's folder.
+    """Counts a data set's files that did not decode, named in `unreadable.txt` of the run's folder.
 
-    Several data sets of a run, and a run that was resumed, share that file: lines of others are
-    kept.
+    Several data sets of a run, and a resumed run, share that file: lines of others are kept.
 
     Args:
         folder: the run's folder; made when the first file is recorded.
@@ -78,8 +76,7 @@ class UnreadableLog:
         return list(self._reasons)
 
     def record(self, path: Path | str, reason: str = "does not decode") -> None:
-        """Counts one file; the same file counts once. Under torchrun all ranks count, and rank 0
-        writes.
+        """Counts a file, once. Under torchrun all ranks count, and rank 0 writes.
 
         Raises:
             UserError: more than `max_share` of the data set is unreadable.
@@ -92,6 +89,7 @@ class UnreadableLog:
             _write_lines(self.path, {**_read_lines(self.path), **self._reasons})
         if len(self) > self.max_share * self.n_total:
             raise UserError(
-                f"{len(self)} of {self.n_total} files are unreadable, more than the admitted {self.max_share:.1%}; "
-                f"they are named in {self.path}: replace them or admit a larger share (max_unreadable_share)"
+                f"{len(self)} of {self.n_total} files are unreadable, more than the admitted "
+                f"{self.max_share:.1%}; they are named in {self.path}: replace them or admit a "
+                "larger share (max_unreadable_share)"
             )

@@ -89,13 +89,12 @@ def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContai
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnreadableMedia(path, f"cannot be opened as a video ({reason})") from error
-    if not container.streams.video:
-        container.close()
-        raise UnreadableMedia(path, "holds no video stream")
-    context = video_stream(container).codec_context
+    has_video = bool(container.streams.video)
+    context = video_stream(container).codec_context if has_video else None
     if context is None:
         container.close()
-        raise UnreadableMedia(path, "no decoder knows its video's format")
+        problem = "no decoder knows its video's format" if has_video else "holds no video stream"
+        raise UnreadableMedia(path, problem)
     context.thread_count = n_threads
     if n_threads > 1:
         context.thread_type = "AUTO"
@@ -104,11 +103,8 @@ def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContai
 
 def video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
     """The first stream that is not a cover picture, which films and downloads may carry."""
-    streams = container.streams.video
-    return next(
-        (stream for stream in streams if not stream.disposition & Disposition.attached_pic),
-        streams[0],
-    )
+    streams, cover = container.streams.video, Disposition.attached_pic
+    return next((stream for stream in streams if not stream.disposition & cover), streams[0])
 
 
 def _demux(
@@ -129,17 +125,14 @@ def decoded_frames(
 ) -> Iterator[av.VideoFrame]:
     """Frames in presentation order from where the container stands.
 
-    Packets that do not decode are skipped with a warning, or, where `problems` is given, with a
-    line in it. With `needed`, presentation times, pictures at other times may be left out where no
-    other picture depends on them.
+    Packets that do not decode are skipped with a warning, or, where `problems` is given, a line in
+    it. With `needed`, presentation times, frames on which no other depends may be left out.
     """
-    stream = video_stream(container)
-    context = stream.codec_context
-    n_bad = 0
+    stream, n_bad = video_stream(container), 0
     try:
         for packet in _demux(container, stream):
             if needed is not None:
-                context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
             try:
                 yield from packet.decode()
             except (av.error.InvalidDataError, av.error.PatchWelcomeError):
@@ -164,9 +157,8 @@ def stated_seconds(container: av.container.InputContainer) -> float:
     stream = video_stream(container)
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[
-        :3
-    ]  # Matroska, WebM
+    written = stream.metadata.get("DURATION", "") + "::"  # Matroska, WebM
+    hours, minutes, seconds = written.split(":")[:3]
     try:
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     except ValueError:
@@ -175,16 +167,11 @@ def stated_seconds(container: av.container.InputContainer) -> float:
 
 
 class Turn(NamedTuple):
-    """What turns a decoded picture upright: it is mirrored left and right first, then turned by
-    quarters of a circle.
-
-    Attributes:
-        mirrored: whether it is mirrored.
-        quarters: anticlockwise, from 0 to 3.
-    """
+    """What turns a decoded frame upright: first mirrored left and right, then turned."""
 
     mirrored: bool
     quarters: int
+    """Of a circle, anticlockwise, 0 to 3."""
 
 
 def display_turn(frame: av.VideoFrame) -> Turn:
@@ -192,7 +179,7 @@ def display_turn(frame: av.VideoFrame) -> Turn:
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return Turn(False, 0)
-    # A picture's (x, y) is shown at (x a + y c, x b + y d), y downwards.
+    # A frame's (x, y) is shown at (x a + y c, x b + y d), y downwards.
     a, b, _, c, d = np.frombuffer(data, np.int32, count=5).astype(float)
     mirrored = a * d - b * c < 0
     if mirrored:
@@ -219,7 +206,7 @@ def _index_by_decoding(path: Path | str) -> VideoIndex:
 
 
 class _Packet(NamedTuple):
-    """What an index needs of a packet; the packets of an hour of video would not be small."""
+    """What an index needs of a packet; whole packets of an hour of video would not be small."""
 
     pts: int | None
     dts: int | None
@@ -231,13 +218,12 @@ class _Packet(NamedTuple):
 def _packets(path: Path | str) -> list[_Packet] | None:
     """The packets of a file's video; None if it cannot be read to its end."""
     with open_video(path) as container:
+        found = _demux(container, video_stream(container))
         try:
             return [
-                _Packet(
-                    packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt
-                )
-                for packet in _demux(container, video_stream(container))
-                if packet.size
+                _Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt)
+                for p in found
+                if p.size
             ]
         except av.error.FFmpegError:
             return None
@@ -254,12 +240,9 @@ def _index_by_packets(path: Path | str) -> VideoIndex | None:
         return None
     if "avi" in formats:
         return _index_by_count(path, packets)
-    # Matroska has no decoding times, and the first ones, from before the first frame, cannot be
-    # made up.
+    # Matroska has no decoding times; those before the first frame cannot be made up.
     keys = sorted((p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe)
-    pts = np.array(
-        sorted(packet.pts for packet in packets if not packet.is_discard), dtype=np.int64
-    )
+    pts = np.array(sorted(p.pts for p in packets if not p.is_discard), dtype=np.int64)
     if not keys or len(pts) == 0 or (np.diff(pts) == 0).any() or packets[0].pts != keys[0][0]:
         return None
     key_pts, key_dts = np.array(keys, dtype=np.int64).T

@@ -1,5 +1,4 @@
-"""VISPR: photographs labelled with the private attributes they show (10,000 for training, 8,000 for
-testing).
+"""VISPR: photographs labelled with the private attributes they show (train 10,000, test 8,000).
 
     ROOT/train2017/<id>.jpg     val2017, test2017
     ROOT/train2017/<id>.json    or ROOT/annotations/train2017/<id>.json, or ROOT/train2017_annotation/<id>.json
@@ -11,12 +10,12 @@ https://tribhuvanesh.github.io/vpa, for research use.
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from aux_code.datasets.lists import is_hidden, report_missing, require_root
+from aux_code.datasets.lists import files_of, report_missing, require_root, some_of
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -24,39 +23,29 @@ log = logging.getLogger(__name__)
 OFFICIAL_COUNTS = {"train": 10_000, "test": 8_000}
 SPLITS = ("train", "val", "test")
 
+# fmt: off
 VISPR1 = (
-    "a17_color",
-    "a4_gender",
-    "a9_face_complete",
-    "a10_face_partial",
-    "a12_semi_nudity",
-    "a64_rel_personal",
-    "a65_rel_social",
+    "a17_color", "a4_gender", "a9_face_complete", "a10_face_partial", "a12_semi_nudity",
+    "a64_rel_personal", "a65_rel_social",
 )
 """The seven attributes of the paper, in its order."""
 
 VISPR2 = (
-    "a6_hair_color",
-    "a16_race",
-    "a59_sports",
-    "a1_age_approx",
-    "a2_weight_approx",
-    "a73_landmark",
-    "a11_tattoo",
+    "a6_hair_color", "a16_race", "a59_sports", "a1_age_approx", "a2_weight_approx",
+    "a73_landmark", "a11_tattoo",
 )
-"""The second set of seven, on which others test whether an anonymizer hides attributes that nobody
-chose it for.
+"""The second set, on which others test an anonymizer that nobody chose for it (VISPR-2).
 
-Dave, Chen, Shah: SPAct, Self-supervised Privacy Preservation for Action Recognition, CVPR 2022
-(VISPR-2). The names are compared with the annotations when they are read; those that no annotation
-holds are listed in an error.
+Dave, Chen, Shah: SPAct, Self-supervised Privacy Preservation for Action Recognition, CVPR 2022.
+Names that no annotation holds are listed in an error.
 """
+# fmt: on
 
 ATTRIBUTE_SETS = {"vispr1": VISPR1, "vispr2": VISPR2}
 """Name of a set -> its attributes."""
 
 _ALIASES = {"a65_rel_soci": "a65_rel_social"}
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class Vispr(Sequence):
@@ -87,7 +76,7 @@ class Vispr(Sequence):
         if split not in SPLITS:
             raise UserError(f"VISPR has the splits {', '.join(SPLITS)}, not {split!r}")
         folder = self.root / f"{split}2017"
-        self.paths = _files(folder, _IMAGE_SUFFIXES)
+        self.paths = files_of(folder, _IMAGE_SUFFIXES)
         if not self.paths:
             raise UserError(f"{folder} holds no images; unpack {split}2017 of VISPR there")
         _check_unique([path.stem for path in self.paths], folder)
@@ -109,17 +98,14 @@ class Vispr(Sequence):
             places = ", ".join(map(str, _annotation_places(self.root, split)))
             raise UserError(f"no VISPR annotations (*.json) of {split}2017; looked in {places}")
         without = [path for path in self.paths if path.stem not in annotations]
-        report_missing(
-            [path.with_suffix(".json") for path in without], len(self.paths), "VISPR annotations"
-        )
-        self._note(
-            "%d images have no annotation and are left out: %s", [path.stem for path in without]
-        )
+        missing = [path.with_suffix(".json") for path in without]
+        report_missing(missing, len(self.paths), "VISPR annotations")
+        self._note("images have no annotation and are left out", [path.stem for path in without])
         self.paths = [path for path in self.paths if path.stem in annotations]
         stems = {path.stem for path in self.paths}
         folder = self.root / f"{split}2017"
         absent = [str(folder / f"{stem}.jpg") for stem in sorted(annotations.keys() - stems)]
-        self._note("%d annotations have no image: %s", absent)
+        self._note("annotations have no image", absent)
         per_image = [_read_annotation(annotations[path.stem]) for path in self.paths]
         counts = Counter(name for names in per_image for name in names)
         self._check_attributes(counts)
@@ -129,33 +115,27 @@ class Vispr(Sequence):
 
     def _check_attributes(self, counts: Counter[str]) -> None:
         unknown = [name for name in self.attributes if name not in counts and name not in VISPR1]
-        if unknown:
-            # One that only images of other splits have is known, and reported below as absent from
-            # this one.
+        if unknown:  # those that only images of other splits have are known, and reported below
             known = counts.keys() | annotated_attributes(self.root)
             unknown = [name for name in unknown if name not in known]
         if unknown:
             names = ", ".join(sorted(known))
-            raise UserError(
-                f"unknown VISPR attributes {', '.join(unknown)}; the annotations have {names}"
-            )
+            wrong = ", ".join(unknown)
+            raise UserError(f"unknown VISPR attributes {wrong}; the annotations have {names}")
         without_positive = [name for name in self.attributes if not counts[name]]
-        self._note(
-            "%d attributes have no positive image, so no average precision: %s", without_positive
-        )
+        what = "attributes have no positive image, so no average precision"
+        self._note(what, without_positive)
 
-    def _note(self, message: str, names: list[str]) -> None:
-        if names:
-            self.report.append(
-                message % (len(names), ", ".join(names[:5]) + (", ..." if len(names) > 5 else ""))
-            )
-            log.warning("VISPR: %s", self.report[-1])
+    def _note(self, what: str, names: list[str]) -> None:
+        for line in some_of(what, names):
+            self.report.append(line)
+            log.warning("VISPR: %s", line)
 
 
 def listed(root: Path) -> tuple[list[Path], list[Path]]:
     """(annotations, images) of all splits that are there."""
     annotations = [path for split in SPLITS for path in _annotation_files(root, split)]
-    images = [path for split in SPLITS for path in _files(root / f"{split}2017", _IMAGE_SUFFIXES)]
+    images = [path for split in SPLITS for path in files_of(root / f"{split}2017", _IMAGE_SUFFIXES)]
     return annotations, images
 
 
@@ -182,34 +162,22 @@ def _annotation_places(root: Path, split: str) -> list[Path]:
 def _annotation_files(root: Path, split: str) -> list[Path]:
     """Those of the first place that has any; none where the split has none."""
     places = _annotation_places(root, split)
-    return next((files for folder in places if (files := _files(folder, {".json"}))), [])
+    return next((files for folder in places if (files := files_of(folder, (".json",)))), [])
 
 
 def _read_annotation(path: Path) -> set[str]:
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f'{path}: expected {{"labels": [...], ...}} ({type(error).__name__}: {error})'
-        ) from error
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f'{path}: expected {{"labels": [...], ...}} ({problem})') from error
     if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
-        raise UserError(
-            f"{path}: labels must be a list of attribute names, found {str(labels)[:80]}"
-        )
+        raise UserError(f"{path}: labels must be attribute names, found {str(labels)[:80]}")
     return set(map(canonical_name, labels))
-
-
-def _files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in suffixes and not is_hidden(path)
-    )
 
 
 def _check_unique(stems: list[str], folder: Path) -> None:
     twice = [stem for stem, count in Counter(stems).items() if count > 1]
     if twice:
-        raise UserError(
-            f"{folder}: several images are called {', '.join(twice[:5])}; keep one of each"
-        )
+        names = ", ".join(twice[:5])
+        raise UserError(f"{folder}: several images are called {names}; keep one of each")

@@ -11,9 +11,10 @@ research use.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from aux_code.datasets.lists import broken_line, first_existing, is_hidden, numbered_lines
+from aux_code.datasets.lists import broken_line, files_of, first_existing, numbered_lines, some_of
 from aux_code.datasets.surveillance_types import (
     ANOMALY,
     NORMAL,
@@ -22,12 +23,11 @@ from aux_code.datasets.surveillance_types import (
     SurveillanceDataset,
     SurveillanceVideo,
     assemble,
-    some_of,
     video_stem,
 )
 from aux_code.errors import UserError
 
-OFFICIAL_COUNTS = (3954, 800)
+OFFICIAL_COUNTS = {"train": 3954, "test": 800}
 CATEGORIES = {
     "B1": "Fighting",
     "B2": "Shooting",
@@ -44,16 +44,8 @@ def load(root: Path) -> SurveillanceDataset:
     """Lists the videos by their folders, labels them by their names and reads the test events."""
     annotations = first_existing([root / "annotations.txt"], "XD-Violence's annotations")
     events = _read_annotations(annotations)
-    train = [
-        _video(path, "train", {})
-        for folder in TRAIN_FOLDERS
-        for path in _videos_below(root / folder)
-    ]
-    test = [
-        _video(path, "test", events)
-        for folder in TEST_FOLDERS
-        for path in _videos_below(root / folder)
-    ]
+    train = [_video(path, "train", {}) for path in _videos(root, TRAIN_FOLDERS)]
+    test = [_video(path, "test", events) for path in _videos(root, TEST_FOLDERS)]
     if not train and not test:
         places = ", ".join(str(root / folder) for folder in (*TRAIN_FOLDERS, *TEST_FOLDERS))
         raise UserError(f"no XD-Violence videos; looked for them below {places}")
@@ -64,6 +56,11 @@ def load(root: Path) -> SurveillanceDataset:
             raise UserError(f"{video.path} {problem} in {annotations}; correct one of the two")
     report = _report(root, train, test, events)
     return assemble("xd_violence", root, [*train, *test], report, [annotations])
+
+
+def _videos(root: Path, folders: Sequence[str]) -> list[Path]:
+    found = (path for name in folders for path in files_of(root / name, VIDEO_SUFFIXES, deep=True))
+    return [path for path in found if path.is_file()]
 
 
 def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> list[str]:
@@ -84,15 +81,6 @@ def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> l
         folder / f"{name}.mp4" for name in sorted(events.keys() - {video.name for video in test})
     ]
     return report + some_of("annotated test videos are missing", absent)
-
-
-def _videos_below(folder: Path) -> list[Path]:
-    files = (
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_SUFFIXES and not is_hidden(path)
-    )
-    return sorted(path for path in files if path.is_file())
 
 
 def _video(path: Path, split: str, events: dict[str, Events]) -> SurveillanceVideo:

@@ -16,7 +16,7 @@ from tests.datasets.media import painted_frame, write_video
 def small_ucf101(tmp_path, monkeypatch):
     root = tmp_path / "UCF101"
     monkeypatch.setattr(config, "UCF101_ROOT", root)
-    monkeypatch.setattr(ucf101, "OFFICIAL_COUNTS", {(1, True): 3, (1, False): 1})
+    monkeypatch.setattr(ucf101, "OFFICIAL_COUNTS", {"train": 3, "test": 1})
     names = [f"YoYo/v_YoYo_g{group:02d}_c01.avi" for group in range(1, 5)]
     for name in names:
         write_video(root / "Videos" / name, 5, codec="mpeg4")
@@ -37,18 +37,13 @@ def test_complete(small_ucf101, capsys):
 
 
 def test_official_counts_are_those_of_the_papers():
-    found = {
-        name: module.OFFICIAL_COUNTS
-        for name, module in vars(check).items()
-        if hasattr(module, "OFFICIAL_COUNTS")
+    assert {name: tuple(m.OFFICIAL_COUNTS.values()) for name, (_, m) in check.CHECKS.items()} == {
+        "ucf101": (9537, 3783),
+        "vispr": (10_000, 8_000),
+        "ucf_crime": (1610, 290),
+        "xd_violence": (3954, 800),
+        "shanghaitech": (238, 199),
     }
-    assert (found["ucf101"][1, True], found["ucf101"][1, False]) == (9537, 3783)
-    assert found["vispr"] == {"train": 10_000, "test": 8_000}
-    assert (found["ucf_crime"], found["xd_violence"], found["shanghaitech"]) == (
-        (1610, 290),
-        (3954, 800),
-        (238, 199),
-    )
 
 
 def test_missing_files_are_named_and_counted(small_ucf101, capsys):
@@ -93,7 +88,7 @@ def test_half_a_download_is_noticed(tmp_path, capsys, name, options):
 
 
 def test_a_miniature_is_compared_with_its_own_marker(small_ucf101, monkeypatch):
-    monkeypatch.setattr(ucf101, "OFFICIAL_COUNTS", {(1, True): 9537, (1, False): 3783})
+    monkeypatch.setattr(ucf101, "OFFICIAL_COUNTS", {"train": 9537, "test": 3783})
     assert check.main(["ucf101"]) == 3
     (small_ucf101 / "miniature.json").write_text(json.dumps({"counts": {"train": 3, "test": 1}}))
     assert check.main(["ucf101"]) == 0

@@ -10,7 +10,6 @@ from aux_code.datasets.transforms import (
     EVALUATION,
     MODERATE_VIEWS,
     STRONG,
-    WEAK,
     Policy,
     augment,
     augment_batch,
@@ -21,6 +20,8 @@ from aux_code.datasets.transforms import (
 )
 from aux_code.errors import UserError
 from aux_code.runs import seeded_generator
+
+CROPS = Policy((0.8, 1.0), flip_probability=0.5)
 
 
 def noise(*shape, seed=0):
@@ -63,7 +64,7 @@ def test_evaluation_of_any_size_stays_inside_and_centred():
     torch.testing.assert_close(result[0].flip(1), 1 - result[0], atol=4e-3, rtol=0)
 
 
-@pytest.mark.parametrize("policy", [WEAK, STRONG, BUDGET_VIEWS])
+@pytest.mark.parametrize("policy", [CROPS, STRONG, BUDGET_VIEWS])
 def test_every_view_is_a_valid_crop_of_its_own(policy):
     """The release crops second views at the first one's corner, a third of them partly black."""
     geometry = Policy(crop_factor=policy.crop_factor)
@@ -107,7 +108,7 @@ def test_single_clip_batch_and_tensor_agree():
     )
     one = seeded_generator("one")
     assert not torch.equal(
-        augment(clips[[0, 0]], WEAK, 32, one)[0], augment(clips[[0, 0]], WEAK, 32, one)[1]
+        augment(clips[[0, 0]], CROPS, 32, one)[0], augment(clips[[0, 0]], CROPS, 32, one)[1]
     )
 
 
@@ -214,10 +215,10 @@ def test_wrong_arguments():
     with pytest.raises(UserError, match="crop_factor"):
         Policy(crop_factor=(0.0, 1.0))
     with pytest.raises(ValueError, match="2 clips, but 1 generators"):
-        augment_images([ramp()[0]] * 2, WEAK, 16, generators(1))
+        augment_images([ramp()[0]] * 2, CROPS, 16, generators(1))
     with pytest.raises(ValueError, match="uint8"):
         evaluation_transform(np.zeros((2, 8, 8, 3), np.float32), 16)
-    assert EVALUATION.is_fixed and not WEAK.is_fixed
+    assert EVALUATION.is_fixed and not CROPS.is_fixed
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
