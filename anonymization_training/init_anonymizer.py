@@ -5,93 +5,93 @@ Writes <run>/fa_recon.pth, which train_anonymizer.py finds by default.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-if (
-    str(Path(__file__).resolve().parent.parent) not in sys.path
-):  # an uninstalled clone, from any folder
+if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from anonymization_training.initialisation import reconstruction_psnr, reconstruction_step
-from anonymization_training.minimax import Updater
-from anonymization_training.params_anonymization import INIT_ANONYMIZER, InitAnonymizerParams
-from anonymization_training.step_loop import StepLoop, finish, planned_steps
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from anonymization_training.minimax import Updater, finite
+from anonymization_training.params_anonymization import INIT_ANONYMIZER, made_of
+from anonymization_training.step_loop import StepLoop
 from anonymization_training.training_batches import (
-    Sampling,
-    TrainingData,
+    ClipBatch,
+    ImageBatch,
     clip_source,
     image_source,
     load_training_data,
     readable_images,
 )
-from aux_code.artefacts import build_meta
+from aux_code.datasets.transforms import evaluation_images
 from aux_code.devices import prepare_for_training
 from aux_code.model_loaders import load_fa_model
 from aux_code.parameters import parse
-from aux_code.runs import Run, run_script, start_run
-from aux_code.training_state import TrainingState, detached_copy
+from aux_code.runs import run_folder, run_script, start_run
+from aux_code.training_state import TrainingState, is_finished
 
-N_JUDGED_IMAGES = 64
-"""Images on which the reconstruction is judged."""
+OUTPUT, STATE = "fa_recon.pth", "fa_recon_state.pth"
+N_EVALUATED_IMAGES = 64
+"""Images on which the reconstruction is evaluated."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Builds, trains, judges, saves."""
+    """Builds, trains, evaluates, saves."""
     params = parse(INIT_ANONYMIZER, argv, __doc__)
+    recipe, folder = made_of(params), run_folder(params, "init_anonymizer")
+    if is_finished(folder / OUTPUT, folder / STATE, recipe, params):
+        return
     run = start_run(params, "init_anonymizer")
     data = load_training_data(params)
-    narrow = {
-        name: getattr(params, name) for name in ("output_channels", "output_scale", "output_noise")
-    }
+    clip_batches = clip_source(data.train, "ce", params, data.cache, folder)
+    image_batches = image_source(data.images.paths, params, data.cache, folder)
+    narrow = {k: getattr(params, k) for k in ("output_channels", "output_scale", "output_noise")}
     fa = prepare_for_training(load_fa_model(params.fa_arch, **narrow), run.device)
-    updater = Updater(fa, params.learning_rate, params.precision, run.device, gradient_clip=0.0)
-    output = run.folder / "fa_recon.pth"
-    state = TrainingState(run.folder / "fa_recon_state.pth", vars(params), {"fa": fa, "updater": updater},
-                          params.minutes_between_saves)  # fmt: skip
-    if state.is_complete(output, params.resume):
-        return
-    train(fa, updater, state, data, params, run)
-    images = readable_images(data.images.paths[:N_JUDGED_IMAGES], data.cache)
+    updater = Updater(fa, params.learning_rate, params.precision, run.device)
+    stateful = {"fa": fa, "updater": updater}
+    state = TrainingState(folder / STATE, recipe, stateful, params.minutes_between_saves)
+
+    with StepLoop(run, params, state) as loop:
+        for clips, images in loop.steps(
+            "init f_A", params.epochs, [updater], clip_batches, image_batches
+        ):
+            loop.note(reconstruction_step(fa, clips, images, params.frames_per_video, updater))
+
+    images = readable_images(data.images.paths[:N_EVALUATED_IMAGES], data.cache)
     psnr = reconstruction_psnr(fa, images, params.size, run.device)
-    meta = build_meta("init_anonymizer", {"fa": fa.architecture}, params, {}, {"psnr": psnr})
-    checkpoint = {"fa_model_state_dict": detached_copy(fa), "epoch": params.epochs, "meta": meta}
-    finish(state, output, checkpoint, f"PSNR {psnr:.1f} dB")
+    loop.finish(OUTPUT, {"fa": fa}, {"psnr": psnr}, f"PSNR {psnr:.1f} dB")
 
 
-def train(
-    fa,
-    updater: Updater,
-    state: TrainingState,
-    data: TrainingData,
-    params: InitAnonymizerParams,
-    run: Run,
-) -> None:
-    """Runs all steps."""
-    sampling = Sampling(
-        params.clip_length, params.stride, params.size, "ce", 0, params.augmentation, params.seed
-    )
-    clips = clip_source(data.train, sampling, data.cache, params, run.folder)
-    images = image_source(data.images, data.cache, params, run.folder)
-    n_steps = planned_steps(params, clips.steps_per_epoch)
-    position = state.restore(params.resume) or {"step": 0}
-    remaining = (position["step"], n_steps - position["step"])
-    loop = StepLoop(
-        run,
-        params,
-        state,
-        [updater],
-        clips.steps_per_epoch,
-        "init f_A",
-        0,
-        n_steps,
-        lambda *_: None,
-    )
-    batches = zip(clips.batches(*remaining), images.batches(*remaining), strict=True)
-    loop.train(
-        position,
-        batches,
-        lambda *pair: reconstruction_step(fa, *pair, params.frames_per_video, updater),
-    )
+def reconstruction_step(
+    fa: nn.Module, clips: ClipBatch, images: ImageBatch, frames_per_video: int, updater: Updater
+) -> dict[str, float]:
+    """One update of f_A towards the identity: L1 on frames of videos and on images."""
+    # The frames of a clip look alike; some of each video say as much as all of them.
+    every = max(1, clips.clips.shape[3] // frames_per_video)
+    some = clips.clips[0][:, :, ::every][:, :, :frames_per_video]  # (B, 3, t, H, W)
+    frames = some.transpose(1, 2).flatten(0, 1)  # (B*t, 3, H, W)
+    raw = torch.cat([frames, images.views[0]])  # (B*t + N, 3, H, W)
+    fa.train()
+    with updater.autocast():
+        loss = F.l1_loss(fa(raw).float(), raw)
+    losses = finite({"l1": loss}, "reconstruction/")
+    updater.update(loss)
+    return losses
+
+
+@torch.no_grad()
+def reconstruction_psnr(
+    fa: nn.Module, images: Sequence[np.ndarray], size: int, device: torch.device
+) -> float:
+    """Peak signal-to-noise ratio in dB (peak 1) of f_A on images at evaluation geometry."""
+    fa.eval()
+    raw = evaluation_images(images, size).to(device)
+    error = torch.cat([(fa(part) - part).square().mean((1, 2, 3)) for part in raw.split(32)])
+    return float(-10 * torch.log10(error.clamp_min(1e-10)).mean())
 
 
 if __name__ == "__main__":

@@ -7,60 +7,69 @@ Writes <run>/fb_ssl.pth, which train_anonymizer.py finds by default. The release
 import sys
 from pathlib import Path
 
-if (
-    str(Path(__file__).resolve().parent.parent) not in sys.path
-):  # an uninstalled clone, from any folder
+if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from anonymization_training.initialisation import contrastive_step
-from anonymization_training.minimax import Updater
-from anonymization_training.params_anonymization import INIT_PRIVACY
-from anonymization_training.step_loop import StepLoop, finish, planned_steps
+from torch import Tensor, nn
+
+from anonymization_training.minimax import Updater, finite
+from anonymization_training.params_anonymization import INIT_PRIVACY, made_of
+from anonymization_training.step_loop import StepLoop
 from anonymization_training.training_batches import image_source
+from anonymization_training.validation import nt_xent_accuracy
 from aux_code import config
-from aux_code.artefacts import build_meta
 from aux_code.datasets.decode import DecodedCache
 from aux_code.datasets.vispr import Vispr
 from aux_code.devices import prepare_for_training
+from aux_code.distributed import gather_rows
+from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.model_loaders import load_fb_model
 from aux_code.parameters import parse
-from aux_code.runs import run_script, start_run
-from aux_code.training_state import TrainingState, detached_copy
+from aux_code.runs import run_folder, run_script, start_run
+from aux_code.training_state import TrainingState, is_finished
+
+OUTPUT, STATE = "fb_ssl.pth", "fb_ssl_state.pth"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Builds, trains, saves; the quality is the NT-Xent accuracy of the last epoch."""
     params = parse(INIT_PRIVACY, argv, __doc__)
-    run = start_run(params, "init_privacy")
-    fb = prepare_for_training(load_fb_model(params.fb_arch, ssl=True), run.device)
-    updater = Updater(fb, params.learning_rate, params.precision, run.device, gradient_clip=0.0)
-    output = run.folder / "fb_ssl.pth"
-    state = TrainingState(run.folder / "fb_ssl_state.pth", vars(params), {"fb": fb, "updater": updater},
-                          params.minutes_between_saves)  # fmt: skip
-    if state.is_complete(output, params.resume):
+    recipe, folder = made_of(params), run_folder(params, "init_privacy")
+    if is_finished(folder / OUTPUT, folder / STATE, recipe, params):
         return
+    run = start_run(params, "init_privacy")
     cache = DecodedCache(params.cache_megabytes * 2**20)
-    images = image_source(
-        Vispr(config.VISPR_ROOT, "train", load_labels=False), cache, params, run.folder
-    )
-    n_steps = planned_steps(params, images.steps_per_epoch)
-    position = state.restore(params.resume) or {"step": 0}
+    paths = Vispr(config.VISPR_ROOT, "train", load_labels=False).paths
+    image_batches = image_source(paths, params, cache, folder)
+    fb = prepare_for_training(load_fb_model(params.fb_arch, ssl=True), run.device)
+    updater = Updater(fb, params.learning_rate, params.precision, run.device)
+    stateful = {"fb": fb, "updater": updater}
+    state = TrainingState(folder / STATE, recipe, stateful, params.minutes_between_saves)
 
-    def keep_quality(position: dict, means: dict[str, float]) -> None:
-        position["nt_xent_accuracy"] = means["contrast/accuracy"]
+    with StepLoop(run, params, state) as loop:
+        for (images,) in loop.steps("init f_B", params.epochs, [updater], image_batches):
+            losses = contrastive_step(fb, images.views, params.temperature, updater)
+            if means := loop.note(losses):
+                loop.position.nt_xent_accuracy = means["contrast/accuracy"]
 
-    loop = StepLoop(
-        run, params, state, [updater], images.steps_per_epoch, "init f_B", 0, n_steps, keep_quality
-    )
-    loop.train(
-        position,
-        zip(images.batches(position["step"], n_steps - position["step"])),
-        lambda batch: contrastive_step(fb, batch, params.temperature, updater),
-    )
-    metrics = {"nt_xent_accuracy": position["nt_xent_accuracy"]}
-    meta = build_meta("init_privacy", {"fb": fb.architecture}, params, {}, metrics)
-    checkpoint = {"fb_model_state_dict": detached_copy(fb), "epoch": params.epochs, "meta": meta}
-    finish(state, output, checkpoint, f"NT-Xent accuracy {metrics['nt_xent_accuracy']:.3f}")
+    accuracy = loop.position.nt_xent_accuracy
+    metrics = {"nt_xent_accuracy": accuracy}
+    loop.finish(OUTPUT, {"fb": fb}, metrics, f"NT-Xent accuracy {accuracy:.3f}")
+
+
+def contrastive_step(
+    fb: nn.Module, views: Tensor, temperature: float, updater: Updater
+) -> dict[str, float]:
+    """One update of f_B: NT-Xent between two views (2, N, 3, H, W) of each image, of all ranks."""
+    fb.train()
+    with updater.autocast():
+        embedding = fb(views.flatten(0, 1)).float()  # (2*N, D)
+        first, second = map(gather_rows, embedding.chunk(2))  # (R*N, D) each, of R ranks
+        loss = nt_xent_loss(first, second, temperature)
+        accuracy = nt_xent_accuracy(first, second)
+    losses = finite({"nt_xent": loss, "accuracy": accuracy}, "contrast/")
+    updater.update(loss)
+    return losses
 
 
 if __name__ == "__main__":

@@ -1,29 +1,30 @@
-"""The minimax training of TeD-SPAD: its two steps and its epoch (paper, section 3 and Algorithm 1).
+"""The minimax training of TeD-SPAD: its two steps on a batch (paper, section 3 and Algorithm 1).
 
 Step 1 updates the anonymizer f_A to minimise  w_T * L_T - w_B * L_B.
-Step 2, with f_A frozen, lets the utility network f_T minimise L_T and the privacy (budget) network f_B minimise L_B.
+Step 2, with f_A frozen, lets the utility network f_T minimise L_T and the privacy (budget) network
+f_B minimise L_B.
 
 Under torchrun every rank takes its share of each batch, and R ranks do what one process does with
 the whole batch: NT-Xent sees the rows of all ranks, with gradient, batch norms see the batches of
-all ranks, and DistributedDataParallel averages the gradients. (LLTC contrasts the clips of one
-video, and the other losses are means over videos.)
+all ranks, and the gradients are averaged. (LLTC contrasts the clips of one video, and the other
+losses are means over videos.)
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anonymization_training.params_anonymization import TrainAnonymizerParams
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code.batch_norm import keep_running_statistics
-from aux_code.devices import supports_bf16
-from aux_code.distributed import data_parallel, gather_rows, mean_over_ranks
+from aux_code.devices import autocast
+from aux_code.distributed import average_gradients, gather_rows, mean_over_ranks
 from aux_code.layout import apply_per_frame
 from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.losses.temporal import (
@@ -39,8 +40,7 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass
 class Networks:
-    """The players. `teacher` is f_T as it was before the training, on raw clips; None without
-    distillation."""
+    """The players. `teacher` is f_T before the training, for distillation; None without it."""
 
     fa: nn.Module
     ft: nn.Module
@@ -48,27 +48,28 @@ class Networks:
     teacher: nn.Module | None = None
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised; the fields are those of TrainAnonymizerParams."""
+def set_modes(networks: Networks, phase: str, params: TrainAnonymizerParams) -> None:
+    """Train mode (statistics of the batch, which the running ones follow) or eval mode of each.
 
-    utility_loss: str
-    omega: float
-    margin: float
-    temperature: float
-    utility_weight: float
-    budget_weight: float
-    budget_positives: str
-    ce_on_all_clips: bool
-    distillation_weight: float
-    batch_norm: str
-    recompute_chunk: int
+    Args:
+        phase: "step 1" (keeps the running statistics of f_T and f_B all the same), "step 2",
+            "settling" or "validation".
+    """
+    own, others = params.fa_batch_norm == "batch", params.batch_norm == "batch"
+    training = {  # f_A    f_T     f_B
+        "step 1": (own, others, others),
+        "step 2": (own, True, True),
+        "settling": (False, True, False),
+        "validation": (False, False, False),
+    }[phase]
+    for network, mode in zip((networks.fa, networks.ft, networks.fb), training, strict=True):
+        network.train(mode)
 
 
 class Updater:
-    """One network's optimizer with autocast, gradient scaling and clipping.
+    """One network's Adam with autocast, gradient scaling and clipping (0: none).
 
-    Under torchrun the losses that `loss` computes have gradients averaged over the ranks.
+    Under torchrun the gradients are averaged over the ranks.
     """
 
     def __init__(
@@ -77,40 +78,30 @@ class Updater:
         learning_rate: float,
         precision: str,
         device: torch.device,
-        gradient_clip: float,
+        gradient_clip: float = 0.0,
     ):
-        self.net, self.device, self.gradient_clip = net, device, gradient_clip
-        self.learning_rate, self.n_updates = learning_rate, 0
-        if precision == "auto":
-            precision = "bf16" if supports_bf16(device) else "fp32"
-        self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self.optimizer = torch.optim.Adam(
-            [p for p in net.parameters() if p.requires_grad], lr=learning_rate, fused=True
-        )
+        self.net, self.device, self.precision = net, device, precision
+        self.gradient_clip, self.learning_rate, self.n_updates = gradient_clip, learning_rate, 0
+        learning = [p for p in net.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(learning, lr=learning_rate, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
-    @cached_property
-    def _data_parallel(self) -> Callable:
-        return data_parallel(self.net)
-
-    def loss(self, compute: Callable, *arguments) -> Any:
-        """compute(*arguments), a loss of the network or a tuple with one, in the number format of
-        the training."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            return self._data_parallel(compute, *arguments)
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """What a loss is computed in."""
+        return autocast(self.device, self.precision)
 
     def update(self, loss: Tensor) -> None:
-        """Backward pass of what `loss` returned, and one step of the optimizer.
+        """Backward pass of a loss and one step of the optimizer.
 
         Raises:
             NonFiniteLoss: a gradient is NaN or infinite; nothing was updated.
         """
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        average_gradients(self.net.parameters())
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.gradient_clip or math.inf)
-        # the scaler itself leaves out a step whose gradients overflowed fp16, and tries a smaller
-        # scale
+        # the scaler itself leaves out a step whose gradients overflow, and tries a smaller scale
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             raise NonFiniteLoss(f"the gradient of {type(self.net).__name__} is {norm.item()}")
         self.scaler.step(self.optimizer)
@@ -118,7 +109,7 @@ class Updater:
         self.n_updates += 1
 
     def state_dict(self) -> dict:
-        """Optimizer and scaler."""
+        """Optimizer, scaler and count."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -132,10 +123,34 @@ class Updater:
         self.n_updates = state["n_updates"]
 
 
+class Updaters(NamedTuple):
+    """One for each network, and a fresh one for f_T in the settling phase."""
+
+    fa: Updater
+    ft: Updater
+    fb: Updater
+    settle: Updater
+
+
+def build_updaters(
+    networks: Networks, params: TrainAnonymizerParams, device: torch.device
+) -> Updaters:
+    """Adam for each network; only f_A's gradient is clipped."""
+
+    def updater(net: nn.Module, factor: float, gradient_clip: float = 0.0) -> Updater:
+        return Updater(net, params.learning_rate * factor, params.precision, device, gradient_clip)
+
+    return Updaters(
+        updater(networks.fa, params.fa_learning_rate_factor, params.gradient_clip),
+        updater(networks.ft, params.ft_learning_rate_factor),
+        updater(networks.fb, params.fb_learning_rate_factor),
+        updater(networks.ft, params.ft_learning_rate_factor),
+    )
+
+
 @contextlib.contextmanager
 def frozen(*nets: nn.Module) -> Iterator[None]:
-    """No gradient is computed for these networks' parameters inside; gradients still pass through
-    them."""
+    """No gradient of these networks' parameters inside; gradients still pass through them."""
     parameters = [p for net in nets for p in net.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -146,32 +161,33 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@contextlib.contextmanager
-def normalising_by(statistics: str, *nets: nn.Module) -> Iterator[None]:
-    """Sets which batch-norm statistics frozen networks use, and leaves their running statistics as
-    they are.
-
-    Args:
-        statistics: "batch" (the batch's own, as the adversaries themselves see it in step 2) or
-            "running" (eval mode).
-        nets: networks whose modes are restored afterwards.
-    """
-    modes = [(module, module.training) for net in nets for module in net.modules()]
-    for net in nets:
-        net.train(statistics == "batch")
-    try:
-        with keep_running_statistics(*nets):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def minimax_step(
+    networks: Networks,
+    clips: ClipBatch,
+    images: ImageBatch,
+    params: TrainAnonymizerParams,
+    updaters: Updaters,
+) -> dict[str, float]:
+    """Both steps on one batch (Algorithm 1), or one of them in turn (release)."""
+    both = params.alternate == "steps"
+    fa_turn = updaters.ft.n_updates >= updaters.fa.n_updates * params.adversary_steps
+    losses = {}
+    if both or fa_turn:
+        losses |= step_anonymizer(networks, clips, images, params, updaters.fa)
+    if both or not fa_turn:
+        for _ in range(params.adversary_steps):
+            losses |= step_adversaries(networks, clips, images, params, updaters)
+    return losses
 
 
 def step_anonymizer(
-    networks: Networks, clips: ClipBatch, images: ImageBatch, objective: Objective, updater: Updater
+    networks: Networks,
+    clips: ClipBatch,
+    images: ImageBatch,
+    params: TrainAnonymizerParams,
+    updater: Updater,
 ) -> dict[str, float]:
-    """Step 1: one update of f_A; f_T and f_B are left as they are, down to their batch-norm
-    statistics.
+    """Step 1: one update of f_A; f_T and f_B stay as they are, down to their running statistics.
 
     Returns:
         The named losses; `step1/total` is what was minimised.
@@ -179,73 +195,72 @@ def step_anonymizer(
     Raises:
         NonFiniteLoss: before anything was updated.
     """
-    others = [networks.ft, networks.fb]
-    forget_gradients(*others)
-    with frozen(*others), normalising_by(objective.batch_norm, *others):
-        total, parts = updater.loss(anonymizer_loss, networks, clips, images, objective)
+    set_modes(networks, "step 1", params)
+    others = (networks.ft, networks.fb)
+    for net in others:
+        net.zero_grad(set_to_none=True)  # step 2 left a third of the weights' memory
+    with frozen(*others), keep_running_statistics(*others):
+        with updater.autocast():
+            total, parts = anonymizer_loss(networks, clips, images, params)
         losses = finite({"total": total} | parts, "step1/")
         updater.update(total)
     return losses
 
 
 def step_adversaries(
-    networks: Networks, clips: ClipBatch, images: ImageBatch, objective: Objective,
-    ft_updater: Updater, fb_updater: Updater,
-) -> dict[str, float]:  # fmt: skip
+    networks: Networks,
+    clips: ClipBatch,
+    images: ImageBatch,
+    params: TrainAnonymizerParams,
+    updaters: Updaters,
+) -> dict[str, float]:
     """Step 2: one update of f_T and one of f_B on f_A's output; f_A runs without gradient.
 
     Returns:
         The named losses.
 
     Raises:
-        NonFiniteLoss: before anything was updated.
+        NonFiniteLoss: before anything was updated, or before f_B was if its gradient is at fault.
     """
-    forget_gradients(networks.fa)
-    networks.ft.train()
-    networks.fb.train()
-    utility, parts = ft_updater.loss(utility_loss, networks, clips, objective, False)
-    budget = fb_updater.loss(budget_loss, networks, clips, images, objective, False)
+    set_modes(networks, "step 2", params)
+    networks.fa.zero_grad(set_to_none=True)
+    with updaters.ft.autocast():
+        utility, parts = utility_loss(networks, clips, params, through_fa=False)
+        budget = budget_loss(networks, clips, images, params, through_fa=False)
     losses = finite({"utility": utility, "budget": budget} | parts, "step2/")
-    ft_updater.update(utility)
-    fb_updater.update(budget)
+    updaters.ft.update(utility)
+    updaters.fb.update(budget)
     return losses
 
 
 def step_utility(
-    networks: Networks, clips: ClipBatch, objective: Objective, updater: Updater
+    networks: Networks, clips: ClipBatch, params: TrainAnonymizerParams, updater: Updater
 ) -> dict[str, float]:
-    """The part of step 2 that concerns f_T: f_A is frozen. It settles f_T's statistics after the
-    minimax."""
-    networks.ft.train()
-    utility, parts = updater.loss(utility_loss, networks, clips, objective, False)
+    """Settling after the minimax: f_T's part of step 2, with f_A as it is released."""
+    set_modes(networks, "settling", params)
+    with updater.autocast():
+        utility, parts = utility_loss(networks, clips, params, through_fa=False)
     losses = finite({"utility": utility} | parts, "settle/")
     updater.update(utility)
     return losses
 
 
-def forget_gradients(*nets: nn.Module) -> None:
-    """Frees the gradients that the other step has left, a third of the weights' memory each."""
-    for net in nets:
-        net.zero_grad(set_to_none=True)
-
-
 def anonymizer_loss(
-    networks: Networks, clips: ClipBatch, images: ImageBatch, objective: Objective
+    networks: Networks, clips: ClipBatch, images: ImageBatch, params: TrainAnonymizerParams
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """w_T * L_T - w_B * L_B, which step 1 minimises, and its named parts."""
-    utility, parts = utility_loss(networks, clips, objective)
-    budget = budget_loss(networks, clips, images, objective)
-    total = objective.utility_weight * utility - objective.budget_weight * budget
+    utility, parts = utility_loss(networks, clips, params)
+    budget = budget_loss(networks, clips, images, params)
+    total = params.utility_weight * utility - params.budget_weight * budget
     return total, {"utility": utility, "budget": budget} | parts
 
 
 def utility_loss(
-    networks: Networks, batch: ClipBatch, objective: Objective, through_fa: bool = True
+    networks: Networks, batch: ClipBatch, params: TrainAnonymizerParams, through_fa: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_T on anonymized clips: cross-entropy + omega * the term of `utility_loss` + distillation.
 
-    All clips of the batch pass f_T together, so that its batch statistics are the same whichever
-    loss is on.
+    All clips pass f_T together: its batch statistics are the same whichever loss is on.
 
     Args:
         through_fa: let the gradient reach f_A.
@@ -254,63 +269,55 @@ def utility_loss(
         The loss and its named parts.
     """
     n_views, n_videos = batch.clips.shape[:2]
-    clips = batch.clips.flatten(0, 1)
-    anonymized = anonymize(networks.fa, clips, objective.recompute_chunk, through_fa)
-    features = networks.ft.extract_features(anonymized)
-    logits, embedding = networks.ft.classify(features)
-    if objective.ce_on_all_clips:
-        cross_entropy = F.cross_entropy(logits, batch.labels.repeat(n_views))
-    else:
-        cross_entropy = F.cross_entropy(logits[:n_videos], batch.labels)
+    clips = batch.clips.flatten(0, 1)  # (K*B, 3, T, H, W)
+    anonymized = anonymize(networks.fa, clips, params.recompute_chunk, through_fa)
+    features = networks.ft.extract_features(anonymized)  # (K*B, F)
+    logits, embedding = networks.ft.classify(features)  # (K*B, n_classes), (K*B, D)
+    n_counted = n_views if params.ce_on_all_clips else 1
+    labels = batch.labels.repeat(n_counted)  # (K*B,) or, of the anchors alone, (B,)
+    total = cross_entropy = F.cross_entropy(logits[: len(labels)], labels)
     parts = {"cross_entropy": cross_entropy}
-    total = cross_entropy
-    if objective.utility_loss != "ce":
-        parts[objective.utility_loss] = temporal_term(
-            embedding.float().unflatten(0, (n_views, n_videos)), objective
-        )
-        total = total + objective.omega * parts[objective.utility_loss]
-    if networks.teacher is not None and objective.distillation_weight > 0:
+    if params.utility_loss != "ce":
+        views = embedding.float().unflatten(0, (n_views, n_videos))  # (K, B, D)
+        parts[params.utility_loss] = temporal_term(views, params)
+        total = total + params.omega * parts[params.utility_loss]
+    if networks.teacher is not None and params.distillation_weight > 0:
         with torch.no_grad():
             target = networks.teacher.extract_features(clips)
-        parts["distillation"] = (
-            1 - F.cosine_similarity(features.float(), target.float(), dim=1).mean()
-        )
-        total = total + objective.distillation_weight * parts["distillation"]
+        cosine = F.cosine_similarity(features.float(), target.float(), dim=1)  # (K*B,)
+        parts["distillation"] = 1 - cosine.mean()
+        total = total + params.distillation_weight * parts["distillation"]
     return total, parts
 
 
-def temporal_term(embedding: Tensor, objective: Objective) -> Tensor:
+def temporal_term(embedding: Tensor, params: TrainAnonymizerParams) -> Tensor:
     """The term beside the cross-entropy, of embeddings (K, B, D) of K clips of each video."""
-    if objective.utility_loss == "triplet":
+    if params.utility_loss == "triplet":
         anchor, positive, negative = embedding
-        return temporally_distinct_loss(anchor, positive, negative, objective.margin)
-    if objective.utility_loss == "invariance":
-        return temporal_invariance_loss(*map(gather_rows, embedding), objective.temperature)
-    first, second = embedding.transpose(0, 1).chunk(2, dim=1)
-    return local_local_temporal_contrastive_loss(first, second, objective.temperature)
+        return temporally_distinct_loss(anchor, positive, negative, params.margin)
+    if params.utility_loss == "invariance":
+        return temporal_invariance_loss(*map(gather_rows, embedding), params.temperature)
+    first, second = embedding.transpose(0, 1).chunk(2, dim=1)  # (B, K / 2, D) each
+    return local_local_temporal_contrastive_loss(first, second, params.temperature)
 
 
 def budget_loss(
     networks: Networks,
     clips: ClipBatch,
     images: ImageBatch,
-    objective: Objective,
+    params: TrainAnonymizerParams,
     through_fa: bool = True,
 ) -> Tensor:
-    """L_B: NT-Xent of f_B on anonymized pictures; positives are two views of an image, or two
-    frames of a video."""
-    if objective.budget_positives == "frames":
+    """L_B: NT-Xent of f_B on two anonymized views of an image, or two frames of a video."""
+    if params.budget_positives == "frames":
         # First frame of the first clip and last frame of the last clip: two times of the video.
-        pair = torch.stack([clips.clips[0][:, :, 0], clips.clips[-1][:, :, -1]])
+        pair = torch.stack([clips.clips[0][:, :, 0], clips.clips[-1][:, :, -1]])  # (2, B, 3, H, W)
     else:
-        pair = images.views
-    # each picture is a clip of one frame
-    anonymized = anonymize(
-        networks.fa, pair.flatten(0, 1).unsqueeze(2), objective.recompute_chunk, through_fa
-    )
-    anonymized = anonymized.squeeze(2)
-    first, second = networks.fb(anonymized).float().chunk(2)
-    return nt_xent_loss(gather_rows(first), gather_rows(second), objective.temperature)
+        pair = images.views  # (2, N, 3, H, W)
+    clips_of_one = pair.flatten(0, 1).unsqueeze(2)  # (2*N, 3, 1, H, W)
+    anonymized = anonymize(networks.fa, clips_of_one, params.recompute_chunk, through_fa)
+    first, second = networks.fb(anonymized.squeeze(2)).float().chunk(2)  # (N, D) each
+    return nt_xent_loss(gather_rows(first), gather_rows(second), params.temperature)
 
 
 def anonymize(fa: nn.Module, clips: Tensor, recompute_chunk: int, with_gradient: bool) -> Tensor:
@@ -323,7 +330,7 @@ def anonymize(fa: nn.Module, clips: Tensor, recompute_chunk: int, with_gradient:
     """
     n_frames = clips.shape[0] * clips.shape[2]
     chunk = math.ceil(n_frames / math.ceil(n_frames / recompute_chunk)) if recompute_chunk else 0
-    with contextlib.nullcontext() if with_gradient else torch.no_grad():
+    with torch.set_grad_enabled(with_gradient and torch.is_grad_enabled()):
         return apply_per_frame(fa, clips, chunk=chunk, recompute=chunk > 0 and with_gradient)
 
 

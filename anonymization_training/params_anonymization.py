@@ -1,11 +1,20 @@
-"""Parameters of stage 1: the three initialisations and the minimax training. Presets are
-instances."""
+"""Parameters of stage 1: the three initialisations and the minimax training, with presets as
+instances; and what a result is made of."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from aux_code import config
+from aux_code.artefacts import Recipe, recipe
+from aux_code.datasets.digest import dataset_digest
+from aux_code.devices import choose_device, precision_in_force
 from aux_code.errors import UserError
-from aux_code.parameters import CommonParams, PersonBoxParams, check_ranges
+from aux_code.models.obfuscation import OBFUSCATIONS
+from aux_code.models.person_boxes import find_boxes_file
+from aux_code.parameters import CommonParams, PersonBoxParams, by_content, check_ranges, free
+
+Schedule = Literal["constant", "linear", "cosine", "plateau"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,88 +26,66 @@ class StageParams(CommonParams):
     batch_videos: int = 8
     """Videos per batch, of all processes together under torchrun (paper and release: 8)."""
     batch_images: int = 12
-    """Images per batch, of all processes together, each with two views where views are used
-    (release: 12)."""
+    """Images per batch, of all processes together, with two views where used (release: 12)."""
     clip_length: int = 16
     """Frames per clip (paper: 16)."""
     stride: int = 2
     """Video frames from one frame of a clip to the next (paper: 2)."""
     augmentation: Literal["strong", "moderate"] = "strong"
-    """Augmentation of clips and of the two views of images (paper: strong: crop 0.6-1, erase, flip,
-    colour)."""
+    """Of clips and of both views of images (paper: strong: crop 0.6-1, erase, flip, colour)."""
     epochs: int = 100
     """Passes over the training videos; for init_privacy over the training images."""
     max_steps: int = 0
     """Stop after this many optimisation steps; 0 runs all epochs (ours, for try-outs and tests)."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from 0 (ours; the release's warm-up is read
-    by nothing)."""
-    schedule: Literal["constant", "linear", "cosine", "plateau"] = "constant"
-    """Learning rate after the warm-up; plateau: divided by 5 when the epoch's loss does not fall
-    (release)."""
+    """Steps in which the learning rate rises from 0 (ours; the release's is read by nothing)."""
+    schedule: Schedule = "constant"
+    """After the warm-up; plateau: divided by 5 when the epoch's loss does not fall (release)."""
     final_learning_rate_factor: float = 0.0
     """Where linear and cosine end, as a share of the base learning rate (ours)."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type; auto: bf16 where the device computes in it, else fp32; fp16 comes with a
-    gradient scaler, which the release lacks."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = free("auto")
+    """Of autocast; auto: bf16 where the device is fast in it, else fp32; fp16 comes with a gradient
+    scaler, which the release lacks. What is in force counts."""
     validation_fraction: float = 0.1
     """Share of the training videos, by group, that choose `best` and are not trained on (ours)."""
-    minutes_between_saves: float = 5.0
+    minutes_between_saves: float = free(5.0)
     """Least time between two saves of the state that --resume needs (ours)."""
-    n_workers: int = 4
+    n_workers: int = free(4)
     """Processes that decode; 0 decodes in the training process (ours)."""
-    cache_megabytes: int = 0
-    """Memory for decoded videos and images, so that small sets are decoded once; 0 decodes every
-    time (ours)."""
-    max_unreadable_share: float = 0.01
+    cache_megabytes: int = free(0)
+    """Memory for decoded videos and images of small sets; 0 decodes them every time (ours)."""
+    max_unreadable_share: float = free(0.01)
     """Share of unreadable files above which the run stops (ours)."""
 
     def __post_init__(self) -> None:
         # Batch norm and NT-Xent need company; the rest would fail late and without saying why.
-        least = {
-            "batch_videos": 2,
-            "batch_images": 2,
-            "epochs": 1,
-            "clip_length": 2,
-            "stride": 1,
-            "size": 8,
-        }
-        least |= dict.fromkeys(("max_steps", "warmup_steps", "n_workers", "cache_megabytes"), 0)
-        # fields of some of the scripts only
-        least |= {
-            "frames_per_video": 1,
-            "adversary_steps": 1,
-            "validate_every": 1,
-            "settle_epochs": 0,
-        }
-        least |= {"negative_distance": 0, "recompute_chunk": 0, "probe_every": 0}
-        check_ranges(
-            self, at_least={name: value for name, value in least.items() if hasattr(self, name)}
-        )
+        least = {"batch_videos": 2, "batch_images": 2, "clip_length": 2, "size": 8}
+        ones = ("epochs", "stride", "frames_per_video", "adversary_steps", "validate_every")
+        zeros = ("max_steps", "warmup_steps", "n_workers", "cache_megabytes", "settle_epochs")
+        zeros += ("negative_distance", "recompute_chunk", "probe_every")
+        least |= dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0)
+        own = {name: value for name, value in least.items() if hasattr(self, name)}
+        check_ranges(self, at_least=own)
         if not 0 < self.validation_fraction < 1:
-            raise UserError(
-                f"--validation_fraction must lie between 0 and 1, not {self.validation_fraction}"
-            )
+            value = self.validation_fraction
+            raise UserError(f"--validation_fraction must lie between 0 and 1, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitAnonymizerParams(StageParams):
-    """L1 reconstruction, so that f_A starts as the identity (release: Adam 1e-3, batch 32, at most
-    100 epochs)."""
+    """L1 reconstruction: f_A starts as the identity (release: 1e-3, batch 32, <= 100 epochs)."""
 
     fa_arch: str = "unet++"
     """Architecture of the anonymizer f_A (release: unet++)."""
     output_channels: int = 3
     """3: colour; 1: grey, repeated to three channels (ours: the narrow output of ted_spad_plus)."""
     output_scale: float = 1.0
-    """Resolution of f_A's output relative to its input, brought back by nearest neighbours
-    (ours)."""
+    """Resolution of f_A's output relative to its input, brought back by nearest pixels (ours)."""
     output_noise: float = 0.0
-    """Standard deviation, in pixel values of [0, 1], of the noise added to every released frame
-    (ours)."""
+    """Standard deviation, of pixels in [0, 1], of the noise on every released frame (ours)."""
     learning_rate: float = 1e-3
     """Adam (release: 1e-3)."""
-    schedule: Literal["constant", "linear", "cosine", "plateau"] = "plateau"
+    schedule: Schedule = "plateau"
     """Release: divided by 5 on stagnation."""
     frames_per_video: int = 2
     """Frames drawn from each video of a batch (ours)."""
@@ -110,15 +97,13 @@ class InitAnonymizerParams(StageParams):
 
 @dataclass(frozen=True, kw_only=True)
 class InitUtilityParams(PersonBoxParams, StageParams):
-    """Action recognition on UCF101, on raw or anonymized frames: f_T's start, and the f_T of the
-    comparison methods."""
+    """Action recognition on raw or anonymized UCF101: f_T's start, and f_T of the other methods."""
 
     ft_arch: str = "largei3d"
     """Architecture of the utility network f_T (paper: I3D with ResNet-50)."""
-    anonymizer: str = "raw"
-    """raw, downsample2x, downsample4x, blur, blacken or a checkpoint: what f_T's input passes
-    through."""
-    init_weights: str = ""
+    anonymizer: str = by_content("raw")
+    """What clips pass before f_T: raw, downsample2x or 4x, blur, blacken or a checkpoint."""
+    init_weights: str = by_content("")
     """Local file of Kinetics-400 or other weights to start from; empty: random initialisation."""
     learning_rate: float = 1e-4
     """Adam (paper: 1e-4)."""
@@ -128,14 +113,13 @@ class InitUtilityParams(PersonBoxParams, StageParams):
     """Margin mu of the triplet loss (paper: 1)."""
     epochs: int = 30
     """Passes over the training videos (ours; the paper starts from Kinetics weights)."""
-    schedule: Literal["constant", "linear", "cosine", "plateau"] = "cosine"
+    schedule: Schedule = "cosine"
     """Ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitPrivacyParams(StageParams):
-    """NT-Xent on two views of VISPR images without labels: f_B's start (the release lacks this
-    script)."""
+    """NT-Xent on two views of VISPR images without labels: f_B's start (the release has none)."""
 
     fb_arch: str = "r50"
     """Architecture of the privacy network f_B (paper: ResNet-50)."""
@@ -145,36 +129,32 @@ class InitPrivacyParams(StageParams):
     """Adam (paper: 1e-4)."""
     temperature: float = 0.1
     """NT-Xent temperature (release: 0.1)."""
-    schedule: Literal["constant", "linear", "cosine", "plateau"] = "cosine"
+    schedule: Schedule = "cosine"
     """Ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAnonymizerParams(StageParams):
-    """The minimax training. Without a suffix a preset is TeD-SPAD; `_spact` is omega = 0 without
-    the triplet."""
+    """The minimax. A preset without a suffix is TeD-SPAD; `_spact` is omega = 0, no triplet."""
 
-    init_fa: str = ""
+    init_fa: str = by_content("")
     """Checkpoint of init_anonymizer; empty: where the script of the same preset writes it."""
-    init_ft: str = ""
+    init_ft: str = by_content("")
     """Checkpoint of init_utility; empty: where the script of the same preset writes it."""
-    init_fb: str = ""
+    init_fb: str = by_content("")
     """Checkpoint of init_privacy; empty: where the script of the same preset writes it."""
     utility_loss: Literal["ce", "triplet", "lltc", "invariance"] = "triplet"
-    """Cross-entropy alone (SPAct), or beside it the triplet (TeD-SPAD), LLTC or invariance (Tables
-    2, 3)."""
+    """Cross-entropy alone (SPAct), or with triplet (TeD-SPAD), LLTC or invariance (Tables 2, 3)."""
     omega: float = 0.1
     """Weight of the term beside the cross-entropy (paper: 0.1)."""
     margin: float = 1.0
     """Margin mu of the triplet loss (paper: 1)."""
     negative_distance: int = 0
-    """Frames from the anchor's last frame to the negative's first (Table 6); 0: any other time
-    (paper)."""
+    """Frames from the anchor's last to the negative's first (Table 6); 0: any (paper)."""
     ce_on_all_clips: bool = False
     """Cross-entropy on anchor, positive and negative instead of the anchor alone (ours)."""
     distillation_weight: float = 0.0
-    """Weight of 1 - cosine between f_T's feature of the anonymized clip and that of init_ft of the
-    raw clip (ours)."""
+    """Weight of 1 - cosine of f_T's features of anonymized, init_ft's of raw clips (ours)."""
     utility_weight: float = 0.7
     """w_T in step 1 (release: 0.7)."""
     budget_weight: float = 1.0
@@ -188,8 +168,7 @@ class TrainAnonymizerParams(StageParams):
     adversary_steps: int = 1
     """How often step 2 is taken per step 1 on the same batch (paper: 1)."""
     batch_norm: Literal["batch", "running"] = "batch"
-    """Statistics of f_T and f_B in step 1. The release takes running ones, which a strong f_A
-    attacks."""
+    """Statistics of f_T and f_B in step 1 (release: running, which a strong f_A attacks)."""
     fa_batch_norm: Literal["batch", "running"] = "batch"
     """Statistics of f_A in both steps; it is released with running ones (ours)."""
     learning_rate: float = 1e-4
@@ -203,25 +182,22 @@ class TrainAnonymizerParams(StageParams):
     gradient_clip: float = 1.0
     """Largest norm of f_A's gradient (ours); 0: not clipped."""
     recompute_chunk: int = 16
-    """Frames per chunk of f_A whose activations are computed again in the backward pass; 0 keeps
-    all (ours)."""
+    """Frames per chunk of f_A that the backward pass computes again; 0 keeps all (ours)."""
     epochs: int = 80
     """Passes over the training videos (paper: 80; release: 100)."""
     settle_epochs: int = 1
-    """Passes after the minimax in which f_A is frozen and f_T goes on learning (ours: its
-    statistics lag behind)."""
+    """Passes after the minimax, f_A frozen, for f_T alone (ours: its statistics lag behind)."""
     validate_every: int = 5
     """Epochs from one validation to the next (ours)."""
-    probe_every: int = 5
-    """Epochs from one privacy probe to the next, 0 for none (ours). The probe reads labels, for
-    TensorBoard alone."""
+    probe_every: int = free(5)
+    """Epochs between privacy probes, which read labels for TensorBoard alone; 0: none (ours)."""
 
 
 SMALL = {
-    "size": 48, "clip_length": 8, "augmentation": "moderate", "n_workers": 0, "cache_megabytes": 2000, "n_threads": 1,
+    "size": 48, "clip_length": 8, "augmentation": "moderate",
+    "n_workers": 0, "cache_megabytes": 2000, "n_threads": 1,
 }  # fmt: skip
-"""The miniature's pictures are small and few: decoded once and kept; one thread, so that runs go
-side by side."""
+"""The miniature's frames are small and few: decoded once; one thread, so that runs go abreast."""
 NARROW = {"output_channels": 1, "output_scale": 1 / 4, "output_noise": 0.05}
 """What f_A of ted_spad_plus lets through."""
 
@@ -252,22 +228,14 @@ INIT_PRIVACY = {
 
 PAPER = TrainAnonymizerParams()
 MINIATURE = TrainAnonymizerParams(
-    **SMALL,
-    batch_videos=4,
-    batch_images=16,
-    epochs=3,
-    learning_rate=1e-3,
-    schedule="linear",
-    final_learning_rate_factor=0.1,
-    utility_weight=1.0,
-    recompute_chunk=0,
-    validate_every=3,
-)
+    **SMALL, batch_videos=4, batch_images=16, epochs=3, learning_rate=1e-3, schedule="linear",
+    final_learning_rate_factor=0.1, utility_weight=1.0, recompute_chunk=0, validate_every=3,
+)  # fmt: skip
 SPACT = {"utility_loss": "ce", "omega": 0.0}
 PLUS = {"distillation_weight": 1.0, "ce_on_all_clips": True}
 RELEASE = replace(
-    PAPER, learning_rate=1e-5, fa_learning_rate_factor=0.4, epochs=100, alternate="batches", batch_norm="running",
-    precision="fp16", gradient_clip=0.0, settle_epochs=0,
+    PAPER, learning_rate=1e-5, fa_learning_rate_factor=0.4, epochs=100, alternate="batches",
+    batch_norm="running", precision="fp16", gradient_clip=0.0, settle_epochs=0,
 )  # fmt: skip
 TRAIN_ANONYMIZER = {
     "paper": PAPER,
@@ -276,26 +244,66 @@ TRAIN_ANONYMIZER = {
     "release": RELEASE,
     "miniature": MINIATURE,
     "miniature_spact": replace(MINIATURE, **SPACT),
-    # five of these take the processor time of three of TeD-SPAD (224 and 220 s)
+    # five of these take the CPU time of three of TeD-SPAD (224 and 220 s)
     "miniature_spact_equal_compute": replace(MINIATURE, **SPACT, epochs=5),
     "miniature_ted_spad_plus": replace(MINIATURE, **PLUS),
 }
+INVARIANCE = {"utility_loss": "invariance"}
 ABLATIONS = {
     "lltc": {"utility_loss": "lltc"},  # Table 3
-    **{
-        f"invariance_{w}": {"utility_loss": "invariance", "omega": float(w)}
-        for w in ("0.1", "0.5", "1", "2")
-    },  # 2, 9
-    **{f"omega_{omega}": {"omega": float(omega)} for omega in ("0.01", "1", "10")},  # Table 4
-    **{f"margin_{margin}": {"margin": float(margin)} for margin in ("0.5", "2")},  # Table 5
-    **{
-        f"distance_{frames}": {"negative_distance": int(frames)} for frames in ("8", "32")
-    },  # Table 6
+    **{f"invariance_{w}": INVARIANCE | {"omega": float(w)} for w in ("0.1", "0.5", "1", "2")},
+    **{f"omega_{w}": {"omega": float(w)} for w in ("0.01", "1", "10")},  # Table 4
+    **{f"margin_{m}": {"margin": float(m)} for m in ("0.5", "2")},  # Table 5
+    **{f"distance_{n}": {"negative_distance": n} for n in (8, 32)},  # Table 6
 }
-"""Rows of the paper's Tables 2-6 and 9 beside TeD-SPAD and SPAct -> what they change of
-TeD-SPAD."""
+"""Rows of the paper's Tables 2-6 and 9 -> what they change of TeD-SPAD; invariance: 2 and 9."""
 TRAIN_ANONYMIZER |= {
     f"{scale}_{row}": replace(TRAIN_ANONYMIZER[scale], **changed)
     for scale in ("paper", "miniature")
     for row, changed in ABLATIONS.items()
 }
+
+
+def made_of(params: StageParams) -> Recipe:
+    """What a result of the script with these parameters is made of: hashes its inputs, now.
+
+    Raises:
+        UserError: a checkpoint to start from, or a data set, is missing.
+    """
+    inputs, data = {}, {}
+    if isinstance(params, TrainAnonymizerParams):
+        inputs = initial_files(params)
+    if isinstance(params, InitUtilityParams):
+        inputs = {"anonymizer": params.anonymizer, "init_weights": params.init_weights}
+        if getattr(OBFUSCATIONS.get(params.anonymizer), "requires_boxes", False):
+            weights = params.detector_weights
+            file = find_boxes_file(params.boxes, weights, config.UCF101_ROOT) or weights
+            inputs["person_boxes"] = file or "fasterrcnn_resnet50_fpn, COCO_V1"
+    if not isinstance(params, InitPrivacyParams):
+        data["UCF101"] = dataset_digest("UCF101", config.UCF101_ROOT)
+    if not isinstance(params, InitUtilityParams):
+        data["VISPR"] = dataset_digest("VISPR", config.VISPR_ROOT)
+    precision = precision_in_force(params.precision, choose_device(params.device))
+    return recipe(params, inputs, data, {"precision": precision})
+
+
+def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
+    """Role -> checkpoint to start from; by default that of the same preset's initialisation.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    scale = params.preset.split("_")[0].replace("release", "paper")
+    narrow = params.preset if params.preset.endswith("_ted_spad_plus") else ""
+    files = {}
+    for role, given, script, folder, output in (
+        ("init_fa", params.init_fa, "init_anonymizer", narrow or scale, "fa_recon.pth"),
+        ("init_ft", params.init_ft, "init_utility", scale, "ft_action.pth"),
+        ("init_fb", params.init_fb, "init_privacy", scale, "fb_ssl.pth"),
+    ):
+        default = config.SAVED_MODELS_ROOT / f"{script}_{folder}" / output
+        files[role] = given or str(default)
+        if not Path(files[role]).is_file():
+            missing = f"--{role}: {files[role]} does not exist"
+            raise UserError(f"{missing}; run {script}.py first or name another file")
+    return files

@@ -12,118 +12,111 @@ Several GPUs: torchrun --standalone --nproc_per_node N train_anonymizer.py ... ;
 import sys
 from pathlib import Path
 
-if (
-    str(Path(__file__).resolve().parent.parent) not in sys.path
-):  # an uninstalled clone, from any folder
+if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch import nn
 
-from anonymization_training.anonymizer_training import AnonymizerTraining
-from anonymization_training.minimax import Networks
-from anonymization_training.params_anonymization import TRAIN_ANONYMIZER, TrainAnonymizerParams
-from anonymization_training.training_batches import (
-    Sampling,
-    clip_source,
-    image_source,
-    load_training_data,
+from anonymization_training.minimax import (
+    Networks,
+    build_updaters,
+    minimax_step,
+    step_utility,
 )
-from aux_code import config
-from aux_code.artefacts import build_meta
-from aux_code.checkpoints import save_checkpoint
+from anonymization_training.params_anonymization import (
+    TRAIN_ANONYMIZER,
+    TrainAnonymizerParams,
+    initial_files,
+    made_of,
+)
+from anonymization_training.step_loop import StepLoop
+from anonymization_training.training_batches import clip_source, image_source, load_training_data
+from anonymization_training.validation import Validation
 from aux_code.devices import prepare_for_training
 from aux_code.distributed import is_main
-from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_budget, load_utility
 from aux_code.parameters import parse
-from aux_code.runs import run_script, start_run
-from aux_code.training_state import detached_copy
+from aux_code.runs import run_folder, run_script, start_run
+from aux_code.training_state import TrainingState, is_finished
+
+OUTPUT, STATE = "last.pth", "train_anonymizer_state.pth"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Builds, trains, saves."""
+    """Builds; minimax epochs, settling of f_T, last validation; saves."""
     params = parse(TRAIN_ANONYMIZER, argv, __doc__)
-    run = start_run(params, "train_anonymizer")
-    inits = initial_files(params)
-    networks = load_networks(inits, params, run.device)
-    data = load_training_data(params)
-    sampling = Sampling(
-        params.clip_length,
-        params.stride,
-        params.size,
-        params.utility_loss,
-        params.negative_distance,
-        params.augmentation,
-        params.seed,
-    )
-    clips = clip_source(data.train, sampling, data.cache, params, run.folder)
-    images = image_source(data.images, data.cache, params, run.folder)
-
-    def save(name: str, metrics: dict[str, float], epoch: int) -> None:
-        if not is_main():
-            return
-        roles = {"fa": networks.fa, "ft": networks.ft, "fb": networks.fb}
-        architectures = {role: net.architecture for role, net in roles.items()}
-        meta = build_meta("train_anonymizer", architectures, params, inits, metrics)
-        states = {f"{role}_model_state_dict": detached_copy(net) for role, net in roles.items()}
-        save_checkpoint(run.folder / name, {**states, "epoch": epoch, "meta": meta})
-
-    training = AnonymizerTraining(networks, params, run, data, save)
-    if training.state.is_complete(run.folder / "last.pth", params.resume):
+    recipe, folder = made_of(params), run_folder(params, "train_anonymizer")
+    if is_finished(folder / OUTPUT, folder / STATE, recipe, params):
         return
-    metrics = training.run_all(clips, images)
-    described = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-    if is_main():
-        sys.stdout.write(f"{run.folder / 'last.pth'}: {described}\n")
+    run = start_run(params, "train_anonymizer")
+    networks = load_networks(params, run.device)
+    players = {"fa": networks.fa, "ft": networks.ft, "fb": networks.fb}
+    updaters = build_updaters(networks, params, run.device)
+    stateful = players | {f"updater_{name}": u for name, u in updaters._asdict().items()}
+    state = TrainingState(folder / STATE, recipe, stateful, params.minutes_between_saves)
+    data = load_training_data(params)
+    clip_batches = clip_source(data.train, params.utility_loss, params, data.cache, folder)
+    image_batches = image_source(data.images.paths, params, data.cache, folder)
+    validation = Validation(networks, data, params, run)
+
+    with StepLoop(run, params, state) as loop:
+        for clips, images in loop.steps(
+            "minimax", params.epochs, updaters[:3], clip_batches, image_batches
+        ):
+            losses = minimax_step(networks, clips, images, params, updaters)
+            if loop.note(losses):  # an epoch has ended
+                validate_and_keep_best(loop, players, validation)
+        for (clips,) in loop.steps(
+            "settle f_T", params.settle_epochs, [updaters.settle], clip_batches
+        ):
+            losses = step_utility(networks, clips, params, updaters.settle)
+            if loop.note(losses):
+                validate_and_keep_best(loop, players, validation)
+
+    metrics = validation.metrics()
+    keep_best(loop, players, metrics, params.epochs)
+    quality = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+    loop.finish(OUTPUT, players, metrics, quality)
 
 
-def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
-    """Role -> checkpoint to start from; by default where the initialisation of the same preset
-    writes it.
-
-    Raises:
-        UserError: a file is missing.
-    """
-    scale = params.preset.split("_")[0].replace("release", "paper")
-    narrow = params.preset.endswith("_ted_spad_plus")
-    defaults = {
-        "init_fa": f"init_anonymizer_{params.preset if narrow else scale}/fa_recon.pth",
-        "init_ft": f"init_utility_{scale}/ft_action.pth",
-        "init_fb": f"init_privacy_{scale}/fb_ssl.pth",
-    }
-    files = {
-        role: getattr(params, role) or str(config.SAVED_MODELS_ROOT / path)
-        for role, path in defaults.items()
-    }
-    for role, path in files.items():
-        if not Path(path).is_file():
-            script = {
-                "init_fa": "init_anonymizer.py",
-                "init_ft": "init_utility.py",
-                "init_fb": "init_privacy.py",
-            }[role]
-            raise UserError(
-                f"--{role}: {path} does not exist; run {script} first or name another file"
-            )
-    return files
-
-
-def load_networks(
-    files: dict[str, str], params: TrainAnonymizerParams, device: torch.device
-) -> Networks:
+def load_networks(params: TrainAnonymizerParams, device: torch.device) -> Networks:
     """The players from their checkpoints; with distillation the untouched f_T as teacher."""
-    players = (
+    files = initial_files(params)
+    loaded = [
         load_anonymizer(files["init_fa"]),
         load_utility(files["init_ft"]),
         load_budget(files["init_fb"]),
-    )
-    teacher = (
-        load_utility(files["init_ft"]).requires_grad_(False) if params.distillation_weight else None
-    )
-    return Networks(
-        *(prepare_for_training(network, device) for network in players),
-        prepare_for_training(teacher, device) if teacher is not None else None,
-    )
+    ]
+    if params.distillation_weight:
+        loaded.append(load_utility(files["init_ft"]).requires_grad_(False))
+    return Networks(*(prepare_for_training(network, device) for network in loaded))
+
+
+def validate_and_keep_best(
+    loop: StepLoop, players: dict[str, nn.Module], validation: Validation
+) -> None:
+    """At the end of an epoch, what is due of: images, probe, validation, best.pth."""
+    params, epoch = loop.params, loop.position.epoch
+    if is_main():
+        validation.show(epoch)
+        if params.probe_every and epoch % params.probe_every == 0:
+            validation.probe(epoch)
+    if epoch % params.validate_every == 0:
+        metrics = validation.metrics()
+        for name, value in metrics.items():
+            loop.run.writer.add_scalar(f"validation/{name}", value, epoch)
+        keep_best(loop, players, metrics, epoch)
+
+
+def keep_best(
+    loop: StepLoop, players: dict[str, nn.Module], metrics: dict[str, float], epoch: int
+) -> None:
+    """Writes best.pth where f_T's accuracy minus f_B's is higher than before; no label is in it."""
+    trade_off = metrics["top1"] - metrics["nt_xent_accuracy"]
+    if loop.position.best is None or trade_off > loop.position.best:
+        loop.position.best = trade_off
+        loop.save("best.pth", players, metrics, epoch)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ together.
 import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from anonymization_training.params_anonymization import StageParams
 from aux_code import config
 from aux_code.datasets.clip_sampling import random_clip, triplet_clips, uniform_clips
 from aux_code.datasets.decode import DecodedCache, UnreadableMedia
@@ -59,11 +60,9 @@ class ClipBatch(NamedTuple):
 
     def to(self, device: torch.device) -> "ClipBatch":
         """The batch on `device`."""
-        masks = (
-            None if self.person_masks is None else self.person_masks.to(device, non_blocking=True)
-        )
-        clips, labels = (x.to(device, non_blocking=True) for x in (self.clips, self.labels))
-        return self._replace(clips=clips, labels=labels, person_masks=masks)
+        tensors = (self.clips, self.labels, self.person_masks)
+        moved = (None if x is None else x.to(device, non_blocking=True) for x in tensors)
+        return ClipBatch(*moved, self.names)
 
 
 class ImageBatch(NamedTuple):
@@ -79,26 +78,25 @@ class ImageBatch(NamedTuple):
         return self._replace(views=self.views.to(device, non_blocking=True))
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How a sample becomes clips."""
+class Sampling(NamedTuple):
+    """How a video becomes clips."""
 
-    clip_length: int
-    stride: int
-    size: int
     views: str
     """"ce" (1 clip), "triplet" (3), "invariance" (2) or "lltc" (4 times x 2 views)."""
-    negative_distance: int
-    augmentation: str
+    clip_length: int
+    stride: int
     seed: int
+    negative_distance: int = 0
+    """Frames; 0: any other time."""
 
 
 class _Sample(NamedTuple):
     arrays: list[np.ndarray]
+    """Of each view: uint8 frames (T, H, W, 3), or an image (H, W, 3)."""
     keys: tuple
     """Of the sample's generators: view k is drawn from seeded_generator(*keys, k)."""
-    label: int
     name: str
+    label: int = -1
     masks: list[np.ndarray] | None = None
 
 
@@ -109,13 +107,16 @@ VIEW_AUGMENTATIONS = {"strong": BUDGET_VIEWS, "moderate": MODERATE_VIEWS}
 
 
 class ClipSamples(Dataset):
-    """Map from (epoch, index) to the decoded frames of one video's clips; None if the file does not
-    decode."""
+    """Map from (epoch, index) to the decoded clips of a video, or to why it does not decode."""
 
     def __init__(
-        self, videos: Sequence[Ucf101Item], sampling: Sampling, cache: DecodedCache, boxes=None
+        self,
+        videos: Sequence[Ucf101Item],
+        sampling: Sampling,
+        cache: DecodedCache,
+        people: PersonBoxes | None = None,
     ):
-        self.videos, self.sampling, self.cache, self.boxes = videos, sampling, cache, boxes
+        self.videos, self.sampling, self.cache, self.people = videos, sampling, cache, people
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -133,13 +134,12 @@ class ClipSamples(Dataset):
             return error
         views = np.split(inverse, len(clips))
         masks = None
-        if self.boxes is not None:
-            painted = self.boxes.masks(video.path, unique, frames.shape[1:3])
+        if self.people is not None:
+            painted = person_masks(self.people, video.path, unique, frames.shape[1:3])
             masks = [painted[places] for places in views]
         keys = (sampling.seed, "augment", epoch, index)
-        return _Sample(
-            [frames[places] for places in views], keys, video.label, str(video.path), masks
-        )
+        arrays = [frames[places] for places in views]
+        return _Sample(arrays, keys, str(video.path), video.label, masks)
 
 
 def clip_indices(n_frames: int, sampling: Sampling, generator: torch.Generator) -> list[np.ndarray]:
@@ -155,7 +155,7 @@ def clip_indices(n_frames: int, sampling: Sampling, generator: torch.Generator) 
 
 
 class ImageSamples(Dataset):
-    """Map from (epoch, index) to a decoded image."""
+    """Map from (epoch, index) to a decoded image, twice, or to why it does not decode."""
 
     def __init__(self, paths: Sequence[Path], cache: DecodedCache, seed: int):
         self.paths, self.cache, self.seed = paths, cache, seed
@@ -169,63 +169,48 @@ class ImageSamples(Dataset):
             image = self.cache.read_image(self.paths[index])
         except UnreadableMedia as error:
             return error
-        return _Sample(
-            [image, image], (self.seed, "view", epoch, index), -1, str(self.paths[index])
-        )
+        return _Sample([image, image], (self.seed, "view", epoch, index), str(self.paths[index]))
 
 
-class _CollateClips:
-    def __init__(self, size: int, policy: Policy):
-        self.size, self.policy = size, policy
-        # Without colours and erasing: where the crop and the flip take a mask.
-        self.geometry = Policy(policy.crop_factor, flip_probability=policy.flip_probability)
-
-    def __call__(
-        self, samples: list[_Sample | UnreadableMedia]
-    ) -> tuple[ClipBatch | None, list[UnreadableMedia]]:
-        good, bad = _split(samples)
-        if not good:
-            return None, bad
-        n_views = len(good[0].arrays)
-        arrays = [sample.arrays[k] for k in range(n_views) for sample in good]
-        generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in good]
-        clips = augment_batch(arrays, self.policy, self.size, generators).unflatten(
-            0, (n_views, len(good))
-        )
-        labels = torch.tensor([sample.label for sample in good])
-        return ClipBatch(
-            clips, labels, self._masks(good, n_views), tuple(sample.name for sample in good)
-        ), bad
-
-    def _masks(self, samples: list[_Sample], n_views: int) -> Tensor | None:
-        """The same crops and flips of the person masks: every policy makes the same draws from
-        equal generators."""
-        if samples[0].masks is None:
-            return None
-        masks = [sample.masks[k] for k in range(n_views) for sample in samples]
-        generators = [
-            seeded_generator(*sample.keys, k) for k in range(n_views) for sample in samples
-        ]
-        moved = augment_batch(masks, self.geometry, self.size, generators)[:, :1] >= 0.5
-        return moved.float().unflatten(0, (n_views, len(samples)))
+def collate_clips(
+    samples: list[_Sample | UnreadableMedia], size: int, policy: Policy
+) -> tuple[ClipBatch | None, list[UnreadableMedia]]:
+    """Augmented clips of size x size pixels, and what did not decode."""
+    good, bad = _split(samples)
+    if not good:
+        return None, bad
+    names = tuple(sample.name for sample in good)
+    clips = _augmented(good, [sample.arrays for sample in good], size, policy)
+    masks = None
+    if good[0].masks is not None:
+        # The same crops and flips: every policy makes the same draws from equal generators.
+        geometry = Policy(policy.crop_factor, flip_probability=policy.flip_probability)
+        painted = _augmented(good, [sample.masks for sample in good], size, geometry)
+        masks = (painted[:, :, :1] >= 0.5).float()
+    labels = torch.tensor([sample.label for sample in good])
+    return ClipBatch(clips, labels, masks, names), bad
 
 
-class _CollateImages:
-    def __init__(self, size: int, policy: Policy):
-        self.size, self.policy = size, policy
+def collate_images(
+    samples: list[_Sample | UnreadableMedia], size: int, policy: Policy
+) -> tuple[ImageBatch | None, list[UnreadableMedia]]:
+    """Two augmented views of each image, of size x size pixels, and what did not decode."""
+    good, bad = _split(samples)
+    if not good:
+        return None, bad
+    views = _augmented(good, [sample.arrays for sample in good], size, policy)
+    return ImageBatch(views, tuple(sample.name for sample in good)), bad
 
-    def __call__(
-        self, samples: list[_Sample | UnreadableMedia]
-    ) -> tuple[ImageBatch | None, list[UnreadableMedia]]:
-        good, bad = _split(samples)
-        if not good:
-            return None, bad
-        arrays = [sample.arrays[k] for k in range(2) for sample in good]
-        generators = [seeded_generator(*sample.keys, k) for k in range(2) for sample in good]
-        views = augment_images(arrays, self.policy, self.size, generators).unflatten(
-            0, (2, len(good))
-        )
-        return ImageBatch(views, tuple(sample.name for sample in good)), bad
+
+def _augmented(
+    samples: list[_Sample], arrays: list[list[np.ndarray]], size: int, policy: Policy
+) -> Tensor:
+    """(K, B, 3, [T,] size, size) of K arrays for each of B samples; each view has its generator."""
+    n_views, n = len(arrays[0]), len(samples)
+    flat = [own[k] for k in range(n_views) for own in arrays]
+    generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in samples]
+    augment = augment_images if flat[0].ndim == 3 else augment_batch
+    return augment(flat, policy, size, generators).unflatten(0, (n_views, n))
 
 
 def _split(samples: list[_Sample | UnreadableMedia]) -> tuple[list[_Sample], list[UnreadableMedia]]:
@@ -240,8 +225,8 @@ def _begin_loading(worker: int) -> None:
     """Begins a decoding process.
 
     Ctrl-C and schedulers signal the whole process group; the training saves first, then ends its
-    workers. Pictures and clips are large temporaries: an allocator that keeps what was freed
-    decodes and augments a quarter faster.
+    workers. Images and clips are large temporaries: an allocator that keeps what was freed decodes
+    and augments a quarter faster.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -249,36 +234,39 @@ def _begin_loading(worker: int) -> None:
 
 
 class BatchSource:
-    """Endless, seekable batches of one kind: batch `step` of the whole training, whatever was read
-    before.
+    """Endless, seekable batches: batch `step` of the whole training, whatever was read before.
 
     Args:
         samples: ClipSamples or ImageSamples.
         collate: list of samples -> (batch, errors).
         batch_size: samples per batch, of all ranks together; the last, incomplete batch of an epoch
             is filled from the next epoch's order.
-        n_workers: decoding processes.
-        unreadable: counts and names what does not decode.
-        seed: of the order.
+        params: of the script: n_workers, max_unreadable_share and seed are read.
+        folder: where unreadable.txt names what does not decode.
 
     Raises:
         UserError: the ranks cannot share a batch equally.
     """
 
-    def __init__(self, samples: Dataset, collate: Callable, batch_size: int, n_workers: int, unreadable: UnreadableLog,
-                 seed: int):  # fmt: skip
+    def __init__(
+        self,
+        samples: Dataset,
+        collate: Callable,
+        batch_size: int,
+        params: StageParams,
+        folder: Path,
+    ):
         self.samples, self.collate, self.batch_size = samples, collate, batch_size
-        self.n_workers, self.unreadable, self.seed = n_workers, unreadable, seed
+        self.n_workers, self.seed = params.n_workers, params.seed
+        self.unreadable = UnreadableLog(folder, len(samples), params.max_unreadable_share)
+        self.steps_per_epoch = max(1, -(-len(samples) // batch_size))
+        self._ordered = (-1, np.empty(0))
         if batch_size % world_size():
             raise UserError(
-                f"{world_size()} processes cannot share batches of {batch_size} equally; change --batch_videos and "
-                "--batch_images, which are those of all processes together, or --nproc_per_node"
+                f"{world_size()} processes cannot share batches of {batch_size} equally; change "
+                "--batch_videos and --batch_images, which are those of all processes together, or "
+                "--nproc_per_node"
             )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches after which every sample was seen once."""
-        return max(1, -(-len(self.samples) // self.batch_size))
 
     def batches(self, first_step: int, n_steps: int) -> Iterator[ClipBatch | ImageBatch]:
         """Batches first_step, ..., first_step + n_steps - 1; of each, this rank's share.
@@ -288,24 +276,23 @@ class BatchSource:
         """
         keys = [self._keys(step) for step in range(first_step, first_step + n_steps)]
         loader = DataLoader(
-            self.samples, batch_sampler=keys, collate_fn=self.collate, num_workers=self.n_workers,
+            self.samples,
+            batch_sampler=keys,
+            collate_fn=self.collate,
+            num_workers=self.n_workers,
             worker_init_fn=_begin_loading,
-            pin_memory=torch.cuda.is_available(), persistent_workers=False,
-        )  # fmt: skip
+            pin_memory=torch.cuda.is_available(),
+        )
         for batch, errors in loader:
             # every rank counts what any of them met, so that all of them stop or none
             met = gather_objects((batch is None, errors)) if any_rank(bool(errors)) else []
-            for error in (error for _, share_of_errors in met for error in share_of_errors):
+            for error in (error for _, met_there in met for error in met_there):
                 self.unreadable.record(error.path, error.reason)
-            lost = [
-                str(error.path)
-                for is_lost, share_of_errors in met
-                if is_lost
-                for error in share_of_errors
-            ]
+            lost = [str(e.path) for is_lost, met_there in met if is_lost for e in met_there]
             if lost:
                 raise UserError(
-                    f"not one file of a batch is readable: {', '.join(lost)}; replace them or enlarge the batches"
+                    f"not one file of a batch is readable: {', '.join(lost)}; replace them or "
+                    "enlarge the batches"
                 )
             yield batch
 
@@ -315,45 +302,41 @@ class BatchSource:
         return share([(place // n, int(self._order(place // n)[place % n])) for place in places])
 
     def _order(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_ordered", None) is None or self._ordered[0] != epoch:
-            order = torch.randperm(
-                len(self.samples), generator=seeded_generator(self.seed, "order", epoch)
-            )
-            self._ordered = (epoch, order.numpy())
+        if self._ordered[0] != epoch:
+            generator = seeded_generator(self.seed, "order", epoch)
+            self._ordered = (epoch, torch.randperm(len(self.samples), generator=generator).numpy())
         return self._ordered[1]
 
 
 def clip_source(
     videos: Sequence[Ucf101Item],
-    sampling: Sampling,
+    views: str,
+    params: StageParams,
     cache: DecodedCache,
-    params,
     folder: Path,
-    boxes=None,
+    people: PersonBoxes | None = None,
 ) -> BatchSource:
-    """Batches of clips for a stage's parameters (batch_videos, n_workers, max_unreadable_share,
-    seed)."""
-    unreadable = UnreadableLog(folder, len(videos), params.max_unreadable_share)
-    samples = ClipSamples(videos, sampling, cache, boxes)
-    collate = _CollateClips(sampling.size, AUGMENTATIONS[sampling.augmentation])
-    return BatchSource(
-        samples, collate, params.batch_videos, params.n_workers, unreadable, params.seed
-    )
+    """Batches of clips; see `Sampling.views`. `people` come with masks."""
+    distance = getattr(params, "negative_distance", 0)  # the minimax alone has it
+    sampling = Sampling(views, params.clip_length, params.stride, params.seed, distance)
+    samples = ClipSamples(videos, sampling, cache, people)
+    policy = AUGMENTATIONS[params.augmentation]
+    collate = partial(collate_clips, size=params.size, policy=policy)
+    return BatchSource(samples, collate, params.batch_videos, params, folder)
 
 
-def image_source(paths: Sequence[Path], cache: DecodedCache, params, folder: Path) -> BatchSource:
-    """Batches of image views for a stage's parameters (batch_images, n_workers,
-    max_unreadable_share, size, seed)."""
-    unreadable = UnreadableLog(folder, len(paths), params.max_unreadable_share)
+def image_source(
+    paths: Sequence[Path], params: StageParams, cache: DecodedCache, folder: Path
+) -> BatchSource:
+    """Batches of two views of images."""
     samples = ImageSamples(paths, cache, params.seed)
-    collate = _CollateImages(params.size, VIEW_AUGMENTATIONS[params.augmentation])
-    return BatchSource(
-        samples, collate, params.batch_images, params.n_workers, unreadable, params.seed
-    )
+    policy = VIEW_AUGMENTATIONS[params.augmentation]
+    collate = partial(collate_images, size=params.size, policy=policy)
+    return BatchSource(samples, collate, params.batch_images, params, folder)
 
 
 def readable_images(paths: Sequence[Path], cache: DecodedCache) -> list[np.ndarray]:
-    """The images (H, W, 3) of the files that decode; the log names the others, which judge nothing.
+    """The images (H, W, 3) of the files that decode; the log names the others, which do not count.
 
     Raises:
         UserError: none of them decodes.
@@ -366,7 +349,7 @@ def readable_images(paths: Sequence[Path], cache: DecodedCache) -> list[np.ndarr
             log.warning("left out: %s", error)
     if not images:
         raise UserError(
-            f"not one of {len(paths)} images is readable, the first of them {paths[0]}; replace them"
+            f"not one of {len(paths)} images is readable, such as {paths[0]}; replace them"
         )
     return images
 
@@ -381,9 +364,8 @@ class TrainingData(NamedTuple):
     cache: DecodedCache
 
 
-def load_training_data(params, with_images: bool = True) -> TrainingData:
-    """UCF101 split 1 and VISPR as config.py says; a part of the training list, by group, is set
-    aside for validation.
+def load_training_data(params: StageParams, with_images: bool = True) -> TrainingData:
+    """UCF101 split 1 and VISPR as config.py says; some groups of the training list validate.
 
     Raises:
         UserError: a data set is missing.
@@ -395,21 +377,17 @@ def load_training_data(params, with_images: bool = True) -> TrainingData:
     return TrainingData(train, validation, images, DecodedCache(params.cache_megabytes * 2**20))
 
 
-class PersonMasks:
-    """Paints boxes of people as masks of the source frames.
+def person_masks(
+    people: PersonBoxes, path: Path, indices: np.ndarray, height_width: tuple[int, int]
+) -> np.ndarray:
+    """uint8 (T, H, W, 3), 255 inside a box, for these frames of the video at `path`.
 
     Args:
         people: boxes that need no frames: of a file, or detected beforehand.
     """
-
-    def __init__(self, people: PersonBoxes):
-        self.people = people
-
-    def masks(self, path: Path, indices: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:
-        """uint8 (T, H, W, 3), 255 inside a box, for these frames of the video at `path`."""
-        boxes = self.people.of_frames(path, indices)
-        masks = np.zeros((len(indices), *height_width, 3), dtype=np.uint8)
-        for mask, of_frame in zip(masks, boxes, strict=True):
-            for x0, y0, x1, y1 in of_frame:
-                mask[max(0, int(y0)) : int(np.ceil(y1)), max(0, int(x0)) : int(np.ceil(x1))] = 255
-        return masks
+    boxes = people.of_frames(path, indices)
+    masks = np.zeros((len(indices), *height_width, 3), dtype=np.uint8)
+    for mask, of_frame in zip(masks, boxes, strict=True):
+        for x0, y0, x1, y1 in of_frame:
+            mask[max(0, int(y0)) : int(np.ceil(y1)), max(0, int(x0)) : int(np.ceil(x1))] = 255
+    return masks

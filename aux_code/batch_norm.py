@@ -86,5 +86,5 @@ def synchronise_batch_norms(network: nn.Module) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():
         if isinstance(module, _BatchNorm):
-            module.__class__ = SynchronisedBatchNorm  # the same fields; hooks, modes and optimizers keep their module
+            module.__class__ = SynchronisedBatchNorm  # the same fields and hooks
     return network

@@ -1,15 +1,12 @@
-"""The device of a run: chosen and logged once; its precisions, allocator and memory layouts."""
+"""The device of a run; its precisions, allocator and memory layouts."""
 
 import ctypes
-import logging
 
 import torch
 from torch import nn
 
 from aux_code.batch_norm import synchronise_batch_norms
 from aux_code.errors import UserError
-
-log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Name of a precision -> dtype of autocast; None: no autocast."""
@@ -21,7 +18,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def choose_device(name: str) -> torch.device:
-    """auto, cpu or cuda -> device, which is logged.
+    """auto, cpu or cuda -> device.
 
     Raises:
         UserError: `cuda` without a GPU.
@@ -31,9 +28,7 @@ def choose_device(name: str) -> torch.device:
         raise UserError(
             "--device cuda: PyTorch sees no GPU here; use --device cpu or install a driver that fits"
         )
-    device = torch.device("cuda" if available and name != "cpu" else "cpu")
-    log.info("running on %s", device)
-    return device
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
 def supports_bf16(device: torch.device | str) -> bool:

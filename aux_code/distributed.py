@@ -1,16 +1,15 @@
 """Several processes under torchrun: who this one is, and what the processes tell each other.
 
-    torchrun --standalone --nproc_per_node 4 SCRIPT.py ...                       one machine, four GPUs
-    torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint HOST:PORT SCRIPT.py   on each of several
+    torchrun --standalone --nproc_per_node 4 SCRIPT.py ...                 one machine, four GPUs
+    torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint HOST:PORT SCRIPT.py
 
 Without torchrun there is one process, rank 0 of 1, and everything here is an identity that starts
-nothing. Only rank 0 writes files; several machines need a shared file system, from which all ranks
-read.
+nothing. Only rank 0 writes files; several machines need a shared file system that all ranks read.
 """
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -18,12 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 TIMEOUT = timedelta(hours=6)
-"""How long a rank waits for the others: for as long as one may validate, or extract a share of
-videos, alone. A rank that dies is noticed at once all the same: its connections break, and torchrun
-ends the others."""
+"""How long a rank waits: as long as one may validate, or extract a share of videos, alone. One that
+dies is noticed at once all the same: its connections break, and torchrun ends the others."""
 
 
 def rank() -> int:
@@ -37,8 +34,7 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """This process among those of its machine, which is the number of its GPU; torchrun's
-    LOCAL_RANK."""
+    """This process among those of its machine, the number of its GPU; torchrun's LOCAL_RANK."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
@@ -55,15 +51,14 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def join() -> None:
-    """Meets the other processes (env://); the functions below do it when first used. Does nothing
-    without torchrun.
+    """Meets the other processes (env://), by gloo for tensors of CPUs, by NCCL for those of GPUs.
 
-    Tensors of the CPU travel by gloo, those of GPUs by NCCL.
+    The functions below do it when first used. Does nothing without torchrun.
     """
     if world_size() == 1 or dist.is_initialized():
         return
-    # DistributedDataParallel imports it; where a group exists by then, that import holds the group
-    # for good (torch 2.14) and `leave` cannot end its threads.
+    # Optimizers import it; where a group exists by then, that import holds the group for good
+    # (torch 2.14) and `leave` cannot end its threads.
     import torch._dynamo  # noqa: F401
 
     backend = "gloo"
@@ -72,20 +67,17 @@ def join() -> None:
         backend = "cpu:gloo,cuda:nccl"
     store, own_rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
-        # torchrun's store outlives a restart of its workers: nobody shall meet the addresses of
-        # those that are gone
-        store = dist.PrefixStore(
-            f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store
-        )
+        # torchrun's store outlives its workers: nobody shall meet the addresses of those gone
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+        store = dist.PrefixStore(f"attempt {attempt}", store)
     dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT)
 
 
 def leave() -> None:
     """Parts from the others, so that no process waits for this one at exit.
 
-    Gloo's threads end with the group if nobody holds it. One that releases a tensor while the
-    interpreter exits aborts the process, so what DistributedDataParallel left in reference cycles
-    goes first.
+    Gloo's threads end with the group if nobody holds it, such as reference cycles. One that frees a
+    tensor while the interpreter exits aborts the process.
     """
     if dist.is_initialized():
         gc.collect()
@@ -137,8 +129,7 @@ def gather_objects(item: Any) -> list[Any]:
 
 
 class _AllReduce(torch.autograd.Function):
-    """Sum over ranks. Each rank has a loss of its own, so the gradient is the sum of all ranks'
-    gradients."""
+    """Sum over ranks; each has a loss of its own, so the gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx, values: Tensor) -> Tensor:
@@ -149,87 +140,48 @@ class _AllReduce(torch.autograd.Function):
         return sum_over_ranks(gradient.contiguous())
 
 
-class _AllGather(torch.autograd.Function):
-    """Rows of all ranks; a row's gradient is the sum of what every rank's loss says of it."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(parts, rows)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return sum_over_ranks(gradient.contiguous()).chunk(world_size())[rank()]
-
-
 def all_reduce(values: Tensor) -> Tensor:
     """`sum_over_ranks` with gradient.
 
-    Where the losses L_r of the ranks are averaged, as `data_parallel` does, the gradients of
+    Where the losses L_r of the ranks are averaged, as `average_gradients` does, the gradients of
     parameters are those of (1 / R) * sum of L_r, through other ranks too.
     """
     return _AllReduce.apply(values) if world_size() > 1 else values
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """(N, ...) of each of R ranks -> (R * N, ...), ordered by rank, with gradient; see
-    `all_reduce`.
-
-    N must be the same on all ranks.
-    """
+    """(N, ...) of each of R ranks, N equal -> (R*N, ...) by rank, with gradient as `all_reduce`."""
     if world_size() == 1:
         return rows
-    join()
-    return _AllGather.apply(rows.contiguous())
+    n_before, n_after = rank() * len(rows), (world_size() - 1 - rank()) * len(rows)
+    shape = rows.shape[1:]
+    padded = [rows.new_zeros(n_before, *shape), rows, rows.new_zeros(n_after, *shape)]
+    return all_reduce(torch.cat(padded))  # (R * N, ...), zeros where other ranks have their rows
 
 
-class _WholeLoss(nn.Module):
-    """A network as DistributedDataParallel takes it: one forward call per backward pass, whatever
-    it computes.
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """After a backward pass: gradients become their means over the ranks, by one all_reduce.
 
-    It has the network's parameters alone, since batch norms see all ranks by themselves and no
-    buffers are to be sent.
+    A rank whose loss does not depend on a parameter counts as 0; one that no rank's loss depends on
+    keeps no gradient.
     """
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.learning = nn.ParameterList(p for p in network.parameters() if p.requires_grad)
-        # Spares the advice not to look for unused parameters, which is wrong here: see
-        # `data_parallel`.
-        self.unused = nn.Parameter(torch.zeros_like(self.learning[0].flatten()[:1]))
-
-    def forward(self, compute: Callable, *arguments):
-        return compute(*arguments)
-
-
-def data_parallel(network: nn.Module) -> Callable:
-    """DistributedDataParallel for losses in which a network takes part in any way.
-
-    DistributedDataParallel averages the gradients of the parameters that require one now, and
-    expects one forward call of one module before each backward pass. Here this call computes a
-    whole loss: it may enter the network several times, by several methods, in chunks that the
-    backward pass computes again, and other networks beside it.
-
-    Returns:
-        call(compute, *arguments) -> compute(*arguments). After the backward pass of a loss so
-        computed the parameters' gradients are their means over the ranks; a parameter that the loss
-        does not depend on keeps none. One process calls `compute` and nothing else.
-    """
-    if world_size() == 1:
-        return lambda compute, *arguments: compute(*arguments)
-    join()
-    # f_T's head is unused without a temporal loss. Besides, looking for unused parameters keeps the
-    # buckets as they are from the first step on: a resumed job adds gradients in the order in which
-    # it would have added them.
-    return DistributedDataParallel(_WholeLoss(network), find_unused_parameters=True)
+    learning = [p for p in parameters if p.requires_grad]
+    if world_size() == 1 or not learning:
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
+    is_there = learning[0].new_tensor([p.grad is not None for p in learning])
+    flat = sum_over_ranks(torch.cat([is_there, *(g.flatten() for g in gradients)]))
+    n_there, *means = (flat / world_size()).split([len(learning), *(g.numel() for g in gradients)])
+    for p, gradient, mean, n in zip(learning, gradients, means, n_there.tolist(), strict=True):
+        p.grad = gradient.copy_(mean.view_as(gradient)) if n else None
 
 
 def share(items: list) -> list:
-    """This rank's contiguous part of a list whose length is a multiple of the number of ranks.
+    """This rank's contiguous part of a list.
 
     Raises:
-        ValueError: the length is none.
+        ValueError: the length is no multiple of the number of ranks.
     """
     if len(items) % world_size():
         raise ValueError(f"{len(items)} items cannot be shared equally by {world_size()} ranks")

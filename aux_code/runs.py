@@ -171,7 +171,9 @@ def start_run(params: CommonParams, stage: str) -> Run:
     seed_everything(params.seed)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
-    return Run(run_id, stage, folder, distributed.own_device(choose_device(params.device)))
+    device = distributed.own_device(choose_device(params.device))
+    log.info("running on %s", device)
+    return Run(run_id, stage, folder, device)
 
 
 def seed_everything(seed: int) -> None:

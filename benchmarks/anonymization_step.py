@@ -25,17 +25,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-if (
-    str(Path(__file__).resolve().parent.parent) not in sys.path
-):  # an uninstalled clone, from any folder
+if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anonymization_training.anonymizer_training import build_updaters
-from anonymization_training.minimax import Networks, Objective, step_adversaries, step_anonymizer
+from anonymization_training.minimax import (
+    Networks,
+    build_updaters,
+    step_adversaries,
+    step_anonymizer,
+)
 from anonymization_training.params_anonymization import PAPER
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code.devices import prepare_for_training, supports_bf16
@@ -54,42 +56,38 @@ from benchmarks.machine import (
 
 CPU = torch.device("cpu")
 CORNER = 64
-"""Pixels of the pictures on which both steps are taken once before memory counts, to have the
-optimizers' moments."""
+"""Pixels of the frames on which both steps are taken once before memory counts, for the moments."""
+
+Sizes = tuple[int, int, int, int]
+"""Pixels, videos, frames of a clip, images."""
 
 
 def build_networks() -> Networks:
     """The paper's architectures with random weights, the same in every process."""
     torch.manual_seed(0)
-    return Networks(
-        load_fa_model("unet++"), load_ft_model("largei3d"), load_fb_model("r50", ssl=True)
-    )
+    fa, ft = load_fa_model("unet++"), load_ft_model("largei3d")
+    return Networks(fa, ft, load_fb_model("r50", ssl=True))
 
 
-def build_batches(
-    size: int, n_videos: int, n_frames: int, n_images: int
-) -> tuple[ClipBatch, ImageBatch]:
+def build_batches(sizes: Sizes) -> tuple[ClipBatch, ImageBatch]:
     """Random pixels: anchor, positive and negative of each video, two views of each image."""
+    size, n_videos, n_frames, n_images = sizes
     generator = torch.Generator().manual_seed(1)
     clips = torch.rand(3, n_videos, 3, n_frames, size, size, generator=generator)
     images = torch.rand(2, n_images, 3, size, size, generator=generator)
-    names = (
-        tuple(f"video {i}" for i in range(n_videos)),
-        tuple(f"image {i}" for i in range(n_images)),
-    )
-    return ClipBatch(clips, torch.arange(n_videos), None, names[0]), ImageBatch(images, names[1])
+    videos = tuple(f"video {i}" for i in range(n_videos))
+    batch = ClipBatch(clips, torch.arange(n_videos), None, videos)
+    return batch, ImageBatch(images, tuple(f"image {i}" for i in range(n_images)))
 
 
 class PlainSteps:
-    """The textbook form: one loss, one backward pass through everything, one optimizer per
-    network."""
+    """The textbook form: one loss, one backward pass through everything, one optimizer each."""
 
     def __init__(self, clips: ClipBatch, images: ImageBatch):
         self.networks, self.clips, self.images = build_networks(), clips, images
-        players = (self.networks.fa, self.networks.ft, self.networks.fb)
-        self.optimizers = [
-            torch.optim.Adam(net.train().parameters(), lr=PAPER.learning_rate) for net in players
-        ]
+        players = [net.train() for net in (self.networks.fa, self.networks.ft, self.networks.fb)]
+        rate = PAPER.learning_rate
+        self.optimizers = [torch.optim.Adam(net.parameters(), lr=rate) for net in players]
 
     def step_1(self) -> None:
         """f_A learns."""
@@ -114,55 +112,42 @@ class PlainSteps:
 
     def losses(self, gradient_of_fa: bool = True) -> tuple[Tensor, Tensor]:
         """L_T and L_B."""
-        n_clips, _, n_frames = self.clips.clips.flatten(0, 1).shape[:3]
-        frames = self.clips.clips.flatten(0, 1).transpose(1, 2).flatten(0, 1)
+        clips = self.clips.clips.flatten(0, 1)  # (K*B, 3, T, H, W)
+        n_clips, _, n_frames = clips.shape[:3]
+        frames = clips.transpose(1, 2).flatten(0, 1)  # (K*B*T, 3, H, W)
         with torch.set_grad_enabled(gradient_of_fa):
             released = self.networks.fa(frames).unflatten(0, (n_clips, n_frames)).transpose(1, 2)
-            pictures = self.networks.fa(self.images.views.flatten(0, 1))
+            images = self.networks.fa(self.images.views.flatten(0, 1))  # (2*N, 3, H, W)
         logits, embedding = self.networks.ft(released)
         n_videos = len(self.clips.labels)
         triplet = temporally_distinct_loss(*embedding.unflatten(0, (3, n_videos)), PAPER.margin)
         utility = F.cross_entropy(logits[:n_videos], self.clips.labels) + PAPER.omega * triplet
-        return utility, nt_xent_loss(*self.networks.fb(pictures).chunk(2), PAPER.temperature)
+        return utility, nt_xent_loss(*self.networks.fb(images).chunk(2), PAPER.temperature)
 
 
 class OurSteps:
     """Those of the training."""
 
     def __init__(self, clips: ClipBatch, images: ImageBatch, precision: str, recompute_chunk: int):
-        networks = build_networks()
-        self.networks = Networks(
-            *(prepare_for_training(n, CPU) for n in (networks.fa, networks.ft, networks.fb))
-        )
-        self.networks.fa.train()
-        params = replace(PAPER, precision=precision, recompute_chunk=recompute_chunk)
-        self.objective = Objective(
-            **{name: getattr(params, name) for name in Objective.__dataclass_fields__}
-        )
-        self.updaters, self.clips, self.images = (
-            build_updaters(self.networks, params, CPU),
-            clips,
-            images,
-        )
+        plain = build_networks()
+        players = (prepare_for_training(net, CPU) for net in (plain.fa, plain.ft, plain.fb))
+        self.networks, self.clips, self.images = Networks(*players), clips, images
+        self.params = replace(PAPER, precision=precision, recompute_chunk=recompute_chunk)
+        self.updaters = build_updaters(self.networks, self.params, CPU)
 
-    def step_1(self) -> None:
+    def step_1(self) -> dict[str, float]:
         """f_A learns."""
-        step_anonymizer(self.networks, self.clips, self.images, self.objective, self.updaters.fa)
+        batch = (self.clips, self.images)
+        return step_anonymizer(self.networks, *batch, self.params, self.updaters.fa)
 
-    def step_2(self) -> None:
+    def step_2(self) -> dict[str, float]:
         """f_T and f_B learn."""
-        step_adversaries(
-            self.networks,
-            self.clips,
-            self.images,
-            self.objective,
-            self.updaters.ft,
-            self.updaters.fb,
-        )
+        batch = (self.clips, self.images)
+        return step_adversaries(self.networks, *batch, self.params, self.updaters)
 
 
 def take_on_corner(steps: PlainSteps | OurSteps) -> None:
-    """Both steps on a corner of the pictures."""
+    """Both steps on a corner of the frames."""
     clips, images = steps.clips, steps.images
     steps.clips = clips._replace(clips=clips.clips[..., :CORNER, :CORNER])
     steps.images = images._replace(views=images.views[..., :CORNER, :CORNER])
@@ -170,12 +155,9 @@ def take_on_corner(steps: PlainSteps | OurSteps) -> None:
     steps.clips, steps.images = clips, images
 
 
-def serve(
-    kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]
-) -> dict[str, Callable[[], object]]:
-    """Built in a child process: name -> seconds of one call, or the process's peak memory in
-    bytes."""
-    batches = build_batches(*sizes)
+def serve(kind: str, recompute_chunk: int, sizes: Sizes) -> dict[str, Callable[[], object]]:
+    """Built in a child process: name -> seconds of one call, or the peak memory in bytes."""
+    batches = build_batches(sizes)
     steps = PlainSteps(*batches) if kind == "plain" else OurSteps(*batches, kind, recompute_chunk)
     functions = {
         "step_1": lambda: seconds_of(steps.step_1),
@@ -188,7 +170,7 @@ def serve(
 
 
 def time_steps(
-    sizes: tuple[int, int, int, int], kinds: list[str], n_rounds: int, recompute_chunk: int
+    sizes: Sizes, kinds: list[str], n_rounds: int, recompute_chunk: int
 ) -> dict[str, float]:
     """ "KIND STEP" -> median seconds, after one call of each that does not count."""
     children = {kind: ChildProcess(serve, kind, recompute_chunk, sizes) for kind in kinds}
@@ -207,54 +189,53 @@ def time_steps(
             child.__exit__()
 
 
-def peak_bytes(kind: str, recompute_chunk: int, sizes: tuple[int, int, int, int]) -> float:
-    """Peak memory of a process that takes both steps, with the optimizers' moments there from the
-    start."""
+def peak_bytes(kind: str, recompute_chunk: int, sizes: Sizes) -> float:
+    """Peak memory of a process that takes both steps, with the moments there from the start."""
     with ChildProcess(serve, kind, recompute_chunk, sizes) as child:
         for step in ("corner", "step_1", "step_2"):
             child.call(step)
         return child.call("peak")
 
 
-def batch_sizes(
-    size: int, options: argparse.Namespace, whole_clips: bool
-) -> tuple[int, int, int, int]:
-    """(size, n_videos, n_frames, n_images) with about as many pixels as a batch of the first size
-    has.
+def batch_sizes(size: int, options: argparse.Namespace, whole_clips: bool) -> Sizes:
+    """Those with about as many pixels as a batch of the first size has.
 
     At least one video and two images; its clips are shorter where that is too much, unless they
     shall be whole.
     """
     share = min(1.0, (options.sizes[0] / size) ** 2)
     n_videos = max(1, round(options.videos * share))
-    n_frames = max(
-        min(8, options.frames), round(options.frames * share * options.videos / n_videos)
-    )
-    n_frames = options.frames if whole_clips else min(n_frames, options.frames)
+    wanted = round(options.frames * share * options.videos / n_videos)
+    n_frames = min(options.frames, max(min(8, options.frames), wanted))
+    n_frames = options.frames if whole_clips else n_frames
     return size, n_videos, n_frames, max(2, round(options.images * share))
+
+
+def describe(sizes: Sizes) -> str:
+    """A batch in words."""
+    size, n_videos, n_frames, n_images = sizes
+    return (
+        f"{size} px: {n_videos} videos x 3 clips x {n_frames} frames, {n_images} images x 2 views"
+    )
 
 
 def compare_speed(
     size: int, options: argparse.Namespace, kinds: list[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Ratios and figures of one picture size; prints a line for each step."""
+    """Ratios and figures of one frame size; prints a line for each step."""
     sizes = batch_sizes(size, options, whole_clips=False)
     seconds = time_steps(sizes, kinds, options.rounds, options.recompute_chunk)
-    ratios, figures = {}, {}
     plain = {step: seconds[f"plain {step}"] for step in ("step_1", "step_2", "step_2_no_grad")}
-    print(
-        f"{size} px: {sizes[1]} videos x 3 clips x {sizes[2]} frames, {sizes[3]} images x 2 views"
-    )
+    print(describe(sizes))
+    ratios, figures = {}, {}
     for kind in kinds[1:]:
-        ours = [seconds[f"{kind} step_1"], seconds[f"{kind} step_2"]]
-        ratios[f"pair_{kind}_{size}"] = (plain["step_1"] + plain["step_2"]) / sum(ours)
-        figures[f"pair_{kind}_{size}_against_no_grad"] = (
-            plain["step_1"] + plain["step_2_no_grad"]
-        ) / sum(ours)
-        for step, own in zip(("step_1", "step_2"), ours, strict=True):
-            print(
-                f"{size} px, {step}: plain {plain[step]:.2f} s, {kind} {own:.2f} s, {plain[step] / own:.2f} x faster"
-            )
+        ours = {step: seconds[f"{kind} {step}"] for step in ("step_1", "step_2")}
+        pair, no_grad = plain["step_1"] + plain["step_2"], plain["step_1"] + plain["step_2_no_grad"]
+        ratios[f"pair_{kind}_{size}"] = pair / sum(ours.values())
+        figures[f"pair_{kind}_{size}_against_no_grad"] = no_grad / sum(ours.values())
+        for step, own in ours.items():
+            times = f"plain {plain[step]:.2f} s, {kind} {own:.2f} s"
+            print(f"{size} px, {step}: {times}, {plain[step] / own:.2f} x faster")
     return ratios, figures
 
 
@@ -262,60 +243,43 @@ def compare_memory(size: int, options: argparse.Namespace, kinds: list[str]) -> 
     """Peak of each kind as a share of the plain one's; prints gigabytes."""
     sizes = batch_sizes(size, options, whole_clips=True)
     peaks = {kind: peak_bytes(kind, options.recompute_chunk, sizes) for kind in kinds}
-    described = ", ".join(
-        f"{kind} {peak / 1e9:.2f} GB ({peak / peaks['plain']:.0%})" for kind, peak in peaks.items()
-    )
-    print(
-        f"{size} px: {sizes[1]} videos x 3 clips x {sizes[2]} frames, {sizes[3]} images x 2 views: peak {described}"
-    )
-    figures = {f"memory_share_{kind}_{size}": peaks[kind] / peaks["plain"] for kind in kinds[1:]}
+    shares = {kind: peak / peaks["plain"] for kind, peak in peaks.items()}
+    each = (f"{kind} {peak / 1e9:.2f} GB ({shares[kind]:.0%})" for kind, peak in peaks.items())
+    print(f"{describe(sizes)}: peak {', '.join(each)}")
+    figures = {f"memory_share_{kind}_{size}": shares[kind] for kind in kinds[1:]}
     return {f"plain_gb_{size}": peaks["plain"] / 1e9} | figures
 
 
 def fitting_batches(kind: str) -> dict[str, float]:
     """Videos per batch of the paper's preset that fit 24 and 141 GB; 90 % of the memory is used."""
-    peaks = [
-        peak_bytes(
-            kind,
-            PAPER.recompute_chunk,
-            (PAPER.size, n_videos, PAPER.clip_length, PAPER.batch_images),
-        )
-        for n_videos in (1, 2)
-    ]
-    per_video = max(1.0, peaks[1] - peaks[0])
-    rest = peaks[0] - per_video
-    fits = {
-        f"videos_in_{gb}_gb": float(max(0, int((0.9 * gb * 1e9 - rest) / per_video)))
-        for gb in (24, 141)
-    }
-    print(
-        f"{kind}: {rest / 1e9:.2f} GB and {per_video / 1e9:.2f} GB per video of {PAPER.size} px: {fits}"
-    )
+    batches = [(PAPER.size, n, PAPER.clip_length, PAPER.batch_images) for n in (1, 2)]
+    one, two = (peak_bytes(kind, PAPER.recompute_chunk, sizes) for sizes in batches)
+    per_video = max(1.0, two - one)
+    rest = one - per_video
+    room = {gb: 0.9 * gb * 1e9 - rest for gb in (24, 141)}
+    fits = {f"videos_in_{gb}_gb": float(max(0, int(x / per_video))) for gb, x in room.items()}
+    per_size = f"{per_video / 1e9:.2f} GB per video of {PAPER.size} px"
+    print(f"{kind}: {rest / 1e9:.2f} GB and {per_size}: {fits}")
     return fits | {"gb_per_video": per_video / 1e9, "gb_without_videos": rest / 1e9}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--sizes",
-        type=int,
-        nargs="+",
-        default=[112, 224],
-        help="pixels; the first gives the ratios",
-    )
-    parser.add_argument("--videos", type=int, default=2, help="per batch, three clips each")
-    parser.add_argument("--frames", type=int, default=16, help="per clip")
-    parser.add_argument("--images", type=int, default=4, help="per batch, two views each")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--recompute_chunk", type=int, default=PAPER.recompute_chunk, help="frames; 0 keeps all"
-    )
-    parser.add_argument(
-        "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory"
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    sizes = "pixels; the first gives the ratios"
+    parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224], help=sizes)
+    chunk = PAPER.recompute_chunk
+    for name, default, text in (
+        ("videos", 2, "per batch, three clips each"),
+        ("frames", 16, "per clip"),
+        ("images", 4, "per batch, two views each"),
+        ("rounds", 3, None),
+        ("recompute_chunk", chunk, "frames; 0 keeps all"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    flag = argparse.BooleanOptionalAction
+    parser.add_argument("--memory", action=flag, default=True, help="measure peak memory")
     return parser.parse_args(argv)
 
 
@@ -332,9 +296,8 @@ def main(argv: list[str] | None = None) -> int:
             figures |= compare_memory(size, options, kinds)
     first = {f"pair_{kind}": ratios[f"pair_{kind}_{options.sizes[0]}"] for kind in kinds[1:]}
     if options.memory:
-        figures["memory_share"] = max(
-            share for name, share in figures.items() if name.startswith("memory_share")
-        )
+        shares = [share for name, share in figures.items() if name.startswith("memory_share")]
+        figures["memory_share"] = max(shares)
     if options.memory and PAPER.size in options.sizes:
         figures |= fitting_batches(kinds[-1])
     print(json_line("anonymization_step", first | ratios, figures))

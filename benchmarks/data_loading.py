@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 
 from anonymization_training.params_anonymization import TRAIN_ANONYMIZER
-from anonymization_training.training_batches import BatchSource, Sampling, clip_source, image_source
+from anonymization_training.training_batches import BatchSource, clip_source, image_source
 from aux_code.datasets.clip_sampling import random_clip
 from aux_code.datasets.decode import DecodedCache, count_frames, read_frames, read_image
 from aux_code.datasets.image_files import frame_files
@@ -213,13 +213,9 @@ def loading_step(folder: Path, video: Path, n_rounds: int) -> dict[str, float]:
     texture(768, 1024).save(image, quality=90)
     image_read = median_seconds(lambda: read_image(image), n_rounds)
     params = replace(PAPER, n_workers=1, cache_megabytes=0)
-    sampling = Sampling(
-        params.clip_length, params.stride, params.size, params.utility_loss,
-        params.negative_distance, params.augmentation, params.seed,
-    )  # fmt: skip
     cache, videos = DecodedCache(0), [Ucf101Item(video, 1, 1)] * params.batch_videos
-    clips = clip_source(videos, sampling, cache, params, folder)
-    images = image_source([image] * params.batch_images, cache, params, folder)
+    clips = clip_source(videos, params.utility_loss, params, cache, folder)
+    images = image_source([image] * params.batch_images, params, cache, folder)
     clip_seconds = seconds_per_batch(clips, n_rounds)
     image_seconds = seconds_per_batch(images, n_rounds)
     return {

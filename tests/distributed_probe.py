@@ -47,23 +47,27 @@ def gloo_threads() -> list[str]:
 
 
 def averaged_gradients(rank: int) -> list:
-    """[gradient of a parameter that the loss enters twice, whether an unused and a frozen one have
-    none]."""
+    """Gradients that the optimizer gets: of a parameter that the loss enters twice, of one that
+    rank 0's loss does not depend on, of an unused and of a frozen one."""
     network = torch.nn.ParameterDict(
-        {"twice": torch.zeros(2, 3), "unused": torch.zeros(4), "frozen": torch.zeros(1)}
+        {
+            "twice": torch.zeros(2, 3),
+            "on_rank_1": torch.zeros(4),
+            "unused": torch.zeros(4),
+            "frozen": torch.zeros(1),
+        }
     )
     network["frozen"].requires_grad_(False)
-    call = distributed.data_parallel(network)
-    for _ in range(
-        2
-    ):  # DistributedDataParallel complains in the second step of what was wrong in the first
-        network.zero_grad(set_to_none=True)
-        call(lambda: rank * (network["twice"].sum() + network["twice"].T.sum())).backward()
-    return [
-        network["twice"].grad.tolist(),
-        network["unused"].grad is None,
-        network["frozen"].grad is None,
-    ]
+    optimizer = torch.optim.Adam(network.parameters())
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=True)
+        loss = rank * (network["twice"].sum() + network["twice"].T.sum())
+        (loss + network["on_rank_1"].sum() if rank else loss).backward()
+        distributed.average_gradients(network.parameters())
+        optimizer.step()
+    gradients = {name: parameter.grad for name, parameter in network.items()}
+    unused = [gradients["unused"], gradients["frozen"]]
+    return [gradients["twice"].tolist(), gradients["on_rank_1"].tolist(), unused]
 
 
 def gathered_nt_xent(rank: int) -> list:

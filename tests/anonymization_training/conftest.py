@@ -1,17 +1,20 @@
 """Tiny players and batches for the stage's tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from anonymization_training.minimax import Networks, Objective, Updater
+from anonymization_training.minimax import Networks, Updater, Updaters
+from anonymization_training.params_anonymization import MINIATURE, TrainAnonymizerParams
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code import config
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
 
 N_VIEWS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
 CPU = torch.device("cpu")
+TINY = tuple("--preset miniature --device cpu --size 24 --batch_videos 16 --batch_images 8".split())
 
 
 @pytest.fixture(autouse=True)
@@ -24,24 +27,11 @@ def one_thread():
 
 
 @pytest.fixture
-def objective():
-    """objective(**changed): TeD-SPAD's with some fields replaced."""
+def params():
+    """params(**changed): TeD-SPAD's with some fields replaced."""
 
-    def build(**changed) -> Objective:
-        fields = {
-            "utility_loss": "triplet",
-            "omega": 0.1,
-            "margin": 1.0,
-            "temperature": 0.1,
-            "utility_weight": 0.7,
-            "budget_weight": 1.0,
-            "budget_positives": "views",
-            "ce_on_all_clips": False,
-            "distillation_weight": 0.0,
-            "batch_norm": "batch",
-            "recompute_chunk": 0,
-        }
-        return Objective(**fields | changed)
+    def build(**changed) -> TrainAnonymizerParams:
+        return replace(MINIATURE, **{"precision": "fp32", "utility_weight": 0.7} | changed)
 
     return build
 
@@ -53,8 +43,9 @@ def networks():
     def build(teacher: bool = False) -> Networks:
         torch.manual_seed(0)
         fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=5)
-        return Networks(fa, ft, load_fb_model("small", ssl=True), load_ft_model("small", num_classes=5).eval()
-                        if teacher else None)  # fmt: skip
+        built = Networks(fa, ft, load_fb_model("small", ssl=True))
+        built.teacher = load_ft_model("small", num_classes=5).eval() if teacher else None
+        return built
 
     return build
 
@@ -66,11 +57,9 @@ def batch():
     def build(views: str = "triplet", size: int = 24) -> tuple[ClipBatch, ImageBatch]:
         generator = torch.Generator().manual_seed(1)
         clips = torch.rand(N_VIEWS[views], 3, 3, 8, size, size, generator=generator)
-        videos = ("a.avi", "b.avi", "c.avi")
         images = torch.rand(2, 4, 3, size, size, generator=generator)
-        return ClipBatch(clips, torch.tensor([1, 2, 4]), None, videos), ImageBatch(
-            images, ("1.jpg", "2.jpg")
-        )
+        videos = ClipBatch(clips, torch.tensor([1, 2, 4]), None, ("a.avi", "b.avi", "c.avi"))
+        return videos, ImageBatch(images, ("1.jpg", "2.jpg"))
 
     return build
 
@@ -90,18 +79,10 @@ def updater():
     return build
 
 
-TINY = (
-    "--preset",
-    "miniature",
-    "--device",
-    "cpu",
-    "--size",
-    "24",
-    "--batch_videos",
-    "16",
-    "--batch_images",
-    "8",
-)
+@pytest.fixture
+def updaters(updater):
+    """updaters(networks): one for each."""
+    return lambda n: Updaters(updater(n.fa), updater(n.ft), updater(n.fb), updater(n.ft))
 
 
 @pytest.fixture(scope="session")
@@ -126,8 +107,7 @@ def point_config_to(monkeypatch: pytest.MonkeyPatch, data: Path, artifacts: Path
 
 @pytest.fixture(scope="session")
 def inits(tiny_data: Path, tmp_path_factory) -> dict[str, Path]:
-    """The three initialisations after three steps, through the scripts' mains: role ->
-    checkpoint."""
+    """Role -> checkpoint: the initialisations after three steps, through the scripts' mains."""
     from anonymization_training import init_anonymizer, init_privacy, init_utility
 
     artifacts = tmp_path_factory.mktemp("inits")
@@ -141,6 +121,12 @@ def inits(tiny_data: Path, tmp_path_factory) -> dict[str, Path]:
         "init_ft": saved / "init_utility_miniature" / "ft_action.pth",
         "init_fb": saved / "init_privacy_miniature" / "fb_ssl.pth",
     }
+
+
+@pytest.fixture
+def init_options(inits: dict[str, Path]) -> list[str]:
+    """Options that name the initial checkpoints."""
+    return [word for role, path in inits.items() for word in (f"--{role}", str(path))]
 
 
 @pytest.fixture

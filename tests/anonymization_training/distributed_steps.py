@@ -6,16 +6,12 @@ step and the weights.
 """
 
 import sys
+from dataclasses import replace
 
 import torch
 
-from anonymization_training.minimax import (
-    Networks,
-    Objective,
-    Updater,
-    step_adversaries,
-    step_anonymizer,
-)
+from anonymization_training.minimax import Networks, build_updaters, minimax_step
+from anonymization_training.params_anonymization import MINIATURE
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code import distributed
 from aux_code.devices import prepare_for_training
@@ -31,27 +27,27 @@ def main() -> None:
     output, term, positives = sys.argv[1:]
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    nets = [
-        load_fa_model("small"),
-        load_ft_model("small", num_classes=5),
-        load_fb_model("small", ssl=True),
-    ]
+    fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=5)
+    nets = [fa, ft, load_fb_model("small", ssl=True)]
     networks = Networks(*(prepare_for_training(net.double(), CPU) for net in nets))
-    networks.fa.train()
-    updaters = [
-        Updater(net, 1e-3, "fp32", CPU, gradient_clip)
-        for net, gradient_clip in zip(nets, (0.5, 0, 0))
-    ]
+    params = replace(
+        MINIATURE,
+        precision="fp32",
+        gradient_clip=0.5,
+        utility_loss=term,
+        omega=0.5,
+        utility_weight=0.7,
+        budget_positives=positives,
+    )
+    updaters = build_updaters(networks, params, CPU)
     for updater in updaters:
         # Biases before a batch norm have no gradient but rounding, which Adam would blow up to full
         # steps.
         updater.optimizer.param_groups[0]["eps"] = 1e-5
-    objective = Objective(term, 0.5, 1.0, 0.1, 0.7, 1.0, positives, False, 0.0, "batch", 0)
-    losses = []
-    for step in range(N_STEPS):
-        batch = own_share(step, N_VIEWS[term])
-        named = step_anonymizer(networks, *batch, objective, updaters[0])
-        losses.append(named | step_adversaries(networks, *batch, objective, *updaters[1:]))
+    losses = [
+        minimax_step(networks, *own_share(step, N_VIEWS[term]), params, updaters)
+        for step in range(N_STEPS)
+    ]
     if distributed.is_main():
         torch.save({"losses": losses, "states": [net.state_dict() for net in nets]}, output)
     distributed.leave()
@@ -60,10 +56,9 @@ def main() -> None:
 def own_share(step: int, n_views: int) -> tuple[ClipBatch, ImageBatch]:
     """This rank's videos and images of the batch of a step."""
     generator = torch.Generator().manual_seed(step)
-    clips = torch.rand(
-        n_views, N_VIDEOS, 3, 4, SIZE, SIZE, generator=generator, dtype=torch.float64
-    )
-    views = torch.rand(2, N_IMAGES, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    shape, double = (n_views, N_VIDEOS, 3, 4, SIZE, SIZE), torch.float64
+    clips = torch.rand(shape, generator=generator, dtype=double)
+    views = torch.rand(2, N_IMAGES, 3, SIZE, SIZE, generator=generator, dtype=double)
     videos, images = (distributed.share(list(range(n))) for n in (N_VIDEOS, N_IMAGES))
     labels = torch.tensor(videos) % 5
     return ClipBatch(clips[:, videos], labels, None, ("a",)), ImageBatch(views[:, images], ("b",))

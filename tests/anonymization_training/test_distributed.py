@@ -12,30 +12,19 @@ import pytest
 import torch
 
 from aux_code.checkpoints import load_checkpoint
+from tests.anonymization_training.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = Path(__file__).with_name("distributed_steps.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 SCRIPT = ROOT / "anonymization_training" / "train_anonymizer.py"
-TINY = (
-    "--preset",
-    "miniature",
-    "--device",
-    "cpu",
-    "--size",
-    "24",
-    "--batch_videos",
-    "16",
-    "--batch_images",
-    "8",
-)
 
 
 def start(words: list, environment: dict[str, str]) -> subprocess.Popen:
     """A Python process with these arguments."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen([sys.executable, *map(str, words)], env=environment, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, words)], env=environment, **pipes)
 
 
 def finish(process: subprocess.Popen) -> tuple[str, str]:
@@ -58,9 +47,8 @@ def test_two_processes_with_four_videos_do_what_one_does_with_eight(tmp_path, te
     for alone, together in zip(one["losses"], two["losses"], strict=True):
         assert alone.keys() == together.keys()
         assert together == pytest.approx(alone, rel=1e-5, abs=1e-6)
-    assert one["losses"][0]["step1/total"] != pytest.approx(
-        one["losses"][-1]["step1/total"], rel=1e-3
-    ), "it learns"
+    first, last = (one["losses"][i]["step1/total"] for i in (0, -1))
+    assert first != pytest.approx(last, rel=1e-3), "it learns"
     for alone, together in zip(one["states"], two["states"], strict=True):
         assert alone.keys() == together.keys()
         for name, value in alone.items():
@@ -73,20 +61,11 @@ def environment(artifacts: Path, tiny_data: Path) -> dict[str, str]:
     return {"TED_SPAD_DATA_ROOT": str(tiny_data), "TED_SPAD_ARTIFACT_ROOT": str(artifacts)}
 
 
-def options(inits: dict[str, Path], run_id: str, *more: str) -> list[str]:
-    """Of train_anonymizer.py, for a few steps."""
-    starts = [word for role, path in inits.items() for word in (f"--{role}", str(path))]
-    return [
-        *TINY,
-        "--max_steps",
-        "4",
-        "--minutes_between_saves",
-        "0",
-        *starts,
-        "--run_id",
-        run_id,
-        *more,
-    ]
+@pytest.fixture
+def options(init_options: list[str]):
+    """options(run_id, *more) of train_anonymizer.py, for a few steps."""
+    few = [*TINY, "--max_steps", "4", "--minutes_between_saves", "0", *init_options]
+    return lambda run_id, *more: [*few, "--run_id", run_id, *more]
 
 
 def same_networks(first: Path, second: Path) -> None:
@@ -112,62 +91,52 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     """Until the file exists."""
     deadline = time.monotonic() + 240
     while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][
-            -3000:
-        ]
+        alive = process.poll() is None and time.monotonic() < deadline
+        assert alive, process.communicate()[1][-3000:]
         time.sleep(0.02)
 
 
-def test_a_worker_that_dies_ends_the_job_and_a_restart_goes_on(inits, environment, artifacts):
+def test_a_worker_that_dies_ends_the_job_and_a_restart_goes_on(options, environment, artifacts):
     whole, broken = (artifacts / "saved_models" / name for name in ("whole", "broken"))
-    finish(start([*TORCHRUN, SCRIPT, *options(inits, "whole")], environment))
-    assert sorted(p.name for p in whole.iterdir()) == [
-        "best.pth",
-        "last.pth",
-        "params_train_anonymizer.json",
-    ]
+    finish(start([*TORCHRUN, SCRIPT, *options("whole")], environment))
+    written = ["best.pth", "last.pth", "params_train_anonymizer.json"]
+    assert sorted(p.name for p in whole.iterdir()) == written
     assert len(list((artifacts / "logs" / "whole").iterdir())) == 1
 
-    process = start([*TORCHRUN, SCRIPT, *options(inits, "broken")], environment)
+    process = start([*TORCHRUN, SCRIPT, *options("broken")], environment)
     wait_for(broken / "train_anonymizer_state.pth", process)
     os.kill(worker_of(process, 1), signal.SIGKILL)
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0 and ("SIGKILL" in error or "Signal 9" in error), error[-3000:]
     assert "lost another process of this job" in error and "--resume" in error, error[-3000:]
     assert not (broken / "last.pth").exists()
-    finish(start([*TORCHRUN, SCRIPT, *options(inits, "broken", "--resume")], environment))
+    finish(start([*TORCHRUN, SCRIPT, *options("broken", "--resume")], environment))
     same_networks(whole / "last.pth", broken / "last.pth")
 
 
-def test_torchrun_itself_replaces_a_worker_that_dies(inits, environment, artifacts):
+def test_torchrun_itself_replaces_a_worker_that_dies(options, environment, artifacts):
     """With cross-entropy alone, where f_T's head has no gradient on any rank."""
     folder = artifacts / "saved_models" / "replaced"
-    words = [
-        *TORCHRUN,
-        "--max_restarts",
-        "1",
-        SCRIPT,
-        *options(inits, "replaced", "--resume", "--utility_loss", "ce"),
-    ]
-    process = start(words, environment)
+    words = options("replaced", "--resume", "--utility_loss", "ce")
+    process = start([*TORCHRUN, "--max_restarts", "1", SCRIPT, *words], environment)
     wait_for(folder / "train_anonymizer_state.pth", process)
     os.kill(worker_of(process, 0), signal.SIGKILL)
     finish(process)
     assert (folder / "last.pth").is_file() and not (folder / "train_anonymizer_state.pth").exists()
 
 
-def test_sigterm_saves_on_all_ranks_at_the_same_step(inits, environment, artifacts):
+def test_sigterm_saves_on_all_ranks_at_the_same_step(options, environment, artifacts):
     folder = artifacts / "saved_models" / "stopped"
-    process = start([*TORCHRUN, SCRIPT, *options(inits, "stopped")], environment)
+    process = start([*TORCHRUN, SCRIPT, *options("stopped")], environment)
     wait_for(folder / "train_anonymizer_state.pth", process)
     process.terminate()
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0 and "--resume goes on" in error, error[-3000:]
-    finish(start([*TORCHRUN, SCRIPT, *options(inits, "stopped", "--resume")], environment))
+    finish(start([*TORCHRUN, SCRIPT, *options("stopped", "--resume")], environment))
     assert (folder / "last.pth").is_file() and not (folder / "train_anonymizer_state.pth").exists()
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(inits, environment):
-    process = start([*TORCHRUN, SCRIPT, *options(inits, "odd", "--batch_images", "7")], environment)
+def test_a_batch_that_cannot_be_shared_is_refused(options, environment):
+    process = start([*TORCHRUN, SCRIPT, *options("odd", "--batch_images", "7")], environment)
     _, error = process.communicate(timeout=240)
     assert process.returncode != 0 and "2 processes cannot share batches of 7 equally" in error

@@ -15,7 +15,8 @@ from anonymization_training.minimax import (
     budget_loss,
     finite,
     frozen,
-    normalising_by,
+    minimax_step,
+    set_modes,
     step_adversaries,
     step_anonymizer,
     step_utility,
@@ -38,104 +39,125 @@ def changed(before: dict[str, Tensor], net: nn.Module) -> list[str]:
     ]
 
 
+def modes(players) -> list[bool]:
+    """Whether f_A, f_T and f_B take the batch's statistics."""
+    return [net.training for net in (players.fa, players.ft, players.fb)]
+
+
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 @pytest.mark.parametrize("recompute_chunk", [0, 5])
 def test_step_1_changes_the_anonymizer_alone(
-    networks, batch, objective, updater, statistics, recompute_chunk
+    networks, batch, params, updater, statistics, recompute_chunk
 ):
     players = networks()
     before = {name: snapshot(getattr(players, name)) for name in ("fa", "ft", "fb")}
-    modes = {name: getattr(players, name).training for name in before}
-    goal = objective(batch_norm=statistics, recompute_chunk=recompute_chunk)
+    goal = params(batch_norm=statistics, recompute_chunk=recompute_chunk)
     step_anonymizer(players, *batch(), goal, updater(players.fa))
     parameters = {name for name, _ in players.fa.named_parameters()}
     assert parameters <= set(changed(before["fa"], players.fa))
+    assert modes(players) == [True, statistics == "batch", statistics == "batch"]
     for name in ("ft", "fb"):
         net = getattr(players, name)
         assert changed(before[name], net) == []
         assert all(p.grad is None and p.requires_grad for p in net.parameters())
-        assert net.training == modes[name]
 
 
 def test_step_2_changes_the_adversaries_alone_and_the_anonymizer_runs_without_gradient(
-    networks, batch, objective, updater
+    networks, batch, params, updaters
 ):
     players = networks()
     before = {name: snapshot(getattr(players, name)) for name in ("fa", "ft", "fb")}
     outputs = []
     players.fa.register_forward_hook(lambda net, inputs, output: outputs.append(output))
-    step_adversaries(players, *batch(), objective(), updater(players.ft), updater(players.fb))
+    step_adversaries(players, *batch(), params(), updaters(players))
     assert [output.requires_grad for output in outputs] == [False, False]  # clips, images
     assert all(p.grad is None for p in players.fa.parameters())
-    assert not set(changed(before["fa"], players.fa)) & {
-        name for name, _ in players.fa.named_parameters()
-    }
+    weights = {name for name, _ in players.fa.named_parameters()}
+    assert not set(changed(before["fa"], players.fa)) & weights
     for name in ("ft", "fb"):
         net = getattr(players, name)
         assert {n for n, _ in net.named_parameters()} <= set(changed(before[name], net)), name
 
 
-def test_settling_changes_the_utility_network_alone(networks, batch, objective, updater):
+@pytest.mark.parametrize("phase, adversaries", [("step 1", False), ("step 2", True)])
+def test_modes_follow_the_phase_and_the_parameters(networks, params, phase, adversaries):
+    players = networks(teacher=True)
+    set_modes(players, phase, params(fa_batch_norm="running", batch_norm="running"))
+    assert modes(players) == [False, adversaries, adversaries] and not players.teacher.training
+    set_modes(players, phase, params())
+    assert modes(players) == [True, True, True] and not players.teacher.training
+    set_modes(players, "validation", params())
+    assert modes(players) == [False, False, False]
+
+
+@pytest.mark.parametrize("adversary_steps", [1, 2])
+def test_in_turn_f_a_waits_for_its_adversaries(networks, batch, params, updaters, adversary_steps):
+    """Release: one step per batch."""
+    players, goal = networks(), params(alternate="batches", adversary_steps=adversary_steps)
+    each = updaters(players)
+    kinds = []
+    for _ in range(4):
+        losses = minimax_step(players, *batch(), goal, each)
+        kinds.append({name.split("/")[0] for name in losses})
+    assert kinds == [{"step1"}, {"step2"}] * 2
+    assert each.ft.n_updates == each.fb.n_updates == 2 * adversary_steps and each.fa.n_updates == 2
+
+
+def test_settling_changes_the_utility_network_alone(networks, batch, params, updater):
     players = networks()
-    players.fa.eval()
     before = {name: snapshot(getattr(players, name)) for name in ("fa", "ft", "fb")}
-    losses = step_utility(players, batch()[0], objective(), updater(players.ft))
+    losses = step_utility(players, batch()[0], params(), updater(players.ft))
     assert changed(before["fa"], players.fa) == [] and changed(before["fb"], players.fb) == []
     assert any("running_mean" in name for name in changed(before["ft"], players.ft))
     assert set(losses) == {"settle/utility", "settle/cross_entropy", "settle/triplet"}
 
 
 def test_both_steps_see_the_same_losses_only_with_batch_statistics(
-    networks, batch, objective, updater
+    networks, batch, params, updater, updaters
 ):
     differences = {}
     for statistics in ("batch", "running"):
         players = networks()
-        goal = objective(batch_norm=statistics)
+        goal = params(batch_norm=statistics)
         first = step_anonymizer(players, *batch(), goal, updater(players.fa, 0.0))
-        second = step_adversaries(players, *batch(), goal, updater(players.ft), updater(players.fb))
+        second = step_adversaries(players, *batch(), goal, updaters(players))
         names = ("utility", "cross_entropy", "triplet", "budget")
         differences[statistics] = {
-            name: abs(first[f"step1/{name}"] - second[f"step2/{name}"]) for name in names
+            n: abs(first[f"step1/{n}"] - second[f"step2/{n}"]) for n in names
         }
     assert max(differences["batch"].values()) < 1e-6
     assert differences["running"]["utility"] > 1e-3
 
 
-def test_step_1_minimises_weighted_utility_minus_weighted_budget(
-    networks, batch, objective, updater
-):
-    players = networks()
-    losses = step_anonymizer(
-        players, *batch(), objective(utility_weight=0.7, budget_weight=2.0), updater(players.fa)
+def test_step_1_minimises_weighted_utility_minus_weighted_budget(networks, batch, params, updater):
+    players, goal = networks(), params(utility_weight=0.7, budget_weight=2.0)
+    losses = step_anonymizer(players, *batch(), goal, updater(players.fa))
+    total, utility, budget, cross_entropy, triplet = (
+        losses[f"step1/{n}"] for n in ("total", "utility", "budget", "cross_entropy", "triplet")
     )
-    assert losses["step1/total"] == pytest.approx(
-        0.7 * losses["step1/utility"] - 2.0 * losses["step1/budget"]
-    )
-    assert losses["step1/utility"] == pytest.approx(
-        losses["step1/cross_entropy"] + 0.1 * losses["step1/triplet"]
-    )
+    assert total == pytest.approx(0.7 * utility - 2.0 * budget)
+    assert utility == pytest.approx(cross_entropy + 0.1 * triplet)
 
 
 @pytest.mark.parametrize("weights, sign", [((1.0, 0.0), 1), ((0.0, 1.0), -1)])
 def test_the_gradient_lowers_utility_loss_and_raises_budget_loss(
-    networks, batch, objective, updater, weights, sign
+    networks, batch, params, updater, weights, sign
 ):
     players, (clips, images) = networks(), batch()
-    goal = objective(utility_weight=weights[0], budget_weight=weights[1], batch_norm="running")
+    goal = params(utility_weight=weights[0], budget_weight=weights[1], batch_norm="running")
     fa_updater = updater(players.fa, 1e-3)
     name = "step1/utility" if sign > 0 else "step1/budget"
     values = [step_anonymizer(players, clips, images, goal, fa_updater)[name] for _ in range(6)]
     assert sign * (values[0] - values[-1]) > 1e-3
 
 
-def test_recomputing_in_chunks_gives_the_same_update(networks, batch, objective, updater):
+def test_recomputing_in_chunks_gives_the_same_update(networks, batch, params, updater):
     states = []
     for chunk in (0, 5):
         players = networks()
-        players.fa.eval()  # batch statistics would be those of a chunk
-        optimizer = updater(players.fa, 0.0)
-        step_anonymizer(players, *batch(), objective(recompute_chunk=chunk), optimizer)
+        # batch statistics would be those of a chunk
+        goal = params(recompute_chunk=chunk, fa_batch_norm="running")
+        step_anonymizer(players, *batch(), goal, updater(players.fa, 0.0))
         states.append(torch.cat([p.grad.flatten() for p in players.fa.parameters()]))
     whole, chunked = states
     assert (whole - chunked).norm() <= 1e-3 * whole.norm()
@@ -176,8 +198,12 @@ def slow_utility_loss(players, clips, goal) -> float:
     elif goal.utility_loss == "invariance":
         total += goal.omega * slow_nt_xent(torch.stack(z[0]), torch.stack(z[1]), goal.temperature)
     elif goal.utility_loss == "lltc":
-        videos = [slow_nt_xent(torch.stack([z[k][b] for k in range(4)]), torch.stack([z[k][b] for k in range(4, 8)]),
-                               goal.temperature) for b in range(n_videos)]  # fmt: skip
+        first, second = ([[z[k][b] for k in views] for b in range(n_videos)]
+                         for views in (range(4), range(4, 8)))  # fmt: skip
+        videos = [
+            slow_nt_xent(torch.stack(one), torch.stack(other), goal.temperature)
+            for one, other in zip(first, second, strict=True)
+        ]
         total += goal.omega * sum(videos) / n_videos
     return total
 
@@ -185,20 +211,20 @@ def slow_utility_loss(players, clips, goal) -> float:
 @pytest.mark.parametrize("on_all_clips", [False, True])
 @pytest.mark.parametrize("term", TERMS)
 @torch.no_grad()
-def test_utility_loss_equals_a_slow_version(networks, batch, objective, term, on_all_clips):
+def test_utility_loss_equals_a_slow_version(networks, batch, params, term, on_all_clips):
     players, (clips, _) = networks(), batch(term)
     players.fa.eval(), players.ft.eval()
-    goal = objective(utility_loss=term, omega=0.3, margin=0.2, ce_on_all_clips=on_all_clips)
+    goal = params(utility_loss=term, omega=0.3, margin=0.2, ce_on_all_clips=on_all_clips)
     total, parts = utility_loss(players, clips, goal)
     assert total.item() == pytest.approx(slow_utility_loss(players, clips, goal), rel=1e-4)
     assert set(parts) == {"cross_entropy", term if term != "ce" else "cross_entropy"}
 
 
 @torch.no_grad()
-def test_distillation_compares_with_the_teacher_on_raw_clips(networks, batch, objective):
+def test_distillation_compares_with_the_teacher_on_raw_clips(networks, batch, params):
     players, (clips, _) = networks(teacher=True), batch()
     players.fa.eval(), players.ft.eval()
-    total, parts = utility_loss(players, clips, objective(distillation_weight=2.0))
+    total, parts = utility_loss(players, clips, params(distillation_weight=2.0))
     flat = clips.clips.flatten(0, 1)
     anonymized = torch.stack([players.fa(clip.transpose(0, 1)).transpose(0, 1) for clip in flat])
     student, teacher = (
@@ -210,7 +236,7 @@ def test_distillation_compares_with_the_teacher_on_raw_clips(networks, batch, ob
     assert parts["distillation"] > 1e-3
     expected = parts["cross_entropy"] + 0.1 * parts["triplet"] + 2 * parts["distillation"]
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert "distillation" not in utility_loss(players, clips, objective(distillation_weight=0.0))[1]
+    assert "distillation" not in utility_loss(players, clips, params(distillation_weight=0.0))[1]
 
 
 class SwapRedAndBlue(nn.Module):
@@ -233,31 +259,31 @@ def test_the_anonymizer_gets_whole_frames_of_clips(recompute_chunk, with_gradien
 
 
 def test_budget_positives_are_two_views_of_an_image_or_two_times_of_a_video(
-    networks, batch, objective
+    networks, batch, params
 ):
     players, (clips, images) = networks(), batch()
     players.fa.eval(), players.fb.eval()
     pairs = {"views": images.views, "frames": (clips.clips[0, :, :, 0], clips.clips[2, :, :, 7])}
     for positives, (first, second) in pairs.items():
-        value = budget_loss(players, clips, images, objective(budget_positives=positives)).item()
-        embeddings = [players.fb(players.fa(pictures)) for pictures in (first, second)]
+        value = budget_loss(players, clips, images, params(budget_positives=positives)).item()
+        embeddings = [players.fb(players.fa(frames)) for frames in (first, second)]
         assert value == pytest.approx(slow_nt_xent(*embeddings, 0.1), rel=1e-4), positives
 
 
 @pytest.mark.parametrize("step", ["anonymizer", "adversaries", "utility"])
-def test_nothing_is_updated_when_a_loss_is_not_finite(networks, batch, objective, updater, step):
+def test_nothing_is_updated_when_a_loss_is_not_finite(
+    networks, batch, params, updater, updaters, step
+):
     players, (clips, images) = networks(), batch()
     clips.clips[0, 1, 0, 3] = float("nan")
     before = {n: [p.clone() for p in getattr(players, n).parameters()] for n in ("fa", "ft", "fb")}
     with pytest.raises(NonFiniteLoss, match="nan"):
         if step == "anonymizer":
-            step_anonymizer(players, clips, images, objective(), updater(players.fa))
+            step_anonymizer(players, clips, images, params(), updater(players.fa))
         elif step == "adversaries":
-            step_adversaries(
-                players, clips, images, objective(), updater(players.ft), updater(players.fb)
-            )
+            step_adversaries(players, clips, images, params(), updaters(players))
         else:
-            step_utility(players, clips, objective(), updater(players.ft))
+            step_utility(players, clips, params(), updater(players.ft))
     for name, parameters in before.items():
         net = getattr(players, name)
         assert all(
@@ -287,25 +313,10 @@ def test_frozen_passes_gradients_through_and_restores_only_what_it_froze():
     assert [p.requires_grad for p in net.parameters()] == [True, True, True, False]
 
 
-def test_normalising_by_restores_modes_momenta_and_counts_after_an_error():
-    net = nn.Sequential(
-        nn.BatchNorm1d(2, momentum=0.3), nn.BatchNorm1d(2, track_running_stats=False), nn.Dropout()
-    )
-    net.eval()
-    net[0].train()
-    before = snapshot(net)
-    with pytest.raises(KeyError), normalising_by("batch", net):
-        assert net[2].training
-        net(torch.rand(4, 2))
-        raise KeyError
-    assert changed(before, net) == []
-    assert [m.training for m in net] == [True, False, False] and net[0].momentum == 0.3
-
-
-def test_gradients_are_clipped_and_scaled_out(networks, batch, objective, updater):
+def test_gradients_are_clipped_and_scaled_out(networks, batch, params, updater):
     players = networks()
     clipped = updater(players.fa, clip=1e-3)
-    step_anonymizer(players, *batch(), objective(), clipped)
+    step_anonymizer(players, *batch(), params(), clipped)
     norm = torch.cat([p.grad.flatten() for p in players.fa.parameters()]).norm().item()
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
@@ -326,11 +337,11 @@ def test_an_updater_comes_back_with_its_moments_and_count():
     assert torch.equal(nets[0].weight, nets[1].weight)
 
 
-def test_half_precision_losses_stay_in_full_precision(networks, batch, objective, updater):
+def test_half_precision_losses_stay_in_full_precision(networks, batch, params, updater):
     players = networks()
-    losses = step_anonymizer(players, *batch(), objective(), updater(players.fa, precision="bf16"))
+    losses = step_anonymizer(players, *batch(), params(), updater(players.fa, precision="bf16"))
     exact = networks()
-    reference = step_anonymizer(exact, *batch(), objective(), updater(exact.fa))
+    reference = step_anonymizer(exact, *batch(), params(), updater(exact.fa))
     assert losses["step1/budget"] == pytest.approx(reference["step1/budget"], rel=0.05)
     assert losses["step1/utility"] == pytest.approx(reference["step1/utility"], rel=0.05)
     assert all(
@@ -344,19 +355,25 @@ def test_fp16_scales_gradients_so_that_small_ones_survive_and_leaves_out_what_ov
     net = nn.Linear(4, 1)
     scaled = updater(net, precision="fp16")
     x = torch.ones(2, 4)
-    scaled.update(scaled.loss(lambda: net(x).float().mean() * 1e-8))
-    assert scaled.dtype == torch.float16
+
+    def loss(factor: float) -> Tensor:
+        with scaled.autocast():
+            output = net(x)
+            assert output.dtype == torch.float16
+            return output.float().mean() * factor
+
+    scaled.update(loss(1e-8))
     torch.testing.assert_close(net.weight.grad, torch.full((1, 4), 1e-8), rtol=1e-2, atol=0)
     before, scale = net.weight.clone(), scaled.scaler.get_scale()
-    scaled.update(scaled.loss(lambda: net(x).float().mean() * 1e6))
+    scaled.update(loss(1e6))
     assert torch.equal(net.weight, before) and scaled.scaler.get_scale() == scale / 2
 
 
-def test_pictures_of_the_budget_are_computed_again_too_in_equal_parts(
-    networks, batch, objective, updater
+def test_images_of_the_budget_are_computed_again_too_in_equal_parts(
+    networks, batch, params, updater
 ):
     players, seen = networks(), []
     players.fa.register_forward_pre_hook(lambda net, inputs: seen.append(len(inputs[0])))
-    step_anonymizer(players, *batch(), objective(recompute_chunk=5), updater(players.fa))
-    forward = [5] * 14 + [2] + [4, 4]  # 72 frames of 9 clips, 8 pictures
+    step_anonymizer(players, *batch(), params(recompute_chunk=5), updater(players.fa))
+    forward = [5] * 14 + [2] + [4, 4]  # 72 frames of 9 clips, 8 images
     assert seen == forward + forward[::-1]

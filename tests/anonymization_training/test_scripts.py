@@ -2,41 +2,59 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from anonymization_training import init_anonymizer, init_privacy, init_utility, train_anonymizer
-from aux_code.artefacts import sha256
-from aux_code.checkpoints import load_checkpoint
+from anonymization_training.params_anonymization import (
+    INIT_ANONYMIZER,
+    INIT_PRIVACY,
+    INIT_UTILITY,
+    made_of,
+)
+from aux_code import config
+from aux_code.artefacts import differences, is_current, record_of, sha256
+from aux_code.checkpoints import load_checkpoint, read_json
+from aux_code.datasets.digest import dataset_digest
 from aux_code.model_loaders import load_anonymizer, load_budget, load_utility
+from aux_code.parameters import parse
 from aux_code.runs import run_script
+from aux_code.training_state import TrainingState
+from tests.anonymization_training.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = (
-    "--preset",
-    "miniature",
-    "--device",
-    "cpu",
-    "--size",
-    "24",
-    "--batch_videos",
-    "16",
-    "--batch_images",
-    "8",
-)
 SHORT = (*TINY, "--max_steps", "4", "--minutes_between_saves", "0")
 """Three batches are an epoch: four steps of minimax (two epochs), three of settling, a save after
 each."""
 STATE = "train_anonymizer_state.pth"
+RESULTS = ["best.pth", "last.pth", "params_train_anonymizer.json"]
 
 
-def start(inits: dict[str, Path]) -> list[str]:
-    """Options that name the initial checkpoints."""
-    return [word for role, path in inits.items() for word in (f"--{role}", str(path))]
+@pytest.fixture
+def run_until(monkeypatch):
+    """run_until(main, options, n): runs a script and ends it after the n-th save of its state."""
+
+    def run(main, options: list[str], n: int) -> None:
+        save, steps = TrainingState.save, []
+
+        def save_then_stop(self, position) -> None:
+            save(self, position)
+            steps.append(position["step"])
+            if len(steps) == n:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(TrainingState, "save", save_then_stop)
+            main([*options, "--minutes_between_saves", "0"])
+        assert steps == list(range(1, n + 1))
+
+    return run
 
 
 def test_the_initialisations_write_what_the_minimax_starts_from(inits):
@@ -49,59 +67,37 @@ def test_the_initialisations_write_what_the_minimax_starts_from(inits):
     for role, path in inits.items():
         meta = load_checkpoint(path)["meta"]
         assert meta["parameters"]["max_steps"] == 3 and meta["parameters"]["preset"] == "miniature"
-        assert set(meta["metrics"]) == {quality[role]} and set(meta["architectures"]) == {
-            role.removeprefix("init_")
-        }
-        files = {p.name for p in path.parent.iterdir()}
-        assert path.name in files and not any(
-            name.endswith(("_state.pth", ".tmp")) for name in files
-        )
-        assert any(name.startswith("params_init_") for name in files)
+        assert set(meta["metrics"]) == {quality[role]} and meta["seconds"] > 0
+        assert set(meta["architectures"]) == {role.removeprefix("init_")}
+        script = path.parent.name.removesuffix("_miniature")
+        files = sorted(p.name for p in path.parent.iterdir())
+        assert files == sorted([path.name, f"params_{script}.json"])
 
 
 def test_utility_trains_on_obfuscated_persons(inits, artifacts):
-    init_utility.main([*TINY, "--max_steps", "1", "--anonymizer", "blacken", "--run_id", "blacken"])
-    meta = load_checkpoint(artifacts / "saved_models" / "blacken" / "ft_action.pth")["meta"]
-    assert meta["inputs"]["anonymizer"] == {"path": "blacken", "sha256": ""}
-    narrow = artifacts / "saved_models" / "init_anonymizer_miniature_ted_spad_plus" / "fa_recon.pth"
-    init_anonymizer.main([*TINY, "--preset", "miniature_ted_spad_plus", "--max_steps", "1"])
-    init_utility.main(
-        [
-            *TINY,
-            "--max_steps",
-            "1",
-            "--anonymizer",
-            str(narrow),
-            "--omega",
-            "0.1",
-            "--run_id",
-            "mine",
-        ]
-    )
-    meta = load_checkpoint(artifacts / "saved_models" / "mine" / "ft_action.pth")["meta"]
-    assert meta["inputs"]["anonymizer"]["sha256"] == sha256(narrow)
+    one_step, saved = [*TINY, "--max_steps", "1"], artifacts / "saved_models"
+    init_utility.main([*one_step, "--anonymizer", "blacken", "--run_id", "blacken"])
+    inputs = load_checkpoint(saved / "blacken" / "ft_action.pth")["meta"]["inputs"]
+    assert inputs["anonymizer"] == {"path": "blacken", "sha256": ""}
+    boxes = config.UCF101_ROOT / "person_boxes.csv"
+    assert inputs["person_boxes"] == {"path": str(boxes), "sha256": sha256(boxes)}
+    narrow = saved / "init_anonymizer_miniature_ted_spad_plus" / "fa_recon.pth"
+    init_anonymizer.main([*one_step, "--preset", "miniature_ted_spad_plus"])
+    more = ["--anonymizer", str(narrow), "--omega", "0.1", "--run_id", "mine"]
+    init_utility.main([*one_step, *more])
+    inputs = load_checkpoint(saved / "mine" / "ft_action.pth")["meta"]["inputs"]
+    assert inputs["anonymizer"]["sha256"] == sha256(narrow) and "person_boxes" not in inputs
 
 
-@pytest.mark.parametrize("script, output", [(init_anonymizer, "fa_recon"), (init_utility, "ft_action"),
-                                            (init_privacy, "fb_ssl")])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, output",
+    [(init_anonymizer, "fa_recon"), (init_utility, "ft_action"), (init_privacy, "fb_ssl")],
+)
 def test_interrupted_initialisations_resume_to_the_same_network(
-    inits, artifacts, monkeypatch, script, output
+    inits, artifacts, run_until, script, output
 ):
-    from aux_code.training_state import TrainingState
-
-    save, saves = TrainingState.save, []
-
-    def save_then_stop(self, position) -> None:
-        save(self, position)
-        saves.append(position["step"])
-        if position["step"] == 2:
-            raise KeyboardInterrupt
-
     options = [*TINY, "--max_steps", "3", "--run_id", "resumed"]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainingState, "save", save_then_stop)
-        script.main([*options, "--minutes_between_saves", "0"])
-    assert saves == [1, 2]
+    run_until(script.main, options, 2)
     script.main([*options, "--resume"])
     whole = next(path for path in inits.values() if path.stem == output)
     same_weights(whole, artifacts / "saved_models" / "resumed" / f"{output}.pth")
@@ -114,10 +110,8 @@ def same_weights(first: Path, second: Path) -> None:
     assert roles and a["epoch"] == b["epoch"] and a["meta"]["metrics"] == b["meta"]["metrics"]
     for role in roles:
         assert a[role].keys() == b[role].keys()
-        different = [
-            name for name, value in a[role].items() if not torch.equal(value, b[role][name])
-        ]
-        assert not different, (role, different)
+        for name, value in a[role].items():
+            assert torch.equal(value, b[role][name]), (role, name)
 
 
 INTERRUPTIONS = [
@@ -132,20 +126,27 @@ INTERRUPTIONS = [
 
 
 def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(
-    inits, artifacts, tiny_data
+    inits, init_options, artifacts, tiny_data
 ):
-    options = [*SHORT, *start(inits)]
-    environment = {**os.environ, "TED_SPAD_DATA_ROOT": str(tiny_data), "TED_SPAD_ARTIFACT_ROOT": str(artifacts),
-                   "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # fmt: skip
+    options = [*SHORT, *init_options]
+    environment = {
+        **os.environ,
+        "TED_SPAD_DATA_ROOT": str(tiny_data),
+        "TED_SPAD_ARTIFACT_ROOT": str(artifacts),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
     ended = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("interrupted_runs.py")), *options],
-        input=json.dumps([runs for runs, _ in INTERRUPTIONS]), env=environment, capture_output=True, text=True,
+        input=json.dumps([runs for runs, _ in INTERRUPTIONS]),
+        env=environment,
+        capture_output=True,
+        text=True,
         timeout=540,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert json.loads(ended.stdout.splitlines()[-1]) == [code for _, code in INTERRUPTIONS], (
-        ended.stderr[-3000:]
     )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    codes = json.loads(ended.stdout.splitlines()[-1])
+    assert codes == [code for _, code in INTERRUPTIONS], ended.stderr[-3000:]
     assert "Traceback" not in ended.stderr and ended.stderr.count("--resume goes on") == 2
 
     train_anonymizer.main([*options, "--run_id", "whole"])
@@ -157,11 +158,7 @@ def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(
         train_anonymizer.main([*options, "--run_id", run_id, "--resume"])
         for name in ("last.pth", "best.pth"):
             same_weights(whole / name, folder / name)
-        assert sorted(p.name for p in folder.iterdir()) == [
-            "best.pth",
-            "last.pth",
-            "params_train_anonymizer.json",
-        ]
+        assert sorted(p.name for p in folder.iterdir()) == RESULTS
     last = (folder / "last.pth").stat().st_mtime_ns
     train_anonymizer.main([*options, "--run_id", run_id, "--resume"])  # nothing left to do
     assert (folder / "last.pth").stat().st_mtime_ns == last
@@ -169,50 +166,29 @@ def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(
 
 def check_run(folder: Path, inits: dict[str, Path]) -> None:
     """A whole run: files, meta, networks; and it did train."""
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "best.pth",
-        "last.pth",
-        "params_train_anonymizer.json",
-    ]
+    assert sorted(p.name for p in folder.iterdir()) == RESULTS
     meta = load_checkpoint(folder / "last.pth")["meta"]
-    assert {role: entry["sha256"] for role, entry in meta["inputs"].items()} == {
-        role: sha256(path) for role, path in inits.items()
-    }
-    assert set(meta["metrics"]) == {"top1", "nt_xent_accuracy"} and set(meta["architectures"]) == {
-        "fa",
-        "ft",
-        "fb",
-    }
-    for load, role in (
-        (load_anonymizer, "init_fa"),
-        (load_utility, "init_ft"),
-        (load_budget, "init_fb"),
-    ):
+    digests = {role: entry["sha256"] for role, entry in meta["inputs"].items()}
+    assert digests == {role: sha256(path) for role, path in inits.items()}
+    assert set(meta["metrics"]) == {"top1", "nt_xent_accuracy"}
+    assert set(meta["architectures"]) == {"fa", "ft", "fb"}
+    loaders = {"init_fa": load_anonymizer, "init_ft": load_utility, "init_fb": load_budget}
+    for role, load in loaders.items():
         before, after = load(inits[role]).state_dict(), load(folder / "last.pth").state_dict()
         assert before.keys() == after.keys()
         assert any(not torch.equal(before[name], after[name]) for name in before), role
     assert list((folder.parents[1] / "logs" / folder.name).iterdir())
 
 
-def test_a_run_in_turns_trains_all_players(inits, artifacts):
-    for steps in ("1", "2"):
-        options = [
-            "--alternate",
-            "batches",
-            "--adversary_steps",
-            steps,
-            "--run_id",
-            f"turns{steps}",
-        ]
-        train_anonymizer.main([*SHORT, *start(inits), *options, "--minutes_between_saves", "9", "--epochs", "2",
-                               "--settle_epochs", "0"])  # fmt: skip
-        fresh = load_checkpoint(artifacts / "saved_models" / f"turns{steps}" / "last.pth")[
-            "fa_model_state_dict"
-        ]
-        started = load_checkpoint(inits["init_fa"])["fa_model_state_dict"]
-        counter = next(name for name in fresh if name.endswith("num_batches_tracked"))
-        assert fresh[counter] > started[counter]
-        assert updates_of_fa(artifacts / "logs" / f"turns{steps}") == [1, 3]
+def test_a_run_in_turns_trains_all_players(inits, init_options, artifacts):
+    options = ["--alternate", "batches", "--epochs", "2", "--settle_epochs", "0"]
+    train_anonymizer.main([*SHORT, *init_options, *options, "--run_id", "turns"])
+    last = artifacts / "saved_models" / "turns" / "last.pth"
+    fresh = load_checkpoint(last)["fa_model_state_dict"]
+    started = load_checkpoint(inits["init_fa"])["fa_model_state_dict"]
+    counter = next(name for name in fresh if name.endswith("num_batches_tracked"))
+    assert fresh[counter] > started[counter]
+    assert updates_of_fa(artifacts / "logs" / "turns") == [1, 3]
 
 
 def updates_of_fa(logs: Path) -> list[int]:
@@ -242,14 +218,13 @@ def test_mistakes_are_one_line_and_status_2(artifacts, capsys, main, options, na
     "main, root", [(init_anonymizer.main, "UCF101"), (init_privacy.main, "VISPR")]
 )
 def test_missing_data_is_one_line_that_names_the_folder(artifacts, monkeypatch, capsys, main, root):
-    from aux_code import config
-
     monkeypatch.setattr(config, f"{root}_ROOT", artifacts / "nothing")
     refuse(lambda: main([*TINY]), [f"{root}_ROOT", str(artifacts / "nothing")], capsys)
 
 
 def refuse(main, named: list[str], capsys) -> None:
     """The script ends with status 2 and one line that holds these words."""
+    capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         run_script(main)
     error = capsys.readouterr().err
@@ -269,7 +244,7 @@ def test_unknown_presets_and_options_list_what_exists(artifacts, capsys, options
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_files(
-    inits, artifacts, monkeypatch, capsys
+    init_options, artifacts, monkeypatch, capsys
 ):
     from anonymization_training import minimax
 
@@ -278,29 +253,73 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_files(
 
     monkeypatch.setattr(minimax, "nt_xent_loss", broken)
     with pytest.raises(SystemExit) as caught:
-        run_script(lambda: train_anonymizer.main([*SHORT, *start(inits), "--run_id", "nan"]))
+        run_script(lambda: train_anonymizer.main([*SHORT, *init_options, "--run_id", "nan"]))
     error = capsys.readouterr().err.splitlines()[-1]
     assert caught.value.code == 2
     assert "step 0" in error and "step1/" in error and ".avi" in error and ".jpg" in error
     assert not (artifacts / "saved_models" / "nan" / "last.pth").exists()
 
 
-def test_resuming_with_other_parameters_is_refused(inits, artifacts, capsys, monkeypatch):
-    from aux_code.training_state import TrainingState
+def copied(inits: dict[str, Path], folder: Path) -> tuple[list[str], dict[str, Path]]:
+    """Options that name copies of the initial checkpoints, and the copies."""
+    folder.mkdir()
+    copies = {role: Path(shutil.copy(path, folder)) for role, path in inits.items()}
+    return [word for role, path in copies.items() for word in (f"--{role}", str(path))], copies
 
-    save = TrainingState.save
 
-    def save_then_stop(self, position) -> None:
-        save(self, position)
-        raise KeyboardInterrupt
+def test_a_state_goes_on_with_what_it_was_made_of_and_nothing_else(
+    inits, init_options, artifacts, run_until, capsys
+):
+    options, files = copied(inits, artifacts / "copies")
+    options = [*SHORT, *options, "--run_id", "mine"]
+    folder = artifacts / "saved_models" / "mine"
+    run_until(train_anonymizer.main, options, 1)
+    described = read_json(folder / "params_train_anonymizer.json")
+    changed = [*options, "--omega", "0.5", "--resume"]
+    refuse(lambda: train_anonymizer.main(changed), ["omega: 0.1, now 0.5", "--run_id"], capsys)
+    checkpoint = load_checkpoint(files["init_ft"])
+    torch.save(checkpoint | {"epoch": 99}, files["init_ft"])
+    resumed = [*options, "--resume"]
+    refuse(lambda: train_anonymizer.main(resumed), ["init_ft: another file"], capsys)
+    assert read_json(folder / "params_train_anonymizer.json") == described
+    # equal files under other names are the same inputs
+    train_anonymizer.main([*SHORT, *init_options, "--run_id", "mine", "--resume"])
+    refuse(lambda: train_anonymizer.main(resumed), ["last.pth", "init_ft: another file"], capsys)
 
-    options = [*SHORT, *start(inits), "--run_id", "changed"]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainingState, "save", save_then_stop)
-        train_anonymizer.main(options)
-    capsys.readouterr()
-    refuse(
-        lambda: train_anonymizer.main([*options, "--resume", "--omega", "0.5"]),
-        ["omega", "--run_id"],
-        capsys,
-    )
+
+def test_a_start_without_resume_sets_an_unfinished_state_aside(
+    init_options, artifacts, run_until, capsys
+):
+    options = [*SHORT, *init_options, "--run_id", "mine"]
+    folder = artifacts / "saved_models" / "mine"
+    run_until(train_anonymizer.main, options, 1)
+    train_anonymizer.main([*options, "--max_steps", "1"])
+    kept = {"train_anonymizer_state.set_aside.pth", *RESULTS}
+    assert {p.name for p in folder.iterdir()} == kept
+    refuse(lambda: train_anonymizer.main([*options, "--resume"]), ["max_steps: 1, now 4"], capsys)
+
+
+def test_a_result_knows_its_data_and_the_precision_in_force(
+    inits, tiny_data, artifacts, monkeypatch
+):
+    """What --resume and reproduce.py ask; nothing is trained."""
+    data = artifacts / "data"
+    shutil.copytree(tiny_data, data)
+    monkeypatch.setattr(config, "UCF101_ROOT", data / "UCF101")
+    monkeypatch.setattr(config, "VISPR_ROOT", data / "VISPR")
+    presets = {"init_fa": INIT_ANONYMIZER, "init_ft": INIT_UTILITY, "init_fb": INIT_PRIVACY}
+    asked = {role: parse(p, [*TINY, "--max_steps", "3"]) for role, p in presets.items()}
+    (data / "UCF101" / "Videos" / "note.txt").write_text("an extra file")
+    for role, params in asked.items():
+        assert is_current(inits[role], made_of(replace(params, n_workers=3, run_id="other")))
+        now = made_of(params).in_force["precision"]
+        other = "fp32" if now == "bf16" else "bf16"
+        found = differences(record_of(inits[role]), made_of(replace(params, precision=other)))
+        assert found == [f"precision in force: {now}, now {other}"]
+    video = next((data / "UCF101" / "Videos").glob("*/*.avi"))
+    video.write_bytes(video.read_bytes() + b"0")
+    next((data / "VISPR" / "train2017").glob("*.jpg")).unlink()
+    dataset_digest.cache_clear()
+    found = {role: differences(record_of(inits[role]), made_of(p)) for role, p in asked.items()}
+    ucf101, vispr = "UCF101: other lists or files", "VISPR: other lists or files"
+    assert found == {"init_fa": [ucf101, vispr], "init_ft": [ucf101], "init_fb": [vispr]}

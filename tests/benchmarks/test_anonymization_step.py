@@ -12,20 +12,8 @@ from benchmarks.anonymization_step import OurSteps, PlainSteps, batch_sizes, bui
 
 
 def test_runs_and_reports(capsys):
-    arguments = [
-        "--sizes",
-        "48",
-        "--videos",
-        "1",
-        "--frames",
-        "8",
-        "--images",
-        "2",
-        "--rounds",
-        "1",
-        "--no-memory",
-    ]
-    assert anonymization_step.main(arguments) == 0
+    small = "--sizes 48 --videos 1 --frames 8 --images 2 --rounds 1 --no-memory"
+    assert anonymization_step.main(small.split()) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["benchmark"] == "anonymization_step"
     assert report["ratios"]["pair_fp32"] == report["ratios"]["pair_fp32_48"] > 0
@@ -37,12 +25,10 @@ def test_memory_is_a_share_of_the_plain_versions_on_whole_clips(monkeypatch):
     monkeypatch.setattr(
         anonymization_step, "peak_bytes", lambda kind, chunk, sizes: peaks[kind] * sizes[2] / 16
     )
-    options = argparse.Namespace(
-        sizes=[112, 224], videos=2, frames=16, images=4, recompute_chunk=16
-    )
-    assert anonymization_step.compare_memory(224, options, list(peaks)) == {
-        "plain_gb_224": 8.0, "memory_share_fp32_224": 0.5, "memory_share_bf16_224": 0.375,
-    }  # fmt: skip
+    sizes = {"sizes": [112, 224], "videos": 2, "frames": 16, "images": 4}
+    options = argparse.Namespace(**sizes, recompute_chunk=16)
+    expected = {"memory_share_fp32_224": 0.5, "memory_share_bf16_224": 0.375, "plain_gb_224": 8.0}
+    assert anonymization_step.compare_memory(224, options, list(peaks)) == expected
 
 
 def test_the_batch_that_fits_follows_from_two_peaks(monkeypatch):
@@ -56,16 +42,12 @@ def test_the_batch_that_fits_follows_from_two_peaks(monkeypatch):
     fits = anonymization_step.fitting_batches("bf16")
     assert seen == [("bf16", 16, (224, n_videos, 16, 12)) for n_videos in (1, 2)]
     # of 21.6 and 126.9 GB, 3.5 are taken without a video
-    assert fits == {
-        "gb_per_video": 0.5,
-        "gb_without_videos": 3.5,
-        "videos_in_24_gb": 36,
-        "videos_in_141_gb": 246,
-    }
+    expected = {"videos_in_24_gb": 36, "videos_in_141_gb": 246}
+    assert fits == expected | {"gb_per_video": 0.5, "gb_without_videos": 3.5}
 
 
 def test_the_corner_leaves_the_batch_as_it_was():
-    clips, images = build_batches(96, 1, 8, 2)
+    clips, images = build_batches((96, 1, 8, 2))
     ours, before = OurSteps(clips, images, "fp32", 16), clips.clips.clone()
     anonymization_step.take_on_corner(ours)
     assert ours.clips is clips and ours.images is images and torch.equal(clips.clips, before)
@@ -73,12 +55,10 @@ def test_the_corner_leaves_the_batch_as_it_was():
 
 
 def test_both_versions_start_from_the_same_losses():
-    clips, images = build_batches(48, 2, 8, 2)
+    clips, images = build_batches((48, 2, 8, 2))
     plain, ours = PlainSteps(clips, images), OurSteps(clips, images, "fp32", 0)
     utility, budget = plain.losses()
-    named = anonymization_step.step_anonymizer(
-        ours.networks, ours.clips, ours.images, ours.objective, ours.updaters.fa
-    )
+    named = ours.step_1()
     assert named["step1/utility"] == pytest.approx(utility.item(), rel=1e-3)
     assert named["step1/budget"] == pytest.approx(budget.item(), rel=1e-3)
 

@@ -1,0 +1,155 @@
+"""Clips through initialisations and validation: whole frames, in RGB, cropped as every evaluation;
+the probe sees what an anonymizer leaves."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from anonymization_training.init_anonymizer import reconstruction_step
+from anonymization_training.minimax import Networks
+from anonymization_training.training_batches import ClipBatch, ImageBatch, TrainingData
+from anonymization_training.validation import (
+    Validation,
+    obfuscate,
+    recognition_accuracy,
+    ridge_scores,
+)
+from aux_code import config
+from aux_code.datasets.decode import DecodedCache
+from aux_code.datasets.transforms import evaluation_transform
+from aux_code.datasets.ucf101 import Ucf101Item
+from aux_code.datasets.vispr import VISPR1
+
+CPU = torch.device("cpu")
+
+
+class SwapRedAndBlue(nn.Module):
+    """The identity could not tell frames from colour planes."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        assert frames.shape[1] == 3
+        return frames.flip(1)
+
+    replacement = forward
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_anonymizer_gets_whole_frames_of_clips(masked):
+    """The release hands f_A one colour of three consecutive frames."""
+    clips = torch.rand(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    masks = torch.ones(2, 1, 5, 4, 6) if masked else None
+    expected = clips.flip(1)
+    if masked:
+        masks[:, :, :, :, :2] = 0
+        expected[..., :2] = clips[..., :2]
+    assert torch.equal(obfuscate(SwapRedAndBlue(), clips, masks), expected)
+
+
+def test_reconstruction_learns_from_whole_frames_of_clips(updater):
+    """The release hands f_A one colour of three consecutive frames."""
+    seen, fa = [], nn.Conv2d(3, 3, 1)
+    fa.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    colour = torch.tensor([0.1, 0.5, 0.9])
+    clips = colour.view(1, 1, 3, 1, 1, 1).expand(1, 2, 3, 8, 4, 4)
+    clips = ClipBatch(clips, torch.tensor([1, 1]), None, ("a", "b"))
+    images = ImageBatch(colour.view(1, 1, 3, 1, 1).expand(2, 3, 3, 4, 4), ("1", "2", "3"))
+    reconstruction_step(fa, clips, images, frames_per_video=4, updater=updater(fa))
+    assert torch.equal(seen[0], colour.view(1, 3, 1, 1).expand(2 * 4 + 3, 3, 4, 4))
+
+
+class Listener(nn.Module):
+    """A utility network that keeps the clips it is shown and always answers class 1."""
+
+    def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        self.clips = clips
+        return torch.tensor([[0.0, 1.0]]).expand(len(clips), 2), torch.zeros(len(clips), 128)
+
+
+def test_recognition_is_measured_in_rgb_on_the_crop_of_every_evaluation(tmp_path):
+    """The release validates on BGR, and crops some data sets square."""
+    picture = np.zeros((30, 50, 3), np.uint8)
+    picture[..., 0], picture[..., 1] = 200, np.linspace(0, 255, 50)
+    folder = tmp_path / "video"
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(picture).save(folder / f"{i:04d}.png")
+    data = TrainingData(None, [Ucf101Item(folder, 1, 0)], None, DecodedCache(0))
+    params, ft = SimpleNamespace(clip_length=4, stride=1, size=16), Listener()
+    assert recognition_accuracy(ft, nn.Identity(), data, params, CPU, n_modes=2) == 1.0
+    expected = evaluation_transform(picture[None], 16)[0]
+    assert ft.clips.shape == (2, 3, 4, 16, 16)
+    torch.testing.assert_close(ft.clips, expected[None, :, None].expand_as(ft.clips))
+    assert expected[0].mean() > 0.7 and expected[2].max() == 0
+
+
+class MeanColours(nn.Module):
+    """An f_B whose features are the mean colours."""
+
+    def extract_features(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+class Grey(nn.Module):
+    """An f_A that leaves nothing."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return torch.full_like(frames, 0.5)
+
+
+@pytest.fixture
+def vispr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eighty images, red where they show skin colour and green where they show gender."""
+    folder, rng = tmp_path / "train2017", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(80):
+        shown = rng.random(2) < 0.5
+        picture = rng.integers(0, 60, (16, 16, 3), dtype=np.uint8)
+        picture[..., :2] += (150 * shown).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{i:03d}.png")
+        labels = [name for name, present in zip(VISPR1[:2], shown, strict=True) if present]
+        (folder / f"{i:03d}.json").write_text(json.dumps({"labels": labels}))
+    monkeypatch.setattr(config, "VISPR_ROOT", tmp_path)
+    return folder
+
+
+def probed(fa: nn.Module, params, n_epochs: int = 1) -> list[float]:
+    """What TensorBoard hears of the probe."""
+    values = []
+    writer = SimpleNamespace(add_scalar=lambda name, value, epoch: values.append(value))
+    data = TrainingData(None, None, None, DecodedCache(2**20))
+    networks = Networks(fa, nn.Identity(), MeanColours())
+    run = SimpleNamespace(device=CPU, writer=writer)
+    validation = Validation(networks, data, params(size=16), run)
+    for epoch in range(n_epochs):
+        validation.probe(epoch)
+    assert not values or not networks.fb.training
+    return values
+
+
+def test_the_probe_reads_what_is_there_and_not_what_is_gone(vispr, params):
+    assert probed(nn.Identity(), params) == [pytest.approx(1.0)]
+    assert probed(Grey(), params)[0] < 0.8
+
+
+def test_without_labels_the_probe_is_silent(vispr, params, caplog):
+    for path in vispr.glob("*.json"):
+        path.unlink()
+    assert probed(nn.Identity(), params, n_epochs=2) == []
+    assert caplog.text.count("no privacy probe") == 1
+
+
+def test_rows_held_out_do_not_fit():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    labels, held_out = (features[:, :1] > 0).double(), torch.arange(400) % 4 == 0
+    scores = ridge_scores(features, labels, held_out)
+    labels[held_out] = 1 - labels[held_out]
+    again = ridge_scores(features, labels, held_out)
+    assert torch.equal(again, scores) and scores.shape == (100, 1)
+    assert ((scores > 0.5) == (features[held_out, :1] > 0)).double().mean() > 0.8
