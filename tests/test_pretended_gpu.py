@@ -13,14 +13,14 @@ from tests.anomaly_detection_mgfn.conftest import make_small_set
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "tests" / "pretended_gpu" / "run.py"
-pytestmark = pytest.mark.skipif(
-    not torch.__version__.startswith("2.14."), reason="the pretended GPU fits torch 2.14"
-)
 
 
-def run(*command: str | Path, artefacts: Path) -> subprocess.CompletedProcess:
-    """The script on the pretended GPU; it must succeed."""
+def run(*command: str | Path, artefacts: Path, **more: str) -> subprocess.CompletedProcess:
+    """The script on the pretended GPU; it must succeed. `more` are environment variables."""
+    if not torch.__version__.startswith("2.14."):
+        pytest.skip("the pretended GPU fits torch 2.14")
     environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(artefacts), "OMP_NUM_THREADS": "1"}
+    environment |= more
     result = subprocess.run(
         [sys.executable, RUN, *command],
         capture_output=True,

@@ -1,9 +1,9 @@
-"""Runs a script as if this machine had a GPU:
+"""Runs scripts as if this machine had a GPU:
 
-    python tests/pretended_gpu/run.py SCRIPT ARGUMENTS --device cuda
+    python tests/pretended_gpu/run.py SCRIPT ARGUMENTS --device cuda [+ SCRIPT ARGUMENTS ...]
 
 See device.py for what holds there. The last line on stderr counts operations and syncs: how often
-the host waited for the device.
+the host waited for the device. Processes that a script starts have no such GPU.
 """
 
 import atexit
@@ -15,10 +15,23 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import device
 
+
+def main(words: list[str]) -> None:
+    """One script after the other, until one fails."""
+    end = words.index("+") if "+" in words else len(words)
+    sys.argv, rest = words[:end], words[end + 1 :]
+    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ending:
+        if ending.code:
+            raise
+    if rest:
+        main(rest)
+
+
 if __name__ == "__main__":
     device.install()
-    script = str(Path(sys.argv[1]).resolve())
-    sys.argv = sys.argv[1:]
-    sys.path[:1] = [os.path.dirname(script), os.getcwd()]
     atexit.register(lambda: sys.stderr.write(f"pretended GPU: {device.COUNTS}\n"))
-    runpy.run_path(script, run_name="__main__")
+    sys.path.insert(1, os.getcwd())
+    main(sys.argv[1:])
