@@ -25,6 +25,7 @@ from reproduction.results import collect_results
 from reproduction.status import StatusDisplay
 from reproduction.tasks import Task
 from tests.frozen import write as frozen
+from tests.test_pretended_gpu import run as run_on_pretended_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("raw", "blur", "ted_spad_plus")
@@ -190,3 +191,28 @@ def test_missing_data_is_one_clear_message(tmp_path: Path):
         and "TED_SPAD_DATA_ROOT" in result.stderr
         and "--preset miniature" in result.stderr
     )
+
+
+def test_all_stages_run_on_a_pretended_gpu_in_bf16(folder: Path, tmp_path: Path):
+    common = ["--preset", "miniature", "--device", "cuda", "--precision", "bf16"]
+    small = [*common, "--size", "24"]
+    short = [*small, "--max_steps", "1", "--validation_fraction", "0.1", "--batch_images", "8"]
+    fa = tmp_path / "saved_models" / "train_anonymizer_miniature" / "last.pth"
+    features = tmp_path / "features"
+    commands = [
+        (f"anonymization_training/init_{name}.py", *short, "+")
+        for name in ("anonymizer", "utility", "privacy")
+    ]
+    commands += [
+        ("anonymization_training/train_anonymizer.py", *short, "--batch_videos", "2", "+"),
+        ("privacy_training/train_privacy.py", *small, "--max_steps", "2", "--anonymizer", fa, "+"),
+        ("feature_extraction/dali_extraction.py", *small, "--reader", "pyav", "--anonymizer", fa)
+        + ("--utility", fa, "--output", features, "+"),
+        ("anomaly_detection_mgfn/main.py", *common, "--epochs", "2", "--features", features),
+    ]
+    words = [word for command in commands for word in command]
+    result = run_on_pretended_gpu(
+        *words, artefacts=tmp_path, TED_SPAD_DATA_ROOT=str(folder / "data")
+    )
+    assert "running on cuda" in result.stderr and "running on cpu" not in result.stderr
+    assert len(list((tmp_path / "results").glob("*.json"))) == 2
