@@ -14,17 +14,11 @@ from reproduction.results import Results
 from reproduction.tables import Column, ablation_columns, main_columns
 
 _LOOKS = {
-    "raw": ("#1c1f24", "o"),
-    "downsample2x": ("#a9764f", "v"),
-    "downsample4x": ("#70492c", "v"),
-    "blur": ("#8f7cc0", "s"),
-    "blacken": ("#5b4a91", "s"),
-    "spact": ("#d98a00", "D"),
-    "ted_spad": ("#1a8f4d", "^"),
-    "ted_spad_plus": ("#0b62c4", "*"),
-    "spact_equal_compute": ("#e3b96a", "D"),
-    "reconstruction": ("#9aa3af", "o"),
-}
+    "raw": ("#1c1f24", "o"), "downsample2x": ("#a9764f", "v"), "downsample4x": ("#70492c", "v"),
+    "blur": ("#8f7cc0", "s"), "blacken": ("#5b4a91", "s"), "spact": ("#d98a00", "D"),
+    "ted_spad": ("#1a8f4d", "^"), "ted_spad_plus": ("#0b62c4", "*"),
+    "spact_equal_compute": ("#e3b96a", "D"), "reconstruction": ("#9aa3af", "o"),
+}  # fmt: skip
 
 
 def look(method: Method) -> tuple[str, str]:
@@ -51,24 +45,21 @@ def _trade_off_panel(axes: Axes, results: Results, column: Column, large: bool) 
         if x is not None and y is not None:
             colour, marker = look(method)
             size = (13 if marker == "*" else 8) * (1 if large else 0.7)
-            axes.errorbar(
-                100 * x, 100 * y, xerr=100 * dx if dx else None, yerr=100 * dy if dy else None,
-                color=colour, marker=marker, markersize=size, linestyle="none", elinewidth=0.9,
-                markerfacecolor="white" if method.control else colour, label=method.label,
-            )  # fmt: skip
+            style = {"color": colour, "marker": marker, "markersize": size, "elinewidth": 0.9}
+            style |= {"linestyle": "none", "label": method.label}
+            style |= {"markerfacecolor": "white" if method.control else colour}
+            spread = {"xerr": 100 * dx if dx else None, "yerr": 100 * dy if dy else None}
+            axes.errorbar(100 * x, 100 * y, **spread, **style)
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_title(f"{column.label[:-2]}, %")
-    chance = results.chance_cmap()
-    if chance is not None:
+    if (chance := results.chance_cmap()) is not None:
         axes.axvline(100 * chance, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
     axes.margins(0.1)
     axes.invert_xaxis()  # leakage falls to the right, so the best corner is the upper right one
     if large:
-        axes.set_xlabel(
-            "private attributes leaked: VISPR cMAP, %  (less is better →; dashed: chance)"
-        )
-        axes.set_ylabel("anomalies detected, %  (more is better →)")
+        leaked = "private attributes leaked: VISPR cMAP, %  (less is better →; dashed: chance)"
+        axes.set(xlabel=leaked, ylabel="anomalies detected, %  (more is better →)")
         place = {"transform": axes.transAxes, "ha": "right", "va": "top", "fontweight": "bold"}
         axes.text(0.985, 0.985, "best corner", color="#2f7d4f", **place)
 
@@ -76,15 +67,14 @@ def _trade_off_panel(axes: Axes, results: Results, column: Column, large: bool) 
 def category_bars(results: Results, dataset: str, methods: Sequence[Method]) -> Figure:
     """Frame AUC per category of anomaly, one bar per method that was measured (Figs. 6 and 7)."""
     names = results.categories(dataset)
-    metrics = [f"{dataset}:auc:{name}" for name in names]
-    values = {m: [results.mean(m.name, metric) for metric in metrics] for m in methods}
+    values = {m: [results.mean(m.name, f"{dataset}:auc:{n}") for n in names] for m in methods}
     values = {method: own for method, own in values.items() if set(own) != {None}}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.2), layout="constrained")
         axes, width = figure.subplots(), 0.8 / max(1, len(values))
         for number, (method, own) in enumerate(values.items()):
             at = np.arange(len(names)) + (number - (len(values) - 1) / 2) * width
-            heights = [np.nan if value is None else 100 * value for value in own]
+            heights = 100 * np.array(own, float)  # None becomes NaN: no bar
             axes.bar(at, heights, width=0.92 * width, color=look(method)[0], label=method.label)
         axes.axhline(50, color=MUTED, lw=1, ls=(0, (4, 3)))
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right", color=INK)
@@ -118,16 +108,16 @@ def ablation_changes(results: Results, numbers: Sequence[str]) -> Figure:
         for tick, (_, name) in zip(all_axes[0].get_yticklabels(), lines, strict=True):
             tick.set_fontweight("normal" if name else "bold")
         all_axes[0].set_ylim(len(lines) - 0.4, -0.6)
-        handles = all_axes[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=2)
+        handles, names = all_axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=2)
     return figure
 
 
 def _changes(results: Results, column: Column, name: str) -> tuple[float, float]:
     """(ours, the paper's) against raw, percent; NaN where there is none."""
-    ours, raw = results.mean(name, column.metric), results.mean("raw", column.metric)
-    here = np.nan if ours is None or raw is None else relative_change(ours, raw)
-    return here, relative_change(column.paper.get(name, np.nan), column.paper_raw)
+    ours, raw = np.array([results.mean(n, column.metric) for n in (name, "raw")], float)
+    theirs = column.paper.get(name, np.nan)
+    return relative_change(ours, raw), relative_change(theirs, column.paper_raw)
 
 
 def image_grid(rows: Sequence[tuple[str, np.ndarray]], columns: Sequence[str]) -> Figure:

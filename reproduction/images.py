@@ -29,17 +29,14 @@ from reproduction.plan import anonymizer_argument, miniature_root
 log = logging.getLogger(__name__)
 
 N_IMAGES, N_VIDEO_FRAMES, MAX_EPOCHS_SHOWN = 5, 6, 6
-TAG, PADDING = "raw above anonymized", 2
-"""Of the grids of two rows that train_anonymizer.py logs each epoch, made by torchvision."""
+TAG, PADDING = "raw above anonymized", 2  # of the grids that train_anonymizer.py logs each epoch
 
 
 class Sample(NamedTuple):
     """An image before anonymization."""
 
-    frame: Tensor
-    """(3, size, size) in [0, 1]."""
-    boxes: Tensor | None
-    """(K, 4) person boxes x0, y0, x1, y1 in pixels; None where no file tells them."""
+    frame: Tensor  # (3, size, size) in [0, 1]
+    boxes: Tensor | None  # (K, 4) of people, x0, y0, x1, y1 in pixels; None: no file tells them
     label: str
 
 
@@ -58,7 +55,7 @@ class SampleSource:
         self.roots = [config.VISPR_ROOT, config.UCF_CRIME_ROOT]
         if preset == "miniature":
             self.roots = [miniature_root(seed) / root.name for root in self.roots]
-        self._anonymizers: dict[str, nn.Module | None] = {}
+        self._anonymizer = cache(self._load_anonymizer)
 
     def images(self) -> list[Sample]:
         """The first test images, by name, of different sets of two private attributes or more."""
@@ -72,8 +69,7 @@ class SampleSource:
         return [self._sample(people, p, 0, read_image(p), names) for names, p in shown.items()]
 
     def videos(self) -> list[SurveillanceVideo]:
-        """Three UCF-Crime test videos by a rule that looks at no score: the first of the first two
-        anomalous categories and the first normal one, by name."""
+        """By name, the first UCF-Crime test video of the first two categories, the first normal."""
         test = sorted(ucf_crime.load(self.roots[1]).test, key=lambda video: video.name)
         anomalous = {v.category: v for v in reversed(test) if v.label and v.events}
         chosen = [anomalous[category] for category in sorted(anomalous)[:2]]
@@ -88,8 +84,7 @@ class SampleSource:
         return [self._sample(people, path, i, frame, f"frame {i}") for i, frame in frames], at
 
     def released(self, method: Method, samples: Sequence[Sample]) -> np.ndarray | None:
-        """What the method lets through, uint8 (n, size, size, 3); None if that may not be shown or
-        its anonymizer is not there."""
+        """As released, uint8 (n, size, size, 3); None: may not be shown, or no anonymizer."""
         if not self.show_raw and (method.name == "raw" or method.kind == "reconstruction"):
             return None
         anonymizer = self._anonymizer(method)
@@ -105,25 +100,23 @@ class SampleSource:
             released = apply_anonymizer(anonymizer, frames, boxes)
         return (released.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
-    def _anonymizer(self, method: Method) -> nn.Module | None:
-        if method.name not in self._anonymizers:
-            try:
-                path = anonymizer_argument(self.preset, self.seed, method)
-                self._anonymizers[method.name] = load_anonymizer(path)
-            except UserError as error:
-                log.warning("no images of %s: %s", method.label, error)
-                self._anonymizers[method.name] = None
-        return self._anonymizers[method.name]
+    def _load_anonymizer(self, method: Method) -> nn.Module | None:
+        try:
+            return load_anonymizer(anonymizer_argument(self.preset, self.seed, method))
+        except UserError as error:
+            log.warning("no images of %s: %s", method.label, error)
+            return None
 
     def _sample(
         self, people: PersonBoxes | None, path: Path, place: int, pixels: np.ndarray, label: str
     ) -> Sample:
-        boxes = None
+        frame, boxes = evaluation_transform(pixels[None], self.size)[0], None
         if people is not None:
-            (found,) = people.of_frames(path, [place])
-            placed = transform_boxes(found, pixels.shape[:2], self.size)
+            placed = transform_boxes(
+                people.of_frames(path, [place])[0], pixels.shape[:2], self.size
+            )
             boxes = torch.from_numpy(placed).float()
-        return Sample(evaluation_transform(pixels[None], self.size)[0], boxes, label)
+        return Sample(frame, boxes, label)
 
 
 @cache
@@ -133,9 +126,9 @@ def _people_in(root: Path) -> PersonBoxes | None:
 
 
 def training_images(log_folder: Path) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """(epoch, raw, anonymized), both uint8 (n, H, W, 3), of a few epochs of a training (Fig. 11).
+    """(epoch, raw, anonymized), uint8 (n, H, W, 3), of a few epochs, first and last too (Fig. 11).
 
-    The first and the last epoch are among them; empty without a log.
+    Empty without a log.
     """
     if not any(log_folder.glob("events.out.tfevents.*")):
         return []

@@ -35,23 +35,17 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 class ReportOptions:
     """What the report shows besides the results."""
 
-    tasks: tuple[Task, ...]
-    """The steps of the plan."""
-    picture_size: int
-    """Height and width in pixels of the frames that the networks see."""
-    tables: tuple[str, ...] = ("8",)
-    """Numbers of the paper's tables to show."""
-    timings: Timings = field(default_factory=dict)
-    """Of the steps that ran."""
-    show_raw: bool = False
-    """Also show real data as it was before anonymization."""
+    tasks: tuple[Task, ...]  # the plan
+    picture_size: int  # height and width in pixels of the frames that the networks see
+    tables: tuple[str, ...] = ("8",)  # numbers of the paper's tables to show
+    timings: Timings = field(default_factory=dict)  # of the steps that ran
+    show_raw: bool = False  # also show real data as it was before anonymization
 
 
 class Embedded(NamedTuple):
     """A figure in the page."""
 
-    data: str
-    """Base64 of the PNG."""
+    data: str  # base64 of the PNG
     caption: str
     narrow: bool
 
@@ -60,11 +54,7 @@ Blocks = Iterator[str | Table | Embedded]
 
 
 def write_all(results: Results, options: ReportOptions) -> list[Path]:
-    """Writes everything below RESULTS_ROOT and returns the paths.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Writes all below RESULTS_ROOT and returns the paths; UserError if that is impossible."""
     root = config.RESULTS_ROOT
     paths = [root / name for name in ("summary.json", "tables.md", "report.html")]
     write_json(paths[0], build_summary(results))
@@ -81,17 +71,17 @@ class _Report:
         self.results, self.options, self.preset = results, options, results.preset
         self.seed = results.seeds[0]
         self.details = tables.detail_tables(results)
-        size, show_raw = options.picture_size, options.show_raw
-        self.source = SampleSource(results.preset, self.seed, size, show_raw)
+        size = options.picture_size
+        self.source = SampleSource(self.preset, self.seed, size, options.show_raw)
         self.shown = results.main_methods() if "8" in options.tables else results.methods()
         others = [name for name in ("ted_spad", "ted_spad_plus") if name in results.by_method]
         others = others or [m.name for m in results.methods(control=False) if m.name != "raw"][:2]
+        # raw and up to two others, whose curves and bars stand side by side
         self.compared = [METHODS[n] for n in ("raw", *others) if n in results.by_method]
-        """Raw and up to two others, whose curves and bars stand side by side."""
 
     def page(self) -> str:
         """One HTML text with its images inside."""
-        sections = {
+        contents = {
             "The main result": self._main_result,
             "Ablations and other tables": self._other_tables,
             "What an attacker still sees": self._leakage,
@@ -101,6 +91,7 @@ class _Report:
             "Detection by kind of anomaly": self._detection,
             "Settings and timings": self._settings,
         }
+        sections = {title: list(_until_data_lacks(make())) for title, make in contents.items()}
         note = tables.measurement_note(self.results)
         environment = jinja2.Environment(autoescape=True, trim_blocks=True)
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -108,9 +99,7 @@ class _Report:
             state=f"Preset {self.preset}. {note} Written on {time.strftime('%Y-%m-%d')}.",
             headline=tables.headline(self.results),
             starts=sorted({attack.start for result in self.results for attack in result.attacks}),
-            sections={
-                title: list(_until_data_lacks(blocks())) for title, blocks in sections.items()
-            },
+            sections=sections,
             miniature=self.preset == "miniature",
         )
 
@@ -155,20 +144,16 @@ class _Report:
                 grid = figures.image_grid(rows, [sample.label for sample in samples])
                 yield _embedded(grid, name, f"{caption}, as every method releases them.", True)
         if not self.source.show_raw:
-            yield (
-                "Raw images, those of the reconstruction control and those over the training show "
-                "real people and are left out; reproduce.py --show_raw adds them."
-            )
+            text = "Raw images, those of the reconstruction control and those over the training "
+            yield text + "show real people and are left out; reproduce.py --show_raw adds them."
 
     def _scores(self) -> Blocks:
         drawn = [(video, self._score_figure(video)) for video in self.source.videos()]
         drawn = [(video, figure) for video, figure in drawn if figure]
         if drawn:
-            yield (
-                "Anomaly scores of UCF-Crime test videos with the true events, and frames as "
-                "released. Chosen without looking at scores: by name, the first video of the first "
-                "two categories and the first normal one."
-            )
+            text = "Anomaly scores of UCF-Crime test videos with the true events, and frames as "
+            text += "released. Chosen without looking at scores: by name, the first video of the "
+            yield text + "first two categories and the first normal one."
         for number, (video, figure) in enumerate(drawn, 1):
             yield _embedded(figure, f"scores_{number}", f"{video.name} ({video.category}).")
 
@@ -189,10 +174,9 @@ class _Report:
 
     def _training(self) -> Blocks:
         # of real data only with --show_raw: f_A begins as a copier, so early epochs show people
-        trained = [m for m in self.compared if m.kind == "trained" and self.source.show_raw]
-        for method in trained:
+        for method in self.compared if self.source.show_raw else ():
             shown = training_images(training_log(self.preset, self.seed, method))
-            if shown:
+            if shown and method.kind == "trained":
                 rows = [("raw", shown[0][1]), *((f"epoch {n}", images) for n, _, images in shown)]
                 grid = figures.image_grid(rows, [""] * len(shown[0][1]))
                 caption = f"{method.label}: training images, and what came out after some epochs."

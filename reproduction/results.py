@@ -22,10 +22,8 @@ class Attack:
     """One attacker's success on one method and seed."""
 
     attacker: Attacker
-    content: dict[str, Any]
-    """The whole file of stage 2."""
-    scores: dict[str, Any]
-    """Those of the chosen protocol: cmap, f1, per_attribute, each in [0, 1], and epoch."""
+    content: dict[str, Any]  # the whole file of stage 2
+    scores: dict[str, Any]  # of the protocol: cmap, f1, per_attribute, each in [0, 1], and epoch
 
     @property
     def start(self) -> str:
@@ -38,10 +36,8 @@ class Attack:
             return "ImageNet weights" if "r50_imagenet" in names else "random weights"
         path = Path(given["path"])
         if path.is_file() and sha256(path) == given["sha256"]:
-            made_with = record_of(path).get("parameters", {})
-            if "anonymizer" in made_with:
-                learned_on = Path(made_with["anonymizer"]).name
-                return f"weights of an attacker trained on {learned_on} images"
+            if learned_on := record_of(path).get("parameters", {}).get("anonymizer"):
+                return f"weights of an attacker trained on {Path(learned_on).name} images"
         return f"weights of {path.parent.name}/{path.name}"
 
 
@@ -52,20 +48,15 @@ class MethodResult:
     preset: str
     seed: int
     method: Method
-    attacks: list[Attack] = field(default_factory=list)
-    """On images; the strongest first."""
-    detection: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Data set -> the whole file of stage 4."""
+    attacks: list[Attack] = field(default_factory=list)  # on images; the strongest first
+    detection: dict[str, Any] = field(default_factory=dict)  # data set -> the file of stage 4
     values: dict[str, float] = field(default_factory=dict)
     """Metric -> value: cmap, f1, leakage_removed and `attribute:NAME` of the strongest attacker,
     feature_cmap (Table 1), `DATASET:auc`, `DATASET:ap`, `DATASET:false_alarm_rate` and
     `DATASET:auc:CATEGORY`."""
 
     def frame_scores(self, dataset: str, video: str) -> tuple[np.ndarray, list[list[int]]] | None:
-        """(scores (n_frames,), true events in frames) of a test video; None where there are none.
-
-        Each clip's score stands for its frames.
-        """
+        """(scores (n_frames,), each of a clip, and true events) of a test video, or None."""
         content = self.detection.get(dataset, {})
         entry = next((v for v in content.get("videos", ()) if v["name"] == video), None)
         path = anomaly_scores(self.preset, self.seed, self.method.name, dataset)
@@ -82,12 +73,9 @@ class Results:
 
     preset: str
     seeds: list[int]
-    protocol: str
-    """validation, last or best_on_test."""
-    seconds: float
-    """Wall-clock time in which its steps ran."""
-    by_method: dict[str, list[MethodResult]]
-    """Method -> one entry per seed; methods and seeds without any result are left out."""
+    protocol: str  # validation, last or best_on_test
+    seconds: float  # wall-clock time in which its steps ran
+    by_method: dict[str, list[MethodResult]]  # an entry per seed; what has no result is left out
 
     def __iter__(self) -> Iterator[MethodResult]:
         return (result for entries in self.by_method.values() for result in entries)
@@ -100,9 +88,8 @@ class Results:
 
     def main_methods(self) -> list[Method]:
         """Those that Table 8 shows: all but the rows of the ablation tables alone."""
-        hidden = {*sum(methods.ABLATION_TABLES.values(), ())}
-        hidden -= {*methods.TABLE_8, *methods.CONTROLS}
-        return [method for method in self.methods() if method.name not in hidden]
+        shown = (*methods.TABLE_8, *methods.CONTROLS)
+        return [method for method in self.methods() if method.name in shown]
 
     def by_seed(self, method: str, metric: str) -> dict[int, float]:
         """Seed -> value of a metric of `MethodResult.values`, for the seeds that have it."""
@@ -135,24 +122,16 @@ class Results:
 
 
 def collect_results(
-    preset: str,
-    seeds: Iterable[int],
-    methods: Iterable[str],
-    protocol: str = "validation",
-    seconds: float = 0.0,
-) -> Results:
-    """Reads what there is; a method or seed without any file is left out.
-
-    Raises:
-        UserError: a file that is there cannot be read or lacks the protocol.
-    """
-    seeds, by_method = list(seeds), {}
-    for name in methods:
-        entries = [_read(preset, seed, METHODS[name], protocol) for seed in seeds]
-        if any(entry.values for entry in entries):
-            by_method[name] = [entry for entry in entries if entry.values]
-    raw = {result.seed: result.values.get("cmap", 0.0) for result in by_method.get("raw", ())}
+    preset: str, seeds: Iterable[int], methods: Iterable[str],
+    protocol: str = "validation", seconds: float = 0.0,
+) -> Results:  # fmt: skip
+    """Reads what there is; UserError for a file that is unreadable or lacks the protocol."""
+    seeds = list(seeds)
+    read = {n: [_read(preset, seed, METHODS[n], protocol) for seed in seeds] for n in methods}
+    found = {name: [entry for entry in entries if entry.values] for name, entries in read.items()}
+    by_method = {name: entries for name, entries in found.items() if entries}
     results = Results(preset, seeds, protocol, seconds, by_method)
+    raw = results.by_seed("raw", "cmap")
     for result in (result for result in results if result.attacks):
         chance = result.attacks[0].content["chance"]["cmap"]
         if raw.get(result.seed, 0.0) > chance:
@@ -170,10 +149,10 @@ def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult
         elif content:
             result.attacks.append(Attack(attacker, content, content["protocols"][protocol]))
     result.attacks.sort(key=lambda attack: -attack.scores["cmap"])
-    for scores in (attack.scores for attack in result.attacks[:1]):
+    if result.attacks:
+        scores = result.attacks[0].scores
         result.values |= {"cmap": scores["cmap"], "f1": scores["f1"]}
-        per_attribute = scores["per_attribute"].items()
-        result.values |= {f"attribute:{name}": value for name, value in per_attribute}
+        result.values |= {f"attribute:{n}": v for n, v in scores["per_attribute"].items()}
     for dataset in DATASETS:
         content = _content(anomaly_result(preset, seed, method.name, dataset), protocol)
         if content:
@@ -181,8 +160,7 @@ def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult
             result.detection[dataset] = content
             result.values |= {f"{dataset}:{name}": scores[name] for name in ("auc", "ap")}
             result.values[f"{dataset}:false_alarm_rate"] = content.get("false_alarm_rate")
-            areas = {f"{dataset}:auc:{name}": own.get("auc") for name, own in categories.items()}
-            result.values |= areas
+            result.values |= {f"{dataset}:auc:{n}": own.get("auc") for n, own in categories.items()}
     return result
 
 
@@ -196,18 +174,18 @@ def _content(path: Path, protocol: str) -> dict[str, Any] | None:
 def build_summary(results: Results) -> dict[str, Any]:
     """Means over the seeds, for programs; of several seeds their deviations as NAME_std."""
     head = {name: getattr(results, name) for name in ("preset", "seeds", "seconds", "protocol")}
-    rows, controls = (
-        {method.name: _summary_of(results, method.name) for method in results.methods(control)}
-        for control in (False, True)
-    )
-    return {**head, "chance_cmap": results.chance_cmap(), "methods": rows, "controls": controls}
+    head["chance_cmap"] = results.chance_cmap()
+    for key, control in (("methods", False), ("controls", True)):
+        names = [method.name for method in results.methods(control)]
+        head[key] = {name: _summary_of(results, name) for name in names}
+    return head
 
 
 def _summary_of(results: Results, method: str) -> dict[str, Any]:
     def named(prefix: str, names: Iterable[str]) -> dict[str, float]:
         spreads = {name: results.spread(method, prefix + name) for name in names}
-        parts = {k: v for n, (m, d) in spreads.items() for k, v in ((n, m), (f"{n}_std", d))}
-        return {key: value for key, value in parts.items() if value is not None}
+        pairs = (pair for n, (m, d) in spreads.items() for pair in ((n, m), (f"{n}_std", d)))
+        return {key: value for key, value in pairs if value is not None}
 
     privacy = named("", ("cmap", "f1", "leakage_removed", "feature_cmap"))
     privacy["per_attribute"] = named("attribute:", results.chance_per_attribute())

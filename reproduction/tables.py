@@ -33,14 +33,10 @@ class Column(NamedTuple):
     """One measured quantity, with the paper's values beside it where it has some (percent)."""
 
     label: str
-    metric: str
-    """As in `MethodResult.values`."""
-    paper: Mapping[str, float] = {}
-    """By method."""
-    paper_raw: float | None = None
-    """Of raw video; None: nothing is compared with raw."""
-    chance: float | None = None
-    """Ours, in [0, 1]."""
+    metric: str  # as in `MethodResult.values`
+    paper: Mapping[str, float] = {}  # by method
+    paper_raw: float | None = None  # of raw video; None: nothing is compared with raw
+    chance: float | None = None  # ours, in [0, 1]
     paper_chance: float | None = None
 
 
@@ -96,28 +92,25 @@ def paper_table(results: Results, number: str) -> Table:
 
 
 def detail_tables(results: Results) -> dict[str, Table]:
-    """What lies behind the main ones: attributes, attackers, detection, categories_DATASET."""
-    columns: dict[str, list[Column]] = {}
-    titles = {"attributes": "Leakage per attribute, average precision", "detection": "Detection"}
-    chance = results.chance_per_attribute()
-    columns["attributes"] = [Column(n, f"attribute:{n}", chance=p) for n, p in chance.items()]
-    metrics = {"AUC": "auc", "AP": "ap", "false alarms": "false_alarm_rate"}
-    measured = [name for name in DATASETS if any(name in result.detection for result in results)]
-    columns["detection"] = [
-        Column(f"{DATASET_LABELS[dataset]} {label}", f"{dataset}:{metric}")
-        for dataset in measured
-        for label, metric in metrics.items()
-    ]
-    for dataset in measured:
-        if len(names := results.categories(dataset)) > 1:
-            titles[f"categories_{dataset}"] = f"{DATASET_LABELS[dataset]}: frame AUC per category"
-            columns[f"categories_{dataset}"] = [Column(n, f"{dataset}:auc:{n}") for n in names]
+    """What lies behind the main ones: attributes, detection, categories_DATASET, attackers."""
     names = [method.name for method in results.methods()]
     chosen = ["False alarms, categories and curves: of the epoch that validation chose."]
-    tables = {
-        key: method_table(titles[key], results, names, own, chosen if key != "attributes" else ())
-        for key, own in columns.items()
-    }
+
+    def table(title: str, columns: list[Column], notes: Sequence[str] = chosen) -> Table:
+        return method_table(title, results, names, columns, notes)
+
+    chance = results.chance_per_attribute()
+    columns = [Column(name, f"attribute:{name}", chance=share) for name, share in chance.items()]
+    tables = {"attributes": table("Leakage per attribute, average precision", columns, ())}
+    columns = []
+    for dataset in (name for name in DATASETS if any(name in r.detection for r in results)):
+        for label, metric in (("AUC", "auc"), ("AP", "ap"), ("false alarms", "false_alarm_rate")):
+            columns.append(Column(f"{DATASET_LABELS[dataset]} {label}", f"{dataset}:{metric}"))
+    tables["detection"] = table("Detection", columns)
+    for dataset, label in DATASET_LABELS.items():
+        kinds = [Column(n, f"{dataset}:auc:{n}") for n in results.categories(dataset)]
+        if len(kinds) > 1:
+            tables[f"categories_{dataset}"] = table(f"{label}: frame AUC per category", kinds)
     tables["attackers"] = attacker_table(results)
     return {key: table for key, table in tables.items() if table.rows}
 
@@ -126,13 +119,13 @@ def attacker_table(results: Results) -> Table:
     """Every attacker of every method; the strongest one counts in the other tables."""
     rows = []
     for result, attack in ((r, attack) for r in results for attack in r.attacks):
-        interval = attack.content.get("confidence_interval")
+        interval = attack.content.get("confidence_interval") or ()
+        limits = " – ".join(f"{100 * x:.1f}" for x in interval) or MISSING
         plateau = attack.content.get("plateau")
+        epochs = f"{plateau['best_epoch']} / {plateau['last_epoch']}" if plateau else MISSING
+        cmap, f1 = percent(attack.scores["cmap"]), percent(attack.scores["f1"])
         cells = (result.method.label_in(results.preset), str(result.seed), attack.attacker.label)
-        cells += (attack.start, percent(attack.scores["cmap"]))
-        cells += (" – ".join(f"{100 * x:.1f}" for x in interval) if interval else MISSING,)
-        cells += (percent(attack.scores["f1"]),)
-        cells += (f"{plateau['best_epoch']} / {plateau['last_epoch']}" if plateau else MISSING,)
+        cells += (attack.start, cmap, limits, f1, epochs)
         rows.append((*cells, "yes" if attack is result.attacks[0] else "no"))
     header = ("Method", "Seed", "Attacker sees", "Begins with", "cMAP", "95 % interval", "F1")
     return Table("Attackers", (*header, "Best epoch / last", "Counts"), tuple(rows))
@@ -153,7 +146,7 @@ def method_table(
             label = "Control: " * method.control + method.label_in(results.preset)
             rows[method.control].append((label, *cells))
     if rows[False] and any(column.chance is not None for column in columns):
-        cells = [(percent(c.chance), _in_percent(c.paper_chance))[:width] for c in columns]
+        cells = [(percent(c.chance), _published(c.paper_chance))[:width] for c in columns]
         rows[False].append(("Chance", *sum(cells, ())))
     orders = [order_note(results, column) for column in columns if column.paper_raw]
     agreeing = [text for text, agrees in orders if agrees]
@@ -172,10 +165,10 @@ def _cells(results: Results, name: str, column: Column) -> tuple[str, str]:
     ours, theirs = results.mean(name, column.metric), column.paper.get(name)
     raw = results.mean("raw", column.metric) if column.paper_raw else None
     measured = percent(*results.spread(name, column.metric)) + _change(ours, raw)
-    return measured, _in_percent(theirs) + _change(theirs, column.paper_raw)
+    return measured, _published(theirs) + _change(theirs, column.paper_raw)
 
 
-def _in_percent(value: float | None) -> str:
+def _published(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}"
 
 
@@ -185,10 +178,7 @@ def _change(value: float | None, raw: float | None) -> str:
 
 
 def order_note(results: Results, column: Column) -> tuple[str, bool]:
-    """Whether our rows come out in the paper's order: (a sentence or nothing, whether they do).
-
-    Pairs of rows that both have count, but those that are equal in the paper.
-    """
+    """A sentence or nothing on the pairs of rows that differ in the paper; whether all agree."""
     paper, ours = column.paper, {name: results.mean(name, column.metric) for name in column.paper}
     known = sorted((name for name in paper if ours[name] is not None), key=paper.__getitem__)
     pairs = [(low, high) for low, high in combinations(known, 2) if paper[low] < paper[high]]
@@ -248,10 +238,10 @@ def headline(results: Results) -> str:
             label = METHODS[name].label
             sentences.append(f"{label}: {removed} % of the leakage removed, UCF-Crime AUC {auc} %.")
     if results.preset == "miniature":
-        sentences.append(
+        sentences += [
             "Measured on the embedded miniature benchmark: drawn scenes, small networks, real file "
             "formats. It shows that every stage works and says nothing about real footage."
-        )
+        ]
     return " ".join(sentences) if results.by_method else "Nothing has been measured yet."
 
 
