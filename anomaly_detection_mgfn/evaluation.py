@@ -1,123 +1,39 @@
-"""The three protocols side by side, and the evaluation of a given checkpoint."""
+"""The three protocols side by side, the evaluation of a given checkpoint, and several seeds."""
 
 import logging
 import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from anomaly_detection_mgfn.ground_truth import VideoTruth
-from anomaly_detection_mgfn.mgfn_files import (
-    describe_test,
-    frame_metrics,
-    load_network,
-    save_network,
-    write_scores,
+from anomaly_detection_mgfn.feature_bags import FeatureSource, check_detector
+from anomaly_detection_mgfn.ground_truth import LabelledVideos, VideoTruth
+from anomaly_detection_mgfn.mgfn_files import Trained, load_network, save_network
+from anomaly_detection_mgfn.mil_training import MilTraining, TrainingData
+from anomaly_detection_mgfn.params_mgfn import MgfnParams, dataset_label
+from anomaly_detection_mgfn.scoring import (
+    category_metrics,
+    false_alarm_rate,
+    score_videos,
+    weighted_scores,
 )
-from anomaly_detection_mgfn.mil_training import MilTraining
-from anomaly_detection_mgfn.params_mgfn import MgfnParams
-from anomaly_detection_mgfn.scoring import score_videos
-from anomaly_detection_mgfn.stage_data import (
-    TrainingData,
-    dataset_label,
-    label_videos,
-    load_test_videos,
-    open_features,
-)
+from anomaly_detection_mgfn.stage_data import label_videos, load_test_videos, open_features
 from aux_code import config
 from aux_code.artefacts import describe_inputs
-from aux_code.checkpoints import write_json
+from aux_code.checkpoints import write_atomically, write_json
 from aux_code.errors import UserError
 from aux_code.runs import Run
+from aux_code.series import in_words, mean_and_deviation, over_seeds
 from aux_code.training_state import detached_copy
 
 log = logging.getLogger(__name__)
 
-
-class Scored(NamedTuple):
-    """Scores to be written."""
-
-    clip_scores: list[np.ndarray]
-    """Of each test video, (n_clips,)."""
-    started: float
-    """time.monotonic() when the script began."""
-
-
-def evaluate_choices(training: MilTraining, data: TrainingData, started: float) -> dict[str, Any]:
-    """Scores the test videos with the last, the validation-chosen and the test-chosen weights, and
-    writes everything.
-
-    Returns what the results file holds. The scores file, the categories and the false-alarm rate
-    belong to the protocol `validation`.
-    """
-    params, run, truths = training.params, training.run, data.held_out.truths
-    weights: dict[str, tuple[int, dict[str, Tensor]]] = {
-        "last": (training.epoch, detached_copy(training.net))
-    }
-    weights.update(
-        {key: (choice.epoch, choice.weights) for key, choice in training.choices.items()}
-    )
-    protocols, clip_scores = {}, {}
-    for name, (epoch, state) in weights.items():
-        clip_scores[name] = _scores_with(state, training, data)
-        protocols[name] = {**frame_metrics(clip_scores[name], truths), "epoch": epoch}
-    for name, (epoch, state) in weights.items():
-        file = {"last": "last.pth", "validation": "best.pth", "best_on_test": "best_on_test.pth"}[
-            name
-        ]
-        save_network(training.folder / file, state, epoch, params, data.source, protocols[name])
-    inputs = {
-        "manifest": data.source.location,
-        "anonymizer": data.source.manifest.get("anonymizer", {}).get("name", ""),
-        "utility": data.source.manifest.get("utility", {}).get("path", ""),
-    }
-    results = {
-        "protocols": protocols,
-        "missing_videos": data.videos.missing,
-        "inputs": describe_inputs(inputs),
-    }
-    return write_results(params, run, results, truths, Scored(clip_scores["validation"], started))
-
-
-def _scores_with(
-    state: dict[str, Tensor], training: MilTraining, data: TrainingData
-) -> list[np.ndarray]:
-    training.net.load_state_dict(state)
-    return score_videos(
-        training.net, data.held_out.test, training.run.device, training.params.clips_per_pass
-    )
-
-
-def evaluate_checkpoint(params: MgfnParams, run: Run, started: float) -> int:
-    """--eval_only: scores the test videos with a checkpoint of this stage or a published state
-    dict.
-
-    Raises:
-        UserError: not exactly one of the two files is named, or its network takes features of
-            another dimension.
-    """
-    if bool(params.checkpoint) == bool(params.pretrained_ckpt):
-        raise UserError("--eval_only needs either --checkpoint PATH or --pretrained_ckpt PATH")
-    path = params.checkpoint or params.pretrained_ckpt
-    loaded = load_network(path)
-    source = open_features(params)
-    if loaded.net.feature_dim != source.feature_dim:
-        raise UserError(
-            f"{path} takes features of dimension {loaded.net.feature_dim}, but those of {source.location} have "
-            f"{source.feature_dim}; give the --features it was trained on"
-        )
-    videos = label_videos(params, source)
-    test = load_test_videos(params, source, videos)
-    scores = score_videos(loaded.net.to(run.device), test, run.device, params.clips_per_pass)
-    results = {
-        "protocols": {"checkpoint": {**frame_metrics(scores, videos.test), "epoch": loaded.epoch}},
-        "missing_videos": videos.missing,
-        "inputs": describe_inputs({"checkpoint": path, "manifest": source.location}),
-    }
-    write_results(params, run, results, videos.test, Scored(scores, started))
-    return 0
+FILES = {"last": "last.pth", "validation": "best.pth", "best_on_test": "best_on_test.pth"}
+"""Protocol -> checkpoint."""
 
 
 def results_path(params: MgfnParams) -> Path:
@@ -125,33 +41,153 @@ def results_path(params: MgfnParams) -> Path:
     return config.RESULTS_ROOT / f"anomaly_{dataset_label(params.dataset)}_{params.run_id}.json"
 
 
-def write_results(
-    params: MgfnParams, run: Run, results: dict[str, Any], truths: list[VideoTruth], scored: Scored
+class Evaluated(NamedTuple):
+    """What a results file tells of the test videos."""
+
+    protocols: dict[str, dict[str, float]]
+    """Name -> `frame_metrics` and epoch."""
+    clip_scores: list[np.ndarray]
+    """Of each test video, (n_clips,): those that are written."""
+    videos: LabelledVideos
+    made_of: dict[str, Any]
+    """`inputs`, of a training also `data` and `in_force`."""
+    seconds: float
+
+
+def evaluate_choices(
+    training: MilTraining, data: TrainingData, source: FeatureSource, videos: LabelledVideos
 ) -> dict[str, Any]:
+    """Scores the test videos with the last, the validation-chosen and the test-chosen weights, and
+    writes everything.
+
+    Returns what the results file holds. The scores file, the categories and the false-alarm rate
+    belong to the protocol `validation`.
+    """
+    params, net, made_of = training.params, training.net, training.state.made_of
+    seconds = training.state.seconds
+    weights = {"last": (training.epoch, detached_copy(net))}
+    weights |= {name: (choice.epoch, choice.weights) for name, choice in training.choices.items()}
+    protocols, clip_scores = {}, {}
+    for name, (epoch, state) in weights.items():
+        net.load_state_dict(state)
+        scores = score_videos(net, data.test, training.run.device, params.clips_per_pass)
+        protocols[name] = {**frame_metrics(scores, data.truths), "epoch": epoch}
+        clip_scores[name] = scores
+    trained = Trained(params, made_of, source.manifest, seconds)
+    for name, (epoch, state) in weights.items():
+        save_network(training.folder / FILES[name], state, epoch, trained, protocols[name])
+    recorded = {kind: getattr(made_of, kind) for kind in ("inputs", "data", "in_force")}
+    found = Evaluated(protocols, clip_scores["validation"], videos, recorded, seconds)
+    return write_results(params, training.run, found)
+
+
+def evaluate_checkpoint(params: MgfnParams, run: Run) -> None:
+    """--eval_only: scores the test videos with a checkpoint of this stage or a published one.
+
+    Raises:
+        UserError: not exactly one of the two files is named, or its network takes other features:
+            of another dimension, anonymizer, network or geometry.
+    """
+    if bool(params.checkpoint) == bool(params.pretrained_ckpt):
+        raise UserError("--eval_only needs either --checkpoint PATH or --pretrained_ckpt PATH")
+    started, path = time.monotonic(), params.checkpoint or params.pretrained_ckpt
+    loaded = load_network(path)
+    source = open_features(params)
+    if loaded.net.feature_dim != source.feature_dim:
+        raise UserError(
+            f"{path} takes features of dimension {loaded.net.feature_dim}, but those of "
+            f"{source.location} have {source.feature_dim}; give the --features it was trained on"
+        )
+    check_detector(source, loaded.meta.get("features") or {}, path)
+    videos = label_videos(params, source)
+    test = load_test_videos(params, source, videos)
+    scores = score_videos(loaded.net.to(run.device), test, run.device, params.clips_per_pass)
+    protocols = {"checkpoint": {**frame_metrics(scores, videos.test), "epoch": loaded.epoch}}
+    inputs = describe_inputs({"checkpoint": path, "manifest": source.location})
+    seconds = time.monotonic() - started
+    write_results(params, run, Evaluated(protocols, scores, videos, {"inputs": inputs}, seconds))
+
+
+def frame_metrics(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> dict[str, float]:
+    """{"auc", "ap" (PR area by trapezoids, as published), "average_precision" (step-wise)} over all
+    test frames."""
+    auc, ap, average_precision = weighted_scores(clip_scores, truths).metrics()
+    return {"auc": auc, "ap": ap, "average_precision": average_precision}
+
+
+def write_results(params: MgfnParams, run: Run, found: Evaluated) -> dict[str, Any]:
     """Writes and returns the results and, beside them, the clip scores of every test video."""
-    clip_scores, started = scored
+    truths, clip_scores = found.videos.test, found.clip_scores
     label, path = dataset_label(params.dataset), results_path(params)
-    write_scores(
-        path.with_name(f"{path.stem}_scores.npz"), [truth.name for truth in truths], clip_scores
-    )
+    names = [truth.name for truth in truths]
+    write_scores(path.with_name(f"{path.stem}_scores.npz"), names, clip_scores)
+    positives = sum(int(truth.positives.sum()) for truth in truths)
     content = {
         "dataset": label,
         "run_id": params.run_id,
         "frames_per_feature": truths[0].frames_per_feature,
-        **results,
-        **describe_test(clip_scores, truths, params),
+        "protocols": found.protocols,
+        "missing_videos": found.videos.missing,
+        **found.made_of,
+        "per_category": category_metrics(clip_scores, truths),
+        "false_alarm_rate": false_alarm_rate(clip_scores, truths, params.threshold),
+        "false_alarm_threshold": params.threshold,
+        "chance_ap": positives / sum(truth.n_frames for truth in truths),
+        "videos": [
+            {key: getattr(truth, key) for key in ("name", "category", "n_frames", "events")}
+            for truth in truths
+        ],
+        "parameters": asdict(params),
         "device": str(run.device),
-        "seconds": time.monotonic() - started,
+        "seconds": found.seconds,
     }
     write_json(path, content)
-    for name, metrics in results["protocols"].items():
-        log.info(
-            "%s, %s (epoch %d): AUC %.4f, AP %.4f",
-            label,
-            name,
-            metrics["epoch"],
-            metrics["auc"],
-            metrics["ap"],
-        )
+    for name, own in found.protocols.items():
+        text = "%s, %s (epoch %d): AUC %.4f, AP %.4f"
+        log.info(text, label, name, own["epoch"], own["auc"], own["ap"])
     log.info("results in %s", path)
     return content
+
+
+def write_scores(path: Path, names: list[str], clip_scores: list[np.ndarray]) -> None:
+    """Writes an .npz with a float32 array (n_clips,) per video, keyed by its name, whatever it is."""
+
+    def write(file) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, scores in zip(names, clip_scores, strict=True):
+                with archive.open(f"{name}.npy", "w") as entry:
+                    array = np.asarray(scores, dtype=np.float32)
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
+
+    write_atomically(path, write)
+
+
+def write_seeds(params: MgfnParams, results: Sequence[dict[str, Any]]) -> None:
+    """Writes results/anomaly_<dataset>_<run_id>_seeds.json: mean and deviation over trainings.
+
+    Args:
+        params: of the series.
+        results: of each training, in the order of the seeds.
+    """
+    keys = ("auc", "ap", "average_precision")
+    areas: dict[str, list[float]] = {}
+    for own in results:
+        for category, found in own["per_category"].items():
+            areas.setdefault(category, []).extend([found["auc"]] if "auc" in found else [])
+    summary = {
+        "dataset": results[0]["dataset"],
+        "run_id": params.run_id,
+        "seeds": list(params.seeds),
+        "runs": [own["run_id"] for own in results],
+        "protocols": {
+            name: {key: own[key] for key in keys}
+            for name, own in over_seeds([own["protocols"] for own in results]).items()
+        },
+        "per_category": {name: mean_and_deviation(own) for name, own in areas.items() if own},
+        "false_alarm_rate": mean_and_deviation(own["false_alarm_rate"] for own in results),
+    }
+    path = results_path(params)
+    write_json(path.with_name(f"{path.stem}_seeds.json"), summary)
+    for name, own in summary["protocols"].items():
+        shown = ", ".join(f"{key} {in_words(own[key])}" for key in ("auc", "ap"))
+        log.info("%d seeds, %s: %s", len(results), name, shown)

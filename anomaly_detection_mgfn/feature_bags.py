@@ -1,8 +1,10 @@
 """Feature files of stage 3 as bags of segments for training and as whole videos for scoring."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,23 +14,18 @@ from aux_code.errors import UserError
 from aux_code.progress import progress
 
 GEOMETRY = {"frames_per_clip": 16, "stride": 2, "frames_per_feature": 32}
-"""What the training assumes of a feature (paper 3.4): 16 frames, every second one, one feature per
-32 frames."""
+"""What the training assumes of a feature (paper 3.4): 16 frames, every second one, per 32."""
 
-_MANIFEST_TABLES = ("videos", "failed", "anonymizer", "utility")
-
-
-def segment_borders(n_clips: int, n_segments: int) -> np.ndarray:
-    """Borders of the segments, (n_segments + 1,): linspace(0, n_clips), truncated to integers
-    (release)."""
-    return np.linspace(0, n_clips, n_segments + 1).astype(np.int64)
+FEATURE_KEYS = (*GEOMETRY, "crop", "size", "feature_dim", "n_crops", "anonymizer", "utility")
+"""Manifest fields that a detector's checkpoint carries: it scores features that agree in them."""
 
 
 def segment_features(features: np.ndarray, n_segments: int) -> np.ndarray:
     """Averages a video's clip features to a fixed number of segments.
 
-    A segment without a clip of its own (videos of fewer clips than segments) takes the clip at its
-    border. The release takes the first clip of each segment instead of the mean.
+    The borders are linspace(0, n), truncated to integers (release). A segment without a clip of its
+    own, in a video of fewer clips than segments, takes the clip at its border. The release takes
+    the first clip of each segment instead of the mean.
 
     Args:
         features: (n, F) or (n, n_crops, F), n >= 1.
@@ -42,7 +39,7 @@ def segment_features(features: np.ndarray, n_segments: int) -> np.ndarray:
     """
     if len(features) == 0:
         raise ValueError("a video without clips has no segments")
-    borders = segment_borders(len(features), n_segments)
+    borders = np.linspace(0, len(features), n_segments + 1).astype(np.int64)
     sums = np.add.reduceat(np.asarray(features, dtype=np.float32), borders[:-1], axis=0)
     counts = np.maximum(np.diff(borders), 1).astype(np.float32)
     return sums / counts.reshape(-1, *[1] * (features.ndim - 1))
@@ -50,16 +47,14 @@ def segment_features(features: np.ndarray, n_segments: int) -> np.ndarray:
 
 def append_magnitude(features: np.ndarray) -> np.ndarray:
     """Appends the L2 norm over the last axis: (..., F) -> (..., F + 1), as MGFN takes its input."""
-    return np.concatenate(
-        [features, np.linalg.norm(features, axis=-1, keepdims=True)], axis=-1, dtype=np.float32
-    )
+    magnitude = np.linalg.norm(features, axis=-1, keepdims=True)
+    return np.concatenate([features, magnitude], axis=-1, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class FeatureEntry:
     """One video's features on the disk."""
 
-    name: str
     path: Path
     n_clips: int
     n_frames: int
@@ -76,61 +71,65 @@ class FeatureSource:
     feature_dim: int
     n_crops: int
     frames_per_feature: int
-    manifest: dict
+    manifest: dict[str, Any]
 
     def read(self, name: str) -> np.ndarray:
         """One video's features, (n_clips, n_crops, F) float32.
 
         Raises:
-            UserError: the file is missing or damaged, has another shape than the manifest says, or
-                is not finite.
+            UserError: a file that is missing, damaged, not finite, or of another shape than the
+                manifest says.
         """
         entry = self.entries[name]
         array = read_array(entry.path)
         if array.ndim == 2:
-            array = array[:, None]
+            array = array[:, None]  # (n_clips, 1, F)
         if entry.more_crops:
             array = np.stack([array[:, 0], *map(read_array, entry.more_crops)], axis=1)
         expected = (entry.n_clips, self.n_crops, self.feature_dim)
         if array.shape != expected:
             raise UserError(
-                f"{entry.path}: shape {array.shape}, but {self.location} promises (clips, crops, dimension) = "
-                f"{expected}; extract this video again"
+                f"{entry.path}: shape {array.shape}, but {self.location} promises (clips, crops, "
+                f"dimension) = {expected}; extract this video again"
             )
         if not np.isfinite(array).all():
             raise UserError(f"{entry.path}: NaN or infinite features; extract this video again")
         return array.astype(np.float32, copy=False)
 
 
-def read_array(path: Path) -> np.ndarray:
-    """A .npy of numbers, without unpickling.
+def read_array(path: Path, mapped: bool = False) -> np.ndarray:
+    """A .npy of numbers, without unpickling; `mapped`: values are read when they are asked for.
 
     Raises:
-        UserError: missing, damaged or not an array of floats, with the file's name.
+        UserError: missing, damaged or not an array of numbers, with the file's name.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; extract the features again") from error
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(
-            f"{path} is damaged or not a .npy array ({error}); extract this video again"
-        ) from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        text = f"{path} is damaged or not a .npy array ({error}); extract this video again"
+        raise UserError(text) from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in ("biuf" if mapped else "f"):
         raise UserError(f"{path}: not an array of floating-point numbers")
     return array
 
 
-def map_array(path: Path) -> np.ndarray:
-    """A .npy of numbers, mapped: only its header is read until values are asked for.
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest.json of a feature folder.
 
     Raises:
-        UserError: missing or damaged, with the file's name.
+        UserError: there is none, or it is not one of stage 3's.
     """
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is missing or not a .npy array ({error})") from error
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run dali_extraction.py or give --features DIR")
+    manifest = read_json(path)
+    tables = ("videos", "failed", "anonymizer", "utility")
+    if not isinstance(manifest, dict) or not all(
+        isinstance(manifest.get(key, {}), dict) for key in tables
+    ):
+        raise UserError(f"{path} is not a manifest of dali_extraction.py; extract the features")
+    return manifest
 
 
 def open_feature_folder(folder: Path | str) -> FeatureSource:
@@ -140,72 +139,96 @@ def open_feature_folder(folder: Path | str) -> FeatureSource:
         UserError: no manifest, another geometry than GEOMETRY, or an entry without its fields.
     """
     path = Path(folder) / "manifest.json"
-    if not path.is_file():
-        raise UserError(
-            f"{path} does not exist; run feature_extraction/dali_extraction.py or give --features DIR"
-        )
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or not all(
-        isinstance(manifest.get(key, {}), dict) for key in _MANIFEST_TABLES
-    ):
-        raise UserError(
-            f"{path} is not a manifest of dali_extraction.py; extract the features again"
-        )
+    manifest = read_manifest(path)
     for key, value in GEOMETRY.items():
         if manifest.get(key) != value:
             raise UserError(
-                f"{path}: {key} is {manifest.get(key)}, but must be {value}; extract the features again"
+                f"{path}: {key} is {manifest.get(key)}, must be {value}; extract the features again"
             )
-    entries = {}
-    for name, video in manifest.get("videos", {}).items():
-        try:
-            entry = FeatureEntry(
-                name, Path(folder) / video["file"], int(video["n_clips"]), int(video["n_frames"])
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: the entry of video '{name}' lacks or spoils {error}; extract it again"
-            ) from error
-        if entry.n_clips < 1 or entry.n_frames < 1:
-            raise UserError(
-                f"{path}: video '{name}' has {entry.n_clips} clips and {entry.n_frames} frames"
-            )
-        expected = -(-entry.n_frames // GEOMETRY["frames_per_feature"])
-        if abs(entry.n_clips - expected) > 1:
-            raise UserError(
-                f"{path}: video '{name}' has {entry.n_clips} clips, but its {entry.n_frames} frames make {expected}; "
-                "extract it again"
-            )
-        entries[name] = entry
+    entries = {name: _entry(path, name, own) for name, own in manifest.get("videos", {}).items()}
     if not entries:
         raise UserError(f"{path} lists no video; extract the features first")
     dimension, n_crops = manifest.get("feature_dim"), manifest.get("n_crops", 1)
     if not all(isinstance(number, int) and number >= 1 for number in (dimension, n_crops)):
+        raise UserError(f"{path}: feature_dim {dimension} and n_crops {n_crops} must be at least 1")
+    spacing = GEOMETRY["frames_per_feature"]
+    return FeatureSource(path, entries, dimension, n_crops, spacing, manifest)
+
+
+def _entry(path: Path, name: str, video: dict[str, Any]) -> FeatureEntry:
+    try:
+        file, n_clips, n_frames = video["file"], int(video["n_clips"]), int(video["n_frames"])
+    except (KeyError, TypeError, ValueError) as error:
+        text = f"{path}: the entry of video '{name}' lacks or spoils {error}; extract it again"
+        raise UserError(text) from error
+    expected = -(-n_frames // GEOMETRY["frames_per_feature"])
+    if min(n_clips, n_frames) < 1 or abs(n_clips - expected) > 1:
         raise UserError(
-            f"{path}: feature_dim is {dimension} and n_crops {n_crops}; both must be at least 1"
+            f"{path}: video '{name}' has {n_clips} clips, but its {n_frames} frames make "
+            f"{expected}; extract it again"
         )
-    return FeatureSource(
-        path, entries, dimension, n_crops, GEOMETRY["frames_per_feature"], manifest
-    )
+    return FeatureEntry(path.parent / file, n_clips, n_frames)
+
+
+def has_content(path: Path | str, digest: str) -> bool:
+    """Whether a file or model folder has this SHA-256; that of the folder's weights will do."""
+    path = Path(path)
+    files = [path, *sorted(path.glob("*.safetensors"))[:1]] if path.is_dir() else [path]
+    return path.exists() and digest in map(sha256, files)
 
 
 def check_anonymizer(source: FeatureSource, anonymizer: str) -> None:
-    """Refuses features of another anonymizer than the one named (a name, or a path whose content is
-    compared).
+    """Refuses features of another anonymizer than the one named (a name, or a path by content).
 
     Raises:
         UserError: they differ.
     """
     recorded = source.manifest.get("anonymizer", {})
-    if Path(anonymizer).is_file():
-        same = recorded.get("sha256") == sha256(anonymizer)
-    else:
-        same = recorded.get("name") == anonymizer and not recorded.get("sha256")
-    if not same:
+    name, digest = recorded.get("name"), recorded.get("sha256")
+    if not (has_content(anonymizer, digest) if digest else name == anonymizer):
         raise UserError(
-            f"{source.location}: these features come from the anonymizer '{recorded.get('name')}', "
-            f"not from --anonymizer {anonymizer}; give the matching --features folder"
+            f"{source.location}: these features come from the anonymizer '{name}' (SHA-256 "
+            f"{digest or 'none'}), not from --anonymizer {anonymizer}; give the matching --features"
         )
+
+
+def check_detector(source: FeatureSource, needed: Mapping[str, Any], detector: str) -> None:
+    """Refuses features that were made in another way than those a detector was trained on.
+
+    Args:
+        source: the features.
+        needed: FEATURE_KEYS of the detector's features; what either side does not know is not
+            compared.
+        detector: its file, for the message.
+
+    Raises:
+        UserError: anonymizer, network or geometry differ.
+    """
+    both = {key: (needed.get(key), source.manifest.get(key)) for key in FEATURE_KEYS}
+    found = [
+        f"{key} {_name_of(wanted)}, here {_name_of(here)}"
+        for key, (wanted, here) in both.items()
+        if None not in (wanted, here) and not _agree(wanted, here)
+    ]
+    if found:
+        raise UserError(
+            f"{detector} was trained on other features than those of {source.location}: "
+            f"{'; '.join(found)}; give the matching --features or the detector made for these"
+        )
+
+
+def _agree(wanted: Any, here: Any) -> bool:
+    """Networks agree in their content, or in their names where they have no file."""
+    if not isinstance(wanted, dict):
+        return wanted == here
+    digest = wanted.get("sha256")
+    if not digest or not here.get("sha256"):
+        return (digest or "", _name_of(wanted)) == (here.get("sha256", ""), _name_of(here))
+    return digest == here["sha256"] or has_content(_name_of(here), digest)
+
+
+def _name_of(value: Any) -> Any:
+    return value.get("name", value.get("path", "")) if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
@@ -227,8 +250,7 @@ class VideoFeatures:
 
 
 def load_videos(source: FeatureSource, names: list[str], memory_limit_gib: float) -> VideoFeatures:
-    """Reads whole videos once, into memory or, above the limit, into a memory-mapped temporary
-    file."""
+    """Reads whole videos once, into memory or, above the limit, into a mapped temporary file."""
     offsets = np.cumsum([0, *(source.entries[name].n_clips for name in names)])
     shape = (int(offsets[-1]), source.n_crops, source.feature_dim + 1)
     data = _allocate(shape, memory_limit_gib)
@@ -240,11 +262,9 @@ def load_videos(source: FeatureSource, names: list[str], memory_limit_gib: float
 def load_segments(
     source: FeatureSource, names: list[str], n_segments: int, memory_limit_gib: float
 ) -> np.ndarray:
-    """Reads and averages the training videos once: (V, n_crops, n_segments, F + 1) float32,
-    magnitude appended."""
-    bags = _allocate(
-        (len(names), source.n_crops, n_segments, source.feature_dim + 1), memory_limit_gib
-    )
+    """Reads and averages videos once: (V, n_crops, n_segments, F + 1) float32, with magnitude."""
+    shape = (len(names), source.n_crops, n_segments, source.feature_dim + 1)
+    bags = _allocate(shape, memory_limit_gib)
     for i, name in enumerate(progress(names, "load segments")):
         bags[i] = append_magnitude(segment_features(source.read(name), n_segments)).swapaxes(0, 1)
     return bags
@@ -254,6 +274,5 @@ def _allocate(shape: tuple[int, ...], memory_limit_gib: float) -> np.ndarray:
     if 4 * np.prod(shape, dtype=np.float64) <= memory_limit_gib * 2**30:
         return np.empty(shape, dtype=np.float32)
     with tempfile.NamedTemporaryFile(prefix="features_", suffix=".tmp") as file:
-        # The file has no name any more once this block ends; the map keeps it until the process is
-        # gone.
+        # the file loses its name when this block ends; the map keeps it until the process is gone
         return np.memmap(file.name, dtype=np.float32, mode="w+", shape=shape)

@@ -1,5 +1,4 @@
-"""Frame labels of the test videos, from the annotations and the frame counts in the feature
-manifest."""
+"""Frame labels of the test videos, from the annotations and the manifest's frame counts."""
 
 import logging
 from dataclasses import dataclass
@@ -9,7 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from anomaly_detection_mgfn.feature_bags import FeatureSource
-from aux_code.datasets.surveillance import SurveillanceVideo, frame_labels, load_surveillance
+from aux_code.datasets.surveillance import (
+    SurveillanceDataset,
+    SurveillanceVideo,
+    frame_labels,
+    load_surveillance,
+)
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -58,24 +62,6 @@ class LabelledVideos(NamedTuple):
     """Videos that extraction reported as failed: name -> reason. They count in no metric."""
 
 
-LIST_FILES = {
-    "train": (
-        "Anomaly_Train.txt",
-        "Anomaly_Detection_splits/Anomaly_Train.txt",
-        "SH_Train.txt",
-        "train.csv",
-    ),
-    "test": (
-        "Anomaly_Test.txt",
-        "Anomaly_Detection_splits/Anomaly_Test.txt",
-        "SH_Test.txt",
-        "test.csv",
-    ),
-}
-"""Where the data sets list their videos, for messages; XD-Violence has folders in place of
-lists."""
-
-
 def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> LabelledVideos:
     """Brings the data set's lists and annotations together with the features, by name.
 
@@ -88,55 +74,44 @@ def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> 
         UserError: a listed video has neither features nor a recorded failure; only one class in
             training; no test video of one of the classes.
     """
-    videos = load_surveillance(dataset)
+    data = load_surveillance(dataset)
     failed = source.manifest.get("failed", {})
-    listed = [*(videos.train if training else ()), *videos.test]
-    absent = [
-        video.name
-        for video in listed
-        if video.name not in source.entries and video.name not in failed
-    ]
+    listed = [*(data.train if training else ()), *data.test]
+    without = [video.name for video in listed if video.name not in source.entries]
+    absent = [name for name in without if name not in failed]
     if absent:
         raise UserError(
-            f"{source.location}: {len(absent)} of {len(listed)} videos of {dataset} have no features, the first is "
-            f"'{absent[0]}'; run the extraction again (it goes on where it stopped)"
+            f"{source.location}: {len(absent)} of {len(listed)} videos of {dataset} have no "
+            f"features, the first is '{absent[0]}'; run the extraction again (it goes on)"
         )
-    missing = {
-        video.name: failed[video.name] for video in listed if video.name not in source.entries
-    }
+    missing = {name: failed[name] for name in without}
     for name, reason in missing.items():
         log.warning("no features of %s: %s", name, reason)
     train, test = (
         [v for v in listed if v.split == split and v.name in source.entries]
         for split in ("train", "test")
     )
-    if training:
-        _require_both_kinds(train, _list_file(videos.root, "train"))
+    kinds = {video.label for video in train}
+    if training and kinds != {0, 1}:
+        found = "no" if not kinds else "only normal" if kinds == {0} else "only anomalous"
+        raise UserError(
+            f"{_list_file(data, 'train')}: {found} training videos; training needs both kinds"
+        )
     truths = [_truth(video, source) for video in test]
     if not any(t.positives.any() for t in truths) or not any(t.negatives.any() for t in truths):
-        place = _list_file(videos.root, "test")
         raise UserError(
-            f"{place}: the test videos need anomalous and normal frames; check it and the annotations"
+            f"{_list_file(data, 'test')}: the test videos need anomalous and normal frames; check "
+            "it and the annotations"
         )
     return LabelledVideos(train, truths, missing)
 
 
-def _require_both_kinds(train: list[SurveillanceVideo], place: Path) -> None:
-    kinds = {video.label for video in train}
-    if kinds != {0, 1}:
-        found = "no" if not kinds else "only normal" if kinds == {0} else "only anomalous"
-        raise UserError(
-            f"{place}: {found} training videos in the list; training needs normal and anomalous ones"
-        )
-
-
-def _list_file(root: Path, split: str) -> Path:
-    """The list of a split where it lies, else the data set's folder."""
-    return next((root / name for name in LIST_FILES[split] if (root / name).is_file()), root)
+def _list_file(data: SurveillanceDataset, split: str) -> Path:
+    """The list of a split where there is one, else the data set's folder."""
+    return next((path for path in data.lists if split in path.stem.lower()), data.root)
 
 
 def _truth(video: SurveillanceVideo, source: FeatureSource) -> VideoTruth:
     labels = frame_labels(video, source.entries[video.name].n_frames)
-    return truth_from_labels(
-        video.name, video.category, int(video.label), labels, source.frames_per_feature
-    )
+    spacing = source.frames_per_feature
+    return truth_from_labels(video.name, video.category, int(video.label), labels, spacing)

@@ -1,70 +1,80 @@
 """Stage 4: trains MGFN on the features of stage 3 and evaluates it per frame; or scores a video.
 
-python main.py --dataset ucf_crime --features DIR            train, then results/anomaly_<dataset>_<run_id>.json
-python main.py --seeds 0 1 2                                 several trainings: ..._seeds.json, mean and deviation
-python main.py --eval_only --checkpoint PATH                 evaluate a checkpoint (--pretrained_ckpt: a published one)
-python main.py --score VIDEO --checkpoint PATH               frame scores, intervals and a plot of a video or a folder
+python main.py --dataset ucf_crime --features DIR     results/anomaly_<dataset>_<run_id>.json
+python main.py --seeds 0 1 2                          several trainings: ..._seeds.json
+python main.py --eval_only --checkpoint PATH          evaluate (--pretrained_ckpt: a published one)
+python main.py --score VIDEO --checkpoint PATH        frame scores, intervals and a plot of a video
 """
 
-import logging
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from anomaly_detection_mgfn.evaluation import evaluate_checkpoint, evaluate_choices, results_path
-from anomaly_detection_mgfn.mgfn_files import build_network, network_arguments
-from anomaly_detection_mgfn.mil_training import MilTraining
-from anomaly_detection_mgfn.params_mgfn import PRESETS, MgfnParams
-from anomaly_detection_mgfn.seed_series import runs_of_seeds, write_seeds
-from anomaly_detection_mgfn.stage_data import dataset_label, load_training_data, open_features
+from anomaly_detection_mgfn.evaluation import (
+    evaluate_checkpoint,
+    evaluate_choices,
+    results_path,
+    write_seeds,
+)
+from anomaly_detection_mgfn.mgfn import MGFN
+from anomaly_detection_mgfn.mgfn_files import network_arguments
+from anomaly_detection_mgfn.mil_training import STATE, MilTraining
+from anomaly_detection_mgfn.params_mgfn import PRESETS, MgfnParams, dataset_label
+from anomaly_detection_mgfn.stage_data import (
+    label_videos,
+    load_training_data,
+    open_features,
+    recipe_of,
+)
 from aux_code.checkpoints import read_json
 from aux_code.parameters import parse
-from aux_code.runs import run_script, start_run
-
-log = logging.getLogger(__name__)
+from aux_code.runs import run_folder, run_script, start_run
+from aux_code.training_state import is_finished
 
 
 def main() -> int:
     """Trains and evaluates, or does one of the other two things the options ask for."""
-    started = time.monotonic()
     params = parse(PRESETS, description=__doc__)
     if params.score:
-        # pictures and the networks of the other stages: half of the start-up time, needed here only
+        # the networks of the other stages: half of the start-up time, needed here only
         from anomaly_detection_mgfn.score_video import score_command
 
         return score_command(params)
+    kind = "_eval_only" if params.eval_only else ""
+    params = replace(params, run_id=params.run_id or f"main_{params.preset}{kind}")
     if params.eval_only:
-        params = replace(params, run_id=params.run_id or f"main_{params.preset}_eval_only")
-        return evaluate_checkpoint(
-            params, start_run(params, f"main_{dataset_label(params.dataset)}"), started
-        )
-    params = replace(params, run_id=params.run_id or f"main_{params.preset}")
-    if params.seeds:
-        write_seeds(params, [train(own) for own in runs_of_seeds(params)])
+        evaluate_checkpoint(params, start_run(params, f"main_{dataset_label(params.dataset)}"))
+    elif params.seeds:
+        runs = [
+            replace(params, seeds=(), seed=seed, run_id=f"{params.run_id}_s{seed}")
+            for seed in params.seeds
+        ]
+        write_seeds(params, [train(own) for own in runs])
     else:
         train(params)
     return 0
 
 
-def train(params: MgfnParams) -> dict:
+def train(params: MgfnParams) -> dict[str, Any]:
     """One training with its evaluation; returns what its results file holds."""
-    started, label = time.monotonic(), dataset_label(params.dataset)
+    label = dataset_label(params.dataset)
     source = open_features(params)
+    recipe = recipe_of(params, source)
+    folder = run_folder(params, "main") / f"mgfn_{label}"
+    if is_finished(results_path(params), folder / STATE, recipe, params):
+        return read_json(results_path(params))
     run = start_run(params, f"main_{label}")
-    net = build_network(network_arguments(params, source.feature_dim)).to(run.device)
-    training = MilTraining(params, net, run, run.folder / f"mgfn_{label}")
-    path = results_path(params)
-    if path.is_file() and training.is_complete():
-        log.info("%s is complete; nothing to resume", path)
-        return read_json(path)
-    data = load_training_data(params, source, run)
+    net = MGFN(**network_arguments(params, source.feature_dim)).to(run.device)
+    training = MilTraining(params, net, run, folder, recipe)
+    videos = label_videos(params, source)
+    data = load_training_data(params, source, videos, run.device)
     training.restore()
-    training.train(data.bags, data.held_out)
-    content = evaluate_choices(training, data, started)
+    training.train(data)
+    content = evaluate_choices(training, data, source, videos)
     training.state.finish()
     return content
 

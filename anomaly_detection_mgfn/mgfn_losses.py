@@ -14,19 +14,18 @@ class Selection(NamedTuple):
     scores: Tensor
     """(B,) mean score of the segments."""
     features: Tensor
-    """(B, n_crops, k, F) their features."""
+    """(B, n_crops, k, F)."""
 
 
 def draw_candidates(
     n_bags: int, n_segments: int, k: int, dropout: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Segments that may be selected, so that not always the same ones learn (paper: in training 0.7
-    are passed over).
+    """Segments that may be selected, so that not always the same ones learn (paper: 0.7 are passed
+    over in training).
 
     Args:
         n_bags, n_segments: B and T.
-        k: segments that will be selected; a bag that would keep fewer keeps all (the release takes
-            any).
+        k: segments to select; a bag that would keep fewer keeps all (the release takes any).
         dropout: probability of passing over a segment, in [0, 1).
         generator: of the CPU; None: the global one.
 
@@ -70,8 +69,7 @@ class LossWeights:
     contrastive: float
     """Of the magnitude-contrastive part."""
     margin: float = 200.0
-    """Distance of magnitudes that normal and anomalous bags shall keep, for 1024-d features (the L1
-    norm grows with their number)."""
+    """Between magnitudes of normal and anomalous bags, for 1024-d features (an L1 norm)."""
 
 
 PAPER_WEIGHTS = LossWeights(smoothness=1.0, sparsity=1.0, contrastive=0.001)
@@ -102,46 +100,35 @@ def mgfn_loss(
     Raises:
         ValueError: unknown form.
     """
-    if form not in ("paper", "release"):
+    if form not in FORMS:
         raise ValueError(f"form must be 'paper' or 'release', got '{form}'")
-    release = form == "release"
-    scores = torch.cat([normal.scores, anomalous.scores]).float()
-    labels = torch.cat([torch.zeros_like(normal.scores), torch.ones_like(anomalous.scores)]).float()
-    smoothness = (
-        smoothness_loss_release(anomalous_scores) if release else smoothness_loss(anomalous_scores)
-    )
-    sparsity = (
-        sparsity_loss_release(anomalous_scores) if release else sparsity_loss(anomalous_scores)
-    )
-    contrast = magnitude_contrastive_loss_release if release else magnitude_contrastive_loss
-    contrastive = contrast(normal.features, anomalous.features, weights.margin)
+    smoothness, sparsity, contrastive = FORMS[form]
+    scores = torch.cat([normal.scores, anomalous.scores])
+    labels = torch.cat([torch.zeros_like(normal.scores), torch.ones_like(anomalous.scores)])
+    contrast = contrastive(normal.features, anomalous.features, weights.margin)
     return {
         "classification": F.binary_cross_entropy(scores, labels),
-        "smoothness": weights.smoothness * smoothness,
-        "sparsity": weights.sparsity * sparsity,
-        "contrastive": weights.contrastive * contrastive,
+        "smoothness": weights.smoothness * smoothness(anomalous_scores),
+        "sparsity": weights.sparsity * sparsity(anomalous_scores),
+        "contrastive": weights.contrastive * contrast,
     }
 
 
 def smoothness_loss(scores: Tensor) -> Tensor:
-    """Mean over videos and neighbours of the squared difference of scores (B, T); never across a
-    video's border.
+    """Mean over videos and neighbours of the squared difference of scores (B, T); 0 for T = 1.
 
     The mean (ours; the paper gives no formula) makes the weight independent of T and of the batch.
-    T = 1 gives 0.
     """
     return scores.diff(dim=1).square().mean() if scores.shape[1] > 1 else scores.sum() * 0
 
 
 def sparsity_loss(scores: Tensor) -> Tensor:
-    """Mean over videos and segments of the scores (B, T), which are >= 0: most of an anomalous
-    video is normal."""
+    """Mean of the scores (B, T), which are >= 0: most of an anomalous video is normal."""
     return scores.mean()
 
 
 def smoothness_loss_release(scores: Tensor) -> Tensor:
-    """The release's: sum of squared differences over the flattened batch (B, T), across the borders
-    of videos."""
+    """The release's: sum of squared differences over the flattened (B, T), across videos."""
     return scores.flatten().diff().square().sum()
 
 
@@ -160,8 +147,8 @@ def magnitude_contrastive_loss(normal: Tensor, anomalous: Tensor, margin: float)
 
     Returns:
         () mean over pairs of normal bags of the distance D, plus that of anomalous bags, plus the
-        mean over mixed pairs of max(margin - D, 0). D: Euclidean distance of the bags' L1 norms of
-        k segments, mean of the crops.
+        mean over mixed pairs of max(margin - D, 0). D: Euclidean, of the k segments' L1 norms,
+        means of the crops.
     """
     normal, anomalous = (features.abs().sum(-1).mean(1) for features in (normal, anomalous))
     between = F.relu(margin - torch.cdist(normal, anomalous)).mean()
@@ -174,13 +161,12 @@ def _mean_distance(magnitudes: Tensor) -> Tensor:
 
 
 def magnitude_contrastive_loss_release(normal: Tensor, anomalous: Tensor, margin: float) -> Tensor:
-    """The release's form: squared, bags at equal places only; 0.001 * between + within normal +
-    within anomalous.
+    """The release's: squared, bags at equal places; 0.001 * between + within each kind.
 
-    Within a kind the first half of the rows (bag and crop) meets the second; an odd last row is
-    left out. Arguments as for `magnitude_contrastive_loss`, with as many normal as anomalous bags;
-    the shorter length counts.
+    Within a kind the first half of the rows (bag and crop) meets the second, without an odd last
+    row. Arguments as for `magnitude_contrastive_loss`; the shorter of the two kinds counts.
     """
+    # each (B * n_crops, k)
     rows = [features.abs().sum(-1).flatten(0, 1) for features in (normal, anomalous)]
     length = min(len(rows[0]), len(rows[1]))
     apart = F.relu(margin - F.pairwise_distance(rows[1][:length], rows[0][:length]))
@@ -188,10 +174,13 @@ def magnitude_contrastive_loss_release(normal: Tensor, anomalous: Tensor, margin
     for magnitudes in rows:
         half = len(magnitudes) // 2
         if half:
-            loss = (
-                loss
-                + F.pairwise_distance(magnitudes[half : 2 * half], magnitudes[:half])
-                .square()
-                .mean()
-            )
+            distance = F.pairwise_distance(magnitudes[half : 2 * half], magnitudes[:half])
+            loss = loss + distance.square().mean()
     return loss
+
+
+FORMS = {
+    "paper": (smoothness_loss, sparsity_loss, magnitude_contrastive_loss),
+    "release": (smoothness_loss_release, sparsity_loss_release, magnitude_contrastive_loss_release),
+}
+"""Form -> its functions for smoothness, sparsity and the contrastive part."""

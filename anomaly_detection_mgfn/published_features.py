@@ -1,26 +1,26 @@
-"""Features as circulated with RTFM and MGFN: .list files of .npy paths, and a ground truth of
-concatenated frames.
+"""Features as circulated with RTFM and MGFN: .list files of .npy paths, and a ground truth.
 
-    train.list, test.list     one .npy path per line; optionally blanks or a comma and 0 (normal) or 1 (anomalous), and
-                              for test videos, after that, the number of frames
-    <name>.npy                (n, D) or (n, n_crops, D), float32 or float64
-    <name>_0.npy ... _9.npy   or <name>__0.npy ... __4.npy: one file (n, D) per crop; the list holds all of them, or
-                              <name>.npy for all
-    gt.npy                    one 0 or 1 per frame, the test videos one after the other in the order of their list
+    train.list, test.list   one .npy path per line; optionally blanks or a comma and 0 (normal) or 1
+                            (anomalous), and for test videos, after that, the number of frames
+    <name>.npy              (n, D) or (n, n_crops, D), float32 or float64
+    <name>_0.npy ...        or <name>__0.npy ...: one file (n, D) per crop; the list holds all of
+                            them, or <name>.npy for all
+    gt.npy                  one 0 or 1 per frame, the test videos one after the other as listed
 
 Labels come from the column, else from the name (`_label_A`, `Normal`, a UCF-Crime category), else
 from the data set's own annotations; never from the place in the list.
 """
 
+import glob
 import logging
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from anomaly_detection_mgfn.feature_bags import FeatureEntry, FeatureSource, map_array
+from anomaly_detection_mgfn.feature_bags import FeatureEntry, FeatureSource, read_array
 from anomaly_detection_mgfn.ground_truth import LabelledVideos, VideoTruth, truth_from_labels
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from aux_code.datasets.lists import broken_line, numbered_lines
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 _LINE = re.compile(r"(.+?\.npy)(?:[\s,]+([01])(?:[\s,]+(\d+))?)?", re.IGNORECASE)
 _CROP = re.compile(r"(.+?)_{1,2}(\d)")
 _UCF_CATEGORY = re.compile(
-    r"(Abuse|Arrest|Arson|Assault|Burglary|Explosion|Fighting|RoadAccidents|Robbery|Shooting|Shoplifting|Stealing"
-    r"|Vandalism)\d{3}"
+    r"(Abuse|Arrest|Arson|Assault|Burglary|Explosion|Fighting|RoadAccidents|Robbery|Shooting"
+    r"|Shoplifting|Stealing|Vandalism)\d{3}"
 )
 _N_NAMED = 10
 
@@ -71,11 +71,8 @@ def read_list(path: Path, folder: Path | None) -> list[ListedVideo]:
         if not match:
             raise broken_line(path, number, line, "'<path>.npy [0 or 1 [number of frames]]'")
         label, n_frames = (None if text is None else int(text) for text in match.groups()[1:])
-        rows.append(
-            ListedVideo(
-                Path(match[1]).stem, _find(Path(match[1]), path, number, folder), label, n_frames
-            )
-        )
+        files = _find(Path(match[1]), path, number, folder)
+        rows.append(ListedVideo(Path(match[1]).stem, files, label, n_frames))
     if not rows:
         raise UserError(f"{path} lists no features")
     crops: dict[str, dict[int, ListedVideo]] = {}
@@ -90,15 +87,13 @@ def read_list(path: Path, folder: Path | None) -> list[ListedVideo]:
         stem = match[1] if match and match[1] in crops else row.name
         if stem in videos and stem not in crops:
             raise UserError(f"{path}: '{stem}' is listed more than once")
-        videos.setdefault(stem, _join_crops(path, stem, crops[stem]) if stem in crops else row)
+        if own := crops.get(stem):
+            if sorted(own) != list(range(len(own))):
+                raise UserError(f"{path}: '{stem}' has the crops {sorted(own)}; list all, from 0")
+            files = tuple(own[i].files[0] for i in range(len(own)))
+            row = replace(own[0], name=stem, files=files)
+        videos.setdefault(stem, row)
     return list(videos.values())
-
-
-def _join_crops(path: Path, stem: str, crops: dict[int, ListedVideo]) -> ListedVideo:
-    if sorted(crops) != list(range(len(crops))):
-        raise UserError(f"{path}: '{stem}' has the crops {sorted(crops)}; list all of them, from 0")
-    files = tuple(crops[i].files[0] for i in range(len(crops)))
-    return replace(crops[0], name=stem, files=files)
 
 
 def _find(listed: Path, path: Path, number: int, folder: Path | None) -> tuple[Path, ...]:
@@ -109,21 +104,16 @@ def _find(listed: Path, path: Path, number: int, folder: Path | None) -> tuple[P
         if place.is_file():
             return (place,)
         for mark in ("_", "__"):
-            crops = sorted(place.parent.glob(f"{_escaped(place.stem)}{mark}[0-9].npy"))
+            crops = sorted(place.parent.glob(f"{glob.escape(place.stem)}{mark}[0-9].npy"))
             if crops:
                 return tuple(crops)
     raise UserError(
-        f"{path}, line {number}: {places[-1]} does not exist; name the folder of the features: --features"
+        f"{path}, line {number}: {places[-1]} does not exist; name the features' folder: --features"
     )
 
 
-def _escaped(text: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", text)
-
-
 def read_lists(params: MgfnParams) -> tuple[list[ListedVideo], list[ListedVideo]]:
-    """(training videos, test videos) of --features_list; with --eval_only one list, that of the
-    test, will do.
+    """(training videos, test videos) of --features_list; --eval_only needs the last list alone.
 
     Raises:
         UserError: another number of lists, or a video in both.
@@ -131,16 +121,14 @@ def read_lists(params: MgfnParams) -> tuple[list[ListedVideo], list[ListedVideo]
     lists = [Path(item) for item in params.features_list]
     if len(lists) != 2 and not (params.eval_only and len(lists) == 1):
         raise UserError(
-            "--features_list takes two files, TRAIN.list TEST.list (with --eval_only TEST.list will do)"
+            "--features_list takes TRAIN.list TEST.list (with --eval_only TEST.list will do)"
         )
     folder = Path(params.features) if params.features else None
     *train, test = (read_list(path, folder) for path in lists)
     train = train[0] if train and not params.eval_only else []
     both = {video.name for video in train} & {video.name for video in test}
     if both:
-        raise UserError(
-            f"{lists[-1]}: '{min(both)}' is in the training list too; keep test videos out of the training"
-        )
+        raise UserError(f"{lists[-1]}: '{min(both)}' is in the training list too; remove it there")
     return train, test
 
 
@@ -153,39 +141,25 @@ def open_feature_lists(params: MgfnParams) -> FeatureSource:
     train, test = read_lists(params)
     entries, widths = {}, {}
     for video in (*train, *test):
-        shapes = [map_array(file).shape for file in video.files]
-        if any(len(shape) not in (2, 3) or shape[0] < 1 or shape != shapes[0] for shape in shapes):
+        first, *others = video.files
+        shapes = [read_array(file, mapped=True).shape for file in video.files]
+        if len(set(shapes)) > 1 or len(shapes[0]) not in (2, 3) or shapes[0][0] < 1:
             raise UserError(
-                f"{video.files[0]}: expected (n, D) or (n, crops, D), alike for all crops, found {shapes}"
+                f"{first}: expected (n, D) or (n, crops, D), alike for all crops, found {shapes}"
             )
-        n_clips, dimension = shapes[0][0], shapes[0][-1]
+        n_clips, *_, dimension = shapes[0]
         n_crops = len(shapes) * (shapes[0][1] if len(shapes[0]) == 3 else 1)
-        widths.setdefault((n_crops, dimension), video.files[0])
+        widths.setdefault((n_crops, dimension), first)
         n_frames = video.n_frames or n_clips * params.frames_per_feature
-        entries[video.name] = FeatureEntry(
-            video.name, video.files[0], n_clips, n_frames, video.files[1:]
-        )
+        entries[video.name] = FeatureEntry(first, n_clips, n_frames, tuple(others))
     if len(widths) > 1:
-        found = "; ".join(
-            f"{file}: {crops} crops of {width}" for (crops, width), file in widths.items()
-        )
-        raise UserError(
-            f"the listed features differ in crops or dimension: {found}; list features of one kind"
-        )
-    n_crops, dimension = next(iter(widths))
-    manifest = {
-        "frames_per_feature": params.frames_per_feature,
-        "feature_dim": dimension,
-        "n_crops": n_crops,
-    }
-    return FeatureSource(
-        Path(params.features_list[-1]),
-        entries,
-        dimension,
-        n_crops,
-        params.frames_per_feature,
-        manifest,
-    )
+        kinds = widths.items()
+        found = "; ".join(f"{file}: {crops} crops of {width}" for (crops, width), file in kinds)
+        raise UserError(f"the listed features differ in crops or dimension: {found}; list one kind")
+    (n_crops, dimension), spacing = next(iter(widths)), params.frames_per_feature
+    header = {"frames_per_feature": spacing, "feature_dim": dimension, "n_crops": n_crops}
+    location = Path(params.features_list[-1])
+    return FeatureSource(location, entries, dimension, n_crops, spacing, header)
 
 
 def match_lists(params: MgfnParams, source: FeatureSource) -> LabelledVideos:
@@ -199,9 +173,7 @@ def match_lists(params: MgfnParams, source: FeatureSource) -> LabelledVideos:
     annotated = _Annotations(params.dataset)
     labelled = [annotated.label(video, "train") for video in train]
     if train and {video.label for video in labelled} != {0, 1}:
-        raise UserError(
-            f"{params.features_list[0]}: training needs normal and anomalous videos, by name or column"
-        )
+        raise UserError(f"{params.features_list[0]}: training needs normal and anomalous videos")
     truths = read_ground_truth(params, source, [annotated.label(video, "test") for video in test])
     return LabelledVideos(labelled, truths, {})
 
@@ -211,7 +183,6 @@ class _Annotations:
 
     def __init__(self, dataset: str):
         self.dataset = dataset
-        self._known: dict[str, SurveillanceVideo] | None = None
 
     def label(self, video: ListedVideo, split: str) -> SurveillanceVideo:
         """Label and category by column, name or annotation."""
@@ -230,25 +201,21 @@ class _Annotations:
             return match[1]
         if video.label is not None:
             return ANOMALY if video.label else NORMAL
-        known = self._annotated()
         for name in (video.name, re.sub(r"_(i3d|c3d|rgb)$", "", video.name)):
-            if name in known:
-                return known[name].category
+            if name in self._annotated:
+                return self._annotated[name].category
         raise UserError(
-            f"{video.files[0]}: neither its name nor {self.dataset} tells whether '{video.name}' is normal; add 0 or 1 "
-            "to its line in the list"
+            f"{video.files[0]}: neither its name nor {self.dataset} tells whether '{video.name}' "
+            "is normal; add 0 or 1 to its line in the list"
         )
 
+    @cached_property
     def _annotated(self) -> dict[str, SurveillanceVideo]:
-        if self._known is None:
-            try:
-                self._known = {
-                    video.name: video for video in load_surveillance(self.dataset).videos
-                }
-            except UserError as error:
-                log.warning("no annotations: %s", error)
-                self._known = {}
-        return self._known
+        try:
+            return {video.name: video for video in load_surveillance(self.dataset).videos}
+        except UserError as error:
+            log.warning("no annotations: %s", error)
+            return {}
 
 
 def read_ground_truth(
@@ -262,22 +229,23 @@ def read_ground_truth(
     """
     if not params.ground_truth:
         raise UserError(
-            "--features_list needs --ground_truth GT.npy, the test videos' frame labels in list order"
+            "--features_list needs --ground_truth GT.npy, the test videos' frame labels"
         )
-    path = Path(params.ground_truth)
-    labels = np.asarray(map_array(path)).reshape(-1)
+    path, spacing = Path(params.ground_truth), source.frames_per_feature
+    labels = read_array(path, mapped=True).reshape(-1)
     if not np.isin(labels, (0, 1)).all():
         raise UserError(f"{path}: expected 0 and 1 for each frame")
-    lengths = np.array([source.entries[video.name].n_frames for video in videos])
-    borders = np.cumsum([0, *lengths])
-    parts = [
-        labels[start:end].astype(np.uint8)
-        for start, end in zip(borders[:-1], borders[1:], strict=True)
+    entries = [source.entries[video.name] for video in videos]
+    borders = np.cumsum([0, *(entry.n_frames for entry in entries)])
+    parts = [np.asarray(part, np.uint8) for part in np.split(labels, borders[1:-1])]
+    lengths = [
+        f"{video.name}: {entry.n_clips} features, {entry.n_frames} frames"
+        for video, entry in zip(videos, entries, strict=True)
     ]
     wrong = [
-        f"{video.name}: {source.entries[video.name].n_clips} features, {n_frames} frames"
-        for video, n_frames in zip(videos, lengths, strict=True)
-        if abs(-(-n_frames // source.frames_per_feature) - source.entries[video.name].n_clips) > 1
+        text
+        for text, entry in zip(lengths, entries, strict=True)
+        if abs(-(-entry.n_frames // spacing) - entry.n_clips) > 1
     ]
     if wrong:
         raise UserError(
@@ -285,27 +253,24 @@ def read_ground_truth(
         )
     against = [v.name for v, part in zip(videos, parts, strict=True) if not v.label and part.any()]
     if borders[-1] != len(labels):
-        for video, length in zip(videos, lengths, strict=True):
-            log.error(
-                "%s: %d features, %d frames", video.name, source.entries[video.name].n_clips, length
-            )
+        for text in lengths:
+            log.error("%s", text)
         raise UserError(
-            f"{path} has {len(labels)} frames, the videos of {source.location} have {borders[-1]} (each named above); "
-            f"normal videos that would hold anomalous frames: {_named(against) or 'none'}. Give --frames_per_feature, "
-            "or each test video's label and number of frames after its path in the list"
+            f"{path} has {len(labels)} frames, the videos of {source.location} have {borders[-1]} "
+            "(each named above); normal videos that would hold anomalous frames: "
+            f"{_named(against) or 'none'}. Give --frames_per_feature, or each test video's label "
+            "and number of frames after its path in the list"
         )
     if against:
-        raise UserError(
-            f"{path}: anomalous frames in normal videos: {_named(against)}; is the list in another order?"
-        )
+        names = _named(against)
+        raise UserError(f"{path}: anomalous frames in normal videos: {names}; another order?")
     if not labels.any() or labels.all():
         raise UserError(f"{path}: the test videos need anomalous and normal frames")
     return [
-        truth_from_labels(video.name, video.category, video.label, part, source.frames_per_feature)
+        truth_from_labels(video.name, video.category, video.label, part, spacing)
         for video, part in zip(videos, parts, strict=True)
     ]
 
 
-def _named(items: Iterable[str]) -> str:
-    items = list(items)
+def _named(items: list[str]) -> str:
     return "; ".join(items[:_N_NAMED]) + ("; ..." if len(items) > _N_NAMED else "")

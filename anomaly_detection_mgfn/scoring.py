@@ -1,15 +1,15 @@
-"""From the network to clip scores, frame scores, metrics and anomalous intervals, each video
-aligned on its own."""
+"""From the network to clip and frame scores, metrics and intervals, each video on its own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from anomaly_detection_mgfn.feature_bags import VideoFeatures
 from anomaly_detection_mgfn.ground_truth import VideoTruth
-from anomaly_detection_mgfn.time_convolution import product_dtype, weights_prepared
 from aux_code.errors import UserError
 from aux_code.metrics import RankingMetrics, ranking_metrics
 
@@ -21,10 +21,8 @@ class AlignmentError(UserError, ValueError):
 def align_clip_scores(
     clip_scores: np.ndarray, n_frames: int, frames_per_feature: int, name: str = ""
 ) -> np.ndarray:
-    """Clip scores cut or completed to the ceil(n_frames / frames_per_feature) clips that a video
-    has.
-
-    One surplus clip is dropped; one missing clip takes the last score.
+    """Clip scores cut or completed to the ceil(n_frames / frames_per_feature) clips of a video: one
+    surplus clip is dropped, one missing clip takes the last score.
 
     Raises:
         AlignmentError: the counts differ by more than one clip; the message names the video.
@@ -42,17 +40,13 @@ def align_clip_scores(
 def frame_scores(
     clip_scores: np.ndarray, n_frames: int, frames_per_feature: int, name: str = ""
 ) -> np.ndarray:
-    """One score per frame of the video: each clip's score repeated over its frames, cut to n_frames
-    (paper 4).
+    """Each clip's score repeated over its frames, cut to the video (paper 4): (n_frames,).
 
     Args:
         clip_scores: (n_clips,) or (n_clips, 1).
         n_frames: decodable frames of the video.
         frames_per_feature: frames that one clip stands for.
         name: the video, for the message.
-
-    Returns:
-        (n_frames,).
 
     Raises:
         AlignmentError: see `align_clip_scores`.
@@ -62,8 +56,7 @@ def frame_scores(
 
 
 MAX_PADDING = 0.1
-"""Videos share a pass where padding makes none of them longer than this share of the longest
-(ours)."""
+"""Videos share a pass where at most this share of the longest is padding (ours)."""
 
 
 def group_by_length(lengths: np.ndarray, rows_per_pass: int) -> list[list[int]]:
@@ -85,40 +78,50 @@ def group_by_length(lengths: np.ndarray, rows_per_pass: int) -> list[list[int]]:
     return groups
 
 
-@torch.inference_mode()
+@contextmanager
+def _scoring(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the network gets back the mode that it had."""
+    mode = net.training
+    net.eval()
+    with torch.inference_mode():
+        yield
+    net.train(mode)
+
+
+def score_bags(net: nn.Module, bags: Tensor, clips_per_pass: int) -> Tensor:
+    """Scores (V, S) float32, on the CPU, of bags (V, n_crops, S, F + 1) on the network's device;
+    at most `clips_per_pass` segments (times crops) in one pass."""
+    n_bags = max(1, clips_per_pass // (bags.shape[1] * bags.shape[2]))
+    with _scoring(net):
+        return torch.cat([net(part).scores.float() for part in bags.split(n_bags)]).cpu()
+
+
 def score_videos(
     net: nn.Module, videos: VideoFeatures, device: torch.device, clips_per_pass: int
 ) -> list[np.ndarray]:
-    """Clip scores of whole videos, several videos of similar length per pass; the padding changes
-    no score.
+    """Clip scores of whole videos, several of similar length per pass; padding changes no score.
 
     Args:
-        net: MGFN; put into eval mode, and back into the mode it had.
+        net: MGFN, on `device`.
         videos: V videos.
-        device: where the network is.
+        device: of the network.
         clips_per_pass: most clips (times crops) of one pass; one video is never split.
 
     Returns:
         V arrays (n_clips,) float32 in [0, 1], in the videos' order.
     """
-    lengths = videos.lengths()
-    # the first layer would round them anyway
-    dtype = product_dtype(next(net.parameters()))
+    lengths, (n_crops, width) = videos.lengths(), videos.data.shape[1:]
     scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(videos.names)
-    mode = net.training
-    net.eval()
-    with weights_prepared(net):
-        for group in group_by_length(lengths, clips_per_pass // videos.data.shape[1]):
+    with _scoring(net):
+        for group in group_by_length(lengths, clips_per_pass // n_crops):
             own = torch.from_numpy(lengths[group])
-            shape = len(group), videos.data.shape[1], int(own.max()), videos.data.shape[2]
-            bags = torch.zeros(shape, dtype=dtype)
+            bags = torch.zeros(len(group), n_crops, int(own.max()), width)
             for bag, index in zip(bags, group, strict=True):
                 bag[:, : lengths[index]] = torch.from_numpy(videos.bag(index))
-            padded = None if bool((own == own[0]).all()) else own.to(device)
+            padded = own.to(device) if len(own.unique()) > 1 else None
             rows = net(bags.to(device), padded).scores.float().cpu().numpy()
             for row, index in zip(rows, group, strict=True):
                 scores[index] = row[: lengths[index]].copy()
-    net.train(mode)
     return scores
 
 
@@ -137,22 +140,17 @@ class WeightedScores(NamedTuple):
 
 
 def weighted_scores(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> WeightedScores:
-    """Clip scores with the number of positive and negative frames each stands for, aligned per
-    video.
+    """Clip scores with the positive and negative frames each stands for, aligned per video.
 
     Raises:
         AlignmentError: a video's clips do not fit its frames.
     """
-    aligned, positives, negatives = [np.empty(0)], [np.empty(0)], [np.empty(0)]
-    for scores, truth in zip(clip_scores, truths, strict=True):
-        aligned.append(
-            align_clip_scores(scores, truth.n_frames, truth.frames_per_feature, truth.name)
-        )
-        positives.append(truth.positives)
-        negatives.append(truth.negatives)
-    return WeightedScores(
-        *(np.concatenate(part).astype(np.float64) for part in (aligned, positives, negatives))
-    )
+    aligned = [
+        align_clip_scores(scores, truth.n_frames, truth.frames_per_feature, truth.name)
+        for scores, truth in zip(clip_scores, truths, strict=True)
+    ]
+    parts = aligned, [t.positives for t in truths], [t.negatives for t in truths]
+    return WeightedScores(*(np.concatenate([np.empty(0), *part]) for part in parts))
 
 
 def category_metrics(
@@ -167,29 +165,30 @@ def category_metrics(
     result = {}
     for category in sorted({truth.category for truth in truths if truth.label}):
         own = [i for i, t in enumerate(truths) if t.label and t.category == category]
-        with_normal = [i for i, t in enumerate(truths) if i in set(own) or not t.label]
+        with_normal = [i for i, t in enumerate(truths) if i in own or not t.label]
         areas = {}
         for key, members in (("auc", with_normal), ("auc_within", own)):
-            area = (
-                weighted_scores([clip_scores[i] for i in members], [truths[i] for i in members])
-                .metrics()
-                .roc_auc
-            )
-            if np.isfinite(area):
-                areas[key] = area
+            area = _weighted_part(clip_scores, truths, members).metrics().roc_auc
+            areas |= {key: area} if np.isfinite(area) else {}
         result[category] = {**areas, "n_videos": len(own)}
     return result
+
+
+def _weighted_part(
+    clip_scores: list[np.ndarray], truths: list[VideoTruth], members: list[int]
+) -> WeightedScores:
+    return weighted_scores([clip_scores[i] for i in members], [truths[i] for i in members])
 
 
 def false_alarm_rate(
     clip_scores: list[np.ndarray], truths: list[VideoTruth], threshold: float
 ) -> float | None:
-    """Share of the frames of normal videos whose score reaches the threshold; None without a normal
-    video."""
+    """Share of normal videos' frames whose score reaches the threshold; None without such
+    videos."""
     normal = [i for i, truth in enumerate(truths) if not truth.label]
     if not normal:
         return None
-    items = weighted_scores([clip_scores[i] for i in normal], [truths[i] for i in normal])
+    items = _weighted_part(clip_scores, truths, normal)
     frames = items.positives + items.negatives
     return float(frames[items.scores >= threshold].sum() / frames.sum())
 
@@ -202,8 +201,7 @@ def video_score(clip_scores: np.ndarray, top_k: int) -> float:
 def anomalous_intervals(
     scores: np.ndarray, threshold: float, min_frames: int
 ) -> list[tuple[int, int]]:
-    """Runs of frames whose score reaches the threshold and that last at least min_frames, as
-    [start, end)."""
+    """Runs [start, end) of at least min_frames frames whose score reaches the threshold."""
     above = np.concatenate([[False], np.asarray(scores) >= threshold, [False]]).astype(np.int8)
     steps = np.diff(above)
     starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)

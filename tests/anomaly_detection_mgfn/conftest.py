@@ -16,8 +16,7 @@ FRAMES_PER_FEATURE = 32
 
 @dataclass
 class SmallSet:
-    """A data set of videos that need not decode, and what their feature files hold. Keys: names of
-    the videos."""
+    """A data set of videos that need not decode, and what their feature files hold, by name."""
 
     dataset: Path
     features: Path
@@ -34,37 +33,22 @@ class SmallSet:
 def write_features(
     folder: Path, arrays: dict[str, np.ndarray], n_frames: dict[str, int], **changes
 ) -> None:
-    """Feature files and manifest as stage 3 writes them; `changes` replace fields of the
-    manifest."""
+    """Feature files and manifest as stage 3 writes them; `changes` replace the manifest's fields."""
     folder.mkdir(parents=True, exist_ok=True)
     videos = {}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-        counts = {
-            "n_frames": n_frames[name],
-            "n_clips": len(array),
-            "fps": 30.0,
-            "status": "complete",
-        }
-        videos[name] = {"file": f"{name}.npy", **counts}
-    manifest = {
-        "format_version": 1,
-        "dataset": "own",
-        **{
-            "frames_per_clip": 16,
-            "stride": 2,
-            "frames_per_feature": FRAMES_PER_FEATURE,
-            "crop": 0.8,
-            "size": 48,
-        },
-        "feature_dim": FEATURE_DIM,
-        "n_crops": 1,
+        counts = {"n_frames": n_frames[name], "n_clips": len(array), "fps": 30.0}
+        videos[name] = {"file": f"{name}.npy", **counts, "status": "complete"}
+    geometry = {"frames_per_clip": 16, "stride": 2, "frames_per_feature": FRAMES_PER_FEATURE}
+    geometry |= {"crop": 0.8, "size": 48, "feature_dim": FEATURE_DIM, "n_crops": 1}
+    networks = {
         "anonymizer": {"name": "raw", "sha256": ""},
         "utility": {"path": "ft.pth", "sha256": "", "arch": "small"},
-        **{"precision": "fp32", "reader": "pyav", "videos": videos, "failed": {}},
-        **changes,
     }
-    write_json(folder / "manifest.json", manifest)
+    header = {"format_version": 1, "dataset": "own", **geometry, **networks}
+    header |= {"precision": "fp32", "reader": "pyav", "videos": videos, "failed": {}}
+    write_json(folder / "manifest.json", header | changes)
 
 
 def clip_count(n_frames: int) -> int:
@@ -97,11 +81,8 @@ def make_small_set(root: Path, n_train: int = 24, n_test: int = 12, n_crops: int
         for start, end in events:
             features[start // 32 : (end - 1) // 32 + 1, :, :4] += 2.5
         small.arrays[video.name] = features if n_crops > 1 else features[:, 0]
-        small.n_frames[video.name], small.labels[video.name], small.events[video.name] = (
-            n_frames,
-            label,
-            events,
-        )
+        small.n_frames[video.name], small.labels[video.name] = n_frames, label
+        small.events[video.name] = events
     small.write(n_crops=n_crops)
     return small
 
@@ -109,12 +90,8 @@ def make_small_set(root: Path, n_train: int = 24, n_test: int = 12, n_crops: int
 @pytest.fixture
 def small_set(tmp_path, monkeypatch) -> SmallSet:
     """A data set and its features; the artefacts of a run go to tmp_path too."""
-    for name, folder in (
-        ("SAVED_MODELS_ROOT", "saved_models"),
-        ("RESULTS_ROOT", "results"),
-        ("LOGS_ROOT", "logs"),
-    ):
-        monkeypatch.setattr(config, name, tmp_path / folder)
+    for name in ("SAVED_MODELS", "RESULTS", "LOGS"):
+        monkeypatch.setattr(config, f"{name}_ROOT", tmp_path / name.lower())
     return make_small_set(tmp_path)
 
 

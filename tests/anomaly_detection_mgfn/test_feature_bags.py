@@ -144,6 +144,11 @@ def test_features_of_another_anonymizer_are_refused(small_set, tmp_path):
         check_anonymizer(open_feature_folder(small_set.features), str(weights))
     small_set.write(anonymizer={"name": "elsewhere/fa.pth", "sha256": sha256(weights)})
     check_anonymizer(open_feature_folder(small_set.features), str(weights))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"released")
+    for recorded in (tmp_path / "model", tmp_path / "model" / "model.safetensors"):
+        small_set.write(anonymizer={"name": "X", "sha256": sha256(recorded)})
+        check_anonymizer(open_feature_folder(small_set.features), str(tmp_path / "model"))
 
 
 def test_an_empty_video_has_no_segments():

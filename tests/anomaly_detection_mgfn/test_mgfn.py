@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_detection_mgfn.mgfn import MGFN, ChannelNorm, Focus, Glance
-from anomaly_detection_mgfn.time_convolution import WIDE
+from anomaly_detection_mgfn.mgfn import MGFN, ChannelNorm, Focus, Glance, TimeConv
 from tests.fill import GOLDEN, bags, fill, layout, relative_error, shapes
 
 
@@ -106,37 +105,6 @@ def test_padding_changes_no_score(published):
         )
 
 
-@pytest.mark.parametrize("n_parts", [1, 3])
-def test_times_that_are_not_wanted_change_neither_scores_nor_gradients(n_parts):
-    torch.manual_seed(0)
-    net, bag = MGFN(8, (16, 24, 32)[:n_parts], (1, 1, 2)[:n_parts]).train(), torch.rand(4, 2, 24, 9)
-    wanted = torch.rand(4, 24, generator=torch.Generator().manual_seed(0)) < 0.3
-    found = []
-    for only in (None, wanted):
-        net.zero_grad()
-        output = net(bag, wanted=only)
-        scores, features = output.scores[wanted], output.features.transpose(1, 2)[wanted]
-        (scores.square().sum() + features.sum(-1).square().sum()).backward()
-        found.append(
-            [scores.detach(), features.detach(), *(p.grad.clone() for p in net.parameters())]
-        )
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
-    assert (output.scores[~wanted] == 0).float().mean() > 0.5
-
-
-def test_attention_of_short_bags_in_bf16_is_the_fused_one_but_for_rounding():
-    torch.manual_seed(0)
-    layer, x = Glance(64, 2, 32), torch.randn(3, 9, 64)
-    with torch.autocast("cpu", torch.bfloat16):
-        own = layer(x)
-        with torch.no_grad():
-            fused = layer(x)
-    assert (
-        own.requires_grad and 0 < relative_error(own.detach().float(), fused.float().numpy()) < 0.01
-    )
-
-
 def test_bf16_gives_nearly_the_same_scores_and_gradients():
     torch.manual_seed(0)
     net, bag = MGFN(feature_dim=64, dims=(32, 64, 64), depths=(2, 1, 1)), torch.rand(4, 2, 16, 65)
@@ -171,32 +139,31 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(net(x).scores, net(x).scores)
 
 
-@pytest.mark.parametrize("channels", [4, WIDE])
-def test_constant_input_has_a_finite_gradient(channels):
-    norm, x = ChannelNorm(channels), torch.ones(1, 3, channels, requires_grad=True)
+def test_constant_input_has_a_finite_gradient():
+    norm, x = ChannelNorm(4), torch.ones(1, 3, 4, requires_grad=True)
     norm(x).sum().backward()
     assert torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize("channels", [5, WIDE])
-def test_channel_norm_divides_by_the_deviation_and_eps(channels):
+@torch.no_grad()
+def test_channel_norm_divides_by_the_deviation_and_eps():
     torch.manual_seed(0)
-    norm, x = (
-        ChannelNorm(channels, eps=0.1).double(),
-        torch.randn(2, 3, channels, dtype=torch.double),
-    )
-    x = (x * torch.tensor([1e-2, 1.0, 30.0])[:, None]).requires_grad_()
+    norm, x = ChannelNorm(5, eps=0.1), torch.randn(2, 3, 5) * torch.tensor([[1e-2], [1.0], [30.0]])
     for parameter in norm.parameters():
         torch.nn.init.normal_(parameter)
     deviation, mean = torch.std_mean(x, dim=-1, correction=0, keepdim=True)
     expected = (x - mean) / (deviation + 0.1) * norm.g.flatten() + norm.b.flatten()
-    inputs, weights = [x, norm.g, norm.b], torch.randn_like(x)
     torch.testing.assert_close(norm(x), expected)
-    for own, other in zip(
-        *(torch.autograd.grad((y * weights).sum(), inputs) for y in (norm(x), expected)),
-        strict=True,
-    ):
-        torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("channels, taps", [((6, 9), 3), ((9, 6), 3), ((9, 6), 1), ((1, 4), 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_over_time_are_those_of_torch(channels, taps, bias):
+    torch.manual_seed(0)
+    layer = TimeConv(*channels, taps, padding=taps // 2, bias=bias)
+    x = torch.randn(3, 7, channels[0])
+    expected = torch.nn.Conv1d.forward(layer, x.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(layer(x), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 9), (1, 1, 4, 8), (1, 1, 0, 9)])

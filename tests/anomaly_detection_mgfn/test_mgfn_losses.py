@@ -41,21 +41,19 @@ def selections(output):
 
 def test_golden_selection(selections):
     golden = np.load(GOLDEN / "mgfn.npz")
-    for selection, score, norm in zip(
-        selections, ("normal", "abnormal"), ("nor", "abn"), strict=True
-    ):
-        assert relative_error(selection.scores[:, None], golden[f"mgfn_score_{score}"]) < 1e-4
-        norms = selection.features.abs().sum(-1)[:, 0]
-        assert relative_error(norms, golden[f"mgfn_{norm}_feat_norm1"]) < 1e-4
+    for own, kind in zip(selections, ("normal", "abnormal"), strict=True):
+        assert relative_error(own.scores[:, None], golden[f"mgfn_score_{kind}"]) < 1e-4
+        norms = own.features.abs().sum(-1)[:, 0]
+        assert relative_error(norms, golden[f"mgfn_{kind[:3]}_feat_norm1"]) < 1e-4
 
 
 def test_golden_release_losses(output, selections):
     golden = np.load(GOLDEN / "mgfn.npz")
     parts = mgfn_loss(*selections, output.scores[2:], RELEASE_WEIGHTS, form="release")
-    total = parts["classification"] + parts["contrastive"]
-    assert total.item() == pytest.approx(float(golden["mgfn_loss_total"]), rel=1e-4)
-    assert parts["sparsity"].item() == pytest.approx(float(golden["mgfn_loss_sparse"]), rel=1e-4)
-    assert parts["smoothness"].item() == pytest.approx(float(golden["mgfn_loss_smooth"]), rel=1e-4)
+    found = {"total": parts["classification"] + parts["contrastive"]}
+    found |= {"sparse": parts["sparsity"], "smooth": parts["smoothness"]}
+    for name, value in found.items():
+        assert value.item() == pytest.approx(float(golden[f"mgfn_loss_{name}"]), rel=1e-4)
 
 
 def test_selection_by_hand():
@@ -67,27 +65,21 @@ def test_selection_by_hand():
 
 def test_selection_averages_the_magnitude_over_crops():
     features = torch.tensor([[[1.0], [4.0], [5.0]], [[9.0], [4.0], [1.0]]])[None]
-    assert select_top_segments(
-        torch.tensor([[0.1, 0.2, 0.3]]), features, 1
-    ).scores.item() == pytest.approx(0.1)
+    selection = select_top_segments(torch.tensor([[0.1, 0.2, 0.3]]), features, 1)
+    assert selection.scores.item() == pytest.approx(0.1)
 
 
 def test_selection_of_short_bags_takes_all():
-    assert select_top_segments(torch.rand(2, 1), torch.rand(2, 1, 1, 4), 3).features.shape == (
-        2,
-        1,
-        1,
-        4,
-    )
+    selection = select_top_segments(torch.rand(2, 1), torch.rand(2, 1, 1, 4), 3)
+    assert selection.features.shape == (2, 1, 1, 4)
 
 
-def test_selection_among_candidates():
+@pytest.mark.parametrize("k, score", [(1, 2), (3, (0 + 2 + 3) / 3)])
+def test_selection_among_candidates(k, score):
     features, scores = torch.tensor([0.0, 3.0, 2.0, 1.0]).view(1, 1, 4, 1), torch.arange(4.0)[None]
     candidates = torch.tensor([[True, False, True, True]])
-    assert select_top_segments(scores, features, 1, candidates).scores.item() == 2
-    assert select_top_segments(scores, features, 3, candidates).scores.item() == pytest.approx(
-        (0 + 2 + 3) / 3
-    )
+    selection = select_top_segments(scores, features, k, candidates)
+    assert selection.scores.item() == pytest.approx(score)
 
 
 def test_candidates_are_drawn_with_their_share_and_are_always_enough():
@@ -101,13 +93,11 @@ def test_candidates_are_drawn_with_their_share_and_are_always_enough():
 
 
 def test_smoothness_and_sparsity_are_per_video():
-    """The release smooths across the borders of videos, and takes one norm over the batch as
-    sparsity."""
+    """The release smooths across videos' borders, and takes one norm over the batch as sparsity."""
     scores = torch.tensor([[0.1, 0.1, 0.4], [0.9, 0.9, 0.9]])
     assert smoothness_loss(scores).item() == pytest.approx(0.3**2 / 4)
     assert sparsity_loss(scores).item() == pytest.approx(3.3 / 6)
-    # two flat videos of different level: nothing to smooth, except across the border in the
-    # release's form
+    # two flat videos of different level: nothing to smooth but across the border (release)
     flat = torch.tensor([[0.1, 0.1], [0.9, 0.9]])
     assert smoothness_loss(flat).item() == 0
     assert smoothness_loss_release(flat).item() == pytest.approx(0.8**2)
@@ -115,8 +105,6 @@ def test_smoothness_and_sparsity_are_per_video():
 
 
 def test_the_default_loss_is_per_video():
-    """The release smooths across the borders of videos, and takes one norm over the batch as
-    sparsity."""
     one = select_top_segments(torch.rand(2, 2), torch.rand(2, 1, 2, 4), 1)
     flat = torch.tensor([[0.1, 0.1], [0.9, 0.9]])
     parts = mgfn_loss(one, one, flat, PAPER_WEIGHTS)
@@ -125,16 +113,16 @@ def test_the_default_loss_is_per_video():
     assert (MgfnParams().loss, PAPER.loss, MINIATURE.loss) == ("paper", "paper", "paper")
 
 
+def magnitudes(kind):
+    """Per bag the L1 norm of each segment, mean of the crops."""
+    norms = [
+        [[sum(map(abs, segment)) for segment in crop] for crop in bag] for bag in kind.tolist()
+    ]
+    return [[sum(column) / len(bag) for column in zip(*bag)] for bag in norms]
+
+
 def obvious_contrastive(normal, anomalous, margin):
-    n = [
-        [[sum(abs(x) for x in segment) for segment in crop] for crop in bag]
-        for bag in normal.tolist()
-    ]
-    a = [
-        [[sum(abs(x) for x in segment) for segment in crop] for crop in bag]
-        for bag in anomalous.tolist()
-    ]
-    n, a = ([[sum(column) / len(bag) for column in zip(*bag)] for bag in kind] for kind in (n, a))
+    n, a = magnitudes(normal), magnitudes(anomalous)
     within = [
         sum(math.dist(x, y) for x, y in combinations(kind, 2)) / math.comb(len(kind), 2)
         for kind in (n, a)
@@ -146,10 +134,8 @@ def obvious_contrastive(normal, anomalous, margin):
 def test_contrastive_equals_the_obvious_version():
     torch.manual_seed(0)
     normal, anomalous = torch.randn(4, 2, 3, 8), torch.randn(3, 2, 3, 8)
-    expected = obvious_contrastive(normal, anomalous, 5.0)
-    assert magnitude_contrastive_loss(normal, anomalous, 5.0).item() == pytest.approx(
-        expected, rel=1e-5
-    )
+    found = magnitude_contrastive_loss(normal, anomalous, 5.0).item()
+    assert found == pytest.approx(obvious_contrastive(normal, anomalous, 5.0), rel=1e-5)
 
 
 def test_release_contrastive_by_hand():
@@ -157,9 +143,8 @@ def test_release_contrastive_by_hand():
     anomalous = torch.tensor([3.0, 8.0, 9.0]).view(3, 1, 1, 1)
     between = ((5 - 2) ** 2 + 0 + 0) / 3
     expected = 0.001 * between + (2 - 1) ** 2 + (8 - 3) ** 2
-    assert magnitude_contrastive_loss_release(normal, anomalous, 5.0).item() == pytest.approx(
-        expected, rel=1e-4
-    )
+    found = magnitude_contrastive_loss_release(normal, anomalous, 5.0).item()
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_paper_loss_learns_to_tell_bags_apart():
@@ -167,15 +152,12 @@ def test_paper_loss_learns_to_tell_bags_apart():
     net = MGFN(feature_dim=8, dims=(16, 16, 16), depths=(1, 1, 1))
     normal, anomalous = 0.1 * torch.rand(8, 1, 6, 9), 0.1 * torch.rand(8, 1, 6, 9)
     anomalous[:, :, 2:4] += 1
-    normal_part, anomalous_part = slice(8), slice(8, 16)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     for _ in range(80):
-        output = net(torch.cat([normal, anomalous]))
-        parts = [
-            select_top_segments(output.scores[s], output.features[s], 2)
-            for s in (normal_part, anomalous_part)
-        ]
-        loss = sum(mgfn_loss(*parts, output.scores[8:], PAPER_WEIGHTS).values())
+        scores, features = net(torch.cat([normal, anomalous]))
+        kinds = slice(8), slice(8, 16)
+        parts = [select_top_segments(scores[kind], features[kind], 2) for kind in kinds]
+        loss = sum(mgfn_loss(*parts, scores[8:], PAPER_WEIGHTS).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -183,13 +165,11 @@ def test_paper_loss_learns_to_tell_bags_apart():
     assert net(anomalous).scores.amax(1).min() > net(normal).scores.amax(1).max() + 0.2
 
 
-def test_a_single_bag_of_each_kind():
+@pytest.mark.parametrize("form", ["paper", "release"])
+def test_a_single_bag_of_each_kind(form):
     one = select_top_segments(torch.rand(1, 1), torch.rand(1, 1, 1, 4), 3)
-    for form in ("paper", "release"):
-        assert all(
-            torch.isfinite(part)
-            for part in mgfn_loss(one, one, torch.rand(1, 1), PAPER_WEIGHTS, form).values()
-        )
+    parts = mgfn_loss(one, one, torch.rand(1, 1), PAPER_WEIGHTS, form)
+    assert all(torch.isfinite(part) for part in parts.values())
 
 
 def test_unknown_form():

@@ -1,5 +1,4 @@
-"""Shuffled pairs, held-out videos, choice of the epoch, and a resumed run that equals an
-uninterrupted one."""
+"""Shuffled pairs, held-out videos, choice of the epoch, a resumed run that equals a whole one."""
 
 from collections import Counter
 from dataclasses import replace
@@ -10,11 +9,10 @@ import torch
 
 from anomaly_detection_mgfn import mil_training
 from anomaly_detection_mgfn.mgfn import MGFN
-from anomaly_detection_mgfn.mgfn_files import build_network, network_arguments
+from anomaly_detection_mgfn.mgfn_files import network_arguments
 from anomaly_detection_mgfn.mil_training import (
     Choice,
     MilTraining,
-    TrainingBags,
     pair_batches,
     split_validation,
     training_losses,
@@ -22,17 +20,21 @@ from anomaly_detection_mgfn.mil_training import (
     with_noise,
 )
 from anomaly_detection_mgfn.params_mgfn import MINIATURE, PAPER, RELEASE
-from anomaly_detection_mgfn.stage_data import load_bags, load_training_data, open_features
+from anomaly_detection_mgfn.stage_data import (
+    label_videos,
+    load_bags,
+    load_training_data,
+    open_features,
+    recipe_of,
+)
 from aux_code.errors import UserError
 from aux_code.runs import seeded_generator, start_run
 
 
 def epoch_pairs(n_normal, n_anomalous, batch_size, epoch, seed=0):
     generator = seeded_generator(seed, "pairs", epoch)
-    return [
-        (n.tolist(), a.tolist())
-        for n, a in pair_batches(n_normal, n_anomalous, batch_size, generator)
-    ]
+    pairs = pair_batches(n_normal, n_anomalous, batch_size, generator)
+    return [(n.tolist(), a.tolist()) for n, a in pairs]
 
 
 @pytest.mark.parametrize(
@@ -44,9 +46,7 @@ def test_every_video_is_used_in_every_epoch(n_normal, n_anomalous, batch_size):
         pairs = epoch_pairs(n_normal, n_anomalous, batch_size, epoch)
         assert {i for normal, _ in pairs for i in normal} == set(range(n_normal))
         assert {i for _, anomalous in pairs for i in anomalous} == set(range(n_anomalous))
-        assert len({len(side) for pair in pairs for side in pair}) == 1, (
-            "batches of one size, both kinds alike"
-        )
+        assert len({len(side) for pair in pairs for side in pair}) == 1, "all of one size"
         uses = Counter(i for normal, _ in pairs for i in normal)
         assert max(uses.values()) - min(uses.values()) <= 1
 
@@ -83,7 +83,7 @@ def test_validation_prefers_the_area_and_then_the_likelihood():
     labels = np.array([0, 1, 0, 1])
 
     def criterion(*scores):
-        return validation_criterion([np.array([s]) for s in scores], labels, 3)
+        return validation_criterion(torch.tensor(scores)[:, None], labels, 3)
 
     assert criterion(0.4, 0.6, 0.4, 0.6) > criterion(0.1, 0.05, 0.1, 0.9)
     assert criterion(0.1, 0.9, 0.1, 0.9) > criterion(0.4, 0.6, 0.4, 0.6)
@@ -122,12 +122,10 @@ def test_losses_and_gradients_in_bf16_are_close_to_those_in_fp32(params):
     params = replace(params, candidate_dropout=0.0)
     torch.manual_seed(0)
     net = MGFN(feature_dim=64, dims=(16, 32, 128), depths=(1, 1, 2))
-    # before training all features have the same magnitude, and rounding decides which segments are
-    # selected
+    # before training all features have one magnitude, and rounding decides which are selected
     torch.nn.init.uniform_(net.to_logits[0].weight, 0.0, 3.0)
-    normal, anomalous = torch.randn(2, 4, 1, 16, 65) + 2 * torch.randn(
-        2, 1, 1, 1, 65
-    )  # two kinds that differ
+    bags = torch.randn(2, 4, 1, 16, 65)
+    normal, anomalous = bags + 2 * torch.randn(2, 1, 1, 1, 65)  # two kinds that differ
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         net.zero_grad()
@@ -159,33 +157,21 @@ def test_the_loss_is_computed_in_fp32_outside_autocast(monkeypatch):
 
 
 def tiny(small_set, **changes):
-    return replace(
-        MINIATURE,
-        **{
-            "dataset": str(small_set.dataset),
-            "features": str(small_set.features),
-            "device": "cpu",
-            "n_threads": 1,
-        },
-        **{
-            "epochs": 4,
-            "n_segments": 8,
-            "dims": (8, 8, 8),
-            "minutes_between_saves": 0.0,
-            "batch_size": 4,
-            **changes,
-        },
-    )
+    where = {"dataset": str(small_set.dataset), "features": str(small_set.features)}
+    size = {"epochs": 4, "n_segments": 8, "dims": (8, 8, 8), "batch_size": 4, "n_threads": 1}
+    fixed = {**where, **size, "device": "cpu", "minutes_between_saves": 0.0}
+    return replace(MINIATURE, **{**fixed, **changes})
 
 
 def make_training(params, run_id):
     params = replace(params, run_id=run_id)
     run = start_run(params, "main_own")
     source = open_features(params)
-    data = load_training_data(params, source, run)
+    data = load_training_data(params, source, label_videos(params, source), run.device)
     torch.manual_seed(params.seed)
-    net = build_network(network_arguments(params, source.feature_dim))
-    return MilTraining(params, net, run, run.folder / "mgfn_own"), data
+    net = MGFN(**network_arguments(params, source.feature_dim))
+    folder, recipe = run.folder / "mgfn_own", recipe_of(params, source)
+    return MilTraining(params, net, run, folder, recipe), data
 
 
 class Killed(BaseException):
@@ -194,76 +180,89 @@ class Killed(BaseException):
 
 def test_resumed_run_equals_an_uninterrupted_one(small_set, monkeypatch):
     whole, data = make_training(tiny(small_set), "whole")
-    whole.train(data.bags, data.held_out)
+    whole.train(data)
     broken, data = make_training(tiny(small_set), "broken")
     step = MilTraining.train_epoch
 
-    def die(self, bags, epoch):
-        losses = step(self, bags, epoch)
+    def die(self, data, epoch):
+        losses = step(self, data, epoch)
         if epoch == 2:
             raise Killed
         return losses
 
     monkeypatch.setattr(MilTraining, "train_epoch", die)
     with pytest.raises(Killed):
-        broken.train(data.bags, data.held_out)
+        broken.train(data)
     monkeypatch.setattr(MilTraining, "train_epoch", step)
     resumed, data = make_training(tiny(small_set, resume=True), "broken")
     torch.manual_seed(77)
     resumed.restore()
     assert resumed.epoch == 2
-    resumed.train(data.bags, data.held_out)
+    resumed.train(data)
     for name, tensor in whole.net.state_dict().items():
         assert torch.equal(tensor, resumed.net.state_dict()[name]), name
     for kind, choice in whole.choices.items():
         other = resumed.choices[kind]
         assert (choice.criterion, choice.epoch) == (other.criterion, other.epoch)
-        assert all(
-            torch.equal(choice.weights[name], other.weights[name]) for name in choice.weights
-        )
+        assert all(torch.equal(own, other.weights[name]) for name, own in choice.weights.items())
 
 
 def test_resuming_with_other_parameters_is_refused(small_set):
     training, data = make_training(tiny(small_set, epochs=1), "run")
-    training.train(data.bags, data.held_out)
+    training.train(data)
     other, _ = make_training(tiny(small_set, epochs=1, lr=0.5, resume=True), "run")
     with pytest.raises(UserError, match="lr"):
         other.restore()
 
 
+def test_a_score_that_is_not_finite_is_noticed_wherever_it_is():
+    """Also in a segment of a normal bag that is no candidate: no part of the loss takes it."""
+    net = MGFN(feature_dim=8, dims=(8, 8), depths=(0, 1)).eval()  # no view of the whole video
+    normal, anomalous = torch.rand(2, 4, 1, 32, 9)
+    normal[0, 0, 0] = torch.inf  # reaches segments 0 to 4
+    seed = next(seed for seed in range(99) if not _candidates(seed)[0, :5].any())
+    torch.manual_seed(seed)
+    with pytest.raises(UserError, match="scores are not finite"):
+        training_losses(net, normal, anomalous, PAPER)
+
+
+def _candidates(seed):
+    torch.manual_seed(seed)
+    return mil_training.draw_candidates(8, 32, PAPER.top_k, PAPER.candidate_dropout)
+
+
 def test_a_diverging_loss_ends_the_run(small_set):
     training, data = make_training(tiny(small_set, lr=1e30), "diverging")
     with pytest.raises(UserError, match="--lr"):
-        training.train(data.bags, data.held_out)
+        training.train(data)
 
 
 def test_all_training_videos_are_in_bags_or_held_out(small_set):
-    training, data = make_training(tiny(small_set), "counts")
-    n_train = sum("train" in name for name in small_set.arrays)
-    assert len(data.bags.data) + len(data.held_out.validation.names) == n_train
-    assert data.bags.n_normal + data.bags.n_anomalous == len(data.bags.data)
-    held_out = dict(zip(data.held_out.validation.names, data.held_out.validation_labels))
-    assert all(small_set.labels[name] == label for name, label in held_out.items())
+    """Held-out videos are bags as the training ones; every bag has the label of its kind."""
+    params = tiny(small_set)
+    _, data = make_training(params, "counts")
+    train = [name for name in small_set.labels if name.startswith("train")]
+    source, cpu = open_features(params), torch.device("cpu")
+    every = dict(zip(train, load_bags(params, source, train, cpu), strict=True))
+    kinds = [(bag, 0) for bag in data.normal] + [(bag, 1) for bag in data.anomalous]
+    kinds += zip(data.validation, data.validation_labels.tolist(), strict=True)
+    found = {
+        name: label for bag, label in kinds for name, own in every.items() if torch.equal(bag, own)
+    }
+    assert len(kinds) == len(train) and len(data.validation) == 6
+    assert found == {name: small_set.labels[name] for name in train}
 
 
 def test_bags_of_a_training_in_bf16_are_in_bf16_unless_they_are_mapped(small_set):
     params = tiny(small_set, precision="bf16")
-    source = open_features(params)
-    names = list(small_set.arrays)
-    cpu = torch.device("cpu")
-    bags = load_bags(params, source, names[:3], names[3:5], cpu)
-    assert bags.data.dtype == torch.bfloat16
-    exact = load_bags(replace(params, precision="fp32"), source, names[:3], names[3:5], cpu)
-    torch.testing.assert_close(bags.data, exact.data.bfloat16())
-    mapped = load_bags(replace(params, memory_limit_gib=0.0), source, names[:3], names[3:5], cpu)
-    assert torch.equal(mapped.data, exact.data)
+    source, names = open_features(params), list(small_set.arrays)[:5]
 
+    def bags(**changes):
+        return load_bags(replace(params, **changes), source, names, torch.device("cpu"))
 
-def test_batches_are_copies_of_the_bags_at_their_indices():
-    bags = TrainingBags(torch.rand(5, 2, 3, 4), n_normal=3)
-    normal, anomalous = bags.take(torch.tensor([2, 0]), torch.tensor([1, 0, 1]))
-    assert torch.equal(normal, bags.data[[2, 0]])
-    assert torch.equal(anomalous, bags.data[[4, 3, 4]])
+    exact = bags(precision="fp32")
+    assert bags().dtype == torch.bfloat16 and torch.equal(bags(), exact.bfloat16())
+    assert torch.equal(bags(memory_limit_gib=0.0), exact)
 
 
 def test_noise_follows_each_feature_and_keeps_the_magnitude_true():

@@ -1,5 +1,4 @@
-"""main.py --score as a user runs it: from files to scores, intervals, picture and copy, and no
-picture of people."""
+"""main.py --score as a user runs it: from files to scores and copy, and no image of people."""
 
 import csv
 import json
@@ -12,12 +11,11 @@ import torch
 from matplotlib.image import imread
 
 from anomaly_detection_mgfn import main as script
-from anomaly_detection_mgfn.feature_bags import FeatureSource
 from anomaly_detection_mgfn.mgfn import MGFN
-from anomaly_detection_mgfn.mgfn_files import save_network
+from anomaly_detection_mgfn.mgfn_files import Trained, save_network
 from anomaly_detection_mgfn.params_mgfn import MINIATURE
 from aux_code import config
-from aux_code.artefacts import build_meta, sha256
+from aux_code.artefacts import Recipe, build_meta, sha256
 from aux_code.checkpoints import save_checkpoint
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_fa_model, load_ft_model
@@ -45,8 +43,7 @@ def shows_magenta(pixels):
 
 @pytest.fixture
 def detector(tmp_path, monkeypatch):
-    """(f_A that releases black pictures, detector for its features): checkpoints as the stages
-    write them."""
+    """(f_A that releases black frames, detector for its features): checkpoints of the stages."""
     for name in ("SAVED_MODELS_ROOT", "RESULTS_ROOT", "LOGS_ROOT"):
         monkeypatch.setattr(config, name, tmp_path / "artifacts" / name.lower())
     monkeypatch.setenv("TED_SPAD_ARTIFACT_ROOT", str(tmp_path / "artifacts"))
@@ -57,7 +54,9 @@ def detector(tmp_path, monkeypatch):
         fa.mend.weight.zero_()
         fa.mend.bias.fill_(-9.0)
     networks = tmp_path / "last.pth"
-    meta = build_meta("test", {"fa": fa.architecture, "ft": ft.architecture}, MINIATURE, {}, {})
+    meta = build_meta(
+        "test", {"fa": fa.architecture, "ft": ft.architecture}, MINIATURE, Recipe({}), {}
+    )
     states = {"fa_model_state_dict": fa.state_dict(), "ft_model_state_dict": ft.state_dict()}
     save_checkpoint(networks, {**states, "meta": meta})
     content = {"sha256": sha256(networks)}
@@ -66,25 +65,19 @@ def detector(tmp_path, monkeypatch):
         "anonymizer": {"name": str(networks), **content},
         "utility": {"path": str(networks), **content},
     }
-    source = FeatureSource(tmp_path / "manifest.json", {}, 64, 1, 32, manifest)
-    net = MGFN(64, MINIATURE.dims, MINIATURE.depths)
-    save_network(tmp_path / "mgfn.pth", net.state_dict(), 1, MINIATURE, source, {})
+    net, trained = (
+        MGFN(64, MINIATURE.dims, MINIATURE.depths),
+        Trained(MINIATURE, Recipe({}), manifest, 1.0),
+    )
+    save_network(tmp_path / "mgfn.pth", net.state_dict(), 1, trained, {})
     return networks, tmp_path / "mgfn.pth"
 
 
 def score(monkeypatch, detector, target, *more):
     fa, checkpoint = detector
     arguments = ["--preset", "miniature", "--device", "cpu", "--n_threads", "1", "--run_id", "own"]
-    arguments += [
-        "--score",
-        str(target),
-        "--checkpoint",
-        str(checkpoint),
-        "--anonymizer",
-        str(fa),
-        *more,
-    ]
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
+    arguments += ["--score", str(target), "--checkpoint", str(checkpoint), "--anonymizer", str(fa)]
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments, *more])
     return script.main()
 
 
@@ -99,9 +92,8 @@ def test_a_folder_of_videos_to_scores_intervals_pictures_and_copies(
     videos = tmp_path / "my videos"
     write_magenta(videos / "cam 1" / "a b.mp4", 70)
     (videos / "broken.mp4").write_bytes(b"no video")
-    (videos / "test.csv").write_text(
-        "video,label,anomalies\ncam 1/a b.mp4,1,10-40\nbroken.mp4,0,\n"
-    )
+    rows = ["video,label,anomalies", "cam 1/a b.mp4,1,10-40", "broken.mp4,0,"]
+    (videos / "test.csv").write_text("\n".join(rows))
     options = ("--anonymized_copy", "--threshold", "0", "--min_interval", "0.2")
     assert score(monkeypatch, detector, videos, *options) == 3, "one of the videos does not decode"
     output = config.RESULTS_ROOT / "scores_own"
@@ -110,9 +102,8 @@ def test_a_folder_of_videos_to_scores_intervals_pictures_and_copies(
     assert (content["n_frames"], content["fps"], content["events"]) == (70, 25.0, [[10, 40]])
     rows = list(csv.DictReader((folder / "scores.csv").open()))
     assert len(rows) == 70 and float(rows[-1]["seconds"]) == pytest.approx(69 / 25, abs=1e-3)
-    assert len({row["score"] for row in rows[:32]}) == 1 and all(
-        0 <= float(row["score"]) <= 1 for row in rows
-    )
+    assert len({row["score"] for row in rows[:32]}) == 1
+    assert all(0 <= float(row["score"]) <= 1 for row in rows)
     (interval,) = content["intervals"]
     assert (interval["start"], interval["end"], interval["end_seconds"]) == (0, 70, 2.8)
     assert list(csv.DictReader((folder / "intervals.csv").open()))[0]["end"] == "70"
@@ -131,13 +122,8 @@ def test_an_anonymizer_that_the_detector_does_not_know_is_refused(tmp_path, monk
     write_magenta(tmp_path / "cam.mp4", 40)
     other = tmp_path / "other.pth"
     fa = load_fa_model("small")
-    save_checkpoint(
-        other,
-        {
-            "fa_model_state_dict": fa.state_dict(),
-            "meta": {"architectures": {"fa": fa.architecture}},
-        },
-    )
+    meta = {"architectures": {"fa": fa.architecture}}
+    save_checkpoint(other, {"fa_model_state_dict": fa.state_dict(), "meta": meta})
     for anonymizer in (str(other), "raw"):
         with pytest.raises(UserError, match="trained on features of another anonymizer"):
             score(monkeypatch, (anonymizer, detector[1]), tmp_path / "cam.mp4")

@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anomaly_detection_mgfn.feature_bags import FeatureSource
 from anomaly_detection_mgfn.params_mgfn import MINIATURE
-from anomaly_detection_mgfn.score_plot import anonymized_frames, plot_scores
-from anomaly_detection_mgfn.score_video import (
-    ExtractedSources,
-    candidate_paths,
-    find_recipe,
-    result_folders,
-    safe_name,
-)
+from anomaly_detection_mgfn.score_plot import anonymized_frames
+from anomaly_detection_mgfn.score_video import find_networks, result_folders, video_paths
 from aux_code import config
 from aux_code.artefacts import sha256
 from aux_code.errors import UserError
@@ -31,63 +26,70 @@ def meta(tmp_path, monkeypatch):
     return {"features": {"anonymizer": {"name": "blur", "sha256": ""}, "utility": utility}}
 
 
+def detector_params(**changes):
+    return replace(MINIATURE, checkpoint="best.pth", **changes)
+
+
 def test_networks_are_those_of_the_training_features(meta, tmp_path):
-    recipe = find_recipe(replace(MINIATURE, checkpoint="best.pth"), meta)
-    assert recipe.anonymizer == "blur"
-    assert recipe.utility == str(tmp_path / "saved_models" / "run" / "ft.pth")
+    networks = find_networks(detector_params(), meta)
+    assert networks.anonymizer == "blur"
+    assert networks.utility == str(tmp_path / "saved_models" / "run" / "ft.pth")
 
 
 def test_other_networks_are_refused(meta, tmp_path):
     with pytest.raises(UserError, match="raw"):
-        find_recipe(replace(MINIATURE, checkpoint="best.pth", anonymizer="raw"), meta)
+        find_networks(detector_params(anonymizer="raw"), meta)
     other = tmp_path / "other.pth"
     other.write_bytes(b"other weights")
     with pytest.raises(UserError, match="other.pth"):
-        find_recipe(replace(MINIATURE, checkpoint="best.pth", utility=str(other)), meta)
+        find_networks(detector_params(utility=str(other)), meta)
     (tmp_path / "saved_models" / "run" / "ft.pth").unlink()
     with pytest.raises(UserError, match="--utility"):
-        find_recipe(replace(MINIATURE, checkpoint="best.pth"), meta)
+        find_networks(detector_params(), meta)
     with pytest.raises(UserError, match="how its features were made"):
-        find_recipe(replace(MINIATURE, checkpoint="best.pth"), {})
+        find_networks(detector_params(), {})
 
 
-def test_folder_names_and_picture(tmp_path):
-    assert safe_name("a/b #1=ü.x") == "a_b__1_ü.x"
-    plot_scores(tmp_path / "scores.png", ([0.1, 0.9, 0.4], 25.0), 0.5, ((1, 2),), None)
-    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
+@pytest.mark.parametrize("recorded", ["folder", "its weights"])
+def test_a_model_folder_is_found_by_its_content(meta, tmp_path, recorded):
+    """Manifests hold the SHA-256 of the folder; of its weights in earlier ones."""
+    folder = tmp_path / "saved_models" / "released"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"weights of f_A")
+    digest = sha256(folder if recorded == "folder" else weights)
+    meta["features"]["anonymizer"] = {"name": "elsewhere/released", "sha256": digest}
+    assert find_networks(detector_params(), meta).anonymizer == str(folder)
+    assert find_networks(detector_params(anonymizer=str(folder)), meta)
+    weights.write_bytes(b"other weights")
+    with pytest.raises(UserError, match="features of another anonymizer"):
+        find_networks(detector_params(anonymizer=str(folder)), meta)
 
 
 def test_every_video_has_a_folder_of_its_own(tmp_path):
-    folders = result_folders(tmp_path, ["a b", "a_b", "a?b", "c"])
-    assert [folder.name for folder in folders.values()] == ["a_b", "a_b_2", "a_b_3", "c"]
+    folders = result_folders(tmp_path, ["a b", "a_b", "a?b", "c#1=ü.x"])
+    assert [path.name for path in folders.values()] == ["a_b", "a_b_2", "a_b_3", "c_1_ü.x"]
 
 
-def test_videos_in_folders_are_found_by_either_name(tmp_path):
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"{folder}.v.mp4").touch()
-    found = candidate_paths(tmp_path)
-    assert found["x.v"] == found["x__x.v"] == tmp_path / "x" / "x.v.mp4"
-
-
-def test_another_video_of_the_same_name_is_not_given_the_old_features(tmp_path):
-    folder = tmp_path / "features"
-    folder.mkdir()
-    for day in ("monday", "tuesday"):
-        (tmp_path / day).mkdir()
-        (tmp_path / day / "cam.mp4").write_bytes(day.encode())
-    monday, tuesday = ({"cam": tmp_path / day / "cam.mp4"} for day in ("monday", "tuesday"))
-    features = folder / "cam.npy"
-    features.touch()
-    ExtractedSources(folder).record(monday)
-    ExtractedSources(folder).forget_changed(monday)
-    assert features.exists()
-    ExtractedSources(folder).forget_changed(tuesday)
-    assert not features.exists(), "another file"
-    features.touch()
-    monday["cam"].write_bytes(b"recorded again")
-    ExtractedSources(folder).forget_changed(monday)
-    assert not features.exists(), "another content"
+def test_videos_are_found_by_the_source_of_their_features(tmp_path):
+    """The folder may hold features of other videos, and of the same file from where it was."""
+    for path in ("new/x/a.mp4", "new/y/a.mp4", "new/moved.mp4", "other/b.mp4"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    sources = {"x__a": "new/x/a.mp4", "y__a": "new/y/a.mp4", "moved": "old/moved.mp4"}
+    sources |= {"b": "other/b.mp4", "a": "old/a.mp4"}
+    videos = {name: {"source": {"path": str(tmp_path / own)}} for name, own in sources.items()}
+    source = FeatureSource(tmp_path, {}, 1, 1, 32, {"videos": videos})
+    paths = video_paths(detector_params(score=str(tmp_path / "new")), source)
+    found = {name: path.relative_to(tmp_path).as_posix() for name, path in paths.items()}
+    assert found == {
+        "x__a": "new/x/a.mp4",
+        "y__a": "new/y/a.mp4",
+        "moved": "new/moved.mp4",
+    }
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no video of --score"):
+        video_paths(detector_params(score=str(tmp_path / "empty")), source)
 
 
 def test_frames_are_shown_only_where_they_are_anonymized(tmp_path):
@@ -95,17 +97,13 @@ def test_frames_are_shown_only_where_they_are_anonymized(tmp_path):
     video = tmp_path / "own" / "cam"
     video.mkdir(parents=True)
     for i in range(6):
-        write_image(video / f"{i:03d}.png", np.full((40, 40, 3), 200, np.uint8))
+        Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(video / f"{i:03d}.png")
     assert anonymized_frames(video, "raw", 32, 6) is None
     assert anonymized_frames(video, "blacken", 32, 6) is None
     boxes = tmp_path / "boxes.csv"
     rows = [f"own/cam,{i},4,4,20,36" for i in range(6)]
     boxes.write_text("\n".join(["file,frame,x0,y0,x1,y1", *rows]))
-    shown = anonymized_frames(video, "blacken", 32, 6, str(boxes))
+    shown = anonymized_frames(video, "blacken", 32, 6, boxes).frames
     assert shown.shape == (6, 32, 32, 3)
     assert (shown[:, :, :16] == 0).all() and (shown[:, :, 17:] == 200).all()
-    assert anonymized_frames(video, "downsample2x", 32, 6).shape == (6, 32, 32, 3)
-
-
-def write_image(path, pixels):
-    Image.fromarray(pixels).save(path)
+    assert anonymized_frames(video, "downsample2x", 32, 6).frames.shape == (6, 32, 32, 3)

@@ -1,5 +1,4 @@
-"""Alignment of clips and frames, metrics against scikit-learn on the frame vectors, several videos
-per pass."""
+"""Alignment of clips and frames, metrics against scikit-learn, several videos per pass."""
 
 import numpy as np
 import pytest
@@ -23,8 +22,7 @@ from anomaly_detection_mgfn.scoring import (
 
 
 def random_videos(n_videos: int, seed: int = 0, max_frames: int = 400):
-    """Frame labels, clip scores (with ties, one surplus or missing clip now and then) and
-    truths."""
+    """Truths, clip scores (with ties, now and then a clip too many or few), frame labels."""
     rng = np.random.default_rng(seed)
     truths, scores, labels = [], [], []
     for i in range(n_videos):
@@ -36,9 +34,8 @@ def random_videos(n_videos: int, seed: int = 0, max_frames: int = 400):
         n_clips = -(-n_frames // 32) + (0, 0, 1, -1)[i % 4]
         scores.append(rng.random(max(1, n_clips)).round(2).astype(np.float32))
         labels.append(own)
-        truths.append(
-            truth_from_labels(f"video{i}", "abc"[i % 3] if i % 2 else "normal", i % 2, own, 32)
-        )
+        category = "abc"[i % 3] if i % 2 else "normal"
+        truths.append(truth_from_labels(f"video{i}", category, i % 2, own, 32))
     return truths, scores, labels
 
 
@@ -73,14 +70,12 @@ def test_metrics_equal_those_of_scikit_learn_on_frames(seed):
     precision, recall, _ = precision_recall_curve(truth, flat)
     assert metrics.roc_auc == pytest.approx(roc_auc_score(truth, flat), abs=1e-12)
     assert metrics.pr_auc == pytest.approx(auc(recall, precision), abs=1e-12)
-    assert metrics.average_precision == pytest.approx(
-        average_precision_score(truth, flat), abs=1e-12
-    )
+    stepwise = average_precision_score(truth, flat)
+    assert metrics.average_precision == pytest.approx(stepwise, abs=1e-12)
 
 
 def test_a_surplus_clip_of_one_video_moves_no_other_video():
-    """The release stretches the whole test set's scores by one ratio: one surplus clip moves every
-    later video."""
+    """The release stretches all scores by one ratio: one surplus clip moves every later video."""
     truths, scores, _ = random_videos(8)
     before = weighted_scores(scores, truths).metrics()
     index = next(i for i, (s, t) in enumerate(zip(scores, truths)) if len(s) == len(t.positives))
@@ -97,10 +92,8 @@ def test_category_areas_and_false_alarms():
         own = [i for i, t in enumerate(truths) if t.label and t.category == category]
         both = [i for i, t in enumerate(truths) if i in own or not t.label]
         for key, members in (("auc_within", own), ("auc", both)):
-            expected = roc_auc_score(
-                *(np.concatenate([part[i] for i in members]) for part in (labels, frames))
-            )
-            assert areas[key] == pytest.approx(expected, abs=1e-12)
+            flat = (np.concatenate([part[i] for i in members]) for part in (labels, frames))
+            assert areas[key] == pytest.approx(roc_auc_score(*flat), abs=1e-12)
         assert areas["n_videos"] == len(own)
     normal = np.concatenate([f for f, t in zip(frames, truths) if not t.label])
     assert false_alarm_rate(scores, truths, 0.5) == pytest.approx((normal >= 0.5).mean(), abs=1e-12)
