@@ -177,6 +177,23 @@ def test_the_dry_run_names_the_steps_and_touches_nothing(folder: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_failed_steps_are_named_with_status_3_and_the_report_is_written(folder, tmp_path):
+    (tmp_path / "saved_models").touch()  # a file in place of the folder: every first step fails
+    roots = {"TED_SPAD_DATA_ROOT": str(folder / "data"), "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}
+    options = ["--preset", "miniature", "--methods", "raw", "--device", "cpu"]
+    result = subprocess.run(
+        [sys.executable, ROOT / "reproduce.py", *options],
+        env=os.environ | roots,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 3, result.stderr
+    failed = result.stderr.splitlines()[-1]
+    assert failed.startswith("failed: ") and "; not run: " in failed
+    assert (tmp_path / "results" / "report.html").is_file()
+
+
 def test_missing_data_is_one_clear_message(tmp_path: Path):
     environment = {
         **os.environ,
