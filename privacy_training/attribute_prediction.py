@@ -40,22 +40,18 @@ class Attack:
 
     @property
     def finished(self) -> bool:
-        """The last epoch is done, the steps are used up, the plateau schedule has run out or the
-        plateau is reached."""
+        """The epochs or steps are used up, the plateau schedule has run out, or `plateau_epochs`
+        have added at most `plateau_gain` to the validation cMAP after `least_epochs`."""
         params, n_done = self.params, len(self.history)
         if params.max_steps and n_done and self.history[-1]["step"] >= params.max_steps:
             return True
-        used_up = n_done >= params.n_epochs or self.plateau_rate() < params.min_learning_rate
-        return used_up or self.at_plateau()
-
-    def at_plateau(self) -> bool:
-        """Whether the last `plateau_epochs` have added at most `plateau_gain` to the validation
-        cMAP, and `least_epochs` are done."""
-        if not self.params.plateau_epochs or len(self.history) < self.params.least_epochs:
+        if n_done >= params.n_epochs or self.plateau_rate() < params.min_learning_rate:
+            return True
+        if not params.plateau_epochs or n_done < params.least_epochs:
             return False
         cmaps = {e["epoch"]: e["validation_cmap"] for e in self.history if "validation_cmap" in e}
-        gain = recent_gain(cmaps, self.params.plateau_epochs)
-        return gain is not None and gain <= self.params.plateau_gain
+        gain = recent_gain(cmaps, params.plateau_epochs)
+        return gain is not None and gain <= params.plateau_gain
 
     def plateau_rate(self) -> float:
         """The rate of the next epoch after its divisions; a function of the train losses so far."""

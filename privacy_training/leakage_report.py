@@ -2,7 +2,7 @@
 interval, curve."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +17,9 @@ from privacy_training.params_privacy import PrivacyParams
 SMOOTHING = 3
 """Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not
 (ours)."""
+_IN_CURVE = ("epoch", "train_loss", "validation_cmap", "test_cmap")
 _DRAWS_AT_ONCE = 100
 """Bootstrap draws per pass; bounds the memory."""
-
-
-class Curve(NamedTuple):
-    """Scores of the epochs that were evaluated, each (n_evaluations,)."""
-
-    epochs: np.ndarray
-    validation_cmap: np.ndarray
-    test_cmap: np.ndarray
 
 
 def leakage_report(
@@ -39,8 +32,8 @@ def leakage_report(
     """Builds the result of an attack.
 
     Args:
-        history: entries of `train_epoch`, with probabilities `validation` and `test` (N,
-            n_attributes) where evaluated.
+        history: of `run_attack`, with probabilities `validation` and `test` (N, n_attributes) and
+            their `validation_cmap` and `test_cmap` where evaluated.
         validation_labels, test_labels: (N, n_attributes) in {0, 1}.
         names: the attributes.
         params: `n_bootstrap` resamplings of the test images, drawn by `seed`; what a plateau is.
@@ -51,22 +44,20 @@ def leakage_report(
         validation protocol's interval; plateau; absent attributes; curve.
     """
     evaluated = [entry for entry in history if "test" in entry]
-    curve = _curve(evaluated, validation_labels, test_labels)
-    selected = int(np.argmax(smooth(curve.validation_cmap)))
-    chosen = {
-        "last": len(evaluated) - 1,
-        "validation": selected,
-        "best_on_test": int(np.argmax(curve.test_cmap)),
-    }
+    cmaps = {entry["epoch"]: entry["validation_cmap"] for entry in evaluated}
+    selected = evaluated[np.argmax(smooth(np.array(list(cmaps.values()))))]
+    best_on_test = max(evaluated, key=lambda entry: entry["test_cmap"])
     protocols = {}
-    for name, i in chosen.items():
-        probabilities = evaluated[i]["test"].numpy()
+    for name, entry in zip(
+        ("last", "validation", "best_on_test"), (evaluated[-1], selected, best_on_test)
+    ):
+        probabilities = entry["test"].numpy()
         scores = attribute_metrics(probabilities, test_labels)
         protocols[name] = {
             "cmap": scores.cmap,
             "f1": scores.f1,
             "per_attribute": _named(names, scores.per_attribute),
-            "epoch": evaluated[i]["epoch"],
+            "epoch": entry["epoch"],
             "confidence_interval": bootstrap_interval(
                 probabilities, test_labels, params.n_bootstrap, params.seed
             ),
@@ -78,12 +69,12 @@ def leakage_report(
         "protocols": protocols,
         "chance": {**chance, "per_attribute": _named(names, test_labels.mean(0))},
         "confidence_interval": protocols["validation"]["confidence_interval"],
-        "plateau": plateau(curve, selected, params),
+        "plateau": plateau(cmaps, selected["epoch"], params),
         "absent_attributes": {
             split: [n for n, y in zip(names, labels.T, strict=True) if not y.any()]
             for split, labels in (("validation", validation_labels), ("test", test_labels))
         },
-        "curve": _curve_entries(history, curve),
+        "curve": [{key: entry.get(key) for key in _IN_CURVE} for entry in history],
     }
 
 
@@ -128,51 +119,34 @@ def recent_gain(validation_cmap: Mapping[int, float], window: float) -> float | 
     return float(max(late) - max(early)) if early else None
 
 
-def plateau(curve: Curve, selected: int, params: PrivacyParams) -> dict[str, Any]:
+def plateau(
+    validation_cmap: Mapping[int, float], selected: int, params: PrivacyParams
+) -> dict[str, Any]:
     """Whether the attacker has learned all it can, told from the validation images alone.
 
     Args:
-        curve: of the whole training.
-        selected: index of the epoch that validation chose.
+        validation_cmap: as for `recent_gain`.
+        selected: the epoch that validation chose.
         params: `plateau_epochs` is the window (0: the last quarter of the epochs), `plateau_gain`
             the tolerance.
 
     Returns:
-        `gain`: what the best validation cMAP of the window adds to the best before, None if none
-        was evaluated before; `reached`: it is at most `tolerance`. A rate that falls to zero
+        `gain`: `recent_gain`; `reached`: it is at most `tolerance`. A rate that falls to zero
         flattens any curve, so with the cosine schedule this is necessary, not sufficient: compare a
         longer run.
     """
-    window = params.plateau_epochs or 0.25 * float(curve.epochs[-1])
-    cmaps = dict(zip(curve.epochs.tolist(), curve.validation_cmap.tolist(), strict=True))
-    gain = recent_gain(cmaps, window)
+    last = max(validation_cmap)
+    window = params.plateau_epochs or 0.25 * last
+    gain = recent_gain(validation_cmap, window)
     return {
-        "best_epoch": int(curve.epochs[selected]),
-        "last_epoch": int(curve.epochs[-1]),
-        "best_epoch_before_end": bool(selected < len(curve.epochs) - 1),
+        "best_epoch": selected,
+        "last_epoch": last,
+        "best_epoch_before_end": selected < last,
         "window_epochs": window,
         "gain": gain,
         "tolerance": params.plateau_gain,
         "reached": gain is not None and gain <= params.plateau_gain,
     }
-
-
-def _curve(evaluated: list[dict], validation_labels: np.ndarray, test_labels: np.ndarray) -> Curve:
-    def cmaps(split: str, labels: np.ndarray) -> np.ndarray:
-        return np.array([attribute_metrics(e[split].numpy(), labels).cmap for e in evaluated])
-
-    epochs = np.array([entry["epoch"] for entry in evaluated])
-    return Curve(epochs, cmaps("validation", validation_labels), cmaps("test", test_labels))
-
-
-def _curve_entries(history: list[dict], curve: Curve) -> list[dict[str, Any]]:
-    scores = {int(e): (float(v), float(t)) for e, v, t in zip(*curve, strict=True)}
-    entries = []
-    for entry in history:
-        validation, test = scores.get(entry["epoch"], (None, None))
-        scored = {"validation_cmap": validation, "test_cmap": test}
-        entries.append({"epoch": entry["epoch"], "train_loss": entry["train_loss"], **scored})
-    return entries
 
 
 def _named(names: list[str], values: np.ndarray) -> dict[str, float | None]:

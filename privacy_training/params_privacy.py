@@ -35,8 +35,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     weights), or a way to attack with `network`: linear_probe (its features frozen), raw_trained
     (learns from raw images, no adaptation), inversion (a U-Net undoes f_A first)."""
     attackers: tuple[Attacker, ...] = free(())
-    """Several attackers in one command, each a run RUN_ID_ATTACKER_sSEED; the strongest counts.
-    None: `attacker`."""
+    """Several, each a run RUN_ID_ATTACKER_sSEED; the strongest counts. None: `attacker`."""
     seeds: tuple[int, ...] = free(())
     """Several seeds in one command, reported as mean and deviation. None: `seed`."""
     network: Literal["r50", "r50_imagenet", "vit", "small", "small_vit"] = "r50"
@@ -44,8 +43,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     attacker_weights: Path | None = by_content(None)
     """Checkpoint whose f_B's backbone the attacker starts from, e.g. init_privacy's (ours)."""
     probe_weights: Path | None = by_content(None)
-    """The same for linear_probe alone, so that the others of `attackers` start afresh; none:
-    attacker_weights."""
+    """The same for linear_probe alone: the others start afresh. None: attacker_weights."""
     imagenet_weights: Path | None = by_content(None)
     """File of torchvision's ResNet-50 for r50_imagenet; none: torchvision's cache or download."""
     attributes: tuple[str, ...] = ()
@@ -54,8 +52,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     size: int = 224
     """Height and width of the images in pixels (paper)."""
     average_frames: int = 1
-    """Independent releases of one still image that the attacker averages; many remove an f_A's
-    noise (ours)."""
+    """Independent releases of an image that the attacker averages against f_A's noise (ours)."""
     n_releases: int = 8
     """Releases of each training image, used in turn by epochs, if f_A is random (ours)."""
     epochs: int = 0
@@ -84,12 +81,10 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     min_learning_rate: float = 1e-12
     """The plateau schedule ends the training below this rate (paper)."""
     weight_averaging: float = 0.0
-    """Decay per step of the running average of the weights that is evaluated in their place (ours);
-    0: none. With a constant rate it tells at any epoch what the attacker could read, as a rate that
-    falls to 0 does at the end."""
+    """Decay per step of the running average of the weights, evaluated in their place (ours); 0:
+    none. With a constant rate it shows at any epoch what a rate that falls to 0 shows last."""
     plateau_epochs: int = 0
-    """End the training once so many epochs have added at most plateau_gain to the validation cMAP
-    (ours); 0: never."""
+    """End once so many epochs add at most plateau_gain to the validation cMAP (ours); 0: never."""
     plateau_gain: float = 0.01
     """Validation cMAP that an attacker at its plateau may still gain: over plateau_epochs, or where
     that is 0 over the last quarter of the training (ours)."""
@@ -102,8 +97,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     zoom: float = 0.12
     """Attacker's augmentation: the scale comes from [1 - zoom, 1 + zoom] (ours)."""
     jitter: float = 0.1
-    """Attacker's augmentation: factors of brightness and contrast, [1 - jitter, 1 + jitter]
-    (ours)."""
+    """Attacker's augmentation: brightness, contrast times [1 - jitter, 1 + jitter] (ours)."""
     mlp_widths: tuple[int, ...] = (2048, 1028, 1028, 512)
     """Hidden widths of the MLP of --level feature (paper)."""
     clip_frames: int = 16
@@ -125,8 +119,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     minutes_between_saves: float = free(0.0)
     """Least time between two saves of the state, in minutes; 0 saves after every epoch."""
     plots: bool = free(True)
-    """Write the bars per attribute and a grid of samples with predictions as PNG beside the
-    result."""
+    """Write bars per attribute and a grid of samples with predictions beside the result (PNG)."""
     compare: tuple[Path, ...] = free(())
     """Results files of other runs, such as the raw one's, that the bars show too."""
     n_bootstrap: int = 1000
@@ -195,27 +188,12 @@ def made_of(params: PrivacyParams) -> Recipe:
 
 
 MINIATURE = PrivacyParams(
-    attacker="small",
-    network="small",
-    inversion_network="small",
-    inversion_learning_rate=3e-3,
-    size=48,
-    image_epochs=40,
-    feature_epochs=40,
-    batch_size=64,
-    image_learning_rate=4e-3,
-    feature_learning_rate=1e-3,
-    weight_decay=0.05,
-    schedule="cosine",
-    warmup_epochs=2,
-    evaluate_every=4,
-    mlp_widths=(256, 128, 128, 64),
-    storage="float32",
-    minutes_between_saves=0.5,
-    plots=False,
-    n_workers=2,
-    max_unreadable_share=0.05,
-)
+    attacker="small", network="small", inversion_network="small", inversion_learning_rate=3e-3,
+    size=48, image_epochs=40, feature_epochs=40, batch_size=64, image_learning_rate=4e-3,
+    feature_learning_rate=1e-3, weight_decay=0.05, schedule="cosine", warmup_epochs=2,
+    evaluate_every=4, mlp_widths=(256, 128, 128, 64), storage="float32", minutes_between_saves=0.5,
+    plots=False, n_workers=2, max_unreadable_share=0.05,
+)  # fmt: skip
 
 PRESETS = {
     "paper": PrivacyParams(),

@@ -106,16 +106,12 @@ class Releaser:
     def is_random(self, frames: Tensor, boxes: Boxes) -> bool:
         """Whether two releases of the same frames differ: an f_A with output noise."""
         frames = frames.to(self.device)
-        return not torch.equal(self._release(frames, boxes), self._release(frames, boxes))
+        first, second = (apply_anonymizer(self.anonymizer, frames, boxes) for _ in range(2))
+        return not torch.equal(first, second)
 
     def _mean_release(self, frames: Tensor, boxes: Boxes) -> Tensor:
-        released = self._release(frames, boxes)
-        for _ in range(self.average_frames - 1):
-            released = released + self._release(frames, boxes)
-        return released / self.average_frames
-
-    def _release(self, frames: Tensor, boxes: Boxes) -> Tensor:
-        return apply_anonymizer(self.anonymizer, frames, boxes)
+        n = self.average_frames
+        return sum(apply_anonymizer(self.anonymizer, frames, boxes) for _ in range(n)) / n
 
 
 @dataclass

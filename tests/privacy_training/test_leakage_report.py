@@ -5,13 +5,7 @@ import pytest
 import torch
 
 from aux_code.metrics import attribute_metrics
-from privacy_training.leakage_report import (
-    Curve,
-    bootstrap_interval,
-    leakage_report,
-    plateau,
-    smooth,
-)
+from privacy_training.leakage_report import bootstrap_interval, leakage_report, plateau, smooth
 from privacy_training.params_privacy import PrivacyParams
 
 NAMES = ["a17_color", "a4_gender"]
@@ -35,6 +29,10 @@ def blended(epoch: int, validation_quality: float, test_quality: float) -> dict:
 
 
 def report_of(history: list[dict], test_labels: np.ndarray = LABELS) -> dict:
+    for found in history:
+        for split, labels in (("validation", LABELS), ("test", test_labels)):
+            if split in found:
+                found[f"{split}_cmap"] = attribute_metrics(found[split].numpy(), labels).cmap
     return leakage_report(history, LABELS, test_labels, NAMES, PARAMS)
 
 
@@ -114,17 +112,15 @@ def test_interval_is_that_of_scores_computed_draw_by_draw():
     ],
 )
 def test_plateau_is_what_the_last_quarter_adds_on_validation(scores, gain, reached):
-    n = len(scores)
-    found = plateau(Curve(np.arange(1, n + 1), np.array(scores), np.zeros(n)), 0, PARAMS)
+    found = plateau(dict(enumerate(scores, 1)), 1, PARAMS)
     assert found["gain"] == (None if gain is None else pytest.approx(gain, abs=1e-3))
-    assert found["reached"] == reached and found["last_epoch"] == n
+    assert found["reached"] == reached and found["last_epoch"] == len(scores)
 
 
 @pytest.mark.parametrize(("tolerance", "reached"), [(0.005, True), (0.003, False)])
 def test_plateau_over_a_window_of_epochs(tolerance, reached):
-    curve = Curve(np.array([1, 4, 8, 12, 16]), np.array([0.2, 0.5, 0.6, 0.602, 0.604]), np.zeros(5))
-    params = PrivacyParams(plateau_epochs=8, plateau_gain=tolerance)
-    found = plateau(curve, 4, params)
+    cmaps = {1: 0.2, 4: 0.5, 8: 0.6, 12: 0.602, 16: 0.604}
+    found = plateau(cmaps, 16, PrivacyParams(plateau_epochs=8, plateau_gain=tolerance))
     assert found["reached"] == reached and found["gain"] == pytest.approx(0.004)
 
 
