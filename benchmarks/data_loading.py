@@ -154,17 +154,11 @@ def opencv_reader() -> dict[str, Callable[[Path, np.ndarray], np.ndarray]]:
     return {"opencv": read}
 
 
-class Timed(NamedTuple):
-    """One format's readers."""
-
-    seconds: dict[str, float]
-    """Reader -> median seconds per clip."""
-    same_frames: dict[str, float]
-    """Reader -> share of clips that hold our frames, however they were converted to RGB."""
-
-
-def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> Timed:
-    """Times the readers; in every round all of them read the same clip, in turns."""
+def time_readers(
+    path: Path, readers: dict[str, Callable], n_rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds per clip of each reader, and its share of clips that hold our frames, however
+    they were converted to RGB; in every round all of them read the same clip, in turns."""
     n_frames = count_frames(path)
     seconds: dict[str, list[float]] = {name: [] for name in readers}
     same: dict[str, list[bool]] = {name: [] for name in readers}
@@ -181,7 +175,7 @@ def time_readers(path: Path, readers: dict[str, Callable], n_rounds: int) -> Tim
             # a neighbouring frame differs by tens of grey levels, another conversion by few
             difference = np.abs(clip.astype(np.int16) - clips["ours"]).mean()
             same[name].append(float(difference) < 5)
-    return Timed(medians(seconds), {name: float(np.mean(shares)) for name, shares in same.items()})
+    return medians(seconds), {name: float(np.mean(shares)) for name, shares in same.items()}
 
 
 def random_access_cost(path: Path, n_rounds: int) -> float:
@@ -244,14 +238,14 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         files = {name: render(name, FORMATS[name], Path(folder)) for name in options.formats}
         for name, path in files.items():
-            timed = time_readers(path, readers, options.rounds)
-            ratios[name] = timed.seconds["plain"] / timed.seconds["ours"]
-            for reader, seconds in timed.seconds.items():
-                figures[f"{name}_{reader}_clips_per_second"] = 1 / seconds
-                print(f"{name:12} {reader:8} {1 / seconds:7.1f} clips/s")
+            seconds, same_frames = time_readers(path, readers, options.rounds)
+            ratios[name] = seconds["plain"] / seconds["ours"]
+            for reader, of_clip in seconds.items():
+                figures[f"{name}_{reader}_clips_per_second"] = 1 / of_clip
+                print(f"{name:12} {reader:8} {1 / of_clip:7.1f} clips/s")
             if "opencv" in readers:
-                figures[f"{name}_times_opencv"] = timed.seconds["opencv"] / timed.seconds["ours"]
-                figures[f"{name}_opencv_same_frames"] = timed.same_frames["opencv"]
+                figures[f"{name}_times_opencv"] = seconds["opencv"] / seconds["ours"]
+                figures[f"{name}_opencv_same_frames"] = same_frames["opencv"]
         if "h264_mp4" in files:
             spec = FORMATS["h264_mp4"]._replace(n_frames=1500 * options.minutes)
             cost = random_access_cost(render("long", spec, Path(folder)), options.rounds)

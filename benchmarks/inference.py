@@ -87,24 +87,15 @@ def plain_functions(size: int) -> dict[str, Callable[[], object]]:
     return functions
 
 
-def prepared_measures(
-    size: int, chunk: int
-) -> tuple[dict[str, Callable[[], float]], dict[str, Tensor]]:
-    """(measures fa_fp32, i3d_fp32, fa_bf16, ..., feature (1, 2048) per precision) of the prepared
-    networks."""
+def prepared_measures(size: int, chunk: int, precision: str) -> dict[str, Callable[[], object]]:
+    """The same of the prepared networks, called here."""
     (fa, ft), clips, cpu = networks(), clip(size), torch.device("cpu")
-    measures, features = {}, {}
-
-    def add(precision: str) -> None:
-        fast_fa = prepare_anonymizer(fa, cpu, precision)
-        fast_ft = prepare_utility(ft, cpu, precision)
-        measures[f"fa_{precision}"] = lambda: timed(lambda: apply_per_frame(fast_fa, clips, chunk))
-        measures[f"i3d_{precision}"] = lambda: timed(lambda: fast_ft.extract_features(clips))
-        features[precision] = fast_ft.extract_features(apply_per_frame(fast_fa, clips, chunk))
-
-    for precision in PRECISIONS:
-        add(precision)
-    return measures, features
+    fa, ft = prepare_anonymizer(fa, cpu, precision), prepare_utility(ft, cpu, precision)
+    return {
+        f"fa_{precision}": lambda: timed(lambda: apply_per_frame(fa, clips, chunk)),
+        f"i3d_{precision}": lambda: timed(lambda: ft.extract_features(clips)),
+        "feature": lambda: ft.extract_features(apply_per_frame(fa, clips, chunk)),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -114,7 +105,11 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{machine.describe_machine()}, {runtime()}; {sizes}")
     with ChildProcess(plain_functions, options.size) as child:
         expected = torch.from_numpy(child.call("feature"))
-        measures, features = prepared_measures(options.size, options.chunk)
+        measures, features = {}, {}
+        for precision in PRECISIONS:
+            prepared = prepared_measures(options.size, options.chunk, precision)
+            features[precision] = prepared.pop("feature")()
+            measures |= prepared
         plain = {f"plain_{name}": lambda name=name: child.call(name) for name in ("fa", "i3d")}
         fast = supports_bf16("cpu")
         products = {
