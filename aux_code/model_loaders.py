@@ -1,9 +1,7 @@
-"""The three networks by name, with weights of every origin; and the anonymizers as the stages take
-them.
+"""The three networks by name, with weights of every origin; the anonymizers as stages take them.
 
-f_A: anonymizer, f_T: utility network, f_B: privacy (budget) network. Every network that a function
-here returns has the attribute `architecture` = {"arch": name, "arguments": keyword arguments}: what
-a checkpoint's `meta` stores.
+f_A: anonymizer, f_T: utility network, f_B: privacy (budget) network. Each has the attribute
+`architecture` = {"arch": name, "arguments": keyword arguments}, as a checkpoint's `meta` has it.
 """
 
 import logging
@@ -46,11 +44,10 @@ def load_fa_model(
 
     Args:
         arch: "unet++", "unet" or "small".
-        saved_model_file: weights (checkpoint, published file, safetensors file or folder, or a
-            torchvision ResNet-18 for the encoder of unet++); "imagenet" starts that encoder from
-            torchvision's weights; None is random.
+        saved_model_file: weights (checkpoint, published file, safetensors file or folder, a
+            torchvision ResNet-18 or "imagenet" for the encoder of unet++); None is random.
         arguments: of `build_anonymizer`: output_channels, output_scale, output_noise, sigmoid, ...
-            Where the file describes the same architecture, its arguments are the defaults.
+            By default those of the file, where it describes the same architecture.
 
     Raises:
         UserError: unknown architecture or argument, or weights that do not fit.
@@ -64,17 +61,14 @@ def load_ft_model(
     num_classes: int = 102,
     **arguments,
 ) -> UtilityNetwork:
-    """The utility network f_T: clips (B, 3, T, H, W) -> (logits (B, num_classes), unit embedding
-    (B, 128)).
+    """Utility network f_T: clips (B, 3, T, H, W) -> (B, num_classes) logits, (B, 128) embedding.
 
-    `extract_features(clips)` gives the pooled features (B, feature_dim); the embedding of "small"
-    has 32 dimensions.
+    `extract_features(clips)` -> (B, feature_dim). Embeddings have length 1; 32 values for "small".
 
     Args:
         arch: "largei3d", "r3d_18", "mvitv2" or "small".
-        saved_model_file: weights; a Kinetics file of the backbone alone leaves the heads random
-            (logged by name); "kinetics400" takes torchvision's weights (r3d_18, mvitv2); None is
-            random.
+        saved_model_file: weights; a Kinetics file, or "kinetics400" (torchvision's, of r3d_18 and
+            mvitv2), leaves the heads random (logged by name); None is random.
         num_classes: actions.
         arguments: of `build_utility`, such as freeze_bn.
 
@@ -91,16 +85,14 @@ def load_fb_model(
     ssl: bool = False,
     **arguments,
 ) -> nn.Module:
-    """The privacy network f_B: images (N, 3, H, W) -> logits (N, num_pa), or with `ssl` unit
-    embeddings (N, 128).
+    """The privacy network f_B: images (N, 3, H, W) -> logits (N, num_pa), or with `ssl` (N, 128).
 
-    The embedding of "small" has 64 dimensions. `extract_features(images)` gives the pooled
-    features.
+    These embeddings have length 1; 64 values for "small". `extract_features(images)`: pooled.
 
     Args:
         arch: "r50" or "small".
-        saved_model_file: weights; "imagenet" or a torchvision file of ResNet-50 for the backbone;
-            None is random.
+        saved_model_file: weights; "imagenet" or torchvision's ResNet-50 for the backbone; None:
+            random.
         num_pa: number of private attributes.
         ssl: self-supervised, with projection head.
         arguments: of `build_privacy`.
@@ -112,11 +104,10 @@ def load_fb_model(
 
 
 def load_anonymizer(name_or_path: Path | str) -> nn.Module:
-    """What `--anonymizer` names: raw, downsample2x, downsample4x, blur, blacken, or a file with an
-    f_A.
+    """What `--anonymizer` names: a key of OBFUSCATIONS (raw, blur, ...), or a file with an f_A.
 
-    The network is rebuilt from the file's `meta`, from the published layouts without one, and is in
-    eval mode. Its attribute `requires_boxes` says whether `apply_anonymizer` needs person boxes.
+    Rebuilt from the file's `meta`, else from the published layouts, in eval mode. Its attribute
+    `requires_boxes` says whether `apply_anonymizer` needs person boxes.
 
     Raises:
         UserError: neither a known name nor a file, or a file without a known f_A.
@@ -126,7 +117,7 @@ def load_anonymizer(name_or_path: Path | str) -> nn.Module:
     if not Path(name_or_path).exists():
         raise UserError(
             f"anonymizer '{name_or_path}' is neither a file nor one of {', '.join(OBFUSCATIONS)}; "
-            "give one of these names or the checkpoint of train_anonymizer.py or init_anonymizer.py"
+            "give a name, or the checkpoint of train_anonymizer.py or init_anonymizer.py"
         )
     network = _rebuild("fa", name_or_path)
     network.requires_boxes = False
@@ -137,18 +128,14 @@ def apply_anonymizer(
     anonymizer: nn.Module, frames: Tensor, boxes: Sequence[Tensor] | None = None
 ) -> Tensor:
     """Anonymizes frames (N, 3, H, W); `boxes`, a (K, 4) tensor per frame, where it needs them."""
-    return (
-        anonymizer(frames, boxes)
-        if getattr(anonymizer, "requires_boxes", False)
-        else anonymizer(frames)
-    )
+    needs_boxes = getattr(anonymizer, "requires_boxes", False)
+    return anonymizer(frames, boxes) if needs_boxes else anonymizer(frames)
 
 
 def load_utility(path: Path | str) -> UtilityNetwork:
     """f_T rebuilt from a checkpoint's `meta`, or from the published layout; in eval mode.
 
-    A Kinetics file of a backbone is taken too, with its 400 classes; its embeddings are random
-    (logged).
+    A Kinetics file of a backbone is taken too, with its 400 classes and random embeddings (logged).
 
     Raises:
         UserError: no file, or a file without a known f_T.
@@ -157,8 +144,7 @@ def load_utility(path: Path | str) -> UtilityNetwork:
 
 
 def load_budget(path: Path | str) -> nn.Module:
-    """f_B rebuilt from a checkpoint's `meta`, or from the published layouts (with or without
-    `ssl`); in eval mode.
+    """f_B rebuilt from a checkpoint's `meta`, or from the published layouts; in eval mode.
 
     Raises:
         UserError: no file, or a file without a known f_B.
@@ -170,9 +156,8 @@ def _build(role: str, arch: str, arguments: dict[str, Any]) -> nn.Module:
     try:
         network = _BUILDERS[role](arch, **arguments)
     except TypeError as error:
-        raise UserError(
-            f"architecture '{arch}' does not take these arguments: {arguments} ({error})"
-        ) from error
+        problem = f"does not take these arguments: {arguments} ({error})"
+        raise UserError(f"architecture '{arch}' {problem}") from error
     network.architecture = {"arch": arch, "arguments": dict(arguments)}
     return network
 
@@ -206,7 +191,7 @@ def _read(role: str, arch: str, saved_model_file: Path | str) -> WeightFile:
 def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
     """Strictly, or as those of a backbone where the file is of a known pre-trained kind.
 
-    A narrow output has no weights of its own: files of the plain and the wrapped network serve both.
+    A narrow output has no weights: files of the plain and the wrapped network serve both.
     """
     wrapped = all(name.startswith(_NARROW_PREFIX) for name in file.state)
     if wrapped and not isinstance(network, NarrowOutput):

@@ -41,24 +41,20 @@ class OpenVinoNetwork(nn.Module):
 
     Args:
         network: f_A, f_T or f_B in float32, in eval mode; its weights are frozen here.
-        precision: "fp32" or "bf16", the number format of convolutions and matrix products.
+        precision: "fp32" or "bf16", of convolutions and matrix products.
     """
 
     def __init__(self, network: nn.Module, precision: str):
         super().__init__()
-        self.network, self.precision = (
-            network.requires_grad_(False),
-            precision,
-        )  # constants of what is traced
+        self.network = network.requires_grad_(False)  # constants of what is traced
+        self.precision = precision
         self.requires_boxes = getattr(network, "requires_boxes", False)
         self.feature_dim = getattr(network, "feature_dim", 0)
         self._models: dict[tuple, Any] = {}
         self._passes: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
     def forward(self, x: Tensor):
-        if isinstance(
-            self.network, UtilityNetwork
-        ):  # what follows the feature is not worth a conversion
+        if isinstance(self.network, UtilityNetwork):  # the rest is not worth a conversion
             return self.network.classify(self.extract_features(x))
         return self._in_pieces("forward", x)
 
@@ -102,19 +98,15 @@ class OpenVinoNetwork(nn.Module):
 
         def run(x: Tensor) -> Tensor:
             output = request.infer([x.numpy()], share_inputs=True, share_outputs=True)[0]
-            return torch.from_numpy(
-                output.copy()
-            )  # the request writes the next output to the same place
+            return torch.from_numpy(output.copy())  # the next output goes to the same place
 
         return run
 
 
 def _piece_lengths(n: int, longest: int) -> list[int]:
-    """Powers of two that sum to a batch of `n`, none above `longest`: a pass is compiled for each
-    length that occurs.
+    """Powers of two that sum to a batch of `n`, none above `longest`: a pass is compiled for each.
 
-    With odd lengths oneDNN shares out some transposed convolutions among the threads in another
-    way, and rounds in another way.
+    With odd lengths oneDNN shares out some convolutions among threads, and rounds, in another way.
     """
     lengths = []
     while n > sum(lengths):
@@ -143,17 +135,14 @@ def _convert(compute: Callable[[Tensor], Tensor], example: Tensor) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    # Sizes that the network reads off its input become constants, which is right: a model serves
-    # one size. What is traced may be neither an inference tensor nor one of a caller's inference
-    # mode.
+    # Sizes read off the input become constants, as they should: a model serves one size. What is
+    # traced may be neither an inference tensor nor of a caller's inference mode.
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # a function: of a module, a script module would be made for each of its parts first, which
-        # takes as long
+        # A function: of a module, a script module would be made for each part first.
         traced = torch.jit.trace(lambda x: compute(x), (example.clone(),), check_trace=False)
         decoder = TorchScriptPythonDecoder(traced)
-        # by the front end itself, since `openvino.convert_model` would report to the maker, see
-        # `_import_openvino`
+        # By the front end itself: `openvino.convert_model` would report to the maker.
         front_end = FrontEndManager().load_by_framework("pytorch")
         try:
             input_model = front_end.load(decoder)
@@ -166,19 +155,17 @@ def _convert(compute: Callable[[Tensor], Tensor], example: Tensor) -> Any:
 def _core() -> Any:
     """The one openvino.Core of the process, which lives as long as the process.
 
-    A core's CPU plugin gives the thread a stack for signal handlers and puts the one before back
-    when it goes. Of two cores, the second to go would put back what the first has freed, and the
-    next signal, such as that of Ctrl-C, would end the process with SIGSEGV.
+    Its CPU plugin gives the thread a stack for signal handlers and puts the one before back when it
+    goes. Of two cores, the second to go would put back what the first has freed: SIGSEGV at the
+    next signal.
     """
     return _import_openvino().Core()
 
 
 def _import_openvino() -> Any:
-    """The module, without its telemetry: when it is imported it writes to the home folder and calls
-    its maker's server.
+    """The module without its telemetry, which writes to the home folder and calls its maker.
 
-    It does without where the package that does so is absent, and this one is made absent for the
-    time of the import.
+    It does without where that package is absent; it is made absent for the time of the import.
     """
     if "openvino" not in sys.modules:
         telemetry = sys.modules.get("openvino_telemetry")

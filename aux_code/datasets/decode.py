@@ -101,10 +101,10 @@ def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
 def _read_by_seeking(
     path: Path | str, index: VideoIndex, wanted: np.ndarray, skips: bool = True
 ) -> dict[int, np.ndarray]:
-    """Frames at the sorted unique indices `wanted`, a group of pictures (GOP) at a time; fewer where
-    the index does not hold.
+    """Frames at the sorted unique `wanted`, a group of pictures (GOP) at a time.
 
-    With `skips` frames on which no other depends are not decoded unless they are wanted.
+    Fewer where the index does not hold. With `skips` frames on which no other depends are not
+    decoded unless they are wanted.
     """
     converter, frames = RgbConverter((index.height, index.width)), {}
     groups = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
@@ -209,7 +209,7 @@ def _same_size(frames: Iterable[np.ndarray], path: Path | str) -> Iterator[np.nd
 
 
 class DecodedCache:
-    """Decoded videos and images in memory, up to `limit_bytes`: small data sets decode once per run.
+    """Decoded videos and images in memory, up to `limit_bytes`: small sets decode once per run.
 
     Nothing is evicted: an epoch visits every file once, so evicting would only trade one miss for
     another. Arrays are read-only, since callers share them. Safe to use from threads.

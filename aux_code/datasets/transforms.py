@@ -176,7 +176,7 @@ def evaluation_images(images: Sequence[np.ndarray | Tensor], size: int) -> Tenso
 
 
 def transform_boxes(boxes: np.ndarray, source_hw: tuple[int, int], size: int) -> np.ndarray:
-    """Where boxes (N,4) x1, y1, x2, y2 in pixels lie after `evaluation_transform`, clipped to it."""
+    """Where boxes (N,4) x1, y1, x2, y2 in pixels lie after `evaluation_transform`, clipped."""
     height, width = source_hw
     crop = EVALUATION.crop_factor[0]
     relative = np.asarray(boxes, np.float64).reshape(-1, 4) / [width, height, width, height]

@@ -1,9 +1,8 @@
-"""UCF-Crime: 1,900 surveillance videos, 128 hours, 13 kinds of crime (train 800 normal + 810, test
-150 normal + 140).
+"""UCF-Crime: 1,900 videos, 128 hours, 13 kinds of crime (train 800 normal + 810, test 150 + 140).
 
-    ROOT/Videos/<Category>/<Name>_x264.mp4                       or the category folders anywhere below ROOT
-    ROOT/Anomaly_Train.txt, ROOT/Anomaly_Test.txt                or both in ROOT/Anomaly_Detection_splits/
-    ROOT/Temporal_Anomaly_Annotation_for_Testing_Videos.txt      frames at 30 per second, 1-based, inclusive
+    ROOT/Videos/<Category>/<Name>_x264.mp4         or the category folders anywhere below ROOT
+    ROOT/Anomaly_Train.txt, ROOT/Anomaly_Test.txt  or both in ROOT/Anomaly_Detection_splits/
+    ROOT/Temporal_Anomaly_Annotation_for_Testing_Videos.txt  (frames at 30 fps, 1-based, inclusive)
 
 Sultani, Chen, Shah: Real-world Anomaly Detection in Surveillance Videos, CVPR 2018;
 https://www.crcv.ucf.edu/projects/real-world/, for research use.
@@ -86,9 +85,8 @@ def _read_list(
         video_events = events.get(name, ()) if split == "test" else ()
         if split == "test" and normal == bool(video_events):
             problem = "has no event in" if not normal else "is normal, but has an event in"
-            raise UserError(
-                f"{path}, line {number}: {line} {problem} {ANNOTATIONS}; correct one of the two files"
-            )
+            remedy = "correct one of the two files"
+            raise UserError(f"{path}, line {number}: {line} {problem} {ANNOTATIONS}; {remedy}")
         category = NORMAL if normal else folder
         videos.append(
             SurveillanceVideo(

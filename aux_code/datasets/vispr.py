@@ -1,7 +1,7 @@
 """VISPR: photographs labelled with the private attributes they show (train 10,000, test 8,000).
 
     ROOT/train2017/<id>.jpg     val2017, test2017
-    ROOT/train2017/<id>.json    or ROOT/annotations/train2017/<id>.json, or ROOT/train2017_annotation/<id>.json
+    ROOT/train2017/<id>.json    or in ROOT/annotations/train2017, or in ROOT/train2017_annotation
 
 Orekondy, Schiele, Fritz: Towards a Visual Privacy Advisor, ICCV 2017;
 https://tribhuvanesh.github.io/vpa, for research use.

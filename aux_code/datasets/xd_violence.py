@@ -1,8 +1,7 @@
-"""XD-Violence: 4,754 videos, 217 hours, from films, broadcasts and cameras (train 3,954, test 300
-normal + 500).
+"""XD-Violence: 4,754 videos, 217 hours, of films and cameras (train 3,954, test 300 + 500).
 
-    ROOT/train/<Name>.mp4  ROOT/test/<Name>.mp4      at any depth; or ROOT/1-1004 ... ROOT/3320-3954 and ROOT/videos
-    ROOT/annotations.txt                             "<name> start end start end ...", frames from 0, end exclusive
+    ROOT/train/<Name>.mp4  ROOT/test/<Name>.mp4  at any depth; or ROOT/1-1004 ... and ROOT/videos
+    ROOT/annotations.txt   "<name> start end start end ...", frames from 0, end exclusive
 
 A name ends in _label_A (normal) or in _label_ and codes joined by '-': its label and category.
 
@@ -71,9 +70,8 @@ def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> l
         ("test", test, TEST_FOLDERS),
     ):
         if not videos:
-            report.append(
-                f"no {split} videos; unpack them into {' or '.join(str(root / name) for name in folders)}"
-            )
+            places = " or ".join(str(root / name) for name in folders)
+            report.append(f"no {split} videos; unpack them into {places}")
     folder = next(
         (root / name for name in TEST_FOLDERS if (root / name).is_dir()), root / TEST_FOLDERS[0]
     )
@@ -88,9 +86,8 @@ def _video(path: Path, split: str, events: dict[str, Events]) -> SurveillanceVid
     match = re.search(r"_label_([A-Z0-9-]+)$", name)
     codes = match[1].split("-") if match else []
     if not codes or not set(codes) <= {"A", "0", *CATEGORIES}:
-        raise UserError(
-            f"{path}: the name must end in _label_A or _label_<codes> with codes {', '.join(CATEGORIES)}, 0"
-        )
+        known = ", ".join(CATEGORIES)
+        raise UserError(f"{path}: the name must end in _label_A or _label_<codes> of {known}, 0")
     kinds = [CATEGORIES[code] for code in codes if code in CATEGORIES]
     if codes == ["A"]:
         return SurveillanceVideo(name, path, split, 0, NORMAL, events.get(name, ()))

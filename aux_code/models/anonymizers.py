@@ -15,7 +15,7 @@ def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
 
 
 class DoubleConv(nn.Module):
-    """Twice (3 x 3 convolution, batch norm, ReLU): (N, in_channels, H, W) -> (N, out_channels, ...)."""
+    """Twice (3 x 3 convolution, batch norm, ReLU), from `in_channels` to `out_channels`."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()

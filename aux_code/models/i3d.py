@@ -24,18 +24,14 @@ class TwoFrameConv3d(nn.Conv3d):
 
 
 def mend_short_clips(network: nn.Module) -> nn.Module:
-    """Replaces, in place, every Conv3d of three frames by a `TwoFrameConv3d` of the same weights."""
-    for name, module in list(network.named_modules()):
-        if (
-            isinstance(module, nn.Conv3d)
-            and module.kernel_size[0] == 3
-            and not isinstance(module, TwoFrameConv3d)
-        ):
-            mended = TwoFrameConv3d(
-                module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
-                module.dilation, module.groups, module.bias is not None,
-            )  # fmt: skip
-            mended.load_state_dict(module.state_dict())
+    """Replaces, in place, every Conv3d of three frames by a `TwoFrameConv3d` of its weights."""
+    for name, conv in list(network.named_modules()):
+        is_plain = isinstance(conv, nn.Conv3d) and not isinstance(conv, TwoFrameConv3d)
+        if is_plain and conv.kernel_size[0] == 3:
+            shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
+            rest = (conv.padding, conv.dilation, conv.groups, conv.bias is not None)
+            mended = TwoFrameConv3d(*shape, *rest)
+            mended.load_state_dict(conv.state_dict())
             network.set_submodule(name, mended)
     return network
 

@@ -55,8 +55,9 @@ class BoxObfuscation(Obfuscation, ABC):
     def forward(self, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
         if boxes is None:
             raise UserError(
-                "blur and blacken need the boxes of the people: put person_boxes.csv (file,frame,x0,y0,x1,y1) into the "
-                "root of the data set, or give --boxes or --detector_weights"
+                "blur and blacken need the boxes of the people: put person_boxes.csv "
+                "(file,frame,x0,y0,x1,y1) into the data set's root, or give --boxes or "
+                "--detector_weights"
             )
         if len(boxes) != len(frames):
             raise ValueError(f"{len(frames)} frames but boxes for {len(boxes)}")
@@ -103,10 +104,8 @@ def box_mask(boxes: Sequence[Tensor], frames: Tensor) -> Tensor:
     mask = torch.zeros(n_frames, 1, height, width, dtype=torch.bool)
     for i, frame_boxes in enumerate(boxes):
         rows = torch.as_tensor(frame_boxes, dtype=torch.float64, device="cpu").reshape(-1, 4)
-        corners = (
-            torch.cat([rows[:, :2].floor(), rows[:, 2:].ceil()], dim=1).clamp(min=0).long().tolist()
-        )
-        for left, top, right, bottom in corners:
+        corners = torch.cat([rows[:, :2].floor(), rows[:, 2:].ceil()], dim=1).clamp(min=0).long()
+        for left, top, right, bottom in corners.tolist():
             mask[i, 0, top:bottom, left:right] = True
     return mask.to(frames.device)
 
@@ -122,12 +121,10 @@ OBFUSCATIONS = {
 
 
 def read_boxes(csv_path: Path | str) -> dict[str, dict[int, np.ndarray]]:
-    """Reads person boxes: file -> frame -> (K, 4) float32 array of x0, y0, x1, y1 in pixels of the
-    decoded picture.
+    """Person boxes: file -> frame -> float32 (K, 4) x0, y0, x1, y1 in pixels of the decoded frame.
 
-    The file has the header `file,frame,x0,y0,x1,y1`: `file` relative to the data set's root with
-    forward slashes, frames from 0 (0 for still images), x1 and y1 exclusive, one row per person and
-    frame.
+    The header is `file,frame,x0,y0,x1,y1`: `file` relative to the data set's root with forward
+    slashes, frames from 0 (0 for images), x1 and y1 exclusive, one row per person and frame.
 
     Raises:
         UserError: no such file, another header, or a bad line (named with its number).
@@ -145,9 +142,8 @@ def read_boxes(csv_path: Path | str) -> dict[str, dict[int, np.ndarray]]:
                     file, frame, box = _parse_row(row, f"{csv_path}, line {reader.line_num}")
                     rows.setdefault(file, {}).setdefault(frame, []).append(box)
     except OSError as error:
-        raise UserError(
-            f"{csv_path}: the boxes of the people cannot be read ({error.strerror}); blur and blacken need this file"
-        ) from error
+        problem = f"the boxes of the people cannot be read ({error.strerror})"
+        raise UserError(f"{csv_path}: {problem}; blur and blacken need this file") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{csv_path} is not a CSV text file in UTF-8 ({error})") from error
     return {
@@ -162,9 +158,8 @@ def write_boxes(csv_path: Path | str, boxes: dict[str, dict[int, np.ndarray]]) -
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "frame", "x0", "y0", "x1", "y1"])
     for file, frames in boxes.items():
-        writer.writerows(
-            [file, frame, *map(float, box)] for frame, rows in frames.items() for box in rows
-        )
+        for frame, rows in frames.items():
+            writer.writerows([file, frame, *map(float, box)] for box in rows)
     write_atomically(csv_path, lambda stream: stream.write(text.getvalue().encode()))
 
 
@@ -174,11 +169,9 @@ def _parse_row(row: list[str], where: str) -> tuple[str, int, list[float]]:
     except (ValueError, IndexError):
         frame, box = -1, []
     if frame < 0 or len(box) != 4 or not np.isfinite(box).all():
-        raise UserError(
-            f"{where}: expected file,frame,x0,y0,x1,y1 with numbers, got: {','.join(row)}"
-        )
+        expected = "file,frame,x0,y0,x1,y1 with numbers"
+        raise UserError(f"{where}: expected {expected}, got: {','.join(row)}")
     if box[2] <= box[0] or box[3] <= box[1]:
-        raise UserError(
-            f"{where}: the box is empty (x1 must exceed x0, y1 must exceed y0): {','.join(row)}"
-        )
+        rule = "x1 must exceed x0, y1 must exceed y0"
+        raise UserError(f"{where}: the box is empty ({rule}): {','.join(row)}")
     return file, frame, box

@@ -27,21 +27,19 @@ COCO_PERSON = 1
 BOXES_FILE = "person_boxes.csv"
 """Name of the boxes file in a data set's folder."""
 SHORTEST_SIDE = 800
-"""Pixels to which the detector scales the shorter side of a picture (torchvision's own)."""
+"""Pixels to which the detector scales the shorter side of a frame (torchvision's own)."""
 _CHUNK = 4
 """Frames per pass of the detector."""
 
 
 class PersonBoxes:
-    """Where the people are, in pixels of pictures and video frames as decoded. May be called by
-    several threads.
+    """Where the people are, in pixels of images and frames as decoded; several threads may ask.
 
     Args:
         rows: what `read_boxes` gives; None: the detector looks at the frames.
         detector: see `detect_person_boxes`; only without rows.
         device: where the detector runs.
-        origin: {"source": what they come from, "sha256": of the file}, for messages and for what
-            has to agree.
+        origin: {"source": what they come from, "sha256": of the file}.
     """
 
     def __init__(
@@ -68,9 +66,8 @@ class PersonBoxes:
         """Boxes (K, 4) float32, x0, y0, x1, y1, of each of T frames.
 
         Args:
-            path: the picture, video or folder of frames; a row is about it if its `file` is the end
-                of the path.
-            indices: numbers of the frames in the video, from 0; 0 for a picture.
+            path: image, video or folder of frames; its rows are those whose `file` ends the path.
+            indices: numbers of the frames in the video, from 0; 0 for an image.
             frames: uint8 (T, H, W, 3), where `needs_frames`.
         """
         if self.rows is not None:
@@ -78,17 +75,15 @@ class PersonBoxes:
             return [of_video.get(int(i), np.zeros((0, 4), np.float32)) for i in indices]
         boxes: list[np.ndarray] = []
         for start in range(0, len(frames), _CHUNK):
-            part = torch.from_numpy(np.ascontiguousarray(frames[start : start + _CHUNK])).to(
-                self.device
-            )
+            part = torch.from_numpy(np.ascontiguousarray(frames[start : start + _CHUNK]))
+            part = part.to(self.device).permute(0, 3, 1, 2).float() / 255  # (T, 3, H, W)
             with self._lock:
-                found = detect_person_boxes(part.permute(0, 3, 1, 2).float() / 255, self.detector)
+                found = detect_person_boxes(part, self.detector)
             boxes += [of_frame.numpy() for of_frame in found]
         return boxes
 
     def require(self, paths: Iterable[Path]) -> None:
-        """Checks that the file is about these pictures or videos; those without a row count as
-        without people.
+        """Checks that the file is about these images or videos; one without a row has no people.
 
         Raises:
             UserError: it has a row for none of them, so that everybody in them would stay visible.
@@ -105,13 +100,8 @@ class PersonBoxes:
             )
         if unknown:
             some = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-            counts = f"{len(unknown)} of {len(paths)} files"
-            log.warning(
-                "%s has no row for %s, taken as without people: %s",
-                self.origin["source"],
-                counts,
-                some,
-            )
+            counts = f"{len(unknown)} of {len(paths)} files, taken as without people"
+            log.warning("%s has no row for %s: %s", self.origin["source"], counts, some)
 
     def _name_of(self, path: Path) -> str | None:
         """The longest `file` of the rows that is the end of a path, as given or without links."""
@@ -124,8 +114,7 @@ class PersonBoxes:
 
 
 def find_boxes_file(boxes: Path | None, detector_weights: Path | None, place: Path) -> Path | None:
-    """The boxes file that applies: `--boxes`, else the nearest person_boxes.csv at or above the
-    data; None: a detector.
+    """`--boxes`, else the nearest person_boxes.csv at or above the data; None: a detector.
 
     Weights that were given by name go before a file that merely lies there.
 
@@ -133,16 +122,12 @@ def find_boxes_file(boxes: Path | None, detector_weights: Path | None, place: Pa
         UserError: both options were given.
     """
     if boxes is not None and detector_weights is not None:
-        raise UserError(
-            "--boxes and --detector_weights are two sources of person boxes: give one of them"
-        )
+        raise UserError("--boxes and --detector_weights are two sources of boxes: give one of them")
     if boxes is not None or detector_weights is not None:
         return boxes
     place = Path(os.path.abspath(place))
-    return next(
-        (file for folder in (place, *place.parents) if (file := folder / BOXES_FILE).is_file()),
-        None,
-    )
+    files = (folder / BOXES_FILE for folder in (place, *place.parents))
+    return next((file for file in files if file.is_file()), None)
 
 
 def boxes_origin(boxes: Path | None, detector_weights: Path | None, place: Path) -> dict[str, str]:
@@ -164,24 +149,20 @@ def open_person_boxes(
     Args:
         boxes: a CSV file as of `read_boxes`.
         detector_weights: local weights of torchvision's Faster R-CNN.
-        place: the data set's folder, or one video. The person_boxes.csv there or in the nearest
-            folder above is taken if neither is given; without one the detector looks, with
-            torchvision's weights (its cache or download).
+        place: the data set's folder, or one video, at or above which person_boxes.csv is taken if
+            neither is given; without one the detector looks, with torchvision's weights.
         device: where the detector runs.
 
     Raises:
-        UserError: both options, a file that cannot be read, or no weights to be had (says what to
-            put where).
+        UserError: both options, a file that cannot be read, or no weights (says what to put where).
     """
     origin = boxes_origin(boxes, detector_weights, place)
     file = find_boxes_file(boxes, detector_weights, place)
+    log.info("person boxes from %s", origin["source"])
     if file is not None:
-        opened = PersonBoxes(read_boxes(file), origin=origin)
-    else:
-        detector = load_person_detector(detector_weights, device)
-        opened = PersonBoxes(detector=detector, device=device, origin=origin)
-    log.info("person boxes from %s", opened.origin["source"])
-    return opened
+        return PersonBoxes(read_boxes(file), origin=origin)
+    detector = load_person_detector(detector_weights, device)
+    return PersonBoxes(detector=detector, device=device, origin=origin)
 
 
 def load_person_detector(
@@ -190,35 +171,30 @@ def load_person_detector(
     """torchvision's Faster R-CNN (ResNet-50, COCO), in eval mode.
 
     Args:
-        weights_file: local copy of the weights; None: torchvision's own mechanism (its cache, else
-            its download).
+        weights_file: local copy of the weights; None: torchvision's cache, else its download.
         device: where it runs.
 
     Raises:
-        UserError: no such file, weights that do not fit, or no network (says which file to put
-            where).
+        UserError: no such file, weights that do not fit, or no network (says what to put where).
     """
-    from torchvision.models.detection import (
-        FasterRCNN_ResNet50_FPN_Weights,
-        fasterrcnn_resnet50_fpn,
-    )
+    from torchvision.models import detection
 
-    weights = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    weights = detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     options: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": 91}
-    detector = fasterrcnn_resnet50_fpn(**options, min_size=SHORTEST_SIDE)
+    detector = detection.fasterrcnn_resnet50_fpn(**options, min_size=SHORTEST_SIDE)
     if weights_file is not None:
         load_strictly(detector, read_weight_file(weights_file, "detector"))
         return detector.eval().to(device)
     try:
-        detector.load_state_dict(
-            weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        )
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        detector.load_state_dict(state)
     except (OSError, RuntimeError) as error:
         cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
         raise UserError(
-            f"the weights of the person detector could not be downloaded ({error}). Without a network, fetch "
-            f"{weights.url} elsewhere and give it by --detector_weights FILE or put it at {cached}; or give the boxes "
-            f"of the people as a file: --boxes, or {BOXES_FILE} in the data set's folder"
+            f"the weights of the person detector could not be downloaded ({error}). Without a "
+            f"network, fetch {weights.url} elsewhere and give it by --detector_weights FILE or put "
+            f"it at {cached}; or give the boxes of the people as a file: --boxes, or {BOXES_FILE} "
+            "in the data set's folder"
         ) from error
     return detector.eval().to(device)
 
@@ -231,8 +207,7 @@ def detect_person_boxes(
 
     Args:
         frames: (N, 3, H, W) in [0, 1], on the detector's device.
-        detector: of torchvision's detection interface: list of images -> list of {"boxes",
-            "labels", "scores"}.
+        detector: as torchvision's: list of images -> list of {"boxes", "labels", "scores"}.
         threshold: least confidence, in [0, 1] (ours; the paper does not state one).
         chunk: frames per pass.
 

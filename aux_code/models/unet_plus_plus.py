@@ -24,7 +24,7 @@ class UNetPlusPlus(smp.UnetPlusPlus):
         super().__init__(
             encoder_name="resnet18",
             encoder_depth=4,
-            encoder_weights=None,  # from ImageNet through `load_fa_model`, whose messages help without a network
+            encoder_weights=None,  # `load_fa_model` has ImageNet's, and helpful messages
             decoder_channels=(256, 128, 64, 32),
             in_channels=3,
             classes=out_channels,

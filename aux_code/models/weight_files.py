@@ -1,4 +1,4 @@
-"""Weight files of every origin -> one flat state dict; strict loading that says what does not fit."""
+"""Weight files of every origin -> one flat state dict; strict loading that says what is amiss."""
 
 import logging
 from pathlib import Path
