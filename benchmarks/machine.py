@@ -128,8 +128,7 @@ def peak_mib() -> float:
 
 
 class ChildProcess:
-    """Measures in a process of their own: another allocator, other environment variables, memory
-    counted apart.
+    """Measures in a process of their own: another allocator, memory counted apart.
 
     Used as a context manager; `call` waits for the answer, so that the two never compute at once.
 
@@ -137,26 +136,14 @@ class ChildProcess:
         build: a function at module level, called in the child; returns name -> function without
             arguments.
         arguments: of `build`; they are pickled.
-        environment: variables that the child's libraries shall find when they are loaded.
     """
 
-    def __init__(
-        self,
-        build: Callable[..., Mapping[str, Callable[[], object]]],
-        *arguments,
-        environment: Mapping[str, str] = {},
-    ):
+    def __init__(self, build: Callable[..., Mapping[str, Callable[[], object]]], *arguments):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         served = (theirs, torch.get_num_threads(), build, arguments)
         self._process = context.Process(target=_serve, args=served, daemon=True)
-        previous = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
-        try:
-            self._process.start()
-        finally:
-            for name, value in previous.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        self._process.start()
         theirs.close()
 
     def __enter__(self) -> "ChildProcess":
