@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anonymization_training.params_anonymization import TrainAnonymizerParams
+from anonymization_training.params_anonymization import TrainAnonymizerParams as Params
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code.batch_norm import keep_running_statistics
 from aux_code.devices import autocast
@@ -48,7 +48,7 @@ class Networks:
     teacher: nn.Module | None = None
 
 
-def set_modes(networks: Networks, phase: str, params: TrainAnonymizerParams) -> None:
+def set_modes(networks: Networks, phase: str, params: Params) -> None:
     """Train mode (statistics of the batch, which the running ones follow) or eval mode of each.
 
     Args:
@@ -132,9 +132,7 @@ class Updaters(NamedTuple):
     settle: Updater
 
 
-def build_updaters(
-    networks: Networks, params: TrainAnonymizerParams, device: torch.device
-) -> Updaters:
+def build_updaters(networks: Networks, params: Params, device: torch.device) -> Updaters:
     """Adam for each network; only f_A's gradient is clipped."""
 
     def updater(net: nn.Module, factor: float, gradient_clip: float = 0.0) -> Updater:
@@ -162,11 +160,7 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
 
 
 def minimax_step(
-    networks: Networks,
-    clips: ClipBatch,
-    images: ImageBatch,
-    params: TrainAnonymizerParams,
-    updaters: Updaters,
+    networks: Networks, clips: ClipBatch, images: ImageBatch, params: Params, updaters: Updaters
 ) -> dict[str, float]:
     """Both steps on one batch (Algorithm 1), or one of them in turn (release)."""
     both = params.alternate == "steps"
@@ -181,11 +175,7 @@ def minimax_step(
 
 
 def step_anonymizer(
-    networks: Networks,
-    clips: ClipBatch,
-    images: ImageBatch,
-    params: TrainAnonymizerParams,
-    updater: Updater,
+    networks: Networks, clips: ClipBatch, images: ImageBatch, params: Params, updater: Updater
 ) -> dict[str, float]:
     """Step 1: one update of f_A; f_T and f_B stay as they are, down to their running statistics.
 
@@ -208,11 +198,7 @@ def step_anonymizer(
 
 
 def step_adversaries(
-    networks: Networks,
-    clips: ClipBatch,
-    images: ImageBatch,
-    params: TrainAnonymizerParams,
-    updaters: Updaters,
+    networks: Networks, clips: ClipBatch, images: ImageBatch, params: Params, updaters: Updaters
 ) -> dict[str, float]:
     """Step 2: one update of f_T and one of f_B on f_A's output; f_A runs without gradient.
 
@@ -234,7 +220,7 @@ def step_adversaries(
 
 
 def step_utility(
-    networks: Networks, clips: ClipBatch, params: TrainAnonymizerParams, updater: Updater
+    networks: Networks, clips: ClipBatch, params: Params, updater: Updater
 ) -> dict[str, float]:
     """Settling after the minimax: f_T's part of step 2, with f_A as it is released."""
     set_modes(networks, "settling", params)
@@ -246,7 +232,7 @@ def step_utility(
 
 
 def anonymizer_loss(
-    networks: Networks, clips: ClipBatch, images: ImageBatch, params: TrainAnonymizerParams
+    networks: Networks, clips: ClipBatch, images: ImageBatch, params: Params
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """w_T * L_T - w_B * L_B, which step 1 minimises, and its named parts."""
     utility, parts = utility_loss(networks, clips, params)
@@ -256,7 +242,7 @@ def anonymizer_loss(
 
 
 def utility_loss(
-    networks: Networks, batch: ClipBatch, params: TrainAnonymizerParams, through_fa: bool = True
+    networks: Networks, batch: ClipBatch, params: Params, through_fa: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_T on anonymized clips: cross-entropy + omega * the term of `utility_loss` + distillation.
 
@@ -290,7 +276,7 @@ def utility_loss(
     return total, parts
 
 
-def temporal_term(embedding: Tensor, params: TrainAnonymizerParams) -> Tensor:
+def temporal_term(embedding: Tensor, params: Params) -> Tensor:
     """The term beside the cross-entropy, of embeddings (K, B, D) of K clips of each video."""
     if params.utility_loss == "triplet":
         anchor, positive, negative = embedding
@@ -305,7 +291,7 @@ def budget_loss(
     networks: Networks,
     clips: ClipBatch,
     images: ImageBatch,
-    params: TrainAnonymizerParams,
+    params: Params,
     through_fa: bool = True,
 ) -> Tensor:
     """L_B: NT-Xent of f_B on two anonymized views of an image, or two frames of a video."""

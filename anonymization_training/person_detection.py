@@ -1,5 +1,4 @@
-"""People in the training videos by a detector: once per video, before the training, and kept on
-disk.
+"""People in the training videos by a detector: once per video, before the training.
 
 Training draws clips at random times in every epoch, and the decoding processes have no GPU for a
 detector; so it sees every frame once. The boxes lie below ARTIFACT_ROOT/person_boxes, in a folder
@@ -9,7 +8,7 @@ seed share them, and an interrupted detection goes on.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -39,24 +38,22 @@ def detect_in_videos(people: PersonBoxes, videos: Sequence[Path], root: Path) ->
         root: the data set's folder.
 
     Returns:
-        the boxes as rows, which need no frames. A video that does not decode has none: the
-        training, which cannot read it either, counts and names it.
+        The boxes as rows, which need no frames. A video that does not decode has none: the
+        training counts and names it.
     """
-    folder = _folder_of(people, root)
-    files = {video: folder / f"{video.relative_to(root).as_posix()}.csv" for video in videos}
-    todo = [
-        video
-        for video in list(videos)[rank() :: world_size()]
-        if not _is_current(files[video], video)
-    ]
-    log.info(
-        "people are sought in %d of %d videos; their boxes go to %s", len(todo), len(videos), folder
-    )
+    # one folder for each detector and place of the data: names of two data sets may be equal
+    place = hashlib.sha256(root.resolve().as_posix().encode()).hexdigest()[:8]
+    detector = people.origin["sha256"][:16] or "torchvision"
+    folder = config.ARTIFACT_ROOT / "person_boxes" / detector / place
+    names = {video: video.relative_to(root).as_posix() for video in videos}
+    files = {video: folder / f"{name}.csv" for video, name in names.items()}
+    own = list(videos)[rank() :: world_size()]
+    todo = [video for video in own if not _is_current(files[video], video)]
+    counts = f"{len(todo)} of {len(videos)} videos"
+    log.info("people are sought in %s; their boxes go to %s", counts, folder)
     for video in progress(todo, "people"):
         try:
-            write_boxes(
-                files[video], {video.relative_to(root).as_posix(): _boxes_of(people, video)}
-            )
+            write_boxes(files[video], {names[video]: _boxes_of(people, video)})
         except UnreadableMedia as error:
             log.warning("no people in a video that does not decode: %s", error)
     barrier()
@@ -67,33 +64,15 @@ def detect_in_videos(people: PersonBoxes, videos: Sequence[Path], root: Path) ->
     return PersonBoxes(rows, origin=people.origin)
 
 
-def _folder_of(people: PersonBoxes, root: Path) -> Path:
-    """One for each detector and place of the data: videos of two data sets may have the same
-    names."""
-    place = hashlib.sha256(root.resolve().as_posix().encode()).hexdigest()[:8]
-    return (
-        config.ARTIFACT_ROOT
-        / "person_boxes"
-        / (people.origin["sha256"][:16] or "torchvision")
-        / place
-    )
-
-
 def _is_current(file: Path, video: Path) -> bool:
     return file.is_file() and file.stat().st_mtime >= video.stat().st_mtime
 
 
 def _boxes_of(people: PersonBoxes, video: Path) -> dict[int, np.ndarray]:
     boxes: dict[int, np.ndarray] = {}
-    for first, part in _chunks(iterate_frames(video)):
-        found = people.of_frames(video, range(first, first + len(part)), part)
+    frames, first = iterate_frames(video), 0
+    while part := list(islice(frames, _FRAMES_AT_ONCE)):  # in constant memory
+        found = people.of_frames(video, range(first, first + len(part)), np.stack(part))
         boxes |= {first + i: of_frame for i, of_frame in enumerate(found) if len(of_frame)}
-    return boxes
-
-
-def _chunks(frames: Iterator[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the first frame, uint8 (T, H, W, 3)), in constant memory."""
-    first = 0
-    while part := list(islice(frames, _FRAMES_AT_ONCE)):
-        yield first, np.stack(part)
         first += len(part)
+    return boxes

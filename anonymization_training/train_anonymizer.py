@@ -18,12 +18,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 import torch
 from torch import nn
 
-from anonymization_training.minimax import (
-    Networks,
-    build_updaters,
-    minimax_step,
-    step_utility,
-)
+from anonymization_training.minimax import Networks, build_updaters, minimax_step, step_utility
 from anonymization_training.params_anonymization import (
     TRAIN_ANONYMIZER,
     TrainAnonymizerParams,

@@ -8,7 +8,8 @@ together.
 
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -47,14 +48,12 @@ class ClipBatch(NamedTuple):
     """Clips of B videos."""
 
     clips: Tensor
-    """(K, B, 3, T, H, W) in [0, 1]: K views of each video. K = 1: anchor. K = 3: anchor, positive,
-    negative. K = 2: two clips of each video. K = 8 (LLTC): four times in a first view, then the
-    same four in a second view."""
+    """(K, B, 3, T, H, W) in [0, 1]: K views of each video. K = 1: anchor; 2: two times; 3: anchor,
+    positive, negative; 8 (LLTC): four times in a first view, then in a second one."""
     labels: Tensor
     """(B,) class indices."""
     person_masks: Tensor | None
-    """(K, B, 1, T, H, W) in {0, 1}: where persons are, cropped and flipped like the clips; None
-    unless asked for."""
+    """(K, B, 1, T, H, W) in {0, 1}, cropped and flipped like the clips; None unless asked for."""
     names: tuple[str, ...]
     """(B,) files, for messages."""
 
@@ -96,7 +95,8 @@ class _Sample(NamedTuple):
     keys: tuple
     """Of the sample's generators: view k is drawn from seeded_generator(*keys, k)."""
     name: str
-    label: int = -1
+    label: int | None = None
+    """Of a video; None: an image."""
     masks: list[np.ndarray] | None = None
 
 
@@ -106,17 +106,14 @@ VIEW_AUGMENTATIONS = {"strong": BUDGET_VIEWS, "moderate": MODERATE_VIEWS}
 """Name on the command line -> policy for the two views of an image."""
 
 
+@dataclass
 class ClipSamples(Dataset):
     """Map from (epoch, index) to the decoded clips of a video, or to why it does not decode."""
 
-    def __init__(
-        self,
-        videos: Sequence[Ucf101Item],
-        sampling: Sampling,
-        cache: DecodedCache,
-        people: PersonBoxes | None = None,
-    ):
-        self.videos, self.sampling, self.cache, self.people = videos, sampling, cache, people
+    videos: Sequence[Ucf101Item]
+    sampling: Sampling
+    cache: DecodedCache
+    people: PersonBoxes | None = None
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -154,11 +151,13 @@ def clip_indices(n_frames: int, sampling: Sampling, generator: torch.Generator) 
     return [triplet.anchor, triplet.negative] if sampling.views == "invariance" else list(triplet)
 
 
+@dataclass
 class ImageSamples(Dataset):
     """Map from (epoch, index) to a decoded image, twice, or to why it does not decode."""
 
-    def __init__(self, paths: Sequence[Path], cache: DecodedCache, seed: int):
-        self.paths, self.cache, self.seed = paths, cache, seed
+    paths: Sequence[Path]
+    cache: DecodedCache
+    seed: int
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -172,15 +171,20 @@ class ImageSamples(Dataset):
         return _Sample([image, image], (self.seed, "view", epoch, index), str(self.paths[index]))
 
 
-def collate_clips(
+def collate(
     samples: list[_Sample | UnreadableMedia], size: int, policy: Policy
-) -> tuple[ClipBatch | None, list[UnreadableMedia]]:
-    """Augmented clips of size x size pixels, and what did not decode."""
-    good, bad = _split(samples)
+) -> tuple[ClipBatch | ImageBatch | None, list[UnreadableMedia]]:
+    """Augmented clips or images of size x size pixels, and what did not decode."""
+    good = [sample for sample in samples if isinstance(sample, _Sample)]
+    bad = [sample for sample in samples if isinstance(sample, UnreadableMedia)]
     if not good:
         return None, bad
+    if world_size() > 1:  # losses over all ranks need shares of one size
+        good += [good[i % len(good)] for i in range(len(bad))]
     names = tuple(sample.name for sample in good)
-    clips = _augmented(good, [sample.arrays for sample in good], size, policy)
+    views = _augmented(good, [sample.arrays for sample in good], size, policy)
+    if good[0].label is None:
+        return ImageBatch(views, names), bad
     masks = None
     if good[0].masks is not None:
         # The same crops and flips: every policy makes the same draws from equal generators.
@@ -188,18 +192,7 @@ def collate_clips(
         painted = _augmented(good, [sample.masks for sample in good], size, geometry)
         masks = (painted[:, :, :1] >= 0.5).float()
     labels = torch.tensor([sample.label for sample in good])
-    return ClipBatch(clips, labels, masks, names), bad
-
-
-def collate_images(
-    samples: list[_Sample | UnreadableMedia], size: int, policy: Policy
-) -> tuple[ImageBatch | None, list[UnreadableMedia]]:
-    """Two augmented views of each image, of size x size pixels, and what did not decode."""
-    good, bad = _split(samples)
-    if not good:
-        return None, bad
-    views = _augmented(good, [sample.arrays for sample in good], size, policy)
-    return ImageBatch(views, tuple(sample.name for sample in good)), bad
+    return ClipBatch(views, labels, masks, names), bad
 
 
 def _augmented(
@@ -209,24 +202,15 @@ def _augmented(
     n_views, n = len(arrays[0]), len(samples)
     flat = [own[k] for k in range(n_views) for own in arrays]
     generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in samples]
-    augment = augment_images if flat[0].ndim == 3 else augment_batch
+    augment = augment_images if samples[0].label is None else augment_batch
     return augment(flat, policy, size, generators).unflatten(0, (n_views, n))
-
-
-def _split(samples: list[_Sample | UnreadableMedia]) -> tuple[list[_Sample], list[UnreadableMedia]]:
-    good = [sample for sample in samples if isinstance(sample, _Sample)]
-    bad = [sample for sample in samples if isinstance(sample, UnreadableMedia)]
-    if world_size() > 1 and good:  # losses over all ranks need shares of one size
-        good += [good[i % len(good)] for i in range(len(bad))]
-    return good, bad
 
 
 def _begin_loading(worker: int) -> None:
     """Begins a decoding process.
 
     Ctrl-C and schedulers signal the whole process group; the training saves first, then ends its
-    workers. Images and clips are large temporaries: an allocator that keeps what was freed decodes
-    and augments a quarter faster.
+    workers. An allocator that keeps freed memory decodes and augments a quarter faster.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -237,11 +221,10 @@ class BatchSource:
     """Endless, seekable batches: batch `step` of the whole training, whatever was read before.
 
     Args:
-        samples: ClipSamples or ImageSamples.
-        collate: list of samples -> (batch, errors).
+        policy: of the augmentation.
         batch_size: samples per batch, of all ranks together; the last, incomplete batch of an epoch
             is filled from the next epoch's order.
-        params: of the script: n_workers, max_unreadable_share and seed are read.
+        params: of the script: size, n_workers, max_unreadable_share and seed are read.
         folder: where unreadable.txt names what does not decode.
 
     Raises:
@@ -250,13 +233,14 @@ class BatchSource:
 
     def __init__(
         self,
-        samples: Dataset,
-        collate: Callable,
+        samples: ClipSamples | ImageSamples,
+        policy: Policy,
         batch_size: int,
         params: StageParams,
         folder: Path,
     ):
-        self.samples, self.collate, self.batch_size = samples, collate, batch_size
+        self.samples, self.batch_size = samples, batch_size
+        self.collate = partial(collate, size=params.size, policy=policy)
         self.n_workers, self.seed = params.n_workers, params.seed
         self.unreadable = UnreadableLog(folder, len(samples), params.max_unreadable_share)
         self.steps_per_epoch = max(1, -(-len(samples) // batch_size))
@@ -316,13 +300,12 @@ def clip_source(
     folder: Path,
     people: PersonBoxes | None = None,
 ) -> BatchSource:
-    """Batches of clips; see `Sampling.views`. `people` come with masks."""
+    """Batches of clips; see `Sampling.views`. With `people` they have masks."""
     distance = getattr(params, "negative_distance", 0)  # the minimax alone has it
     sampling = Sampling(views, params.clip_length, params.stride, params.seed, distance)
     samples = ClipSamples(videos, sampling, cache, people)
     policy = AUGMENTATIONS[params.augmentation]
-    collate = partial(collate_clips, size=params.size, policy=policy)
-    return BatchSource(samples, collate, params.batch_videos, params, folder)
+    return BatchSource(samples, policy, params.batch_videos, params, folder)
 
 
 def image_source(
@@ -331,8 +314,7 @@ def image_source(
     """Batches of two views of images."""
     samples = ImageSamples(paths, cache, params.seed)
     policy = VIEW_AUGMENTATIONS[params.augmentation]
-    collate = partial(collate_images, size=params.size, policy=policy)
-    return BatchSource(samples, collate, params.batch_images, params, folder)
+    return BatchSource(samples, policy, params.batch_images, params, folder)
 
 
 def readable_images(paths: Sequence[Path], cache: DecodedCache) -> list[np.ndarray]:

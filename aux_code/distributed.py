@@ -129,7 +129,7 @@ def gather_objects(item: Any) -> list[Any]:
 
 
 class _AllReduce(torch.autograd.Function):
-    """Sum over ranks; each has a loss of its own, so the gradient is the sum of their gradients."""
+    """The gradient is the sum of all ranks' gradients, since each rank has a loss of its own."""
 
     @staticmethod
     def forward(ctx, values: Tensor) -> Tensor:

@@ -137,13 +137,13 @@ class OurSteps:
 
     def step_1(self) -> dict[str, float]:
         """f_A learns."""
-        batch = (self.clips, self.images)
-        return step_anonymizer(self.networks, *batch, self.params, self.updaters.fa)
+        what = (self.networks, self.clips, self.images, self.params)
+        return step_anonymizer(*what, self.updaters.fa)
 
     def step_2(self) -> dict[str, float]:
         """f_T and f_B learn."""
-        batch = (self.clips, self.images)
-        return step_adversaries(self.networks, *batch, self.params, self.updaters)
+        what = (self.networks, self.clips, self.images, self.params)
+        return step_adversaries(*what, self.updaters)
 
 
 def take_on_corner(steps: PlainSteps | OurSteps) -> None:
@@ -263,20 +263,22 @@ def fitting_batches(kind: str) -> dict[str, float]:
     return fits | {"gb_per_video": per_video / 1e9, "gb_without_videos": rest / 1e9}
 
 
+OPTIONS = {
+    "videos": (2, "per batch, three clips each"),
+    "frames": (16, "per clip"),
+    "images": (4, "per batch, two views each"),
+    "rounds": (3, "of all sides in turns"),
+    "recompute_chunk": (PAPER.recompute_chunk, "frames; 0 keeps all"),
+}
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Options."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     sizes = "pixels; the first gives the ratios"
     parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224], help=sizes)
-    chunk = PAPER.recompute_chunk
-    for name, default, text in (
-        ("videos", 2, "per batch, three clips each"),
-        ("frames", 16, "per clip"),
-        ("images", 4, "per batch, two views each"),
-        ("rounds", 3, None),
-        ("recompute_chunk", chunk, "frames; 0 keeps all"),
-    ):
+    for name, (default, text) in OPTIONS.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=text)
     flag = argparse.BooleanOptionalAction
     parser.add_argument("--memory", action=flag, default=True, help="measure peak memory")
