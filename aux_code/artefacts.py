@@ -1,8 +1,7 @@
-"""The one answer to "is it finished?": an artefact records the parameters that matter and what it
-was made from; it is current if both equal what is asked for now.
+"""The one answer to "is it finished?": an artefact records what it was made of, and is current if
+that equals what is asked for now. Scripts with --resume and reproduce.py ask here.
 
-Device, threads and paths do not count, the precision in force does. Scripts with --resume, the
-runner of reproduce.py and its --dry_run all ask here.
+Device, threads and paths do not count, the precision in force does.
 """
 
 import hashlib
@@ -43,32 +42,25 @@ def recipe(
     data: Mapping[str, str] | None = None,
     in_force: Mapping[str, str] | None = None,
 ) -> Recipe:
-    """The recipe of a run; files are hashed here, once, before they are read.
-
-    Args:
-        params: a dataclass of parameters.
-        inputs: role -> file, or a name that stands for itself.
-        data: data set -> digest.
-        in_force: what the run really uses where a parameter says `auto`.
-    """
+    """The recipe of a run; its inputs (role -> file or name) are hashed here, once."""
     described = describe_inputs(inputs or {})
     return Recipe(fingerprint(params), described, dict(data or {}), dict(in_force or {}))
 
 
 def describe_inputs(inputs: Mapping[str, Path | str]) -> dict[str, dict[str, str]]:
     """Role -> {"path", "sha256"}; what does not exist (names such as `raw`) is kept as a name."""
-    exist = {role: bool(str(path)) and Path(path).exists() for role, path in inputs.items()}
     return {
-        role: {"path": str(path), "sha256": sha256(path) if exist[role] else ""}
+        role: {
+            "path": str(path),
+            "sha256": sha256(path) if str(path) and Path(path).exists() else "",
+        }
         for role, path in inputs.items()
     }
 
 
 def sha256(path: Path | str) -> str:
-    """SHA-256 of a whole file, or of the names and files directly in a folder; hexadecimal.
-
-    A file is read again only if its bytes or its modification time changed.
-    """
+    """SHA-256 of a whole file, or of the names and files directly in a folder; hexadecimal. A file
+    is read again only if its bytes or its modification time changed."""
     path = Path(path)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
@@ -105,8 +97,7 @@ def build_meta(
     metrics: dict[str, float],
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """The part of a checkpoint from which its consumer rebuilds the networks and a reader learns
-    where it came from.
+    """The part of a checkpoint that rebuilds its networks and tells where it came from.
 
     Args:
         stage: name of the script that writes.
@@ -118,8 +109,6 @@ def build_meta(
         seconds: how long it was trained, over all resumes.
     """
     values = asdict(params) if is_dataclass(params) else params
-    if not isinstance(made_of, Recipe):  # TRANSITION
-        made_of = Recipe({}, describe_inputs(made_of))
     return {
         "format_version": FORMAT_VERSION,
         "stage": stage,
@@ -136,11 +125,7 @@ def build_meta(
 
 
 def record_of(path: Path | str) -> dict[str, Any]:
-    """What a checkpoint (its `meta`), a saved state or a JSON says it was made of; {} if nothing.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """What a checkpoint (its `meta`), a saved state or a JSON says of its making; {} if nothing."""
     content = read_json(path) if Path(path).suffix == ".json" else load_checkpoint(path)
     content = content if isinstance(content, dict) else {}
     for key in ("meta", "made_of"):
@@ -149,10 +134,8 @@ def record_of(path: Path | str) -> dict[str, Any]:
 
 
 def differences(record: Mapping[str, Any], made_of: Recipe) -> list[str]:
-    """In what a record differs from a recipe, in words; empty if the artefact is current.
-
-    What a record of an earlier version does not state cannot be compared and is listed, too.
-    """
+    """In what a record differs from a recipe, in words; empty if the artefact is current. What the
+    record of an earlier version does not state is listed, too."""
     found = []
     for name, value in made_of.parameters.items():
         if name not in record.get("parameters", {}):

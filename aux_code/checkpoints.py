@@ -1,5 +1,4 @@
-"""Files that are whole or absent: atomic writes, safe reads, checkpoints that describe
-themselves."""
+"""Files that are whole or absent: atomic writes and safe reads."""
 
 import contextlib
 import json
@@ -22,14 +21,9 @@ from aux_code.errors import UserError
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
     """Writes to a temporary name in the same folder, syncs it and renames it: a kill leaves the old
-    or the new file.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written; the temporary file is removed.
-    """
+    or the new file. A full disk or a folder that cannot be written is a UserError."""
     path = Path(path)
-    # drawn, since processes on two machines, or in two containers, may have one id and share the
-    # folder
+    # drawn, since processes of two machines or containers may have one id and share the folder
     temporary = path.with_name(f".{path.name}.{os.getpid()}_{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +33,7 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> Non
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(
-            OSError
-        ):  # where the folder could not be made there is nothing to remove
+        with contextlib.suppress(OSError):  # without the folder there is nothing to remove
             temporary.unlink()
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
@@ -52,8 +44,7 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], None]) -> Non
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """Writes JSON atomically; NaN and infinity are refused, since other readers do not take
-    them."""
+    """Writes JSON atomically; NaN and infinity, which other readers do not take, are refused."""
     text = json.dumps(content, indent=1, default=plain, allow_nan=False)
     write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -88,8 +79,7 @@ class _PlainWriter:
 
 
 def save_checkpoint(path: Path | str, checkpoint: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically. Entries must be tensors and plain Python values, so that they
-    load safely."""
+    """Writes a checkpoint atomically: tensors and plain Python values, so that it loads safely."""
     buffer = BytesIO()
     torch.save(checkpoint, buffer)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
@@ -97,18 +87,13 @@ def save_checkpoint(path: Path | str, checkpoint: dict[str, Any]) -> None:
 
 def _numpy_values() -> list[Any]:
     """What numpy's numbers and arrays are pickled as, by this numpy and by numpy 1: data, whose
-    reading runs nothing.
-
-    Published checkpoints hold some beside the weights, such as a best score.
-    """
+    reading runs nothing. Published checkpoints hold some, such as a best score."""
     multiarray = np._core.multiarray
     functions = [multiarray.scalar, multiarray._reconstruct]
     old_names = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
-    new_names = [
-        (function, f"numpy._core.multiarray.{function.__name__}") for function in functions
-    ]
-    number_formats = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDGSUOV"]
-    return [*old_names, *new_names, np.ndarray, np.dtype, *number_formats]
+    new_names = [(function, name.replace(".core.", "._core.")) for function, name in old_names]
+    dtypes = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDGSUOV"]
+    return [*old_names, *new_names, np.ndarray, np.dtype, *dtypes]
 
 
 def load_checkpoint(path: Path | str) -> Any:
@@ -121,9 +106,8 @@ def load_checkpoint(path: Path | str) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(
-            f"checkpoint {path} does not exist; run the stage that writes it or give another path"
-        )
+        text = "does not exist; run the stage that writes it or give another path"
+        raise UserError(f"checkpoint {path} {text}")
     if path.stat().st_size == 0:
         raise UserError(f"checkpoint {path} is empty (0 bytes); copy or write it again")
     try:
@@ -131,10 +115,10 @@ def load_checkpoint(path: Path | str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"checkpoint {path} is refused: reading it would run code stored in the file, or it is damaged. "
-            f"Only tensors and plain values are read. ({_first_line(error)})"
+            f"checkpoint {path} is refused: reading it would run code stored in the file, or it is "
+            f"damaged. Only tensors and plain values are read. ({_first_line(error)})"
         ) from error
-    except Exception as error:  # bytes that are no checkpoint fail in many ways, struct.error and IndexError among them
+    except Exception as error:  # bytes that are no checkpoint fail in many ways
         raise UserError(
             f"checkpoint {path} is truncated or not a checkpoint ({_first_line(error)})"
         ) from error
@@ -144,13 +128,8 @@ def load_checkpoint(path: Path | str) -> Any:
 def git_commit() -> str:
     """The commit of the checkout, empty outside one."""
     try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=config.REPOSITORY_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        command, root = ["git", "rev-parse", "HEAD"], config.REPOSITORY_ROOT
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return result.stdout.strip() if result.returncode == 0 else ""

@@ -26,7 +26,7 @@ def choose_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UserError(
-            "--device cuda: PyTorch sees no GPU here; use --device cpu or install a driver that fits"
+            "--device cuda: PyTorch sees no GPU here; use --device cpu or install a driver"
         )
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 

@@ -1,5 +1,4 @@
-"""Command lines: one frozen dataclass of parameters per stage, presets as instances, tyro for the
-parsing."""
+"""Command lines: a frozen dataclass of parameters per stage, presets as instances, by tyro."""
 
 import difflib
 import json
@@ -57,8 +56,7 @@ class CommonParams:
 
 @dataclass(frozen=True, kw_only=True)
 class PersonBoxParams:
-    """Where the boxes of blur and blacken come from; every script that takes an anonymizer by name
-    has these."""
+    """Where the boxes of blur and blacken come from, in every script that takes an anonymizer."""
 
     boxes: Path | None = by_content(None)
     """CSV of person boxes for blur and blacken (file,frame,x0,y0,x1,y1); None: person_boxes.csv of
@@ -75,17 +73,15 @@ Params = TypeVar("Params", bound=CommonParams)
 def parse(
     presets: dict[str, Params], argv: list[str] | None = None, description: str = ""
 ) -> Params:
-    """Parses a command line.
+    """Parses a command line (None: that of the process): every field of the dataclass is an option.
 
     Args:
-        presets: name -> instance; the first one is the default. `--preset NAME` picks the instance
-            whose values the other options replace. Every field of the dataclass is an option.
-        argv: the arguments, without the program's name; None takes those of the process.
-        description: printed by --help.
+        presets: name -> instance; `--preset NAME` picks the one whose values options replace, by
+            default the first.
 
     Raises:
-        SystemExit: status 2 after a message that lists what exists, for unknown names, presets and
-            wrong types; status 0 after --help.
+        SystemExit: status 2 with a list of what exists, for unknown names, presets and wrong types;
+            status 0 after --help.
         UserError: a value that no script can work with, or that the dataclass refuses.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -96,9 +92,8 @@ def parse(
     _refuse_unknown_options(argv, presets[name])
     text = f"{description}\n\nPresets: {', '.join(presets)} (now: {name}).".strip()
     default = replace(presets[name], preset=name)
-    params = tyro.cli(
-        type(default), args=argv, default=default, description=text, use_underscores=True
-    )
+    options = {"default": default, "description": text, "use_underscores": True}
+    params = tyro.cli(type(default), args=argv, **options)
     _refuse_impossible(params)
     return params
 
@@ -110,15 +105,10 @@ def check_ranges(
     at_most: Mapping[str, float] | None = None,
     below: Mapping[str, float] | None = None,
 ) -> None:
-    """Refuses what would fail late, or run and mean nothing; for `__post_init__` of a dataclass of
-    parameters.
+    """Refuses what would fail late, or run and mean nothing; for `__post_init__` of parameters.
 
-    Args:
-        params: the dataclass; of a field that is a tuple every element is compared.
-        at_least, above, at_most, below: field -> bound. NaN keeps no bound.
-
-    Raises:
-        UserError: names the option and the bound.
+    Bounds are field -> value; every element of a tuple is compared, NaN keeps no bound. A UserError
+    names the option and the bound.
     """
     rules = (
         ("at least", at_least, lambda value, bound: value >= bound),
@@ -136,8 +126,7 @@ def check_ranges(
 
 
 def _refuse_impossible(params: Any) -> None:
-    """What no script of the repository can work with: numbers that are none, run ids that leave
-    their folder."""
+    """What no script can work with: numbers that are none, run ids that leave their folder."""
     values = {field.name: getattr(params, field.name) for field in fields(params)}
     for name, value in values.items():
         parts = value if isinstance(value, tuple) else (value,)
@@ -147,9 +136,7 @@ def _refuse_impossible(params: Any) -> None:
         raise UserError(f"--n_threads must be at least 0, not {values['n_threads']}")
     run_id = values.get("run_id", "")
     if run_id.startswith(".") or any(character in run_id for character in "/\\\0"):
-        raise UserError(
-            f"--run_id {run_id!r} names a folder and files: it may not hold slashes or begin with a dot"
-        )
+        raise UserError(f"--run_id {run_id!r} may not hold slashes or begin with a dot")
 
 
 def _take_preset(argv: list[str], default: str) -> tuple[str, list[str]]:

@@ -1,7 +1,5 @@
-"""What an interrupted training needs to continue as if it had never stopped, and when a script has
-nothing to do."""
+"""What an interrupted training needs to go on exactly, and when a script has nothing to do."""
 
-import json
 import logging
 import time
 from dataclasses import asdict
@@ -82,9 +80,8 @@ def _refuse_costly(output: Path, made_of: Recipe) -> None:
 class TrainingState:
     """Weights, optimizers and position of a training, saved to one file.
 
-    Every random draw of a training is derived from (seed, purpose, epoch, index), so no generator's
-    state is stored: with the same position and weights the next step is the same, bit for bit on
-    one CPU.
+    No generator is stored: every draw is derived from (seed, purpose, epoch, index), so that with
+    the same position and weights the next step is the same, bit for bit on one CPU.
 
     Args:
         path: the file, in the run's folder.
@@ -95,13 +92,7 @@ class TrainingState:
     """
 
     def __init__(self, path: Path, made_of: Recipe, stateful: dict[str, Any], minutes: float = 5.0):
-        self.path, self.stateful, self.minutes = path, stateful, minutes
-        if not isinstance(made_of, Recipe):  # TRANSITION
-            free = ("resume", "overwrite", "device", "n_threads", "n_workers", "run_id", "preset")
-            free += ("minutes_between_saves", "probe_every")
-            kept = {k: v for k, v in made_of.items() if k not in free}
-            made_of = Recipe(json.loads(json.dumps(kept, default=str)))
-        self.made_of = made_of
+        self.path, self.made_of, self.stateful, self.minutes = path, made_of, stateful, minutes
         self.last_save = self._started = time.monotonic()
         self._seconds_before = 0.0
 
@@ -111,10 +102,7 @@ class TrainingState:
         return self._seconds_before + time.monotonic() - self._started
 
     def save(self, position: dict[str, Any]) -> None:
-        """Saves now. `position` holds plain values: epoch, step, best score, history.
-
-        Under torchrun rank 0 does: weights, optimizers and position are the same on all ranks.
-        """
+        """Rank 0 saves now; `position` holds plain values: epoch, step, best score, history."""
         if not is_main():
             return
         content = {
@@ -133,23 +121,17 @@ class TrainingState:
 
     def is_complete(self, output: Path, params: CommonParams) -> bool:
         """`is_finished` of this state."""
-        if isinstance(params, bool):  # TRANSITION
-            params = CommonParams(resume=params)
         return is_finished(output, self.path, self.made_of, params)
 
     def restore(self, resume: bool) -> dict[str, Any] | None:
-        """Loads the saved state if `resume` and there is one; returns its position, or None for a
-        fresh start.
-
-        Raises:
-            UserError: the saved state was made of something else.
-        """
+        """Loads the saved state if `resume` and there is one; its position, or None for a fresh
+        start. A state that was made of something else is a UserError."""
         if not resume or not self.path.is_file():
             return None
         saved = load_checkpoint(self.path)
         if "made_of" not in saved:
             raise UserError(
-                f"{self.path} was saved by an earlier version and does not say what it was made of; "
+                f"{self.path} was saved by an earlier version and does not say of what; "
                 "finish it with that version, or start anew without --resume"
             )
         if found := differences(saved["made_of"], self.made_of):
@@ -160,10 +142,7 @@ class TrainingState:
         return saved["position"]
 
     def finish(self) -> None:
-        """Removes the file: the training is complete and its result stands elsewhere.
-
-        What kills inside a save have left behind goes too.
-        """
+        """Removes the file, and what kills inside a save have left: the result stands elsewhere."""
         if is_main():
             for file in (self.path, *self.path.parent.glob(".*.tmp")):
                 file.unlink(missing_ok=True)
@@ -171,6 +150,5 @@ class TrainingState:
 
 def detached_copy(net: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict as copies on the CPU in contiguous layout, ready to be saved."""
-    return {
-        name: value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()
-    }
+    state = net.state_dict()
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
