@@ -175,9 +175,9 @@ class FeatureFolder:
                 f"{self.folder} holds features made in another way ({'; '.join(different)}); "
                 "give another --output, or --overwrite to replace them"
             )
-        videos, failed = (manifest[table] for table in _TABLES)
+        videos, failed, made_of = manifest["videos"], manifest["failed"], self._made_of
         for record in map(read_json, sorted(self._entries.glob("*.json"))):
-            if record["made_of"] != self._made_of:
+            if record["made_of"] != made_of:
                 continue  # of features that --overwrite gave up
             videos.pop(record["name"], None)
             failed.pop(record["name"], None)
