@@ -25,13 +25,10 @@ from aux_code.models.i3d import I3DResNet50
 
 def ours(path, **networks):
     """A checkpoint of ours with these networks (fa=..., ft=..., fb=...)."""
-    content = {
-        f"{role}_model_state_dict": network.state_dict() for role, network in networks.items()
-    }
+    content = {f"{role}_model_state_dict": net.state_dict() for role, net in networks.items()}
     architectures = {role: network.architecture for role, network in networks.items()}
-    save_checkpoint(
-        path, {**content, "epoch": 3, "meta": {"format_version": 1, "architectures": architectures}}
-    )
+    meta = {"format_version": 1, "architectures": architectures}
+    save_checkpoint(path, {**content, "epoch": 3, "meta": meta})
     return path
 
 
@@ -49,16 +46,11 @@ def random_state(network):
 
 def test_our_checkpoint_rebuilds_its_networks(tmp_path):
     fa = load_fa_model("small", output_channels=1, output_scale=0.5, output_noise=0.1)
-    ft, fb = (
-        load_ft_model("small", num_classes=9, embedding_dim=16),
-        load_fb_model("small", ssl=True),
-    )
+    ft = load_ft_model("small", num_classes=9, embedding_dim=16)
+    fb = load_fb_model("small", ssl=True)
     path = ours(tmp_path / "last.pth", fa=fa, ft=ft, fb=fb)
-    for network, loaded in (
-        (fa, load_anonymizer(path)),
-        (ft, load_utility(path)),
-        (fb, load_budget(path)),
-    ):
+    for network, load in ((fa, load_anonymizer), (ft, load_utility), (fb, load_budget)):
+        loaded = load(path)
         assert equal(loaded, network.state_dict())
         assert loaded.architecture == network.architecture
         assert not loaded.training
@@ -81,16 +73,11 @@ def test_published_checkpoint(tmp_path):
     assert equal(load_fa_model("unet++", path), states["fa"])
     assert equal(load_fb_model("r50", path, ssl=True), states["fb"])
     rebuilt = load_anonymizer(path)
-    assert (
-        equal(rebuilt, states["fa"])
-        and rebuilt.architecture["arch"] == "unet++"
-        and not rebuilt.requires_boxes
-    )
+    assert equal(rebuilt, states["fa"]) and not rebuilt.requires_boxes
+    assert rebuilt.architecture["arch"] == "unet++"
     assert load_budget(path).architecture["arguments"]["ssl"]
-    with pytest.raises(
-        UserError,
-        match="no 'ft_model_state_dict'; it holds fa_model_state_dict, fb_model_state_dict",
-    ):
+    match = "no 'ft_model_state_dict'; it holds fa_model_state_dict, fb_model_state_dict"
+    with pytest.raises(UserError, match=match):
         load_ft_model("largei3d", path)
 
 
@@ -117,14 +104,10 @@ def test_kinetics_backbone_leaves_the_heads_random_and_says_so(tmp_path, caplog)
     with caplog.at_level(logging.WARNING):
         network = load_ft_model("largei3d", path, num_classes=102)
     assert torch.equal(network.i3d.layer4[2].conv3.weight, state["layer4.2.conv3.weight"])
-    assert (
-        "i3d.fc.weight, i3d.fc.bias, mlp.fc1.weight" in caplog.text
-        and "i3d.layer" not in caplog.text
-    )
-    # a head of the same size is taken over
-    assert torch.equal(
-        load_ft_model("largei3d", path, num_classes=400).i3d.fc.weight, state["fc.weight"]
-    )
+    assert "i3d.fc.weight, i3d.fc.bias, mlp.fc1.weight" in caplog.text
+    assert "i3d.layer" not in caplog.text
+    same_size = load_ft_model("largei3d", path, num_classes=400)
+    assert torch.equal(same_size.i3d.fc.weight, state["fc.weight"])
     del state["layer3.1.conv2.weight"]
     torch.save(state, path)
     with pytest.raises(UserError, match="missing: i3d.layer3.1.conv2.weight"):
@@ -137,11 +120,8 @@ def test_a_kinetics_file_is_a_utility_network_by_itself(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         network = load_utility(path)
     assert equal(network.i3d, state) and network.architecture["arguments"] == {"num_classes": 400}
-    assert (
-        "re-initialised" in caplog.text
-        and "mlp.fc1.weight" in caplog.text
-        and "i3d.fc" not in caplog.text
-    )
+    assert "re-initialised" in caplog.text and "mlp.fc1.weight" in caplog.text
+    assert "i3d.fc" not in caplog.text
     for load, arch in ((load_ft_model, "r3d_18"), (load_fb_model, "r50")):
         with pytest.raises(UserError, match="architecture: the one that it was saved from"):
             load(arch, path)
@@ -150,20 +130,10 @@ def test_a_kinetics_file_is_a_utility_network_by_itself(tmp_path, caplog):
 @pytest.mark.parametrize(("arch", "head"), [("r3d_18", "fc."), ("mvitv2", "head.1.")])
 def test_torchvision_video_file(tmp_path, arch, head):
     network = load_ft_model(arch)
-    state = {
-        f"{k.removeprefix('backbone.')}": v
-        for k, v in random_state(network).items()
-        if k.startswith("backbone.")
-    }
-    path = tmp_path / "video.pth"
-    torch.save(
-        {
-            **state,
-            f"{head}weight": torch.ones(400, network.feature_dim),
-            f"{head}bias": torch.ones(400),
-        },
-        path,
-    )
+    found = random_state(network)
+    state = {k.removeprefix("backbone."): found[k] for k in found if k.startswith("backbone.")}
+    path, classes = tmp_path / "video.pth", torch.ones(400, network.feature_dim)
+    torch.save({**state, f"{head}weight": classes, f"{head}bias": torch.ones(400)}, path)
     loaded = load_ft_model(arch, path)
     assert equal(loaded.backbone, state)
     assert load_ft_model(arch, path, num_classes=400).fc.weight.eq(1).all()
@@ -193,9 +163,8 @@ def test_imagenet_file_for_the_encoder(tmp_path, caplog):
             network = load_fa_model("unet++", path, **arguments)
         encoder = network.network.encoder if arguments else network.encoder
         assert torch.equal(encoder.layer3[0].conv1.weight, state["layer3.0.conv1.weight"])
-    assert "segmentation_head.0.weight" in caplog.text and "encoder" not in caplog.text.replace(
-        "decoder", ""
-    )
+    assert "segmentation_head.0.weight" in caplog.text
+    assert "encoder" not in caplog.text.replace("decoder", "")
     assert "encoder.layer4.0.conv1.weight" in wanted
 
 
@@ -206,9 +175,8 @@ def test_plain_weights_go_into_a_narrow_output_and_back(tmp_path):
     assert equal(narrow.network, plain.state_dict())
     path = ours(tmp_path / "narrow.pth", fa=narrow)
     assert equal(load_anonymizer(path), narrow.state_dict())
-    assert equal(
-        load_fa_model("small", path, output_scale=1.0, output_noise=0.0), plain.state_dict()
-    )
+    wide = load_fa_model("small", path, output_scale=1.0, output_noise=0.0)
+    assert equal(wide, plain.state_dict())
     with pytest.raises(UserError, match=r"mend.weight \(3, 6, 3, 3\) instead of \(1, 6, 3, 3\)"):
         load_fa_model("small", path, output_channels=1)
 
@@ -286,9 +254,8 @@ def test_empty_and_truncated_files_are_named(tmp_path, name, share):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_any_first_part_of_a_file_is_an_error_with_its_name(tmp_path, zipped):
     path = tmp_path / "part.pth"
-    torch.save(
-        {"fa_model_state_dict": {"w": torch.rand(40)}}, path, _use_new_zipfile_serialization=zipped
-    )
+    content = {"fa_model_state_dict": {"w": torch.rand(40)}}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
     for n in (*range(1, len(whole), 7), len(whole) - 1):
         path.write_bytes(whole[:n])
@@ -299,12 +266,8 @@ def test_any_first_part_of_a_file_is_an_error_with_its_name(tmp_path, zipped):
 def test_numpy_values_beside_the_weights_are_data(tmp_path):
     """The release's checkpoints hold some, older ones under numpy 1's names."""
     network, path = load_fa_model("small"), tmp_path / "old.pth"
-    beside = {
-        "best": np.float64(0.75),
-        "losses": np.arange(3.0),
-        "ids": np.array(["a", "b"]),
-        "flag": np.bool_(True),
-    }
+    beside = {"best": np.float64(0.75), "losses": np.arange(3.0)}
+    beside |= {"ids": np.array(["a", "b"]), "flag": np.bool_(True)}
     content = {"fa_model_state_dict": network.state_dict(), "epoch": 20, **beside}
     torch.save(content, path)
     assert equal(load_fa_model("small", path), network.state_dict())
@@ -382,27 +345,21 @@ def test_without_a_network_the_message_names_the_file_and_its_place(
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    with pytest.raises(
-        UserError, match=f"could not be downloaded.*put it at {tmp_path}/checkpoints/{file}"
-    ):
+    match = f"could not be downloaded.*put it at {tmp_path}/checkpoints/{file}"
+    with pytest.raises(UserError, match=match):
         load(arch, name)
 
 
 def test_weights_that_torchvision_does_not_have():
-    with pytest.raises(
-        UserError,
-        match=r"no kinetics400 weights of 'largei3d', only those of r3d_18 \(kinetics400\)",
-    ):
+    match = r"no kinetics400 weights of 'largei3d', only those of r3d_18 \(kinetics400\)"
+    with pytest.raises(UserError, match=match):
         load_ft_model("largei3d", "kinetics400")
 
 
 def test_downloaded_weights_go_the_same_way(monkeypatch):
     state = random_state(load_fb_model(num_pa=1000))
-    monkeypatch.setattr(
-        "torchvision.models._api.load_state_dict_from_url", lambda *a, **o: dict(state)
-    )
+    download = "torchvision.models._api.load_state_dict_from_url"
+    monkeypatch.setattr(download, lambda *a, **o: dict(state))
     network = load_fb_model("r50", "imagenet")
-    assert torch.equal(network.conv1.weight, state["conv1.weight"]) and network.fc.weight.shape == (
-        7,
-        2048,
-    )
+    assert torch.equal(network.conv1.weight, state["conv1.weight"])
+    assert network.fc.weight.shape == (7, 2048)

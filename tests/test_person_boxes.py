@@ -42,7 +42,7 @@ N_FRAMES = 3
 
 
 class Seen(NamedTuple):
-    """One call for boxes: of which picture or video, of which frames, and what came back."""
+    """One call for boxes: of which image or video, of which frames, and what came back."""
 
     path: Path
     indices: tuple[int, ...]
@@ -55,9 +55,8 @@ def weights_file(tmp_path_factory):
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
     torch.manual_seed(0)
-    state = fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=91
-    ).state_dict()
+    options = {"weights": None, "weights_backbone": None, "num_classes": 91}
+    state = fasterrcnn_resnet50_fpn(**options).state_dict()
     state["roi_heads.box_predictor.cls_score.bias"][COCO_PERSON] = 20.0
     path = tmp_path_factory.mktemp("detector") / "fasterrcnn.pth"
     torch.save(state, path)
@@ -71,26 +70,20 @@ def rendered(tmp_path_factory) -> Path:
     lists = root / "UCF101" / "ucfTrainTestlist"
     lists.mkdir(parents=True)
     (lists / "classInd.txt").write_text("1 Jump\n2 Walk\n")
-    names = [
-        f"{action}/v_{action}_g{group:02d}_c01.avi"
-        for action in ("Jump", "Walk")
-        for group in (1, 2, 3)
-    ]
+    names = [f"{a}/v_{a}_g{group:02d}_c01.avi" for a in ("Jump", "Walk") for group in (1, 2, 3)]
     for name in names:
         (root / "UCF101" / "Videos" / name).parent.mkdir(parents=True, exist_ok=True)
         write_video(root / "UCF101" / "Videos" / name, N_FRAMES, "mpeg4")
-    (lists / "trainlist01.txt").write_text(
-        "".join(f"{n} {1 + n.startswith('W')}\n" for n in names if "g01" not in n)
-    )
+    train = [f"{n} {1 + n.startswith('W')}\n" for n in names if "g01" not in n]
+    (lists / "trainlist01.txt").write_text("".join(train))
     (lists / "testlist01.txt").write_text("".join(f"{n}\n" for n in names if "g01" in n))
     generator = np.random.default_rng(0)
     for split, n_images in (("train", 8), ("val", 4), ("test", 4)):
         folder = root / "VISPR" / f"{split}2017"
         folder.mkdir(parents=True)
         for i in range(n_images):
-            Image.fromarray(generator.integers(0, 256, (40, 52, 3), dtype=np.uint8)).save(
-                folder / f"2017_{i}.jpg"
-            )
+            pixels = generator.integers(0, 256, (40, 52, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"2017_{i}.jpg")
             labels = ["a4_gender"] if i % 2 else ["a0_safe"]
             (folder / f"2017_{i}.json").write_text(json.dumps({"labels": labels}))
     (root / "Street").mkdir()
@@ -144,46 +137,20 @@ def run(stage: str, root: Path, monkeypatch, *options: object) -> None:
     """The stage's main as its script calls it, with --anonymizer blacken."""
     out = config.ARTIFACT_ROOT
     common = ["--preset", "miniature", "--device", "cpu", "--anonymizer", "blacken"]
-    clips = [
-        "--clip_length",
-        2,
-        "--stride",
-        1,
-        "--size",
-        24,
-        "--n_workers",
-        0,
-        "--max_steps",
-        1,
-        "--batch_videos",
-        2,
-    ]
-    frames = [
-        "--frames_per_clip",
-        N_FRAMES,
-        "--stride",
-        1,
-        "--frames_per_feature",
-        N_FRAMES,
-        "--size",
-        24,
-    ]
+    street, clip = root / "Street", f"--frames_per_clip {N_FRAMES} --frames_per_feature {N_FRAMES}"
     arguments = {
-        "init_utility": [*clips, "--validation_fraction", 0.5, "--run_id", "ft"],
-        "train_privacy": ["--attributes", "a4_gender", "--epochs", 1, "--size", 24, "--batch_size", 4,
-                          "--n_bootstrap", 5, "--run_id", "attack"],
-        "dali_extraction": [*frames, "--dataset", root / "Street", "--utility", root / "ft.pth", "--reader", "pyav",
-                            "--output", out / "features"],
-        "anonymize_video": [root / "Street" / "street.mp4", out / "copy.mp4"],
-    }[stage]  # fmt: skip
-    words = [str(word) for word in (*common, *arguments, *options)]
-    monkeypatch.setattr(sys, "argv", [f"{stage}.py", *words])
-    mains = {
-        "train_privacy": train_privacy,
-        "dali_extraction": dali_extraction,
-        "anonymize_video": anonymize_video,
+        init_utility: "--clip_length 2 --stride 1 --size 24 --n_workers 0 --max_steps 1 "
+        "--batch_videos 2 --validation_fraction 0.5 --run_id ft",
+        train_privacy: "--attributes a4_gender --epochs 1 --size 24 --batch_size 4 "
+        "--n_bootstrap 5 --run_id attack",
+        dali_extraction: f"{clip} --stride 1 --size 24 --dataset {street} --reader pyav "
+        f"--utility {root / 'ft.pth'} --output {out / 'features'}",
+        anonymize_video: f"{street / 'street.mp4'} {out / 'copy.mp4'}",
     }
-    init_utility.main(words) if stage == "init_utility" else mains[stage].main()
+    script = next(module for module in arguments if module.__name__.endswith(stage))
+    words = [*common, *arguments[script].split(), *map(str, options)]
+    monkeypatch.setattr(sys, "argv", [f"{stage}.py", *words])
+    script.main(words) if script is init_utility else script.main()
 
 
 def written(stage: str) -> dict:
@@ -199,17 +166,11 @@ def written(stage: str) -> dict:
 
 def files_of(stage: str, root: Path) -> list[str]:
     """What the boxes are about, as a boxes file calls it."""
-    if stage == "init_utility":
-        return [
-            path.relative_to(root / "UCF101").as_posix()
-            for path in (root / "UCF101").glob("Videos/*/*.avi")
-        ]
-    if stage == "train_privacy":
-        return [
-            path.relative_to(root / "VISPR").as_posix()
-            for path in (root / "VISPR").glob("*2017/*.jpg")
-        ]
-    return ["street.mp4"]
+    folder, pattern = {
+        "init_utility": (root / "UCF101", "Videos/*/*.avi"),
+        "train_privacy": (root / "VISPR", "*2017/*.jpg"),
+    }.get(stage, (root / "Street", "*.mp4"))
+    return [path.relative_to(folder).as_posix() for path in folder.glob(pattern)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -221,10 +182,8 @@ def test_a_detector_with_local_weights_finds_people_in_every_stage(
     assert found and all(len(boxes) for boxes in found)
     width, height = (52, 40) if stage == "train_privacy" else (WIDTH, HEIGHT)
     corners = np.concatenate(found)
-    assert (corners >= 0).all() and (
-        corners <= np.array([width, height, width, height]) + 1e-3
-    ).all()
-    assert corners[:, 2].max() > 24, "in pixels of the decoded picture, not of the network's"
+    assert (corners >= 0).all() and (corners <= [v + 1e-3 for v in (width, height) * 2]).all()
+    assert corners[:, 2].max() > 24, "in pixels of the decoded frame, not of the network's"
     if stage != "anonymize_video":
         assert written(stage)["sha256"] == sha256(weights_file)
 
@@ -232,17 +191,11 @@ def test_a_detector_with_local_weights_finds_people_in_every_stage(
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_boxes_file_counts_in_every_stage(stage, scene, seen, monkeypatch, tmp_path):
     frames = range(1 if stage == "train_privacy" else N_FRAMES)
-    rows = {
-        name: {i: np.array([[i, 2, 30, 20]], np.float32) for i in frames}
-        for name in files_of(stage, scene)
-    }
-    write_boxes(tmp_path / "boxes.csv", rows)
+    boxes = {i: np.array([[i, 2, 30, 20]], np.float32) for i in frames}
+    write_boxes(tmp_path / "boxes.csv", dict.fromkeys(files_of(stage, scene), boxes))
     run(stage, scene, monkeypatch, "--boxes", tmp_path / "boxes.csv")
-    assert seen and all(
-        boxes.tolist() == [[i, 2, 30, 20]]
-        for call in seen
-        for i, boxes in zip(call.indices, call.boxes, strict=True)
-    )
+    found = [pair for call in seen for pair in zip(call.indices, call.boxes, strict=True)]
+    assert found and all(boxes.tolist() == [[i, 2, 30, 20]] for i, boxes in found)
     if stage != "anonymize_video":
         assert written(stage)["sha256"] == sha256(tmp_path / "boxes.csv")
 
@@ -251,14 +204,13 @@ def test_a_boxes_file_counts_in_every_stage(stage, scene, seen, monkeypatch, tmp
 def test_mistakes_are_the_same_in_every_stage(stage, scene, monkeypatch, tmp_path):
     write_boxes(tmp_path / "boxes.csv", {"other/place.mp4": {0: np.array([[0, 0, 9, 9]])}})
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    rows = ("--boxes", tmp_path / "boxes.csv")
+    weights = ("--detector_weights", tmp_path / "other.pth")
     for options, message in [
-        (
-            ("--boxes", tmp_path / "boxes.csv", "--detector_weights", tmp_path / "other.pth"),
-            "give one of them",
-        ),
-        (("--boxes", tmp_path / "boxes.csv"), "has no row for .*so nobody would be hidden"),
+        (rows + weights, "give one of them"),
+        (rows, "has no row for .*so nobody would be hidden"),
         (("--boxes", tmp_path / "nowhere.csv"), "nowhere.csv"),
-        (("--detector_weights", tmp_path / "other.pth"), "other.pth do not fit"),
+        (weights, "other.pth do not fit"),
         (("--detector_weights", tmp_path / "nowhere.pth"), "nowhere.pth"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -280,9 +232,8 @@ def test_people_in_training_videos_are_sought_once(scene, weights_file, seen, mo
     later = paths[0].stat().st_mtime - 10
     os.utime(kept[0], (later, later))
     run("init_utility", scene, monkeypatch, "--detector_weights", weights_file)
-    assert len([call for call in seen if call.indices == whole]) == len(paths) + 1 and read_boxes(
-        kept[0]
-    )
+    assert len([call for call in seen if call.indices == whole]) == len(paths) + 1
+    assert read_boxes(kept[0])
 
 
 @pytest.mark.parametrize("option", ["boxes", "detector_weights"])
@@ -297,15 +248,10 @@ def test_which_source_applies(tmp_path, weights_file):
     assert find_boxes_file(None, None, below) is None
     (tmp_path / "set" / "person_boxes.csv").write_text("file,frame,x0,y0,x1,y1\n")
     lying = tmp_path / "set" / "person_boxes.csv"
-    assert (
-        find_boxes_file(None, None, below / "a.mp4")
-        == find_boxes_file(None, None, tmp_path / "set")
-        == lying
-    )
+    assert find_boxes_file(None, None, below / "a.mp4") == lying
+    assert find_boxes_file(None, None, tmp_path / "set") == lying
     assert find_boxes_file(tmp_path / "own.csv", None, below) == tmp_path / "own.csv"
-    assert find_boxes_file(None, weights_file, below) is None, (
-        "an option goes before a file that lies there"
-    )
+    assert find_boxes_file(None, weights_file, below) is None, "an option goes before such a file"
     assert open_person_boxes(None, weights_file, below).needs_frames
 
 
@@ -329,10 +275,8 @@ def test_rows_belong_to_the_path_that_they_end(tmp_path, caplog):
 
 
 def test_what_is_written_is_read(tmp_path):
-    boxes = {
-        "a, b.avi": {3: np.array([[0.125, 1 / 3, 5, 6], [1, 2, 3, 4]], np.float32)},
-        "ä.jpg": {},
-    }
+    rows = np.array([[0.125, 1 / 3, 5, 6], [1, 2, 3, 4]], np.float32)
+    boxes = {"a, b.avi": {3: rows}, "ä.jpg": {}}
     write_boxes(tmp_path / "b.csv", boxes)
     read = read_boxes(tmp_path / "b.csv")
     assert list(read) == ["a, b.avi"]

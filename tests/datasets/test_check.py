@@ -30,10 +30,8 @@ def small_ucf101(tmp_path, monkeypatch):
 
 def test_complete(small_ucf101, capsys):
     assert check.main(["ucf101", "--decode"]) == 0
-    assert (
-        "train: 3 found, 3 expected\n  test: 1 found, 1 expected\n  complete"
-        in capsys.readouterr().out
-    )
+    expected = "train: 3 found, 3 expected\n  test: 1 found, 1 expected\n  complete"
+    assert expected in capsys.readouterr().out
 
 
 def test_official_counts_are_those_of_the_papers():
@@ -58,11 +56,8 @@ def test_one_missing_list_does_not_hide_the_other(small_ucf101, capsys):
     (small_ucf101 / "ucfTrainTestlist" / "testlist01.txt").unlink()
     assert check.main(["ucf101"]) == 3
     out = capsys.readouterr().out
-    assert (
-        "train: 3 found, 3 expected" in out
-        and "test: not counted, 1 expected" in out
-        and "testlist01.txt" in out
-    )
+    lines = ("train: 3 found, 3 expected", "test: not counted, 1 expected", "testlist01.txt")
+    assert all(line in out for line in lines)
 
 
 def test_decode_names_what_does_not_decode(small_ucf101, capsys):
@@ -113,10 +108,8 @@ def test_vispr(tmp_path, monkeypatch, capsys):
 
 def test_shanghaitech_masks_are_compared_with_the_frames(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config, "SHANGHAITECH_ROOT", tmp_path)
-    frames, masks = (
-        tmp_path / "testing" / "frames" / "01_0014",
-        tmp_path / "testing" / "test_frame_mask",
-    )
+    frames = tmp_path / "testing" / "frames" / "01_0014"
+    masks = tmp_path / "testing" / "test_frame_mask"
     frames.mkdir(parents=True)
     masks.mkdir()
     for number in range(4):
@@ -196,11 +189,9 @@ def test_ctrl_c_does_not_wait_for_the_files_in_line(tmp_path, monkeypatch):
         return 1, ""
 
     monkeypatch.setattr(check, "_decode", decode_slowly)
+    many = check.Findings("many", tmp_path, media=[tmp_path / str(i) for i in range(200)])
     with pytest.raises(KeyboardInterrupt):
-        check.decode_all(
-            check.Findings("many", tmp_path, media=[tmp_path / str(i) for i in range(200)]),
-            n_workers=1,
-        )
+        check.decode_all(many, n_workers=1)
     assert len(begun) < 10
 
 

@@ -22,40 +22,26 @@ def generator(seed=0):
 @pytest.mark.parametrize(
     ("n_frames", "clip_length", "stride", "n_clips", "expected"),
     [
-        (186, 16, 2, 1, 2),
-        (31, 16, 2, 1, 2),
-        (30, 16, 2, 1, 1),
-        (16, 16, 2, 1, 1),
-        (5, 16, 2, 1, 1),
-        (62, 16, 2, 2, 2),
-        (61, 16, 2, 2, 1),
-        (40, 4, 9, 1, 9),
-        (20, 4, 9, 1, 6),
-        (3, 1, 5, 2, 5),
+        (186, 16, 2, 1, 2), (31, 16, 2, 1, 2), (30, 16, 2, 1, 1), (16, 16, 2, 1, 1),
+        (5, 16, 2, 1, 1), (62, 16, 2, 2, 2), (61, 16, 2, 2, 1), (40, 4, 9, 1, 9),
+        (20, 4, 9, 1, 6), (3, 1, 5, 2, 5),
     ],
-)
+)  # fmt: skip
 def test_fitting_stride(n_frames, clip_length, stride, n_clips, expected):
     assert fitting_stride(n_frames, clip_length, stride, n_clips) == expected
     # The largest that fits: one more would not.
     if 1 < expected < stride:
-        assert (
-            n_clips * clip_span(clip_length, expected)
-            <= n_frames
-            < n_clips * clip_span(clip_length, expected + 1)
-        )
+        spans = [n_clips * clip_span(clip_length, stride) for stride in (expected, expected + 1)]
+        assert spans[0] <= n_frames < spans[1]
 
 
 @pytest.mark.parametrize(
     ("n_frames", "clip_length", "stride", "expected"),
     [
-        (7, 4, 2, [0, 2, 4, 6]),
-        (6, 4, 2, None),
-        (4, 4, 2, [0, 1, 2, 3]),
-        (3, 4, 2, [0, 1, 2, 2]),
-        (1, 4, 2, [0, 0, 0, 0]),
-        (1, 1, 3, [0]),
+        (7, 4, 2, [0, 2, 4, 6]), (6, 4, 2, None), (4, 4, 2, [0, 1, 2, 3]),
+        (3, 4, 2, [0, 1, 2, 2]), (1, 4, 2, [0, 0, 0, 0]), (1, 1, 3, [0]),
     ],
-)
+)  # fmt: skip
 def test_random_clip_of_short_videos(n_frames, clip_length, stride, expected):
     clip = random_clip(n_frames, clip_length, stride, generator())
     assert clip.dtype == np.int64 and clip.shape == (clip_length,)
@@ -70,22 +56,18 @@ def test_random_clip_reaches_every_start_equally_often():
     starts = [int(random_clip(40, 16, 2, g)[0]) for _ in range(3000)]
     counts = np.bincount(starts, minlength=10)
     assert len(counts) == 10 and counts.min() > 220 and counts.max() < 380
-    np.testing.assert_array_equal(
-        random_clip(40, 16, 2, generator(5)), random_clip(40, 16, 2, generator(5))
-    )
+    again = [random_clip(40, 16, 2, generator(5)) for _ in range(2)]
+    np.testing.assert_array_equal(*again)
 
 
 @pytest.mark.parametrize(
     ("n_frames", "clip_length", "stride", "n_clips", "starts"),
     [
-        (31, 16, 2, 5, [0, 0, 0, 0, 0]),
-        (71, 16, 2, 5, [0, 10, 20, 30, 40]),
-        (72, 16, 2, 5, [0, 10, 20, 30, 41]),
-        (71, 16, 2, 1, [20]),
-        (71, 16, 2, 2, [0, 40]),
+        (31, 16, 2, 5, [0, 0, 0, 0, 0]), (71, 16, 2, 5, [0, 10, 20, 30, 40]),
+        (72, 16, 2, 5, [0, 10, 20, 30, 41]), (71, 16, 2, 1, [20]), (71, 16, 2, 2, [0, 40]),
         (10, 16, 2, 2, [0, 0]),
     ],
-)
+)  # fmt: skip
 def test_uniform_clips(n_frames, clip_length, stride, n_clips, starts):
     clips = uniform_clips(n_frames, clip_length, stride, n_clips)
     assert clips.shape == (n_clips, clip_length) and clips.dtype == np.int64
@@ -96,15 +78,12 @@ def test_uniform_clips(n_frames, clip_length, stride, n_clips, starts):
 @pytest.mark.parametrize(
     ("n_frames", "expected"),
     [
-        (1, [[0, 0, 0, 0]]),
-        (5, [[0, 2, 4, 4]]),
-        (8, [[0, 2, 4, 6]]),
-        (9, [[0, 2, 4, 6], [8, 8, 8, 8]]),
-        (15, [[0, 2, 4, 6], [8, 10, 12, 14]]),
+        (1, [[0, 0, 0, 0]]), (5, [[0, 2, 4, 4]]), (8, [[0, 2, 4, 6]]),
+        (9, [[0, 2, 4, 6], [8, 8, 8, 8]]), (15, [[0, 2, 4, 6], [8, 10, 12, 14]]),
         (16, [[0, 2, 4, 6], [8, 10, 12, 14]]),
         (17, [[0, 2, 4, 6], [8, 10, 12, 14], [16, 16, 16, 16]]),
     ],
-)
+)  # fmt: skip
 def test_consecutive_clips(n_frames, expected):
     np.testing.assert_array_equal(consecutive_clips(n_frames, 4, 2, 8), expected)
 
@@ -140,11 +119,8 @@ def test_negative_reaches_every_disjoint_start():
     """By brute force over all pairs in a short video."""
     possible = {(a, n) for a in range(8) for n in range(8) if abs(a - n) >= 3}
     g = generator()
-    drawn = set()
-    for _ in range(4000):
-        clips = triplet_clips(10, 3, 1, g)
-        drawn.add((int(clips.anchor[0]), int(clips.negative[0])))
-    assert drawn == possible
+    drawn = (triplet_clips(10, 3, 1, g) for _ in range(4000))
+    assert {(int(clips.anchor[0]), int(clips.negative[0])) for clips in drawn} == possible
 
 
 @pytest.mark.parametrize(
@@ -182,13 +158,11 @@ def test_fixed_distance(distance):
 @pytest.mark.parametrize(
     ("n_frames", "distance", "anchor", "negative"),
     [
-        (15, 8, [0, 2, 4, 6], [8, 10, 12, 14]),
-        (14, 8, [0, 2, 4, 6], [7, 9, 11, 13]),
-        (10, 8, [0, 1, 2, 3], [6, 7, 8, 9]),
-        (6, 8, [0, 1, 2, 3], [2, 3, 4, 5]),
+        (15, 8, [0, 2, 4, 6], [8, 10, 12, 14]), (14, 8, [0, 2, 4, 6], [7, 9, 11, 13]),
+        (10, 8, [0, 1, 2, 3], [6, 7, 8, 9]), (6, 8, [0, 1, 2, 3], [2, 3, 4, 5]),
         (3, 8, [0, 1, 2, 2], [0, 1, 2, 2]),
     ],
-)
+)  # fmt: skip
 def test_fixed_distance_in_short_videos(n_frames, distance, anchor, negative):
     clips = triplet_clips(n_frames, 4, 2, generator(), distance)
     np.testing.assert_array_equal(clips.anchor, anchor)

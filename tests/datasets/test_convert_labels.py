@@ -34,9 +34,8 @@ def dump(path, content, protocol=4, rename=None):
     ],
 )
 def test_reads_honest_pickles(tmp_path, protocol, convert):
-    path = dump(
-        tmp_path / "old.pkl", {key: convert(values) for key, values in VALUES.items()}, protocol
-    )
+    content = {key: convert(values) for key, values in VALUES.items()}
+    path = dump(tmp_path / "old.pkl", content, protocol)
     labels = convert_labels.read_labels(path)
     assert {key: value.tolist() for key, value in labels.items()} == VALUES
     assert all(value.dtype == np.float32 for value in labels.values())
@@ -45,21 +44,22 @@ def test_reads_honest_pickles(tmp_path, protocol, convert):
 def test_reads_the_names_of_numpy_1(tmp_path):
     # Protocol 2 writes module names as lines, so that they can be exchanged for those of NumPy 1.
     arrays = {"2017_1": np.array(VALUES["2017_1"], np.float64)}
-    path = dump(
-        tmp_path / "old.pkl", arrays, 2, (b"numpy._core.multiarray", b"numpy.core.multiarray")
-    )
+    names = (b"numpy._core.multiarray", b"numpy.core.multiarray")
+    path = dump(tmp_path / "old.pkl", arrays, 2, names)
     assert b"numpy.core.multiarray" in path.read_bytes()
     assert convert_labels.read_labels(path)["2017_1"].tolist() == VALUES["2017_1"]
 
 
-def test_written_annotations_load_as_vispr(tmp_path):
+def touch_images(folder):
+    folder.mkdir()
     for name in VALUES:
-        (tmp_path / "train2017").mkdir(exist_ok=True)
-        (tmp_path / "train2017" / f"{name}.jpg").touch()
-    old = dump(
-        tmp_path / "train_labels.pkl",
-        {f"{key}.jpg": np.array(values) for key, values in VALUES.items()},
-    )
+        (folder / f"{name}.jpg").touch()
+
+
+def test_written_annotations_load_as_vispr(tmp_path):
+    touch_images(tmp_path / "train2017")
+    content = {f"{key}.jpg": np.array(values) for key, values in VALUES.items()}
+    old = dump(tmp_path / "train_labels.pkl", content)
     folder = tmp_path / "annotations" / "train2017"
     assert convert_labels.main([str(old), str(folder)]) == 0
     np.testing.assert_array_equal(Vispr(tmp_path, "train").labels, list(VALUES.values()))
@@ -70,16 +70,12 @@ def test_written_annotations_load_as_vispr(tmp_path):
 
 def test_the_name_tells_where_annotations_go(tmp_path):
     """`convert_labels OLD.pkl` alone: beside the pickle, where the loader looks."""
-    for name in VALUES:
-        (tmp_path / "test2017").mkdir(exist_ok=True)
-        (tmp_path / "test2017" / f"{name}.jpg").touch()
+    touch_images(tmp_path / "test2017")
     assert convert_labels.main([str(dump(tmp_path / "test_labels.pkl", VALUES))]) == 0
     np.testing.assert_array_equal(Vispr(tmp_path, "test").labels, list(VALUES.values()))
     assert convert_labels.main([str(dump(tmp_path / "OLD.pkl", VALUES))]) == 0
-    assert sorted(path.name for path in (tmp_path / "OLD").iterdir()) == [
-        "2017_1.json",
-        "2017_2.json",
-    ]
+    written = sorted(path.name for path in (tmp_path / "OLD").iterdir())
+    assert written == ["2017_1.json", "2017_2.json"]
 
 
 class Attack:

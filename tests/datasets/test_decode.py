@@ -25,26 +25,19 @@ from tests.datasets.media import painted_frame, painted_number, rotate_mp4, writ
 B_FRAMES = {"bf": "3", "g": "12", "keyint_min": "12", "sc_threshold": "0"}
 VARIABLE_TIMES = [int(t) for t in np.cumsum([7, 40, 33, 90, 21] * 14)]
 
+VP9 = {"g": "15", "deadline": "realtime", "cpu-used": "8"}
+
 FORMATS = {
-    "h264 with B-frames": ("a.mp4", {"codec": "libx264", "options": B_FRAMES}),
-    "h264 open groups": (
-        "b.mp4",
-        {"codec": "libx264", "options": {**B_FRAMES, "x264-params": "open-gop=1"}},
-    ),
-    "h264 in matroska": ("c.mkv", {"codec": "libx264", "options": B_FRAMES}),
-    "h264 in avi": ("d.avi", {"codec": "libx264", "options": B_FRAMES}),
+    "h264 with B-frames": ("a.mp4", {"options": B_FRAMES}),
+    "h264 open groups": ("b.mp4", {"options": {**B_FRAMES, "x264-params": "open-gop=1"}}),
+    "h264 in matroska": ("c.mkv", {"options": B_FRAMES}),
+    "h264 in avi": ("d.avi", {"options": B_FRAMES}),
     "mpeg4 in avi": ("e.avi", {"codec": "mpeg4"}),
     "mpeg4 with B-frames in avi": ("f.avi", {"codec": "mpeg4", "options": {"bf": "2", "g": "10"}}),
     "mjpeg in avi": ("g.avi", {"codec": "mjpeg"}),
-    "vp9 in webm": (
-        "h.webm",
-        {"codec": "libvpx-vp9", "options": {"g": "15", "deadline": "realtime", "cpu-used": "8"}},
-    ),
-    "variable frame rate": (
-        "i.mp4",
-        {"codec": "libx264", "options": B_FRAMES, "times": VARIABLE_TIMES},
-    ),
-    "odd size": ("j.mp4", {"codec": "libx264", "options": B_FRAMES, "size": (49, 67)}),
+    "vp9 in webm": ("h.webm", {"codec": "libvpx-vp9", "options": VP9}),
+    "variable frame rate": ("i.mp4", {"options": B_FRAMES, "times": VARIABLE_TIMES}),
+    "odd size": ("j.mp4", {"options": B_FRAMES, "size": (49, 67)}),
 }
 N_FRAMES = 70
 
@@ -57,22 +50,12 @@ def test_frames_in_any_order_are_those_of_sequential_decoding(format_name, tmp_p
     assert [painted_number(frame) for frame in every] == list(range(N_FRAMES))
     assert count_frames(path) == N_FRAMES
     assert every[0].shape[:2] == options.get("size", (48, 64))
-    for indices in (
-        [69],
-        [0],
-        [11, 12, 13],
-        [37, 5, 5, 60, 36],
-        list(range(20, 52, 2)),
-        list(range(69, -1, -1)),
-    ):
+    orders = [range(20, 52, 2), range(69, -1, -1), *([i] for i in range(N_FRAMES))]
+    for indices in ([11, 12, 13], [37, 5, 5, 60, 36], *map(list, orders)):
         frames = read_frames(path, indices)
         assert frames.dtype == np.uint8 and frames.shape == (len(indices), *every[0].shape)
         for i, frame in zip(indices, frames, strict=True):
             np.testing.assert_array_equal(frame, every[i], err_msg=f"{format_name}, frame {i}")
-    for i in range(N_FRAMES):
-        np.testing.assert_array_equal(
-            read_frames(path, [i])[0], every[i], err_msg=f"{format_name}, frame {i}"
-        )
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "b.mkv"])
@@ -110,11 +93,8 @@ def test_a_late_frame_costs_its_group_of_pictures(tmp_path, monkeypatch, format_
 
 
 def test_pictures_that_no_other_needs_are_not_decoded(tmp_path, monkeypatch):
-    path = write_video(
-        tmp_path / "a.mp4",
-        N_FRAMES,
-        options={**B_FRAMES, "x264-params": "b-pyramid=none:b-adapt=0"},
-    )
+    options = {**B_FRAMES, "x264-params": "b-pyramid=none:b-adapt=0"}
+    path = write_video(tmp_path / "a.mp4", N_FRAMES, options=options)
     every = list(iterate_frames(path))
     decoded = count_decoded(monkeypatch)
     for i in range(N_FRAMES):
@@ -196,9 +176,8 @@ def test_truncated_video_is_counted_by_decoding(tmp_path):
     n_frames = len(list(iterate_frames(path)))
     assert 10 < n_frames < N_FRAMES
     assert count_frames(path) == n_frames
-    np.testing.assert_array_equal(
-        read_frames(path, [n_frames - 1])[0], list(iterate_frames(path))[-1]
-    )
+    last = list(iterate_frames(path))[-1]
+    np.testing.assert_array_equal(read_frames(path, [n_frames - 1])[0], last)
 
 
 def test_packets_that_do_not_decode_in_the_middle(tmp_path, caplog):
@@ -245,11 +224,8 @@ def test_unreadable_media_name_the_file(tmp_path):
     (tmp_path / "empty.avi").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     for name in ("text.mp4", "empty.avi", "folder", "absent.mp4"):
-        for function in (
-            count_frames,
-            lambda path: list(iterate_frames(path)),
-            lambda path: read_frames(path, [0]),
-        ):
+        reads = (lambda path: list(iterate_frames(path)), lambda path: read_frames(path, [0]))
+        for function in (count_frames, *reads):
             with pytest.raises(UnreadableMedia, match=name) as caught:
                 function(tmp_path / name)
             assert isinstance(caught.value, UserError)
@@ -270,9 +246,8 @@ def test_index_follows_a_changed_file(tmp_path):
 
 
 def test_random_access_costs_a_group_of_pictures_not_the_video(tmp_path):
-    path = write_video(
-        tmp_path / "long.mp4", 2400, options={"g": "120", "bf": "2", "preset": "ultrafast"}
-    )
+    options = {"g": "120", "bf": "2", "preset": "ultrafast"}
+    path = write_video(tmp_path / "long.mp4", 2400, options=options)
     count_frames(path)
     frames = iterate_frames(path)
     start = time.perf_counter()

@@ -28,17 +28,12 @@ def video(*events):
 @pytest.mark.parametrize(
     ("events", "n_frames", "expected"),
     [
-        ((), 4, [0, 0, 0, 0]),
-        (((0, 2),), 5, [1, 1, 0, 0, 0]),
-        (((3, 5),), 5, [0, 0, 0, 1, 1]),
-        (((0, 5),), 5, [1, 1, 1, 1, 1]),
-        (((1, 2), (3, 4)), 6, [0, 1, 0, 1, 0, 0]),
-        (((1, 3), (2, 4)), 5, [0, 1, 1, 1, 0]),
-        (((2, 9),), 4, [0, 0, 1, 1]),
-        (((7, 9),), 4, [0, 0, 0, 0]),
-        (((0, 1),), 1, [1]),
+        ((), 4, [0, 0, 0, 0]), (((0, 2),), 5, [1, 1, 0, 0, 0]),
+        (((3, 5),), 5, [0, 0, 0, 1, 1]), (((0, 5),), 5, [1, 1, 1, 1, 1]),
+        (((1, 2), (3, 4)), 6, [0, 1, 0, 1, 0, 0]), (((1, 3), (2, 4)), 5, [0, 1, 1, 1, 0]),
+        (((2, 9),), 4, [0, 0, 1, 1]), (((7, 9),), 4, [0, 0, 0, 0]), (((0, 1),), 1, [1]),
     ],
-)
+)  # fmt: skip
 def test_frame_labels(events, n_frames, expected, caplog):
     with caplog.at_level(logging.WARNING):
         labels = frame_labels(video(*events), n_frames)
@@ -97,12 +92,8 @@ def test_ucf_crime_variants_of_the_archive(ucf_crime):
     for name in ("Anomaly_Train.txt", "Anomaly_Test.txt"):
         (ucf_crime / name).rename(splits / name)
     deep = ucf_crime / "Anomaly-Videos-Part-1" / "Abuse" / "Abuse001_x264.mp4"
-    for path in (
-        ucf_crime / "A" / deep.name,
-        deep,
-        ucf_crime / "Zoo" / deep.name,
-        deep.with_name(f"._{deep.name}"),
-    ):
+    copies = [ucf_crime / folder / deep.name for folder in ("A", "Zoo")]
+    for path in (*copies, deep, deep.with_name(f"._{deep.name}")):
         touch(path)
     assert load_surveillance("ucf_crime").train[0].path == deep, "the one in its category's folder"
     deep.unlink()
@@ -125,11 +116,8 @@ def test_ucf_crime_variants_of_the_archive(ucf_crime):
     ],
 )
 def test_ucf_crime_broken_annotations(ucf_crime, line, match):
-    write(
-        ucf_crime / ANNOTATIONS,
-        "Abuse028_x264.mp4 Abuse 1 2 -1 -1" if "Arson" in line else "",
-        line,
-    )
+    first = "Abuse028_x264.mp4 Abuse 1 2 -1 -1" if "Arson" in line else ""
+    write(ucf_crime / ANNOTATIONS, first, line)
     with pytest.raises(UserError, match=match):
         load_surveillance("ucf_crime")
 
@@ -137,10 +125,8 @@ def test_ucf_crime_broken_annotations(ucf_crime, line, match):
 def test_ucf_crime_reports_and_errors(ucf_crime, caplog):
     with (ucf_crime / ANNOTATIONS).open("a") as file:
         file.write("Abuse099_x264.mp4 Abuse 1 2 -1 -1\n")
-    assert (
-        "Abuse099_x264" in load_surveillance("ucf_crime").report[0]
-        and "Abuse099_x264" in caplog.text
-    )
+    assert "Abuse099_x264" in load_surveillance("ucf_crime").report[0]
+    assert "Abuse099_x264" in caplog.text
     for lines, match in (
         (["Abuse001_x264.mp4"], "line 1.*<Category>"),
         (["Abuse/Abuse001_x264.mp4"] * 2, "more than once: Videos__Abuse__Abuse001_x264"),
@@ -154,23 +140,13 @@ def test_ucf_crime_reports_and_errors(ucf_crime, caplog):
 
 
 def test_equal_file_names_in_two_folders_get_the_folder_in_front(ucf_crime, caplog):
-    write(
-        ucf_crime / "Anomaly_Train.txt",
-        "Abuse/cam_x264.mp4",
-        "Arson/cam_x264.mp4",
-        "Arson/other_x264.mp4",
-    )
+    files = ("Abuse/cam_x264.mp4", "Arson/cam_x264.mp4", "Arson/other_x264.mp4")
+    write(ucf_crime / "Anomaly_Train.txt", *files)
     data = load_surveillance("ucf_crime")
-    assert [v.name for v in data.train] == [
-        "Videos__Abuse__cam_x264",
-        "Videos__Arson__cam_x264",
-        "other_x264",
-    ]
+    names = ["Videos__Abuse__cam_x264", "Videos__Arson__cam_x264", "other_x264"]
+    assert [v.name for v in data.train] == names
     (note,) = data.notes
-    assert (
-        note.startswith("2 videos share their file's name")
-        and "Videos__Abuse__cam_x264 (cam_x264)" in note
-    )
+    assert note.startswith("2 videos share their file's name") and f"{names[0]} (cam_x264)" in note
     assert note in caplog.text and data.report == []
 
 
@@ -191,13 +167,8 @@ def xd_violence(request, tmp_path, monkeypatch):
     touch(train / "Other__#1_label_A.mp4")
     for name in (ANOMALOUS, FRENCH, CALM):
         touch(test / f"{name}.mp4")
-    write(
-        tmp_path / "annotations.txt",
-        f"{ANOMALOUS} 420 1848",
-        f"{FRENCH} 0 10 20 30 ",
-        "",
-        line_end="\r\n",
-    )
+    lines = (f"{ANOMALOUS} 420 1848", f"{FRENCH} 0 10 20 30 ", "")
+    write(tmp_path / "annotations.txt", *lines, line_end="\r\n")
     return tmp_path
 
 
@@ -229,10 +200,7 @@ def test_names_match_whichever_way_their_accents_are_stored(xd_violence):
         ([f"{ANOMALOUS} 420 1848", f"{ANOMALOUS} 420 1848"], "line 2"),
         (["no_label 1 2"], "line 1"),
         ([f"{ANOMALOUS} 420 1848"], "anomalous by its name, but has no event"),
-        (
-            [f"{ANOMALOUS} 420 1848", f"{FRENCH} 1 2", f"{CALM} 1 2"],
-            "normal by its name, but has an event",
-        ),
+        ([f"{ANOMALOUS} 420 1848", f"{FRENCH} 1 2", f"{CALM} 1 2"], "normal by its name, but has"),
     ],
 )
 def test_xd_violence_broken_annotations(xd_violence, lines, match):
@@ -271,11 +239,8 @@ def test_xd_violence_names_without_a_label(xd_violence):
 @pytest.fixture
 def shanghaitech(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "SHANGHAITECH_ROOT", tmp_path)
-    for name, mask in {
-        "01_0014": [0, 0, 1, 1, 0, 1],
-        "01_0015": [0, 0, 0],
-        "02_0001": [1, 1],
-    }.items():
+    masks = {"01_0014": [0, 0, 1, 1, 0, 1], "01_0015": [0, 0, 0], "02_0001": [1, 1]}
+    for name, mask in masks.items():
         touch(tmp_path / "testing" / "frames" / name / "000.jpg")
         path = tmp_path / "testing" / "test_frame_mask" / f"{name}.npy"
         path.parent.mkdir(exist_ok=True)
@@ -305,12 +270,8 @@ def test_shanghaitech_masks_missing_broken_or_unlisted(shanghaitech, caplog):
     masks = shanghaitech / "testing" / "test_frame_mask"
     np.save(masks / "05_0001.npy", np.zeros(3, np.uint8))
     assert "05_0001" in load_surveillance("shanghaitech").report[0]
-    for broken in (
-        np.zeros((2, 2), np.uint8),
-        np.array([0, 2]),
-        np.zeros(0, np.uint8),
-        np.array([{}], object),
-    ):
+    wrong = (np.zeros((2, 2), np.uint8), np.array([0, 2]), np.zeros(0, np.uint8))
+    for broken in (*wrong, np.array([{}], object)):
         np.save(masks / "01_0014.npy", broken)
         with pytest.raises(UserError, match="01_0014.npy"):
             load_surveillance("shanghaitech")
@@ -337,14 +298,8 @@ def test_shanghaitech_broken_line(shanghaitech):
 
 
 def test_own_videos(tmp_path):
-    write(
-        tmp_path / "train.csv",
-        "video,label",
-        "a/day.1.mp4,0",
-        "b/day.1.mp4,Anomalous",
-        "frames/cam 3,normal",
-        line_end="\r\n",
-    )
+    lines = ("video,label", "a/day.1.mp4,0", "b/day.1.mp4,Anomalous", "frames/cam 3,normal")
+    write(tmp_path / "train.csv", *lines, line_end="\r\n")
     (tmp_path / "test.csv").write_text(
         '\ufeffvideo, label, anomalies, category\n"é,1.avi",1,0-5; 7-9,Fall\nz.mkv,0,,\n', "utf-8"
     )
@@ -382,9 +337,8 @@ def test_own_videos_broken_lists(tmp_path, lines, match):
 
 def test_unknown_names_and_missing_roots(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "XD_VIOLENCE_ROOT", tmp_path / "absent")
-    with pytest.raises(
-        UserError, match=r"XD_VIOLENCE_ROOT.*TED_SPAD_DATA_ROOT.*aux_code.miniature ROOT"
-    ):
+    match = r"XD_VIOLENCE_ROOT.*TED_SPAD_DATA_ROOT.*aux_code.miniature ROOT"
+    with pytest.raises(UserError, match=match):
         load_surveillance("xd_violence")
     with pytest.raises(UserError, match="ucf_crime, xd_violence, shanghaitech"):
         load_surveillance("ucf-crime")

@@ -12,24 +12,16 @@ def make_ucf101(root, folder="Videos", line_end="\n", n_groups=5):
     lists.mkdir(parents=True)
     classes = ["ApplyEyeMakeup", "YoYo"]
     names = {
-        group: [
-            f"{name}/v_{name}_g{group:02d}_c{clip:02d}.avi" for name in classes for clip in (1, 2)
-        ]
-        for group in range(1, n_groups + 2)
+        g: [f"{name}/v_{name}_g{g:02d}_c{clip:02d}.avi" for name in classes for clip in (1, 2)]
+        for g in range(1, n_groups + 2)
     }
     for name in sum(names.values(), []):
         (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
         (root / folder / name).touch()
-    train = [
-        f"{name} {1 + ('YoYo' in name)}"
-        for group in range(2, n_groups + 2)
-        for name in names[group]
-    ]
-    for file, lines in {
-        "classInd.txt": ["1 ApplyEyeMakeup", "2 YoYo"],
-        "trainlist01.txt": train,
-        "testlist01.txt": names[1],
-    }.items():
+    test, *others = names.values()
+    train = [f"{name} {1 + ('YoYo' in name)}" for name in sum(others, [])]
+    files = {"trainlist01.txt": train, "testlist01.txt": test}
+    for file, lines in {"classInd.txt": ["1 ApplyEyeMakeup", "2 YoYo"], **files}.items():
         (lists / file).write_bytes((line_end.join(lines) + line_end + line_end).encode())
     return root
 
@@ -53,13 +45,11 @@ def test_validation_part_splits_by_group_and_seed(tmp_path):
         fit = Ucf101(root, validation_fraction=0.2, seed=seed)
         validation = Ucf101(root, validation_fraction=0.2, validation=True, seed=seed)
         groups, held_out = {item.group for item in fit}, {item.group for item in validation}
-        assert (
-            len(held_out) == 2 and not groups & held_out and groups | held_out == set(range(2, 12))
-        )
+        assert len(held_out) == 2 and not groups & held_out
+        assert groups | held_out == set(range(2, 12))
         assert len(fit) + len(validation) == len(Ucf101(root))
-        assert held_out == {
-            item.group for item in Ucf101(root, validation_fraction=0.2, validation=True, seed=seed)
-        }
+        again = Ucf101(root, validation_fraction=0.2, validation=True, seed=seed)
+        assert held_out == {item.group for item in again}
         choices.add(frozenset(held_out))
     assert len(choices) > 1
     assert len(Ucf101(root, train=False, validation_fraction=0.2)) == 4
@@ -105,11 +95,7 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(UserError, match=r"UCF101_ROOT.*TED_SPAD_DATA_ROOT.*aux_code.miniature"):
         Ucf101(tmp_path / "absent")
     root = make_ucf101(tmp_path)
-    for arguments in (
-        {"split": 4},
-        {"validation_fraction": 1.0},
-        {"validation": True},
-        {"split": 2},
-    ):
+    wrong = ({"split": 4}, {"validation_fraction": 1.0}, {"validation": True}, {"split": 2})
+    for arguments in wrong:
         with pytest.raises(UserError):
             Ucf101(root, **arguments)

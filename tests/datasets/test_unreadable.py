@@ -39,10 +39,8 @@ def test_error_names_file_and_reason():
 
 def test_data_sets_of_a_run_share_its_file(tmp_path):
     """Stage 1 reads clips and images in turns; neither overwrites what the other has named."""
-    clips, images = (
-        UnreadableLog(tmp_path, n_total=100, max_share=0.5),
-        UnreadableLog(tmp_path, n_total=100),
-    )
+    clips = UnreadableLog(tmp_path, n_total=100, max_share=0.5)
+    images = UnreadableLog(tmp_path, n_total=100)
     clips.record("a.avi", "no frame of its video decodes")
     images.record("b.jpg", "truncated")
     clips.record("c.avi", "cannot be opened")
@@ -54,9 +52,8 @@ def test_data_sets_of_a_run_share_its_file(tmp_path):
 
 
 def test_a_whole_list_replaces_the_file(tmp_path):
-    path = write_unreadable(
-        tmp_path / "run", {"a.mp4": "cannot\nbe opened", "b.mp4": "holds no video stream"}
-    )
+    reasons = {"a.mp4": "cannot\nbe opened", "b.mp4": "holds no video stream"}
+    path = write_unreadable(tmp_path / "run", reasons)
     assert path.read_text("utf-8") == "a.mp4\tcannot be opened\nb.mp4\tholds no video stream\n"
     assert write_unreadable(tmp_path / "run", {}) == path and not path.exists()
 

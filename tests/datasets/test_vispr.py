@@ -23,9 +23,8 @@ def make_vispr(root, annotations="train2017", labels=None):
         for path in (image, annotation):
             path.parent.mkdir(parents=True, exist_ok=True)
         image.touch()
-        annotation.write_text(
-            json.dumps({"image_path": image.name, "labels": names, "safe": False})
-        )
+        content = {"image_path": image.name, "labels": names, "safe": False}
+        annotation.write_text(json.dumps(content))
     return root
 
 
