@@ -9,8 +9,7 @@ from aux_code.layout import FRAMES_PER_PASS, apply_per_frame
 
 
 class SwapChannels(nn.Module):
-    """Red becomes green, green blue, blue red, each in its own strength: an identity could not see
-    a wrong layout."""
+    """Red becomes green, green blue, blue red, each stronger: an identity would see no layout."""
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         assert frames.shape[1] == 3
@@ -19,8 +18,7 @@ class SwapChannels(nn.Module):
 
 @pytest.mark.parametrize("chunk", [None, 0, 1, 4, 10, 99])
 def test_every_frame_passes_as_a_picture_and_returns_to_its_place(chunk: int | None):
-    """The release hands f_A one colour of three consecutive frames: clips must be transposed, not
-    reshaped."""
+    """The release hands f_A one colour of three consecutive frames."""
     clips = torch.rand(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
     output = apply_per_frame(SwapChannels(), clips, chunk=chunk)
     expected = torch.empty_like(clips)
@@ -67,9 +65,14 @@ def test_batch_statistics_are_those_of_all_frames_where_nobody_says():
     assert max(seen) == FRAMES_PER_PASS["cpu"]
 
 
+def pointwise(width: int) -> nn.Sequential:
+    """Three layers whose activations are wide."""
+    first, second = nn.Conv2d(3, width, 1), nn.Conv2d(width, width, 1)
+    return nn.Sequential(first, nn.Sigmoid(), second, nn.Sigmoid(), nn.Conv2d(width, 3, 1))
+
+
 def highest_bytes(net: nn.Module, n_frames: int, recompute: bool, gradients: bool) -> int:
-    """The most that a pass holds at once, in bytes beyond the clips, their gradient and the
-    output."""
+    """The most that a pass holds, in bytes beyond the clips, their gradient and the output."""
     clips = torch.rand(1, 3, n_frames, 32, 32, requires_grad=gradients)
     with (
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler,
@@ -79,9 +82,7 @@ def highest_bytes(net: nn.Module, n_frames: int, recompute: bool, gradients: boo
         if gradients:
             output.backward(torch.ones_like(output))
     held = highest = 0
-    events = [
-        event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
-    ]
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         highest = max(highest, held)
@@ -90,19 +91,15 @@ def highest_bytes(net: nn.Module, n_frames: int, recompute: bool, gradients: boo
 
 @pytest.mark.parametrize("gradients", [False, True])
 def test_peak_memory_of_the_activations_does_not_grow_with_the_clip(gradients: bool):
-    net = nn.Sequential(
-        nn.Conv2d(3, 64, 1), nn.Sigmoid(), nn.Conv2d(64, 64, 1), nn.Sigmoid(), nn.Conv2d(64, 3, 1)
-    )
+    net = pointwise(64)
     frame = 3 * 32 * 32 * 4
     short, long = (highest_bytes(net, n, gradients, gradients) for n in (4, 24))
     # what must grow: output (twice while its pieces are joined), and with gradients those of input
     # and output
     assert long - short <= 20 * (4 if gradients else 2) * frame + 2**16
     if gradients:
-        assert (
-            highest_bytes(net, 24, False, True) - highest_bytes(net, 4, False, True)
-            > 20 * 40 * frame
-        )
+        kept = highest_bytes(net, 24, False, True) - highest_bytes(net, 4, False, True)
+        assert kept > 20 * 40 * frame
 
 
 def test_recomputed_activations_give_the_same_gradients_of_weights_and_input():
@@ -112,9 +109,7 @@ def test_recomputed_activations_give_the_same_gradients_of_weights_and_input():
     clips = torch.rand(2, 3, 3, 5, 5)
     results = []
     for recompute in (False, True):
-        torch.manual_seed(
-            1
-        )  # dropout: the second pass through a chunk must draw what the first drew
+        torch.manual_seed(1)  # dropout: the second pass must draw what the first drew
         net.zero_grad()
         leaf = clips.clone().requires_grad_()
         apply_per_frame(net, leaf, chunk=2, recompute=recompute).square().sum().backward()
@@ -133,9 +128,7 @@ def test_recomputing_keeps_only_the_inputs_of_the_chunks():
             apply_per_frame(net, clips, chunk=2, recompute=recompute)
         return sum(sizes)
 
-    net = nn.Sequential(
-        nn.Conv2d(3, 32, 1), nn.Sigmoid(), nn.Conv2d(32, 32, 1), nn.Sigmoid(), nn.Conv2d(32, 3, 1)
-    )
+    net = pointwise(32)
     clips = torch.rand(1, 3, 8, 16, 16)
     assert kept_bytes(recompute=True) < kept_bytes(recompute=False) / 5
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from anonymization_training.minimax import Networks, Updater, Updaters
 from anonymization_training.params_anonymization import MINIATURE, TrainAnonymizerParams
@@ -15,6 +16,16 @@ from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
 N_VIEWS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
 CPU = torch.device("cpu")
 TINY = tuple("--preset miniature --device cpu --size 24 --batch_videos 16 --batch_images 8".split())
+
+
+class SwapRedAndBlue(nn.Module):
+    """An anonymizer; the identity could not tell frames from colour planes."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        assert frames.shape[1] == 3
+        return frames.flip(1)
+
+    replacement = forward
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +79,8 @@ def batch():
 def updater():
     """updater(net, learning_rate): fp32, unclipped."""
 
-    def build(
-        net: torch.nn.Module,
-        learning_rate: float = 1e-2,
-        precision: str = "fp32",
-        clip: float = 0.0,
-    ) -> Updater:
-        return Updater(net, learning_rate, precision, CPU, clip)
+    def build(net: nn.Module, rate: float = 1e-2, precision="fp32", clip=0.0) -> Updater:
+        return Updater(net, rate, precision, CPU, clip)
 
     return build
 

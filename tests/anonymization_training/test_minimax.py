@@ -1,7 +1,6 @@
 """The two steps: who learns, from what, and what stays as it is (paper, Algorithm 1)."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -22,6 +21,8 @@ from anonymization_training.minimax import (
     step_utility,
     utility_loss,
 )
+from tests.anonymization_training.conftest import SwapRedAndBlue
+from tests.losses.test_nt_xent import obvious_nt_xent
 
 CPU = torch.device("cpu")
 TERMS = ["ce", "triplet", "lltc", "invariance"]
@@ -163,17 +164,6 @@ def test_recomputing_in_chunks_gives_the_same_update(networks, batch, params, up
     assert (whole - chunked).norm() <= 1e-3 * whole.norm()
 
 
-def slow_nt_xent(a: Tensor, b: Tensor, temperature: float) -> float:
-    """NT-Xent with loops and logarithms."""
-    rows = [*a.detach().double(), *b.detach().double()]
-    total = 0.0
-    for i, row in enumerate(rows):
-        exponentials = [math.exp(float(row @ other) / temperature) for other in rows]
-        partner = (i + len(a)) % len(rows)
-        total -= math.log(exponentials[partner] / (sum(exponentials) - exponentials[i]))
-    return total / len(rows)
-
-
 def slow_utility_loss(players, clips, goal) -> float:
     """L_T from single outputs of f_T with explicit loops."""
     n_views, n_videos = clips.clips.shape[:2]
@@ -182,30 +172,23 @@ def slow_utility_loss(players, clips, goal) -> float:
         for view in clips.clips for clip in view
     ])  # fmt: skip
     logits, embedding = players.ft(frames)
-    z = [[embedding[k * n_videos + b] for b in range(n_videos)] for k in range(n_views)]
     counted = n_views if goal.ce_on_all_clips else 1
-    terms = [-F.log_softmax(logits[k * n_videos + b], 0)[clips.labels[b]] for k in range(counted)
-             for b in range(n_videos)]  # fmt: skip
-    total = float(sum(terms)) / len(terms)
+    terms = [
+        -F.log_softmax(logits[k * n_videos + b], 0)[clips.labels[b]]
+        for k in range(counted)
+        for b in range(n_videos)
+    ]
+    total, z = float(sum(terms)) / len(terms), embedding.unflatten(0, (n_views, n_videos))
+    term = {"ce": 0.0}
     if goal.utility_loss == "triplet":
-        distances = [
-            (float((z[0][b] - z[1][b]).norm()), float((z[0][b] - z[2][b]).norm()))
-            for b in range(n_videos)
-        ]
-        total += (
-            goal.omega * sum(max(near - far + goal.margin, 0) for near, far in distances) / n_videos
-        )
+        near, far = (torch.stack([(z[0][b] - z[k][b]).norm() for b in range(3)]) for k in (1, 2))
+        term["triplet"] = float((near - far + goal.margin).clamp(min=0).mean())
     elif goal.utility_loss == "invariance":
-        total += goal.omega * slow_nt_xent(torch.stack(z[0]), torch.stack(z[1]), goal.temperature)
+        term["invariance"] = obvious_nt_xent(z[0], z[1], goal.temperature)
     elif goal.utility_loss == "lltc":
-        first, second = ([[z[k][b] for k in views] for b in range(n_videos)]
-                         for views in (range(4), range(4, 8)))  # fmt: skip
-        videos = [
-            slow_nt_xent(torch.stack(one), torch.stack(other), goal.temperature)
-            for one, other in zip(first, second, strict=True)
-        ]
-        total += goal.omega * sum(videos) / n_videos
-    return total
+        videos = [obvious_nt_xent(z[:4, b], z[4:, b], goal.temperature) for b in range(n_videos)]
+        term["lltc"] = sum(videos) / n_videos
+    return total + goal.omega * term[goal.utility_loss]
 
 
 @pytest.mark.parametrize("on_all_clips", [False, True])
@@ -227,11 +210,9 @@ def test_distillation_compares_with_the_teacher_on_raw_clips(networks, batch, pa
     total, parts = utility_loss(players, clips, params(distillation_weight=2.0))
     flat = clips.clips.flatten(0, 1)
     anonymized = torch.stack([players.fa(clip.transpose(0, 1)).transpose(0, 1) for clip in flat])
-    student, teacher = (
-        players.ft.extract_features(anonymized),
-        players.teacher.extract_features(flat),
-    )
-    cosines = [float(s @ t / (s.norm() * t.norm())) for s, t in zip(student, teacher, strict=True)]
+    student = players.ft.extract_features(anonymized)
+    pairs = zip(student, players.teacher.extract_features(flat), strict=True)
+    cosines = [float(s @ t / (s.norm() * t.norm())) for s, t in pairs]
     assert parts["distillation"].item() == pytest.approx(1 - sum(cosines) / len(cosines), abs=1e-5)
     assert parts["distillation"] > 1e-3
     expected = parts["cross_entropy"] + 0.1 * parts["triplet"] + 2 * parts["distillation"]
@@ -239,23 +220,13 @@ def test_distillation_compares_with_the_teacher_on_raw_clips(networks, batch, pa
     assert "distillation" not in utility_loss(players, clips, params(distillation_weight=0.0))[1]
 
 
-class SwapRedAndBlue(nn.Module):
-    """The identity could not tell frames from colour planes."""
-
-    def forward(self, frames: Tensor) -> Tensor:
-        assert frames.shape[1] == 3
-        return frames.flip(1)
-
-
 @pytest.mark.parametrize("with_gradient", [False, True])
 @pytest.mark.parametrize("recompute_chunk", [0, 4])
 def test_the_anonymizer_gets_whole_frames_of_clips(recompute_chunk, with_gradient):
-    """The release hands f_A one colour of three consecutive frames: clips must be transposed, not
-    reshaped."""
+    """The release hands f_A one colour of three consecutive frames."""
     clips = torch.rand(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(
-        anonymize(SwapRedAndBlue(), clips, recompute_chunk, with_gradient), clips.flip(1)
-    )
+    output = anonymize(SwapRedAndBlue(), clips, recompute_chunk, with_gradient)
+    assert torch.equal(output, clips.flip(1))
 
 
 def test_budget_positives_are_two_views_of_an_image_or_two_times_of_a_video(
@@ -267,7 +238,7 @@ def test_budget_positives_are_two_views_of_an_image_or_two_times_of_a_video(
     for positives, (first, second) in pairs.items():
         value = budget_loss(players, clips, images, params(budget_positives=positives)).item()
         embeddings = [players.fb(players.fa(frames)) for frames in (first, second)]
-        assert value == pytest.approx(slow_nt_xent(*embeddings, 0.1), rel=1e-4), positives
+        assert value == pytest.approx(obvious_nt_xent(*embeddings, 0.1), rel=1e-4), positives
 
 
 @pytest.mark.parametrize("step", ["anonymizer", "adversaries", "utility"])

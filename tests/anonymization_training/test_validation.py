@@ -25,18 +25,9 @@ from aux_code.datasets.decode import DecodedCache
 from aux_code.datasets.transforms import evaluation_transform
 from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.datasets.vispr import VISPR1
+from tests.anonymization_training.conftest import SwapRedAndBlue
 
 CPU = torch.device("cpu")
-
-
-class SwapRedAndBlue(nn.Module):
-    """The identity could not tell frames from colour planes."""
-
-    def forward(self, frames: Tensor) -> Tensor:
-        assert frames.shape[1] == 3
-        return frames.flip(1)
-
-    replacement = forward
 
 
 @pytest.mark.parametrize("masked", [False, True])

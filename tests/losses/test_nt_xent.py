@@ -16,20 +16,18 @@ def obvious_nt_xent(a, b, temperature):
     rows = [*a.tolist(), *b.tolist()]
     total = 0.0
     for i, row in enumerate(rows):
-        similarity = [
-            math.exp(sum(x * y for x, y in zip(row, other)) / temperature) for other in rows
-        ]
+        products = [sum(x * y for x, y in zip(row, other)) for other in rows]
+        similarity = [math.exp(product / temperature) for product in products]
         partner = (i + len(a)) % len(rows)
         others = sum(s for j, s in enumerate(similarity) if j != i)
         total -= math.log(similarity[partner] / others)
     return total / len(rows)
 
 
-def unit_rows(n, dim, seed):
-    return F.normalize(
-        torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
-        dim=1,
-    )
+def unit_rows(*shape, seed):
+    """Rows of length 1, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
 
 
 def test_golden_value():
@@ -40,20 +38,19 @@ def test_golden_value():
 
 @pytest.mark.parametrize(("n", "temperature"), [(1, 0.1), (2, 0.1), (7, 0.5), (5, 1.0)])
 def test_equals_the_obvious_version(n, temperature):
-    a, b = unit_rows(n, 8, 1), unit_rows(n, 8, 2)
-    assert nt_xent_loss(a, b, temperature).item() == pytest.approx(
-        obvious_nt_xent(a, b, temperature), rel=1e-9, abs=1e-9
-    )
+    a, b = unit_rows(n, 8, seed=1), unit_rows(n, 8, seed=2)
+    expected = obvious_nt_xent(a, b, temperature)
+    assert nt_xent_loss(a, b, temperature).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_is_symmetric_and_prefers_matching_views():
-    a, b = unit_rows(6, 16, 3), unit_rows(6, 16, 4)
+    a, b = unit_rows(6, 16, seed=3), unit_rows(6, 16, seed=4)
     assert nt_xent_loss(a, b, 0.1).item() == pytest.approx(nt_xent_loss(b, a, 0.1).item())
     assert nt_xent_loss(a, a, 0.1) < nt_xent_loss(a, b, 0.1)
 
 
 def test_half_precision_is_computed_in_float32():
-    a, b = unit_rows(6, 16, 3).bfloat16(), unit_rows(6, 16, 4).bfloat16()
+    a, b = unit_rows(6, 16, seed=3).bfloat16(), unit_rows(6, 16, seed=4).bfloat16()
     loss = nt_xent_loss(a, b, 0.02)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(obvious_nt_xent(a.double(), b.double(), 0.02), rel=1e-4)
