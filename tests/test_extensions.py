@@ -18,11 +18,13 @@ from aux_code.datasets.surveillance import load_surveillance
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 PACKAGES = (
-    "aux_code", "anonymization_training", "privacy_training", "feature_extraction", "anomaly_detection_mgfn",
+    "aux_code", "anonymization_training", "privacy_training", "feature_extraction",
+    "anomaly_detection_mgfn", "reproduction",
 )  # fmt: skip
 SHORT = {
-    "init_anonymizer": "--max_steps 2", "init_utility": "--max_steps 2", "train_privacy": "--epochs 1",
-    "dali_extraction": "--reader pyav", "main": "--epochs 2", "reproduce": "--dry_run", "distance_head": "",
+    "init_anonymizer": "--max_steps 2", "init_utility": "--max_steps 2", "main": "--epochs 2",
+    "train_privacy": "--epochs 1", "dali_extraction": "--reader pyav", "reproduce": "--dry_run",
+    "distance_head": "",
 }  # fmt: skip
 """What a test adds to the commands for time."""
 
@@ -100,15 +102,11 @@ def answers(tmp_path_factory) -> dict[str, tuple[int, str, Path]]:
     render_benchmark(data, seed=0, scale=0.03, only=["ucf101", "vispr"], workers=1)
     write_corridor(data / "Corridor")
     program = RUN_ALL.format(root=str(copy), commands=json.dumps(commands()))
-    variables = {
-        "TED_SPAD_DATA_ROOT": str(data),
-        "TED_SPAD_ARTIFACT_ROOT": str(copy),
-        "OMP_NUM_THREADS": "1",
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=copy, env={**os.environ, **variables}, capture_output=True, text=True,
-        timeout=280,
-    )  # fmt: skip
+    roots = {"TED_SPAD_DATA_ROOT": str(data), "TED_SPAD_ARTIFACT_ROOT": str(copy)}
+    environment = {**os.environ, **roots, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program]
+    options = {"cwd": copy, "env": environment, "capture_output": True, "text": True}
+    result = subprocess.run(command, timeout=280, **options)
     assert result.returncode == 0, result.stderr[-3000:]
     given = json.loads(result.stdout.splitlines()[-1])
     names = [Path(words[0]).stem for words in commands()]

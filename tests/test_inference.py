@@ -19,12 +19,8 @@ def settled(network):
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (
-                module.weight.data,
-                module.bias.data,
-                module.running_mean,
-                module.running_var,
-            ):
+            trained = (module.weight.data, module.bias.data)
+            for tensor in (*trained, module.running_mean, module.running_var):
                 tensor.add_(0.2 * torch.rand(tensor.shape, generator=generator))
     return network.eval()
 
@@ -71,26 +67,22 @@ def test_bf16_features_within_a_percent():
     expected, features = network.extract_features(x), prepared.extract_features(x)
     assert features.dtype == torch.float32
     assert ((features - expected).norm() / expected.norm()).item() < 0.01
-    assert supports_bf16("cpu") == (
-        not torch.equal(features, expected) and prepared.dtype == torch.bfloat16
-    )
+    is_bf16 = not torch.equal(features, expected) and prepared.dtype == torch.bfloat16
+    assert supports_bf16("cpu") == is_bf16
 
 
 def test_without_bf16_it_says_so_and_computes_in_fp32(monkeypatch, caplog):
     monkeypatch.setattr(inference, "supports_bf16", lambda device: False)
     with caplog.at_level(logging.WARNING):
-        prepared = prepare_for_inference(
-            load_fb_model("small"), torch.rand(1, 3, 16, 16), precision="bf16"
-        )
+        images = torch.rand(1, 3, 16, 16)
+        prepared = prepare_for_inference(load_fb_model("small"), images, precision="bf16")
     assert prepared.dtype == torch.float32 and "fp32" in caplog.text
 
 
 @torch.no_grad()
 def test_noise_of_a_narrow_output_stays_and_can_be_seeded():
-    network, frames = (
-        load_fa_model("small", output_channels=1, output_noise=0.1).eval(),
-        torch.rand(2, 3, 16, 16),
-    )
+    network = load_fa_model("small", output_channels=1, output_noise=0.1).eval()
+    frames = torch.rand(2, 3, 16, 16)
     set_noise_generator(network, torch.Generator().manual_seed(3))
     prepared, outputs = prepare_for_inference(network, frames), []
     assert n_norms(prepared) == 0
@@ -108,11 +100,8 @@ def test_utility_networks_take_clips_of_other_lengths_and_sizes_than_the_example
     prepared = prepare_utility(network, torch.device("cpu"))
     clips = torch.rand(2, 3, 9, 40, 48)
     features = prepared.extract_features(clips)
-    inner = (
-        prepared.network.network
-        if isinstance(prepared.network, OpenVinoNetwork)
-        else prepared.network
-    )
+    inner = prepared.network
+    inner = inner.network if isinstance(inner, OpenVinoNetwork) else inner
     assert prepared.feature_dim == features.shape[1] and n_norms(inner.mlp) == 0
     torch.testing.assert_close(features, network.extract_features(clips), rtol=1e-4, atol=1e-5)
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-if (
-    importlib.util.find_spec("openvino") is None
-):  # not importorskip, which would report to its maker, see below
+# Not importorskip, which would report to openvino's maker, see below.
+if importlib.util.find_spec("openvino") is None:
     pytest.skip("openvino is not installed", allow_module_level=True)
 
 from aux_code import openvino_networks
@@ -83,9 +82,12 @@ def test_a_batch_in_pieces_gives_the_same_frames(fa, fast_fa, monkeypatch):
     frames = picture("frames", 5, 3, 64, 64)
     seen = []
     compute = fast_fa.network._pass
-    monkeypatch.setattr(
-        fast_fa.network, "_pass", lambda m, piece: seen.append(len(piece)) or compute(m, piece)
-    )
+
+    def noted(method, piece):
+        seen.append(len(piece))
+        return compute(method, piece)
+
+    monkeypatch.setattr(fast_fa.network, "_pass", noted)
     assert relative(fast_fa(frames), fa(frames)) < 1e-5
     assert seen == [2, 2, 1]
 
@@ -93,9 +95,7 @@ def test_a_batch_in_pieces_gives_the_same_frames(fa, fast_fa, monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_features_logits_and_embeddings_of_clips(ft, precision):
-    clips = (
-        picture("clips", 2, 3, 9, 40, 48).transpose(0, 1).flip(0).transpose(0, 1)
-    )  # not contiguous
+    clips = picture("clips", 3, 2, 9, 40, 48).flip(0).transpose(0, 1)  # not contiguous
     fast = prepare_utility(ft, CPU, precision)
     assert fast.feature_dim == 2048
     with torch.inference_mode():
@@ -105,9 +105,7 @@ def test_features_logits_and_embeddings_of_clips(ft, precision):
     assert relative(features, ft.extract_features(clips)) < limit
     assert relative(output.logits, expected.logits) < limit
     assert relative(output.embedding, expected.embedding) < 3 * limit
-    assert torch.equal(fast.extract_features(clips[1:]), features[1:]), (
-        "a clip's feature must not depend on the batch"
-    )
+    assert torch.equal(fast.extract_features(clips[1:]), features[1:]), "whatever the batch"
 
 
 @torch.no_grad()
@@ -115,9 +113,8 @@ def test_the_network_given_is_not_changed_and_a_narrow_output_keeps_its_noise():
     network = load_fa_model(output_channels=1, output_scale=0.5, output_noise=0.1).eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     fast, frames = prepare_anonymizer(network, CPU), torch.rand(2, 3, 32, 32)
-    assert isinstance(fast.network.network, OpenVinoNetwork) and any(
-        hasattr(m, "output_noise") for m in fast.modules()
-    )
+    assert isinstance(fast.network.network, OpenVinoNetwork)
+    assert any(hasattr(module, "output_noise") for module in fast.modules())
     outputs = []
     for net in (network, fast):
         set_noise_generator(net, torch.Generator().manual_seed(5))
@@ -153,9 +150,8 @@ def test_sizes_are_forgotten_in_turn(monkeypatch):
     network = OpenVinoNetwork(nn.Conv2d(3, 3, 1), "fp32")
     for size in (4, 5, 6, 4):
         assert network(torch.rand(1, 3, size, size)).shape[-1] == size
-    assert [shape for _, shape, _ in network._passes] == [(1, 3, 6, 6), (1, 3, 4, 4)] and len(
-        network._models
-    ) == 2
+    assert [shape for _, shape, _ in network._passes] == [(1, 3, 6, 6), (1, 3, 4, 4)]
+    assert len(network._models) == 2
 
 
 def test_as_many_threads_as_pytorch_has(monkeypatch):
@@ -182,17 +178,13 @@ def test_nothing_is_sent_and_nothing_is_left_on_the_disk(tmp_path):
     code = (
         "import sys, torch; from aux_code.openvino_networks import OpenVinoNetwork\n"
         "OpenVinoNetwork(torch.nn.Conv2d(3, 3, 1), 'fp32')(torch.rand(1, 3, 8, 8))\n"
-        "assert 'openvino' in sys.modules and not [m for m in sys.modules if m.startswith('openvino_telemetry')]"
+        "assert 'openvino' in sys.modules\n"
+        "assert not [m for m in sys.modules if m.startswith('openvino_telemetry')]"
     )
     home = tmp_path / "home"
     (home / "tmp").mkdir(parents=True)
-    environment = {
-        **os.environ,
-        "HOME": str(home),
-        "TMPDIR": str(home / "tmp"),
-        "CI": "",
-        "XDG_CACHE_HOME": str(home),
-    }
+    places = {"HOME": str(home), "TMPDIR": str(home / "tmp"), "XDG_CACHE_HOME": str(home)}
+    environment = {**os.environ, **places, "CI": ""}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
     assert [path.name for path in home.rglob("*")] == ["tmp"]
 
@@ -202,7 +194,7 @@ import faulthandler, gc, os, signal, torch
 from torch import nn
 from aux_code.openvino_networks import OpenVinoNetwork
 
-faulthandler.enable()  # as pytest does: gives the thread a stack for handlers, which OpenVINO replaces
+faulthandler.enable()  # as pytest does: a stack for handlers, which OpenVINO replaces
 caught = []
 signal.signal(signal.SIGTERM, lambda *_: caught.append(1))
 networks = [OpenVinoNetwork(nn.Conv2d(3, 4, 3).eval(), "fp32") for _ in range(2)]
@@ -219,7 +211,6 @@ print("caught", caught)
 
 def test_signals_are_still_handled_when_the_networks_are_gone():
     """The second core to go would free the stack of a handler, which saves interrupted runs."""
-    result = subprocess.run(
-        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-c", SIGNALLED]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and "caught [1]" in result.stdout, result.stderr
