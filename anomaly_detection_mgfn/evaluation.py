@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anomaly_detection_mgfn.feature_bags import FeatureSource, check_detector
+from anomaly_detection_mgfn.feature_bags import FeatureSource, check_detector, load_videos
 from anomaly_detection_mgfn.ground_truth import LabelledVideos, VideoTruth
-from anomaly_detection_mgfn.mgfn_files import Trained, load_network, save_network
+from anomaly_detection_mgfn.mgfn_files import checkpoint_meta, load_network, save_network
 from anomaly_detection_mgfn.mil_training import MilTraining, TrainingData
 from anomaly_detection_mgfn.params_mgfn import MgfnParams, dataset_label
 from anomaly_detection_mgfn.scoring import (
@@ -21,7 +21,7 @@ from anomaly_detection_mgfn.scoring import (
     score_videos,
     weighted_scores,
 )
-from anomaly_detection_mgfn.stage_data import label_videos, load_test_videos, open_features
+from anomaly_detection_mgfn.stage_data import label_videos, open_features
 from aux_code import config
 from aux_code.artefacts import describe_inputs
 from aux_code.checkpoints import write_atomically, write_json
@@ -73,9 +73,10 @@ def evaluate_choices(
         scores = score_videos(net, data.test, training.run.device, params.clips_per_pass)
         protocols[name] = {**frame_metrics(scores, data.truths), "epoch": epoch}
         clip_scores[name] = scores
-    trained = Trained(params, made_of, source.manifest, seconds)
+    meta = checkpoint_meta(params, made_of, source.manifest, seconds)
     for name, (epoch, state) in weights.items():
-        save_network(training.folder / FILES[name], state, epoch, trained, protocols[name])
+        own = {**meta, "metrics": protocols[name]}
+        save_network(training.folder / FILES[name], state, epoch, own)
     recorded = {kind: getattr(made_of, kind) for kind in ("inputs", "data", "in_force")}
     found = Evaluated(protocols, clip_scores["validation"], videos, recorded, seconds)
     return write_results(params, training.run, found)
@@ -100,7 +101,7 @@ def evaluate_checkpoint(params: MgfnParams, run: Run) -> None:
         )
     check_detector(source, loaded.meta.get("features") or {}, path)
     videos = label_videos(params, source)
-    test = load_test_videos(params, source, videos)
+    test = load_videos(source, [truth.name for truth in videos.test], params.memory_limit_gib)
     scores = score_videos(loaded.net.to(run.device), test, run.device, params.clips_per_pass)
     protocols = {"checkpoint": {**frame_metrics(scores, videos.test), "epoch": loaded.epoch}}
     inputs = describe_inputs({"checkpoint": path, "manifest": source.location})
@@ -109,8 +110,7 @@ def evaluate_checkpoint(params: MgfnParams, run: Run) -> None:
 
 
 def frame_metrics(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> dict[str, float]:
-    """{"auc", "ap" (PR area by trapezoids, as published), "average_precision" (step-wise)} over all
-    test frames."""
+    """{"auc", "ap" (PR area by trapezoids, as published), "average_precision"} of all frames."""
     auc, ap, average_precision = weighted_scores(clip_scores, truths).metrics()
     return {"auc": auc, "ap": ap, "average_precision": average_precision}
 
@@ -150,7 +150,7 @@ def write_results(params: MgfnParams, run: Run, found: Evaluated) -> dict[str, A
 
 
 def write_scores(path: Path, names: list[str], clip_scores: list[np.ndarray]) -> None:
-    """Writes an .npz with a float32 array (n_clips,) per video, keyed by its name, whatever it is."""
+    """Writes an .npz with a float32 array (n_clips,) per video, keyed by its name."""
 
     def write(file) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

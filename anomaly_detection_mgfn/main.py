@@ -72,7 +72,6 @@ def train(params: MgfnParams) -> dict[str, Any]:
     training = MilTraining(params, net, run, folder, recipe)
     videos = label_videos(params, source)
     data = load_training_data(params, source, videos, run.device)
-    training.restore()
     training.train(data)
     content = evaluate_choices(training, data, source, videos)
     training.state.finish()

@@ -40,8 +40,7 @@ def autocasts(x: Tensor) -> bool:
 
 
 class ChannelNorm(nn.Module):
-    """Normalises (B, T, C) over the channels, each time on its own; divides by std + eps as the
-    release does."""
+    """Normalises (B, T, C) over the channels; divides by std + eps, as the release does."""
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
@@ -77,8 +76,7 @@ class Glance(nn.Module):
 
 
 class Focus(nn.Module):
-    """Local aggregation: each head mixes 5 neighbouring times with weights all its channels
-    share."""
+    """Local aggregation: a head mixes 5 neighbouring times, its channels with the same weights."""
 
     def __init__(self, channels: int, heads: int, head_dim: int, kernel: int = 5):
         super().__init__()

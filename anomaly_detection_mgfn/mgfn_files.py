@@ -27,26 +27,20 @@ def network_arguments(params: MgfnParams, feature_dim: int) -> dict[str, Any]:
     }
 
 
-class Trained(NamedTuple):
-    """What checkpoints of one training have in common."""
-
-    params: MgfnParams
-    made_of: Recipe
-    manifest: Mapping[str, Any]
-    """Of the features."""
-    seconds: float
-    """How long it was trained, over all resumes."""
-
-
-def save_network(
-    path: Path, weights: dict[str, Tensor], epoch: int, trained: Trained, metrics: dict[str, float]
-) -> None:
-    """Writes a checkpoint that says how its network is built and which features it takes."""
-    params, made_of, manifest, seconds = trained
+def checkpoint_meta(
+    params: MgfnParams, made_of: Recipe, manifest: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """What a checkpoint says of its network, and of the features (their manifest) that it takes;
+    `seconds` of training, over all resumes. The metrics are to be filled in."""
     arguments = network_arguments(params, manifest["feature_dim"])
     architectures = {"mgfn": {"arch": "mgfn", "arguments": arguments}}
-    meta = build_meta("main", architectures, params, made_of, metrics, seconds)
-    meta["features"] = json.loads(json.dumps({key: manifest.get(key) for key in FEATURE_KEYS}))
+    meta = build_meta("main", architectures, params, made_of, {}, seconds)
+    features = {key: manifest.get(key) for key in FEATURE_KEYS}
+    return {**meta, "features": json.loads(json.dumps(features))}
+
+
+def save_network(path: Path, weights: dict[str, Tensor], epoch: int, meta: dict[str, Any]) -> None:
+    """Writes a checkpoint that says how its network is built."""
     save_checkpoint(path, {"mgfn_model_state_dict": weights, "epoch": epoch, "meta": meta})
 
 

@@ -1,11 +1,12 @@
 """MGFN's training losses: pure functions of the network's output on normal and anomalous bags."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from anomaly_detection_mgfn.params_mgfn import MgfnParams
 
 
 class Selection(NamedTuple):
@@ -58,30 +59,8 @@ def select_top_segments(
     return Selection(scores.gather(1, chosen).mean(1), features.gather(2, index))
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the parts beside the cross-entropy."""
-
-    smoothness: float
-    """Of the difference of neighbouring scores of anomalous bags."""
-    sparsity: float
-    """Of the size of the scores of anomalous bags."""
-    contrastive: float
-    """Of the magnitude-contrastive part."""
-    margin: float = 200.0
-    """Between magnitudes of normal and anomalous bags, for 1024-d features (an L1 norm)."""
-
-
-PAPER_WEIGHTS = LossWeights(smoothness=1.0, sparsity=1.0, contrastive=0.001)
-RELEASE_WEIGHTS = LossWeights(smoothness=8e-4, sparsity=8e-3, contrastive=0.001)
-
-
 def mgfn_loss(
-    normal: Selection,
-    anomalous: Selection,
-    anomalous_scores: Tensor,
-    weights: LossWeights,
-    form: str = "paper",
+    normal: Selection, anomalous: Selection, anomalous_scores: Tensor, params: MgfnParams
 ) -> dict[str, Tensor]:
     """The weighted parts of the loss; their sum is minimised.
 
@@ -89,28 +68,23 @@ def mgfn_loss(
         normal: of B_n normal bags.
         anomalous: of B_a anomalous bags.
         anomalous_scores: (B_a, T), all scores of the anomalous bags.
-        weights: PAPER_WEIGHTS, RELEASE_WEIGHTS or others.
-        form: "paper" takes smoothness and sparsity per video, and the contrastive distance itself
-            over all pairs; "release" lets smoothness run across video borders, takes one norm over
-            the batch, and squares the contrastive distance of bags at equal places.
+        params: weights and form. "paper" takes smoothness and sparsity per video, and the
+            contrastive distance itself over all pairs; "release" lets smoothness run across video
+            borders, takes one norm over the batch, and squares the contrastive distance of bags at
+            equal places.
 
     Returns:
         "classification", "smoothness", "sparsity", "contrastive", each ().
-
-    Raises:
-        ValueError: unknown form.
     """
-    if form not in FORMS:
-        raise ValueError(f"form must be 'paper' or 'release', got '{form}'")
-    smoothness, sparsity, contrastive = FORMS[form]
+    smoothness, sparsity, contrastive = FORMS[params.loss]
     scores = torch.cat([normal.scores, anomalous.scores])
     labels = torch.cat([torch.zeros_like(normal.scores), torch.ones_like(anomalous.scores)])
-    contrast = contrastive(normal.features, anomalous.features, weights.margin)
+    contrast = contrastive(normal.features, anomalous.features, params.margin)
     return {
         "classification": F.binary_cross_entropy(scores, labels),
-        "smoothness": weights.smoothness * smoothness(anomalous_scores),
-        "sparsity": weights.sparsity * sparsity(anomalous_scores),
-        "contrastive": weights.contrastive * contrast,
+        "smoothness": params.smoothness_weight * smoothness(anomalous_scores),
+        "sparsity": params.sparsity_weight * sparsity(anomalous_scores),
+        "contrastive": params.contrastive_weight * contrast,
     }
 
 

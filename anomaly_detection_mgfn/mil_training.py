@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +14,7 @@ from torch import Tensor, nn
 from anomaly_detection_mgfn.feature_bags import VideoFeatures
 from anomaly_detection_mgfn.ground_truth import VideoTruth
 from anomaly_detection_mgfn.mgfn import MGFN
-from anomaly_detection_mgfn.mgfn_losses import (
-    LossWeights,
-    draw_candidates,
-    mgfn_loss,
-    select_top_segments,
-)
+from anomaly_detection_mgfn.mgfn_losses import draw_candidates, mgfn_loss, select_top_segments
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.scoring import score_bags, score_videos, video_score, weighted_scores
 from aux_code.artefacts import Recipe
@@ -40,15 +35,11 @@ LAST_COSINE_FACTOR = 0.02
 """Where the cosine schedule ends, as a share of the learning rate (ours)."""
 
 
-class Split(NamedTuple):
-    """Indices into the training list."""
-
-    train: list[int]
-    validation: list[int]
-
-
-def split_validation(labels: list[int], categories: list[str], fraction: float, seed: int) -> Split:
-    """Holds out a share of each class, spread over the categories, drawn with the seed.
+def split_validation(
+    labels: list[int], categories: list[str], fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Holds out a share of each class, spread over the categories, drawn with the seed: indices of
+    the videos to train on, and of those to validate with.
 
     Raises:
         UserError: the fraction is not in (0, 1) or a class has fewer than two videos.
@@ -65,7 +56,7 @@ def split_validation(labels: list[int], categories: list[str], fraction: float, 
         shuffled = sorted((members[i] for i in order), key=lambda i: categories[i])
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         held_out.update(shuffled[int((k + 0.5) * len(members) / count)] for k in range(count))
-    return Split([i for i in range(len(labels)) if i not in held_out], sorted(held_out))
+    return [i for i in range(len(labels)) if i not in held_out], sorted(held_out)
 
 
 def pair_batches(
@@ -162,9 +153,6 @@ def training_losses(
     output = net(with_noise(bags, params.feature_noise))
     if not torch.isfinite(output.scores).all():
         raise UserError(f"the training diverged: scores are not finite; lower --lr {params.lr}")
-    weights = LossWeights(
-        params.smoothness_weight, params.sparsity_weight, params.contrastive_weight, params.margin
-    )
     # CUDA refuses a cross-entropy of probabilities under autocast; magnitudes need float32 anyway
     with torch.autocast(bags.device.type, enabled=False):
         scores, features = output.scores.float(), output.features.float()
@@ -172,7 +160,7 @@ def training_losses(
             select_top_segments(scores[part], features[part], params.top_k, candidates[part])
             for part in (slice(0, n_normal), slice(n_normal, None))
         ]
-        return mgfn_loss(*selections, scores[n_normal:], weights, params.loss)
+        return mgfn_loss(*selections, scores[n_normal:], params)
 
 
 class MilTraining:
@@ -191,15 +179,12 @@ class MilTraining:
         self.state = TrainingState(folder / STATE, made_of, stateful, minutes)
         self.epoch = 0
 
-    def restore(self) -> None:
-        """Goes on from the saved state where there is one and --resume is given."""
-        position = self.state.restore(self.params.resume)
-        if position is not None:
+    def train(self, data: TrainingData) -> None:
+        """All epochs that are left, with --resume from the saved state on; Ctrl-C and SIGTERM end
+        it, saved, after the current one."""
+        if position := self.state.restore(self.params.resume):
             self.epoch = position["epoch"]
             log.info("going on after epoch %d", self.epoch)
-
-    def train(self, data: TrainingData) -> None:
-        """All epochs that are left; Ctrl-C and SIGTERM end it, saved, after the current one."""
         n_epochs = self.params.epochs
         bar = progress(range(self.epoch, n_epochs), "mgfn", initial=self.epoch, total=n_epochs)
         with InterruptRequest() as interrupt:

@@ -54,7 +54,7 @@ class MgfnParams(PersonBoxParams, CommonParams):
     top_k: int = 3
     """Segments of largest feature magnitude that stand for a video (paper)."""
     candidate_dropout: float = 0.7
-    """Share of the segments left out of the choice of the top k, at random, in training (release)."""
+    """Share of the segments left out of the choice, at random, in training (release)."""
 
     feature_noise: float = 0.0
     """Noise on the segments in training, in deviations of each feature (ours; paper: none)."""

@@ -1,5 +1,4 @@
-"""--score: from videos of one's own to frame scores, intervals and plots. Nothing unanonymized is
-written."""
+"""--score: from own videos to frame scores, intervals, plots. Nothing unanonymized is written."""
 
 import csv
 import io
@@ -55,13 +54,10 @@ class Networks:
 class ScoredVideo:
     """One video's result."""
 
-    name: str
     path: Path
     fps: float
     scores: np.ndarray
     """(n_frames,) in [0, 1]."""
-    events: tuple[tuple[int, int], ...] | None
-    """True intervals where known."""
 
 
 def score_command(params: MgfnParams) -> int:
@@ -95,16 +91,14 @@ def score_command(params: MgfnParams) -> int:
     for name, scores in zip(progress(features.names, "report"), clip_scores, strict=True):
         n_frames, fps = source.entries[name].n_frames, source.manifest["videos"][name].get("fps")
         of_frames = frame_scores(scores, n_frames, source.frames_per_feature, name)
-        events = known_events(params, paths[name])
-        video = ScoredVideo(name, paths[name], float(fps or 25.0), of_frames, events)
+        video = ScoredVideo(paths[name], float(fps or 25.0), of_frames)
         report_video(params, networks, video, folders[name])
     log.info("results in %s", output)
     return 3 if partly else 0
 
 
 def result_folders(output: Path, names: list[str]) -> dict[str, Path]:
-    """A folder of its own for each video's results, without characters that shells or file systems
-    dislike."""
+    """A folder of its own for each video, without characters that shells dislike."""
     folders: dict[str, Path] = {}
     for name in names:
         safe = re.sub(r"[^\w.+-]", "_", name)
@@ -232,22 +226,22 @@ def own_list(params: MgfnParams) -> Sequence[SurveillanceVideo]:
     return load_surveillance(params.score).videos if has_list else ()
 
 
-def known_events(params: MgfnParams, video: Path) -> tuple[tuple[int, int], ...] | None:
-    """True anomalous intervals in frames, if the video belongs to the data set of --dataset or of
-    its own folder."""
+def known_events(params: MgfnParams, video: Path) -> list[list[int]] | None:
+    """True intervals [start, end) in frames of a test video of --dataset or of its own folder."""
     try:
         known = own_list(params) or load_surveillance(params.dataset).videos
     except UserError:
         return None  # most people's own videos: no data set is installed, and none is needed
     for own in known:
         if own.split == "test" and Path(own.path).resolve() == video.resolve():
-            return tuple((int(start), int(end)) for start, end in own.events)
+            return [[int(start), int(end)] for start, end in own.events]
     return None
 
 
 def report_video(params: MgfnParams, networks: Networks, video: ScoredVideo, folder: Path) -> None:
     """Writes scores.csv, intervals.csv, scores.json, scores.png and, on request, anonymized.mp4."""
     fps, scores, path = video.fps, video.scores, video.path
+    events = known_events(params, path)
     min_frames = max(1, round(params.min_interval * fps))
     intervals = [
         {
@@ -263,11 +257,7 @@ def report_video(params: MgfnParams, networks: Networks, video: ScoredVideo, fol
     _write_csv(folder / "scores.csv", ["frame", "seconds", "score"], frames)
     header = ["start", "end", "start_seconds", "end_seconds", "peak"]
     _write_csv(folder / "intervals.csv", header, [list(own.values()) for own in intervals])
-    roles = {
-        "checkpoint": params.checkpoint,
-        "anonymizer": networks.anonymizer,
-        "utility": networks.utility,
-    }
+    roles = {"anonymizer": networks.anonymizer, "utility": networks.utility}
     content = {
         "video": path.name,
         "n_frames": len(scores),
@@ -275,19 +265,19 @@ def report_video(params: MgfnParams, networks: Networks, video: ScoredVideo, fol
         "threshold": params.threshold,
         "min_interval_seconds": params.min_interval,
         "intervals": intervals,
-        "events": None if video.events is None else [list(event) for event in video.events],
-        "inputs": describe_inputs(roles),
+        "events": events,
+        "inputs": describe_inputs({"checkpoint": params.checkpoint, **roles}),
     }
     write_json(folder / "scores.json", content)
     size = int(networks.features.get("size") or 224)
     strip = anonymized_frames(path, networks.anonymizer, size, len(scores), params.boxes)
     curve, strips = Curve("score", scores, COLOURS[1]), [strip] if strip else []
-    figure = score_figure([curve], video.events or (), fps, strips, threshold=params.threshold)
+    figure = score_figure([curve], events or (), fps, strips, threshold=params.threshold)
     save_figure(figure, folder / "scores.png")
     if params.anonymized_copy:
         words = [str(path), str(folder / "anonymized.mp4"), "--anonymizer", networks.anonymizer]
         run_repository_script(COPY_SCRIPT, [*words, *common_options(params)])
-    log.info("%s: %d anomalous intervals", video.name, len(intervals))
+    log.info("%s: %d anomalous intervals", path.name, len(intervals))
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list]) -> None:

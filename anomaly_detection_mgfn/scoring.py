@@ -183,8 +183,7 @@ def _weighted_part(
 def false_alarm_rate(
     clip_scores: list[np.ndarray], truths: list[VideoTruth], threshold: float
 ) -> float | None:
-    """Share of normal videos' frames whose score reaches the threshold; None without such
-    videos."""
+    """Share of normal videos' frames whose score reaches the threshold; None without such."""
     normal = [i for i, truth in enumerate(truths) if not truth.label]
     if not normal:
         return None

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from anomaly_detection_mgfn.feature_bags import (
     FeatureSource,
-    VideoFeatures,
     check_anonymizer,
     load_segments,
     load_videos,
@@ -68,20 +67,20 @@ def load_training_data(
     """Reads every feature file once: training videos as segments, test videos whole."""
     labels = [int(video.label) for video in videos.train]
     categories = [video.category for video in videos.train]
-    split = split_validation(labels, categories, params.validation_fraction, params.seed)
-    counts = len(split.train), len(split.validation), len(videos.test)
+    train, held_out = split_validation(labels, categories, params.validation_fraction, params.seed)
+    counts = len(train), len(held_out), len(videos.test)
     log.info("%d training, %d validation, %d test videos", *counts)
-    kinds = ([i for i in split.train if labels[i] == kind] for kind in (0, 1))
+    kinds = ([i for i in train if labels[i] == kind] for kind in (0, 1))
     normal, anomalous, validation = (
         load_bags(params, source, [videos.train[i].name for i in part], device)
-        for part in (*kinds, split.validation)
+        for part in (*kinds, held_out)
     )
     return TrainingData(
         normal,
         anomalous,
         validation,
-        validation_labels=np.array([labels[i] for i in split.validation]),
-        test=load_test_videos(params, source, videos),
+        validation_labels=np.array([labels[i] for i in held_out]),
+        test=load_videos(source, [truth.name for truth in videos.test], params.memory_limit_gib),
         truths=videos.test,
         by_precision=params.dataset == "xd_violence",
     )
@@ -99,10 +98,3 @@ def load_bags(
     in_bf16 = precision_in_force(params.precision, device) == "bf16"
     rounded = in_bf16 and not isinstance(bags, np.memmap)
     return torch.from_numpy(bags).to(device, torch.bfloat16 if rounded else torch.float32)
-
-
-def load_test_videos(
-    params: MgfnParams, source: FeatureSource, videos: LabelledVideos
-) -> VideoFeatures:
-    """The test videos' features, whole."""
-    return load_videos(source, [truth.name for truth in videos.test], params.memory_limit_gib)

@@ -39,21 +39,20 @@ from aux_code.artefacts import Recipe
 from aux_code.checkpoints import write_json
 from aux_code.devices import autocast
 from aux_code.runs import Run, seeded_generator
-from benchmarks.machine import (
-    ChildProcess,
-    describe_machine,
-    json_line,
-    medians,
-    peak_mib,
-    rounds_in_turns,
-    seconds_of,
-)
+from benchmarks import machine
+from benchmarks.machine import medians, peak_mib, rounds_in_turns, seconds_of
 from benchmarks.plain_mgfn import PlainEpoch, list_metrics, plain_forward
 
 COUNTS = {"normal": 800, "anomalous": 810, "test": 290}
 MEDIAN_CLIPS, SPREAD, LONGEST = 70, 1.0, 4000
 FEATURE_DIM = 2048
 CPU = torch.device("cpu")
+OPTIONS = {
+    "scale": (1.0, "share of UCF-Crime's videos, in (0, 1]"),
+    "rounds": (3, "epochs of each side"),
+    "long_clips": (LONGEST, "length of the video whose memory is measured"),
+    "threads": machine.THREADS,
+}
 LOADINGS = 5
 """Of an epoch's batches in a row: one takes some milliseconds, too few for a measurement."""
 
@@ -215,9 +214,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     files = write_features(folder, options.scale)
     found = {}
     for side in ("ours", "plain"):
-        with ChildProcess(build_long_video, side == "plain", options.long_clips) as child:
+        with machine.ChildProcess(build_long_video, side == "plain", options.long_clips) as child:
             found[f"long_video_gib_{side}"] = child.call("peak")
-    with ChildProcess(build_plain, files) as child:
+    with machine.ChildProcess(build_plain, files) as child:
         ours = OurEpoch(folder, files)
         found["loading_once"] = ours.loading_once
         gc.collect()
@@ -237,29 +236,22 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Writes the features, measures and ends with one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", type=float, default=1.0, help="share of UCF-Crime's videos")
-    parser.add_argument("--rounds", type=int, default=3, help="epochs of each side")
-    parser.add_argument("--long_clips", type=int, default=LONGEST, help="of the memory's video")
-    parser.add_argument("--threads", type=int, default=0, help="of one operation; 0: the default")
-    options = parser.parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    print(describe_machine())
+    options = machine.parse_options(__doc__, argv, OPTIONS)
+    print(machine.describe_machine())
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), options)
-    pairs = {"epoch_with_evaluation": "epoch", "loading": "loading"}
-    pairs |= {"metrics": "metrics", "evaluation": "score"}
-    ratios = {key: found[f"{name}_plain"] / found[f"{name}_ours"] for key, name in pairs.items()}
-    for key, name in pairs.items():
-        plain, ours = found[f"{name}_plain"], found[f"{name}_ours"]
-        print(f"{key:22} plain {plain:9.4f} s, ours {ours:9.4f} s: {plain / ours:7.1f}x")
+    names = {"epoch_with_evaluation": "epoch", "evaluation": "score"}
+    names |= {"loading": "loading", "metrics": "metrics"}
+    ratios = {key: found[f"{own}_plain"] / found[f"{own}_ours"] for key, own in names.items()}
+    for key, own in names.items():
+        plain, ours = found[f"{own}_plain"], found[f"{own}_ours"]
+        print(f"{key:22} plain {plain:9.4f} s, ours {ours:9.4f} s: {ratios[key]:7.1f}x")
     unit = {name: "" if name.startswith(("long", "difference")) else "_seconds" for name in found}
     figures = {f"{name}{unit[name]}": value for name, value in found.items()}
     figures["processor_ratio_epoch"] = found["processor_plain"] / found["processor_ours"]
     print(f"{figures['processor_ratio_epoch']:.2f} x for an epoch by CPU seconds")
     figures |= {"scale": options.scale, "rounds": options.rounds}
-    print(json_line("mgfn", ratios, figures | {"long_video_clips": options.long_clips}))
+    print(machine.json_line("mgfn", ratios, figures | {"long_video_clips": options.long_clips}))
     return 0
 
 

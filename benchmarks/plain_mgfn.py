@@ -11,12 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anomaly_detection_mgfn.mgfn import MGFN, Backbone, Focus
-from anomaly_detection_mgfn.mgfn_losses import (
-    LossWeights,
-    draw_candidates,
-    mgfn_loss,
-    select_top_segments,
-)
+from anomaly_detection_mgfn.mgfn_losses import draw_candidates, mgfn_loss, select_top_segments
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from benchmarks.machine import seconds_of
 
@@ -99,9 +94,6 @@ class PlainEpoch:
     def train(self, bags: list[list[np.ndarray]]) -> None:
         """The steps of an epoch."""
         params, size = self.params, self.params.batch_size
-        weights = LossWeights(
-            params.smoothness_weight, params.sparsity_weight, params.contrastive_weight
-        )
         self.net.train()
         for start in range(0, max(map(len, bags)), size):
             batch = [kind[(start + i) % len(kind)] for kind in bags for i in range(size)]
@@ -111,7 +103,7 @@ class PlainEpoch:
                 select_top_segments(scores[part], features[part], params.top_k, candidates[part])
                 for part in (slice(0, size), slice(size, None))
             ]
-            loss = sum(mgfn_loss(*selections, scores[size:], weights, params.loss).values())
+            loss = sum(mgfn_loss(*selections, scores[size:], params).values())
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

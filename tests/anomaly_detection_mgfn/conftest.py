@@ -33,7 +33,7 @@ class SmallSet:
 def write_features(
     folder: Path, arrays: dict[str, np.ndarray], n_frames: dict[str, int], **changes
 ) -> None:
-    """Feature files and manifest as stage 3 writes them; `changes` replace the manifest's fields."""
+    """Feature files and manifest as stage 3 writes them; `changes` replace fields."""
     folder.mkdir(parents=True, exist_ok=True)
     videos = {}
     for name, array in arrays.items():

@@ -9,8 +9,6 @@ import torch
 
 from anomaly_detection_mgfn.mgfn import MGFN
 from anomaly_detection_mgfn.mgfn_losses import (
-    PAPER_WEIGHTS,
-    RELEASE_WEIGHTS,
     draw_candidates,
     magnitude_contrastive_loss,
     magnitude_contrastive_loss_release,
@@ -21,7 +19,7 @@ from anomaly_detection_mgfn.mgfn_losses import (
     sparsity_loss,
     sparsity_loss_release,
 )
-from anomaly_detection_mgfn.params_mgfn import MINIATURE, PAPER, MgfnParams
+from anomaly_detection_mgfn.params_mgfn import MINIATURE, PAPER, RELEASE, MgfnParams
 from tests.fill import GOLDEN, bags, fill, relative_error
 
 
@@ -49,7 +47,7 @@ def test_golden_selection(selections):
 
 def test_golden_release_losses(output, selections):
     golden = np.load(GOLDEN / "mgfn.npz")
-    parts = mgfn_loss(*selections, output.scores[2:], RELEASE_WEIGHTS, form="release")
+    parts = mgfn_loss(*selections, output.scores[2:], RELEASE)
     found = {"total": parts["classification"] + parts["contrastive"]}
     found |= {"sparse": parts["sparsity"], "smooth": parts["smoothness"]}
     for name, value in found.items():
@@ -107,9 +105,9 @@ def test_smoothness_and_sparsity_are_per_video():
 def test_the_default_loss_is_per_video():
     one = select_top_segments(torch.rand(2, 2), torch.rand(2, 1, 2, 4), 1)
     flat = torch.tensor([[0.1, 0.1], [0.9, 0.9]])
-    parts = mgfn_loss(one, one, flat, PAPER_WEIGHTS)
+    parts = mgfn_loss(one, one, flat, PAPER)
     assert parts["smoothness"].item() == 0
-    assert parts["sparsity"].item() == pytest.approx(PAPER_WEIGHTS.sparsity * 0.5)
+    assert parts["sparsity"].item() == pytest.approx(PAPER.sparsity_weight * 0.5)
     assert (MgfnParams().loss, PAPER.loss, MINIATURE.loss) == ("paper", "paper", "paper")
 
 
@@ -157,7 +155,7 @@ def test_paper_loss_learns_to_tell_bags_apart():
         scores, features = net(torch.cat([normal, anomalous]))
         kinds = slice(8), slice(8, 16)
         parts = [select_top_segments(scores[kind], features[kind], 2) for kind in kinds]
-        loss = sum(mgfn_loss(*parts, scores[8:], PAPER_WEIGHTS).values())
+        loss = sum(mgfn_loss(*parts, scores[8:], PAPER).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -165,14 +163,8 @@ def test_paper_loss_learns_to_tell_bags_apart():
     assert net(anomalous).scores.amax(1).min() > net(normal).scores.amax(1).max() + 0.2
 
 
-@pytest.mark.parametrize("form", ["paper", "release"])
-def test_a_single_bag_of_each_kind(form):
+@pytest.mark.parametrize("params", [PAPER, RELEASE], ids=["paper", "release"])
+def test_a_single_bag_of_each_kind(params):
     one = select_top_segments(torch.rand(1, 1), torch.rand(1, 1, 1, 4), 3)
-    parts = mgfn_loss(one, one, torch.rand(1, 1), PAPER_WEIGHTS, form)
+    parts = mgfn_loss(one, one, torch.rand(1, 1), params)
     assert all(torch.isfinite(part) for part in parts.values())
-
-
-def test_unknown_form():
-    one = select_top_segments(torch.rand(1, 1), torch.rand(1, 1, 1, 4), 3)
-    with pytest.raises(ValueError, match="form must be"):
-        mgfn_loss(one, one, torch.rand(1, 1), PAPER_WEIGHTS, "papers")

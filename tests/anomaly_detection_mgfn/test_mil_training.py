@@ -65,8 +65,8 @@ def test_held_out_videos_cover_classes_and_categories():
     labels = [0] * 40 + [1] * 40
     categories = ["normal"] * 40 + ["abuse"] * 20 + ["arson"] * 20
     split = split_validation(labels, categories, 0.2, seed=3)
-    assert sorted(split.train + split.validation) == list(range(80))
-    assert Counter(categories[i] for i in split.validation) == {"normal": 8, "abuse": 4, "arson": 4}
+    assert sorted(split[0] + split[1]) == list(range(80))
+    assert Counter(categories[i] for i in split[1]) == {"normal": 8, "abuse": 4, "arson": 4}
     assert split == split_validation(labels, categories, 0.2, seed=3)
     assert split != split_validation(labels, categories, 0.2, seed=4)
 
@@ -193,12 +193,17 @@ def test_resumed_run_equals_an_uninterrupted_one(small_set, monkeypatch):
     monkeypatch.setattr(MilTraining, "train_epoch", die)
     with pytest.raises(Killed):
         broken.train(data)
-    monkeypatch.setattr(MilTraining, "train_epoch", step)
+    trained = []
+
+    def noted(self, data, epoch):
+        trained.append(epoch)
+        return step(self, data, epoch)
+
+    monkeypatch.setattr(MilTraining, "train_epoch", noted)
     resumed, data = make_training(tiny(small_set, resume=True), "broken")
     torch.manual_seed(77)
-    resumed.restore()
-    assert resumed.epoch == 2
     resumed.train(data)
+    assert trained == [2, 3]
     for name, tensor in whole.net.state_dict().items():
         assert torch.equal(tensor, resumed.net.state_dict()[name]), name
     for kind, choice in whole.choices.items():
@@ -210,9 +215,9 @@ def test_resumed_run_equals_an_uninterrupted_one(small_set, monkeypatch):
 def test_resuming_with_other_parameters_is_refused(small_set):
     training, data = make_training(tiny(small_set, epochs=1), "run")
     training.train(data)
-    other, _ = make_training(tiny(small_set, epochs=1, lr=0.5, resume=True), "run")
+    other, data = make_training(tiny(small_set, epochs=1, lr=0.5, resume=True), "run")
     with pytest.raises(UserError, match="lr"):
-        other.restore()
+        other.train(data)
 
 
 def test_a_score_that_is_not_finite_is_noticed_wherever_it_is():

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from anomaly_detection_mgfn import main as script
 from anomaly_detection_mgfn.mgfn import MGFN
-from anomaly_detection_mgfn.mgfn_files import Trained, save_network
+from anomaly_detection_mgfn.mgfn_files import checkpoint_meta, save_network
 from anomaly_detection_mgfn.params_mgfn import MINIATURE
 from aux_code import config
 from aux_code.artefacts import Recipe, build_meta, sha256
@@ -65,11 +65,9 @@ def detector(tmp_path, monkeypatch):
         "anonymizer": {"name": str(networks), **content},
         "utility": {"path": str(networks), **content},
     }
-    net, trained = (
-        MGFN(64, MINIATURE.dims, MINIATURE.depths),
-        Trained(MINIATURE, Recipe({}), manifest, 1.0),
-    )
-    save_network(tmp_path / "mgfn.pth", net.state_dict(), 1, trained, {})
+    net = MGFN(64, MINIATURE.dims, MINIATURE.depths)
+    meta = checkpoint_meta(MINIATURE, Recipe({}), manifest, 1.0)
+    save_network(tmp_path / "mgfn.pth", net.state_dict(), 1, meta)
     return networks, tmp_path / "mgfn.pth"
 
 
