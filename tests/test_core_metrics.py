@@ -32,9 +32,8 @@ def test_weighted_clips_equal_scikit_learn_on_frame_vectors_with_ties(seed: int)
     precision, recall, _ = precision_recall_curve(labels, frame_scores)
     assert metrics.roc_auc == pytest.approx(roc_auc_score(labels, frame_scores), abs=1e-12)
     assert metrics.pr_auc == pytest.approx(auc(recall, precision), abs=1e-12)
-    assert metrics.average_precision == pytest.approx(
-        average_precision_score(labels, frame_scores), abs=1e-12
-    )
+    expected = average_precision_score(labels, frame_scores)
+    assert metrics.average_precision == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_area_under_the_curve_is_not_the_average_precision():
@@ -53,9 +52,8 @@ def test_extremes():
 @pytest.mark.parametrize("positives, negatives", [([0, 0], [1, 1]), ([1, 1], [0, 0]), ([], [])])
 def test_one_class_alone_cannot_be_ranked(positives: list, negatives: list):
     with pytest.raises(ValueError, match="positive and negative"):
-        ranking_metrics(
-            np.arange(len(positives), dtype=float), np.array(positives), np.array(negatives)
-        )
+        scores = np.arange(len(positives), dtype=float)
+        ranking_metrics(scores, np.array(positives), np.array(negatives))
 
 
 def test_average_precision_of_columns_without_a_choice():

@@ -1,6 +1,7 @@
 """Videos as they are found: cut, trimmed, with sound or a cover picture in front, wrong counts."""
 
 import struct
+from contextlib import ExitStack
 from fractions import Fraction
 
 import av
@@ -49,14 +50,10 @@ def assert_exact(path, numbers):
     every = list(iterate_frames(path))
     assert [painted_number(frame) for frame in every] == list(numbers)
     assert count_frames(path) == len(every)
-    orders = [[i] for i in range(len(every))] + [
-        [len(every) - 1, 0, 0, 3],
-        list(range(len(every)))[::-3],
-    ]
-    for indices in orders:
-        np.testing.assert_array_equal(
-            read_frames(path, indices), [every[i] for i in indices], err_msg=str(indices)
-        )
+    numbers = list(range(len(every)))
+    for indices in (*([i] for i in numbers), [numbers[-1], 0, 0, 3], numbers[::-3]):
+        expected = [every[i] for i in indices]
+        np.testing.assert_array_equal(read_frames(path, indices), expected, err_msg=str(indices))
 
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv"])
@@ -64,15 +61,9 @@ def test_first_key_frame_is_missing(source, tmp_path, name):
     assert_exact(copy(source, tmp_path / name, first=5), range(12, N_FRAMES))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"use_editlist": "0"},
-        {"movflags": "negative_cts_offsets"},
-        {"movflags": "frag_keyframe+empty_moov"},
-    ],
-)
-def test_ways_to_write_mp4(source, tmp_path, options):
+@pytest.mark.parametrize("option", ["", "negative_cts_offsets", "frag_keyframe+empty_moov"])
+def test_ways_to_write_mp4(source, tmp_path, option):
+    options = {"movflags": option} if option else {"use_editlist": "0"}
     assert_exact(copy(source, tmp_path / "a.mp4", options=options), range(N_FRAMES))
 
 
@@ -106,20 +97,17 @@ def test_avi_claims_a_wrong_count(tmp_path):
 def test_sound_comes_first(tmp_path, name):
     path, codec = tmp_path / name, "libx264" if name == "a.mp4" else "mpeg4"
     with av.open(str(path), "w") as container:
-        sound = container.add_stream(
-            "pcm_s16le" if name == "a.avi" else "aac", rate=16000, layout="mono"
-        )
+        sound_codec = "pcm_s16le" if name == "a.avi" else "aac"
+        sound = container.add_stream(sound_codec, rate=16000, layout="mono")
         video = container.add_stream(codec, rate=25, options=B_FRAMES if codec == "libx264" else {})
         video.height, video.width, video.pix_fmt, video.bit_rate = 48, 64, "yuv420p", 2_000_000
         for i in range(N_FRAMES):
-            samples = av.AudioFrame.from_ndarray(
-                np.zeros((1, 640), np.int16), format="s16", layout="mono"
-            )
+            silence = np.zeros((1, 640), np.int16)
+            samples = av.AudioFrame.from_ndarray(silence, format="s16", layout="mono")
             samples.sample_rate, samples.pts = 16000, 640 * i
             container.mux(sound.encode(samples))
-            container.mux(
-                video.encode(av.VideoFrame.from_ndarray(painted_frame(i), format="rgb24"))
-            )
+            frame = av.VideoFrame.from_ndarray(painted_frame(i), format="rgb24")
+            container.mux(video.encode(frame))
         container.mux(sound.encode())
         container.mux(video.encode())
     assert_exact(path, range(N_FRAMES))
@@ -128,11 +116,9 @@ def test_sound_comes_first(tmp_path, name):
 def test_cover_picture_is_not_the_video(source, tmp_path):
     path, picture = tmp_path / "film.mp4", tmp_path / "cover.jpg"
     Image.fromarray(painted_frame(4095, 96, 96)).save(picture)
-    with (
-        av.open(str(picture)) as cover,
-        av.open(str(source)) as film,
-        av.open(str(path), "w") as output,
-    ):
+    files = (picture, "r"), (source, "r"), (path, "w")
+    with ExitStack() as opened:
+        cover, film, output = (opened.enter_context(av.open(str(f), mode)) for f, mode in files)
         shown = output.add_stream_from_template(cover.streams.video[0])
         shown.disposition = Disposition.attached_pic
         moving = output.add_stream_from_template(film.streams.video[0])
@@ -141,23 +127,19 @@ def test_cover_picture_is_not_the_video(source, tmp_path):
                 packet.stream = stream
                 output.mux(packet)
     with av.open(str(path)) as container:
-        assert any(
-            stream.disposition & Disposition.attached_pic for stream in container.streams.video
-        )
+        streams = container.streams.video
+        assert any(stream.disposition & Disposition.attached_pic for stream in streams)
     assert_exact(path, range(N_FRAMES))
     assert read_frames(path, [0]).shape == (1, 48, 64, 3)
 
 
 def test_packed_b_frames(tmp_path):
     """DivX in AVI: a chunk holds a frame and the B-frame before it, the next chunk none."""
-    source = write_video(
-        tmp_path / "source.avi", N_FRAMES, codec="mpeg4", options={"bf": "1", "g": "10"}
-    )
+    options = {"bf": "1", "g": "10"}
+    source = write_video(tmp_path / "source.avi", N_FRAMES, codec="mpeg4", options=options)
     pictures = [(bytes(packet), packet.is_keyframe) for packet in packets_of(source)]
-    start, is_b = (
-        b"\0\0\1\xb6",
-        [data[data.index(b"\0\0\1\xb6") + 4] >> 6 == 2 for data, _ in pictures],
-    )
+    start = b"\0\0\1\xb6"
+    is_b = [data[data.index(start) + 4] >> 6 == 2 for data, _ in pictures]
     assert sum(is_b) > 10
     chunks = []
     for (data, is_key), follows, b in zip(pictures, [*is_b[1:], False], is_b, strict=True):
@@ -205,18 +187,13 @@ def test_damaged_files_raise_nothing_else(tmp_path, source):
     with pytest.raises(UnreadableMedia, match="unknown.mp4"):
         count_frames(unknown)
     rng = np.random.default_rng(0)
-    for path in (
-        source,
-        copy(source, tmp_path / "a.ts"),
-        write_video(tmp_path / "a.avi", N_FRAMES, codec="mpeg4"),
-    ):
+    avi = write_video(tmp_path / "a.avi", N_FRAMES, codec="mpeg4")
+    for path in (source, copy(source, tmp_path / "a.ts"), avi):
         whole = path.read_bytes()
         for _ in range(15):
             content = bytearray(whole)
-            begin, length = (
-                rng.integers(len(whole) // 20, len(whole) - 200),
-                rng.integers(1, len(whole) // 5),
-            )
+            begin = rng.integers(len(whole) // 20, len(whole) - 200)
+            length = rng.integers(1, len(whole) // 5)
             del content[begin : begin + length]
             path.write_bytes(content)
             video_index._cache.clear()

@@ -48,9 +48,8 @@ def test_convolution_of_doubled_maps(n_fine, bias):
     """Borders and odd sizes included."""
     conv = torch.nn.Conv2d(4 + n_fine, 3, 3, padding=1, bias=bias)
     coarse, fine = torch.randn(2, 4, 5, 7), torch.randn(2, n_fine, 10, 14)
-    expected = conv(
-        torch.cat([coarse.repeat_interleave(2, 2).repeat_interleave(2, 3), fine], dim=1)
-    )
+    doubled = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = conv(torch.cat([doubled, fine], dim=1))
     torch.testing.assert_close(UpsampledConv2d(conv, 4)(coarse, fine if n_fine else None), expected)
 
 
@@ -115,22 +114,16 @@ def test_narrow_output(arch):
 
 @torch.no_grad()
 def test_narrow_output_keeps_the_mean_of_each_block():
-    network = NarrowOutput(
-        torch.nn.Identity(), output_channels=3, output_scale=0.5, output_noise=0.0
-    )
-    frames = torch.rand(1, 3, 8, 8)
-    expected = (
-        torch.nn.functional.avg_pool2d(frames, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
-    )
+    network, frames = NarrowOutput(torch.nn.Identity(), 3, 0.5, 0.0), torch.rand(1, 3, 8, 8)
+    means = torch.nn.functional.avg_pool2d(frames, 2)
+    expected = means.repeat_interleave(2, -1).repeat_interleave(2, -2)
     torch.testing.assert_close(network(frames), expected)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("training", [True, False])
 def test_noise_is_drawn_per_released_value_in_both_modes(training):
-    network = NarrowOutput(
-        torch.nn.Identity(), output_channels=3, output_scale=0.5, output_noise=0.05
-    ).train(training)
+    network = NarrowOutput(torch.nn.Identity(), 3, 0.5, output_noise=0.05).train(training)
     noise = network(torch.full((50, 3, 16, 16), 0.5)) - 0.5
     assert noise.std().item() == pytest.approx(0.05, rel=0.05)
     assert noise.mean().abs().item() < 0.002
@@ -161,19 +154,13 @@ def test_narrow_output_passes_gradients():
 
 
 def test_plain_arguments_keep_the_published_names():
-    assert shapes(
-        build_anonymizer("unet++", output_channels=3, output_scale=1.0, output_noise=0.0)
-    ) == layout("fa_unetpp")
+    network = build_anonymizer("unet++", output_channels=3, output_scale=1.0, output_noise=0.0)
+    assert shapes(network) == layout("fa_unetpp")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"output_channels": 2}, "output_channels"),
-        ({"output_scale": 0.0}, "output_scale"),
-        ({"output_noise": -1.0}, "output_noise"),
-    ],
+    ("name", "value"), [("output_channels", 2), ("output_scale", 0.0), ("output_noise", -1.0)]
 )
-def test_impossible_values(arguments, message):
-    with pytest.raises(UserError, match=message):
-        build_anonymizer("small", **arguments)
+def test_impossible_values(name, value):
+    with pytest.raises(UserError, match=name):
+        build_anonymizer("small", **{name: value})

@@ -73,15 +73,11 @@ def test_boxes_are_required(name, frames):
 
 def test_read_boxes(tmp_path):
     path = tmp_path / "person_boxes.csv"
-    path.write_text(
-        'file,frame,x0,y0,x1,y1\n"a,b/c.avi",3,1,2,5,6\n"a,b/c.avi",3,0.5,0,2,2\nä.jpg,0,1,1,2,2\n',
-        "utf-8",
-    )
+    rows = '"a,b/c.avi",3,1,2,5,6\n"a,b/c.avi",3,0.5,0,2,2\nä.jpg,0,1,1,2,2\n'
+    path.write_text(f"file,frame,x0,y0,x1,y1\n{rows}", "utf-8")
     boxes = read_boxes(path)
     assert set(boxes) == {"a,b/c.avi", "ä.jpg"}
-    np.testing.assert_array_equal(
-        boxes["a,b/c.avi"][3], np.array([[1, 2, 5, 6], [0.5, 0, 2, 2]], np.float32)
-    )
+    np.testing.assert_array_equal(boxes["a,b/c.avi"][3], [[1, 2, 5, 6], [0.5, 0, 2, 2]])
     assert list(boxes["ä.jpg"]) == [0]
 
 
@@ -117,19 +113,10 @@ class BrightSquareDetector(nn.Module):
         found = []
         for image in images:
             rows, columns = torch.nonzero(image.mean(0) > 0.9, as_tuple=True)
-            person = torch.tensor(
-                [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            ).float()
-            boxes = torch.stack(
-                [person, torch.tensor([0.0, 0, 1, 1]), torch.tensor([1.0, 1, 2, 2])]
-            )
-            found.append(
-                {
-                    "boxes": boxes,
-                    "labels": torch.tensor([1, 17, 1]),
-                    "scores": torch.tensor([0.9, 0.9, 0.3]),
-                }
-            )
+            person = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            boxes = torch.tensor([person, [0, 0, 1, 1], [1, 1, 2, 2]]).float()
+            scores = torch.tensor([0.9, 0.9, 0.3])
+            found.append({"boxes": boxes, "labels": torch.tensor([1, 17, 1]), "scores": scores})
         return found
 
 
