@@ -9,17 +9,7 @@ from pathlib import Path
 import pytest
 
 from aux_code import artefacts
-from aux_code.artefacts import (
-    Recipe,
-    build_meta,
-    data_digest,
-    describe_inputs,
-    differences,
-    is_current,
-    recipe,
-    record_of,
-    sha256,
-)
+from aux_code.artefacts import Recipe, differences, is_current, record_of, sha256
 from aux_code.checkpoints import load_checkpoint, save_checkpoint, write_json
 from aux_code.parameters import CommonParams, by_content
 
@@ -42,12 +32,16 @@ def weights(tmp_path: Path) -> Path:
 def made(weights: Path, params: Params | None = None, **data: str) -> Recipe:
     """A recipe of that file."""
     inputs = {"init_fa": weights, "anonymizer": "raw"}
-    return recipe(params or Params(), inputs, data or {"UCF101": "d1"}, {"precision": "fp32"})
+    return artefacts.recipe(
+        params or Params(), inputs, data or {"UCF101": "d1"}, {"precision": "fp32"}
+    )
 
 
 def test_meta_says_where_a_checkpoint_came_from_and_loads_safely(tmp_path: Path, weights: Path):
     architectures = {"fa": {"arch": "small", "arguments": {}}}
-    meta = build_meta("train", architectures, Params(seed=7), made(weights), {"top1": 0.5}, 3.0)
+    meta = artefacts.build_meta(
+        "train", architectures, Params(seed=7), made(weights), {"top1": 0.5}, 3.0
+    )
     digest = hashlib.sha256(b"weights").hexdigest()
     assert meta["inputs"]["init_fa"] == {"path": str(weights), "sha256": digest}
     assert meta["inputs"]["anonymizer"] == {"path": "raw", "sha256": ""}
@@ -70,11 +64,9 @@ def test_results_and_states_are_asked_alike(tmp_path: Path, weights: Path):
 
 
 def test_what_changes_no_result_is_not_compared(weights: Path):
-    free = Params(
-        device="cpu", n_threads=3, resume=True, overwrite=True, run_id="x", preset="y",
-        init_fa=Path("elsewhere"),
-    )  # fmt: skip
-    assert differences(vars(made(weights)), made(weights, free)) == []
+    free = {"device": "cpu", "n_threads": 3, "resume": True, "overwrite": True, "preset": "y"}
+    other = Params(**free, run_id="x", init_fa=Path("elsewhere"))
+    assert differences(vars(made(weights)), made(weights, other)) == []
     moved = weights.parent / "moved.pth"
     weights.rename(moved)
     assert differences(vars(made(moved)), made(moved)) == []
@@ -82,24 +74,14 @@ def test_what_changes_no_result_is_not_compared(weights: Path):
 
 def test_each_difference_is_named(weights: Path):
     record = vars(made(weights))
-    assert differences(record, made(weights, Params(seed=1, sizes=(1, 3)))) == [
-        "seed: 0, now 1",
-        "sizes: [1, 2], now [1, 3]",
-    ]
+    changed = differences(record, made(weights, Params(seed=1, sizes=(1, 3))))
+    assert changed == ["seed: 0, now 1", "sizes: [1, 2], now [1, 3]"]
     assert differences(record, made(weights, UCF101="d2")) == ["UCF101: other lists or files"]
-    assert differences({}, made(weights)) == [
-        "seed: not recorded",
-        "sizes: not recorded",
-        "anonymizer: not recorded",
-        "init_fa: not recorded",
-        "UCF101: not recorded",
-        "precision in force: not recorded, now fp32",
-    ]
-    assert differences(record, Recipe(record["parameters"])) == [
-        "anonymizer: none now",
-        "init_fa: none now",
-        "UCF101: none now",
-    ]
+    names, fields = ("anonymizer", "init_fa", "UCF101"), ("seed", "sizes")
+    unknown = [f"{name}: not recorded" for name in (*fields, *names)]
+    unknown.append("precision in force: not recorded, now fp32")
+    assert differences({}, made(weights)) == unknown
+    assert differences(record, Recipe(record["parameters"])) == [f"{n}: none now" for n in names]
     weights.write_bytes(b"Weights")
     os.utime(weights, ns=(1, 1))
     assert differences(record, made(weights)) == ["init_fa: another file"]
@@ -114,7 +96,9 @@ def test_a_folder_of_weights_counts_by_its_files(tmp_path: Path):
     assert sha256(folder) == first
     (folder / "model.safetensors").write_bytes(b"22")
     assert sha256(folder) != first
-    assert describe_inputs({"init_weights": ""}) == {"init_weights": {"path": "", "sha256": ""}}
+    assert artefacts.describe_inputs({"init_weights": ""}) == {
+        "init_weights": {"path": "", "sha256": ""}
+    }
 
 
 def test_data_are_known_by_their_lists_and_by_names_and_bytes_of_what_these_list(tmp_path: Path):
@@ -124,7 +108,7 @@ def test_data_are_known_by_their_lists_and_by_names_and_bytes_of_what_these_list
 
     def digest() -> str:
         files = [tmp_path / "a.avi", tmp_path / "frames"]
-        return data_digest(tmp_path, [tmp_path / "list.txt"], files)
+        return artefacts.data_digest(tmp_path, [tmp_path / "list.txt"], files)
 
     first = digest()
     (tmp_path / "README.md").write_text("an extra file")

@@ -9,21 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from aux_code.checkpoints import (
-    load_checkpoint,
-    read_json,
-    save_checkpoint,
-    write_atomically,
-    write_json,
-    write_npy,
-)
+from aux_code import checkpoints
+from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint, write_json, write_npy
 from aux_code.errors import UserError
 
-CONTENT = {
-    "state": {"w": torch.arange(6.0).reshape(2, 3)},
-    "epoch": 3,
-    "meta": {"x": [1, "two", None, 2.5]},
-}
+META = {"x": [1, "two", None, 2.5]}
+CONTENT = {"state": {"w": torch.arange(6.0).reshape(2, 3)}, "epoch": 3, "meta": META}
 
 
 def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path):
@@ -56,7 +47,7 @@ def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(
         monkeypatch.setattr(os, moment, fail)
     expected = UserError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as caught:
-        write_atomically(path, write)
+        checkpoints.write_atomically(path, write)
     if expected is UserError:
         assert str(path) in str(caught.value) and "No space left" in str(caught.value)
     monkeypatch.undo()
@@ -65,16 +56,11 @@ def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(
 
 
 def test_the_content_is_on_the_disk_before_the_name_points_to_it(tmp_path: Path, monkeypatch):
-    order = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: (order.append(("fsync", os.fstat(fd).st_size)), fsync(fd))
-    )
-    monkeypatch.setattr(
-        os, "replace", lambda a, b: (order.append(("replace", Path(a).parent)), replace(a, b))
-    )
-    write_atomically(tmp_path / "x", lambda file: file.write(b"12345"))
-    assert order == [("fsync", 5), ("replace", tmp_path)]
+    order, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: order.append(os.fstat(fd).st_size) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: order.append(Path(a).parent) or replace(a, b))
+    checkpoints.write_atomically(tmp_path / "x", lambda file: file.write(b"12345"))
+    assert order == [5, tmp_path]
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_message(tmp_path: Path):
@@ -84,7 +70,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_message(tmp_path: Path):
 
 
 class Malicious:
-    """Unpickling it makes a file."""
+    """Unpickling it makes a folder."""
 
     def __init__(self, trace: Path):
         self.trace = trace
@@ -109,23 +95,16 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, writer: str
     assert trace.exists()
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.98])
-def test_truncated_files_are_named(tmp_path: Path, keep: float):
+def test_truncated_and_other_files_are_named(tmp_path: Path):
     path = tmp_path / "half.pth"
     save_checkpoint(path, CONTENT)
-    content = path.read_bytes()
-    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(UserError, match="half.pth"):
-        load_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    "content", [b"hello world, no checkpoint", b"\x80\x02}garbage", b"PK\x03\x04" + 99 * b"\0"]
-)
-def test_other_files_are_named(tmp_path: Path, content: bytes):
-    (tmp_path / "other.pth").write_bytes(content)
-    with pytest.raises(UserError, match="other.pth"):
-        load_checkpoint(tmp_path / "other.pth")
+    whole = path.read_bytes()
+    half = [whole[:n] for n in (0, 1, 100, len(whole) // 2, int(0.98 * len(whole)))]
+    others = [b"hello world, no checkpoint", b"\x80\x02}garbage", b"PK\x03\x04" + 99 * b"\0"]
+    for content in half + others:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="half.pth"):
+            load_checkpoint(path)
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path):
@@ -138,16 +117,8 @@ def test_missing_files_and_folders_are_named(tmp_path: Path):
 
 def test_json_takes_numpy_and_paths_and_refuses_nan(tmp_path: Path):
     path = tmp_path / "results.json"
-    write_json(
-        path,
-        {
-            "a": np.float32(0.5),
-            "b": np.arange(2),
-            "c": Path("x"),
-            "d": torch.ones(1),
-            "e": np.int64(4),
-        },
-    )
+    arrays = {"b": np.arange(2), "d": torch.ones(1)}
+    write_json(path, {"a": np.float32(0.5), "c": Path("x"), "e": np.int64(4), **arrays})
     assert read_json(path) == {"a": 0.5, "b": [0, 1], "c": "x", "d": [1.0], "e": 4}
     for bad in (float("nan"), float("inf"), np.float32("nan")):
         with pytest.raises(ValueError):
@@ -169,20 +140,16 @@ def test_arrays_are_written_without_pickle(tmp_path: Path):
 
 
 @pytest.mark.parametrize("n_values", [300, 1000, 100_000])
-def test_an_array_that_the_disk_has_no_room_for_is_an_error_and_no_half_file(
-    tmp_path: Path, n_values
-):
-    """RLIMIT_FSIZE makes writes fail in the middle, as a full disk does; NumPy alone overlooks it
-    for small arrays."""
+def test_without_room_on_the_disk_there_is_an_error_and_no_half_array(tmp_path: Path, n_values):
+    """Writes fail in the middle, as on a full disk; NumPy alone overlooks it for small arrays."""
+    values = np.arange(n_values, dtype=np.float32)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(UserError, match="a.npy.*free space"):
-            write_npy(tmp_path / "a.npy", np.zeros(n_values, np.float32))
+            write_npy(tmp_path / "a.npy", values)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
-    write_npy(tmp_path / "a.npy", np.arange(n_values, dtype=np.float32))
-    assert np.array_equal(
-        np.load(tmp_path / "a.npy", mmap_mode="r"), np.arange(n_values, dtype=np.float32)
-    )
+    write_npy(tmp_path / "a.npy", values)
+    assert np.array_equal(np.load(tmp_path / "a.npy", mmap_mode="r"), values)

@@ -2,21 +2,11 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import (
-    auc,
-    average_precision_score,
-    f1_score,
-    precision_recall_curve,
-    roc_auc_score,
-)
+from sklearn import metrics as sklearn
+from sklearn.metrics import average_precision_score
 
-from aux_code.metrics import (
-    attribute_metrics,
-    average_precision,
-    chance_cmap,
-    leakage_removed,
-    ranking_metrics,
-)
+from aux_code import metrics as ours
+from aux_code.metrics import attribute_metrics, ranking_metrics
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -29,11 +19,11 @@ def test_weighted_clips_equal_scikit_learn_on_frame_vectors_with_ties(seed: int)
     frame_scores = np.repeat(scores, positives + negatives)
     labels = np.concatenate([[1] * p + [0] * n for p, n in zip(positives, negatives, strict=True)])
     metrics = ranking_metrics(scores, positives, negatives)
-    precision, recall, _ = precision_recall_curve(labels, frame_scores)
-    assert metrics.roc_auc == pytest.approx(roc_auc_score(labels, frame_scores), abs=1e-12)
-    assert metrics.pr_auc == pytest.approx(auc(recall, precision), abs=1e-12)
-    expected = average_precision_score(labels, frame_scores)
-    assert metrics.average_precision == pytest.approx(expected, abs=1e-12)
+    precision, recall, _ = sklearn.precision_recall_curve(labels, frame_scores)
+    assert metrics.roc_auc == pytest.approx(sklearn.roc_auc_score(labels, frame_scores), abs=1e-12)
+    assert metrics.pr_auc == pytest.approx(sklearn.auc(recall, precision), abs=1e-12)
+    precision = average_precision_score(labels, frame_scores)
+    assert metrics.average_precision == pytest.approx(precision, abs=1e-12)
 
 
 def test_the_area_under_the_curve_is_not_the_average_precision():
@@ -51,15 +41,15 @@ def test_extremes():
 
 @pytest.mark.parametrize("positives, negatives", [([0, 0], [1, 1]), ([1, 1], [0, 0]), ([], [])])
 def test_one_class_alone_cannot_be_ranked(positives: list, negatives: list):
+    scores = np.arange(len(positives), dtype=float)
     with pytest.raises(ValueError, match="positive and negative"):
-        scores = np.arange(len(positives), dtype=float)
         ranking_metrics(scores, np.array(positives), np.array(negatives))
 
 
 def test_average_precision_of_columns_without_a_choice():
     scores = np.array([0.1, 0.9])
-    assert np.isnan(average_precision(scores, np.zeros(2)))
-    assert average_precision(scores, np.ones(2)) == 1.0
+    assert np.isnan(ours.average_precision(scores, np.zeros(2)))
+    assert ours.average_precision(scores, np.ones(2)) == 1.0
 
 
 def test_attribute_metrics_equal_scikit_learn_and_leave_absent_attributes_out():
@@ -74,7 +64,9 @@ def test_attribute_metrics_equal_scikit_learn_and_leave_absent_attributes_out():
     assert np.isnan(metrics.per_attribute[5])
     assert metrics.cmap == pytest.approx(np.mean(expected), abs=1e-12)
     predicted = (probabilities >= 0.5).astype(int)
-    f1 = f1_score(labels[:, present], predicted[:, present], average="macro", zero_division=0)
+    f1 = sklearn.f1_score(
+        labels[:, present], predicted[:, present], average="macro", zero_division=0
+    )
     assert metrics.f1 == pytest.approx(f1, abs=1e-12)
 
 
@@ -88,13 +80,11 @@ def test_f1_thresholds_probabilities_not_logits():
 def test_chance_is_the_prevalence_and_what_a_blind_attacker_gets():
     labels = np.zeros((100, 3))
     labels[:40, 0] = labels[:10, 1] = 1
-    assert chance_cmap(labels) == pytest.approx(0.25)
-    assert attribute_metrics(np.full((100, 3), 0.5), labels).cmap == pytest.approx(
-        chance_cmap(labels)
-    )
+    assert ours.chance_cmap(labels) == pytest.approx(0.25)
+    assert attribute_metrics(np.full((100, 3), 0.5), labels).cmap == pytest.approx(0.25)
 
 
 def test_leakage_removed_is_one_at_chance_and_zero_at_raw():
-    assert leakage_removed(raw=0.6, anonymized=0.6, chance=0.2) == 0
-    assert leakage_removed(raw=0.6, anonymized=0.2, chance=0.2) == 1
-    assert leakage_removed(raw=0.6, anonymized=0.5, chance=0.2) == pytest.approx(0.25)
+    assert ours.leakage_removed(raw=0.6, anonymized=0.6, chance=0.2) == 0
+    assert ours.leakage_removed(raw=0.6, anonymized=0.2, chance=0.2) == 1
+    assert ours.leakage_removed(raw=0.6, anonymized=0.5, chance=0.2) == pytest.approx(0.25)

@@ -13,9 +13,7 @@ class Params(CommonParams):
     """A stage's parameters."""
 
     epochs: int = 10
-    """Passes."""
     learning_rate: float = 0.1
-    """Adam."""
 
 
 PRESETS = {"paper": Params(), "miniature": Params(epochs=2, learning_rate=0.5)}
@@ -26,44 +24,34 @@ def test_the_first_preset_is_the_default():
 
 
 @pytest.mark.parametrize(
-    "argv", [["--preset", "miniature", "--epochs", "3"], ["--epochs=3", "--preset=miniature"]]
+    "words", ["--preset miniature --epochs 3", "--epochs=3 --preset=miniature"]
 )
-def test_options_replace_values_of_the_preset_wherever_they_stand(argv: list[str]):
-    assert parse(PRESETS, argv) == Params(preset="miniature", epochs=3, learning_rate=0.5)
+def test_options_replace_values_of_the_preset_wherever_they_stand(words: str):
+    assert parse(PRESETS, words.split()) == Params(preset="miniature", epochs=3, learning_rate=0.5)
 
 
 def test_flags_and_common_options():
-    params = parse(
-        PRESETS, ["--resume", "--device", "cpu", "--seed", "4", "--run_id", "x", "--n_threads", "1"]
-    )
-    assert (params.resume, params.device, params.seed, params.run_id, params.n_threads) == (
-        True,
-        "cpu",
-        4,
-        "x",
-        1,
-    )
+    params = parse(PRESETS, "--resume --device cpu --seed 4 --run_id x --n_threads 1".split())
+    expected = {"resume": True, "device": "cpu", "seed": 4, "run_id": "x", "n_threads": 1}
+    assert expected.items() <= vars(params).items()
     with pytest.raises(FrozenInstanceError):
         params.seed = 5
 
 
 @pytest.mark.parametrize(
-    "argv, named",
+    "words, named",
     [
-        (["--preset", "huge"], ["huge", "paper", "miniature"]),
-        (["--epoch", "3"], ["--epoch", "--epochs"]),
-        (["--epochs", "many"], ["--epochs", "many"]),
-        (["--device", "tpu"], ["cpu", "cuda"]),
-        (["stray"], ["stray"]),
-        (["--preset"], ["--preset"]),
+        ("--preset huge", "huge paper miniature"), ("--epoch 3", "--epoch --epochs"),
+        ("--epochs many", "--epochs many"), ("--device tpu", "cpu cuda"),
+        ("stray", "stray"), ("--preset", "--preset"),
     ],
-)
-def test_mistakes_end_with_status_2_and_say_what_exists(argv: list[str], named: list[str], capsys):
+)  # fmt: skip
+def test_mistakes_end_with_status_2_and_say_what_exists(words: str, named: str, capsys):
     with pytest.raises(SystemExit) as caught:
-        parse(PRESETS, argv)
+        parse(PRESETS, words.split())
     assert caught.value.code == 2
     captured = capsys.readouterr()
-    assert all(word in captured.out + captured.err for word in named), captured
+    assert all(word in captured.out + captured.err for word in named.split()), captured
 
 
 def test_help_shows_presets_and_the_values_of_the_chosen_one(capsys):
@@ -71,28 +59,20 @@ def test_help_shows_presets_and_the_values_of_the_chosen_one(capsys):
         parse(PRESETS, ["--preset", "miniature", "--help"], "Trains something.")
     text = capsys.readouterr().out
     assert not caught.value.code
-    assert (
-        "Trains something." in text
-        and "paper, miniature" in text
-        and "--learning_rate" in text
-        and "0.5" in text
-    )
+    expected = ("Trains something.", "paper, miniature", "--learning_rate", "0.5")
+    assert all(words in text for words in expected)
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--learning_rate", "nan"],
-        ["--learning_rate", "inf"],
-        ["--n_threads", "-1"],
-        ["--run_id", "../elsewhere"],
-        ["--run_id", ".."],
-        ["--run_id", "a/b"],
-    ],
-)
-def test_values_that_no_script_can_work_with_are_refused_by_name(argv: list[str]):
-    with pytest.raises(UserError, match=argv[0]):
-        parse(PRESETS, argv)
+IMPOSSIBLE = (
+    "--learning_rate nan", "--learning_rate inf", "--n_threads -1", "--run_id ../elsewhere",
+    "--run_id ..", "--run_id a/b",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", IMPOSSIBLE)
+def test_values_that_no_script_can_work_with_are_refused_by_name(words: str):
+    with pytest.raises(UserError, match=words.split()[0]):
+        parse(PRESETS, words.split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,18 +91,13 @@ class BoundedParams(CommonParams):
 @pytest.mark.parametrize(
     "option, values, allowed",
     [
-        ("--epochs", ["0"], "at least 1"),
-        ("--epochs", ["10"], "at most 9"),
-        ("--rate", ["0"], "above 0"),
-        ("--rate", ["1"], "below 1"),
-        ("--rate", ["nan"], "above 0"),
-        ("--widths", ["4", "0"], "at least 1"),
+        ("--epochs", "0", "at least 1"), ("--epochs", "10", "at most 9"),
+        ("--rate", "0", "above 0"), ("--rate", "1", "below 1"), ("--rate", "nan", "above 0"),
+        ("--widths", "4 0", "at least 1"),
     ],
-)
-def test_a_value_out_of_its_range_is_refused_with_the_bound(
-    option: str, values: list[str], allowed: str
-):
+)  # fmt: skip
+def test_a_value_out_of_its_range_is_refused_with_the_bound(option: str, values: str, allowed: str):
     presets = {"paper": BoundedParams()}
     assert parse(presets, ["--epochs", "9", "--rate", "0.99"]).epochs == 9
-    with pytest.raises(UserError, match=f"{option} must be {allowed}, not {' '.join(values)}"):
-        parse(presets, [option, *values])
+    with pytest.raises(UserError, match=f"{option} must be {allowed}, not {values}"):
+        parse(presets, [option, *values.split()])

@@ -10,19 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from aux_code import config
+from aux_code import config, runs
 from aux_code.errors import UserError
 from aux_code.parameters import CommonParams
-from aux_code.runs import (
-    InterruptRequest,
-    Terminated,
-    choose_device,
-    derived_seed,
-    run_script,
-    seed_everything,
-    seeded_generator,
-    start_run,
-)
+from aux_code.runs import InterruptRequest, Terminated, run_script, start_run
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +40,8 @@ def raising(error: BaseException):
         (lambda: None, 0, ""),
         (lambda: 3, 3, ""),
         (raising(UserError("--size: too small")), 2, "error: --size: too small\n"),
-        (
-            raising(NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b")),
-            2,
-            "error: /a/b: Not a directory",
-        ),
-        (
-            raising(OSError(errno.ENOSPC, "No space left on device")),
-            2,
-            "error: No space left on device",
-        ),
+        (raising(OSError(errno.ENOTDIR, "Not a file", "/a/b")), 2, "error: /a/b: Not a file"),
+        (raising(OSError(errno.ENOSPC, "No space left")), 2, "error: No space left"),
         (raising(KeyboardInterrupt()), 130, "interrupted"),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "terminated"),
         (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted"),
@@ -102,11 +85,8 @@ def test_a_run_has_a_folder_with_its_resolved_parameters(tmp_path, monkeypatch):
     run = start_run(CommonParams(preset="miniature", seed=3, device="cpu"), "train_x")
     assert run.folder == tmp_path / "saved" / "train_x_miniature" and run.device.type == "cpu"
     saved = json.loads((run.folder / "params_train_x.json").read_text())
-    assert (
-        saved["seed"] == 3
-        and saved["run_id"] == "train_x_miniature"
-        and saved["stage"] == "train_x"
-    )
+    expected = {"seed": 3, "run_id": "train_x_miniature", "stage": "train_x"}
+    assert expected.items() <= saved.items()
     assert not (tmp_path / "logs").exists()
     run.writer.add_scalar("loss", 1.0, 0)
     run.writer.close()
@@ -125,40 +105,30 @@ def test_a_run_seeds_every_generator(tmp_path, monkeypatch):
     first = draws()
     assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
-    seed_everything(3)
+    runs.seed_everything(3)
     assert draws() == first
-    seed_everything(4)
+    runs.seed_everything(4)
     assert all(a != b for a, b in zip(draws(), first, strict=True))
 
 
 def test_cuda_without_a_gpu_is_a_user_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto").type == choose_device("cpu").type == "cpu"
+    assert runs.choose_device("auto").type == runs.choose_device("cpu").type == "cpu"
     with pytest.raises(UserError, match="--device cuda"):
-        choose_device("cuda")
+        runs.choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert (
-        choose_device("auto").type == choose_device("cuda").type == "cuda"
-        and choose_device("cpu").type == "cpu"
-    )
+    kinds = [runs.choose_device(name).type for name in ("auto", "cuda", "cpu")]
+    assert kinds == ["cuda", "cuda", "cpu"]
 
 
 def test_derived_generators_depend_on_every_key_its_type_and_the_order():
-    keys = [
-        (0, "clip", 1, 2),
-        (0, "clip", 2, 1),
-        (0, "view", 1, 2),
-        (1, "clip", 1, 2),
-        (0, "clip", 12),
-    ]
-    keys += [(0, "clip", "1", 2), ("ab", "c"), ("a", "bc"), ("abc",)]
-    seeds = [derived_seed(*key) for key in keys]
+    keys = [(0, "clip", 1, 2), (0, "clip", 2, 1), (0, "view", 1, 2), (1, "clip", 1, 2)]
+    keys += [(0, "clip", 12), (0, "clip", "1", 2), ("ab", "c"), ("a", "bc"), ("abc",)]
+    seeds = [runs.derived_seed(*key) for key in keys]
     assert len(set(seeds)) == len(keys) and all(0 <= seed < 2**63 for seed in seeds)
     # the same on every machine and in every version: SHA-256 of the keys' representations
-    assert derived_seed(0, "clip", 1, 2) == 4659185930849746569
+    assert runs.derived_seed(0, "clip", 1, 2) == 4659185930849746569
     global_state = torch.get_rng_state()
-    a, b = (torch.rand(4, generator=seeded_generator(0, "clip", 1, 2)) for _ in range(2))
-    assert torch.equal(a, b) and not torch.equal(
-        a, torch.rand(4, generator=seeded_generator(0, "clip", 1, 3))
-    )
+    a, b, c = (torch.rand(4, generator=runs.seeded_generator(0, "clip", 1, n)) for n in (2, 2, 3))
+    assert torch.equal(a, b) and not torch.equal(a, c)
     assert torch.equal(torch.get_rng_state(), global_state)

@@ -19,10 +19,8 @@ TABLE = [
 
 @pytest.mark.parametrize("kind, n_steps, warmup, floor, factors", TABLE)
 def test_table(kind: str, n_steps: int, warmup: int, floor: float, factors: dict):
-    for step, factor in factors.items():
-        assert learning_rate_factor(step, n_steps, warmup, kind, floor) == pytest.approx(factor), (
-            step
-        )
+    found = {step: learning_rate_factor(step, n_steps, warmup, kind, floor) for step in factors}
+    assert found == pytest.approx(factors)
 
 
 def test_unknown_schedule_is_an_error():
@@ -32,8 +30,7 @@ def test_unknown_schedule_is_an_error():
 
 def test_every_group_gets_base_times_factor():
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    optimizer = torch.optim.Adam(
-        [{"params": weights[:1]}, {"params": weights[1:], "lr": 7.0}], lr=1.0
-    )
+    groups = [{"params": weights[:1]}, {"params": weights[1:], "lr": 7.0}]
+    optimizer = torch.optim.Adam(groups, lr=1.0)
     set_learning_rate(optimizer, 0.01, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.005, 0.005]

@@ -14,11 +14,10 @@ from aux_code.parameters import CommonParams
 from aux_code.training_state import TrainingState, detached_copy, is_finished
 
 PARAMS = {"seed": 0, "epochs": 3}
+Training = tuple[TrainingState, nn.Module, torch.optim.Optimizer]
 
 
-def training(
-    path: Path, weights_seed: int = 0, **changed
-) -> tuple[TrainingState, nn.Module, torch.optim.Optimizer]:
+def training(path: Path, weights_seed: int = 0, **changed) -> Training:
     """A small network with its optimizer and their state file."""
     torch.manual_seed(weights_seed)
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
@@ -30,9 +29,8 @@ def training(
 def step(net: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
     """One update on data that depend on the step."""
     optimizer.zero_grad()
-    net(
-        torch.rand(8, 3, generator=torch.Generator().manual_seed(number))
-    ).square().mean().backward()
+    data = torch.rand(8, 3, generator=torch.Generator().manual_seed(number))
+    net(data).square().mean().backward()
     optimizer.step()
 
 
@@ -79,9 +77,15 @@ def test_a_state_of_an_earlier_version_is_refused_with_the_remedy(tmp_path: Path
         training(tmp_path / "state.pth")[0].restore(True)
 
 
-def test_saves_are_as_far_apart_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock, in seconds, to be moved on by the test."""
     now = [1000.0]
     monkeypatch.setattr(training_state.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_saves_are_as_far_apart_as_asked(tmp_path: Path, now: list[float]):
     state = training(tmp_path / "state.pth")[0]
     for minutes, saved in ((4.9, False), (0.2, True), (4.9, False), (5.0, True)):
         (tmp_path / "state.pth").unlink(missing_ok=True)
@@ -139,9 +143,7 @@ def test_what_took_over_ten_minutes_is_replaced_only_when_asked(tmp_path: Path, 
         ask(tmp_path)
 
 
-def test_seconds_count_over_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    now = [1000.0]
-    monkeypatch.setattr(training_state.time, "monotonic", lambda: now[0])
+def test_seconds_count_over_resumes(tmp_path: Path, now: list[float]):
     state = training(tmp_path / "state.pth")[0]
     now[0] += 50
     state.save({"step": 1})
@@ -157,8 +159,5 @@ def test_a_detached_copy_shares_no_memory():
     copy = detached_copy(net)
     before = copy["weight"].clone()
     nn.init.zeros_(net.weight)
-    assert (
-        torch.equal(copy["weight"], before)
-        and copy["weight"].is_contiguous()
-        and not copy["weight"].requires_grad
-    )
+    weight = copy["weight"]
+    assert torch.equal(weight, before) and weight.is_contiguous() and not weight.requires_grad
