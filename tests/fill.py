@@ -1,5 +1,4 @@
-"""Deterministic weights and inputs of tests/golden, rebuilt from names and shapes alone
-(splitmix64)."""
+"""Weights and inputs of tests/golden, made of names and shapes alone (splitmix64)."""
 
 import json
 import zlib
@@ -29,19 +28,15 @@ def filled(name: str, tensor: Tensor) -> Tensor:
     if last == "num_batches_tracked":
         return torch.zeros_like(tensor)
     u = torch.from_numpy(uniform(tensor.numel(), name)).view(tensor.shape)
-    one_dimensional = tensor.dim() == 1 or (
-        tensor.dim() == 3 and tensor.shape[0] == tensor.shape[2] == 1
-    )
-    if not one_dimensional:
+    is_row = tensor.dim() == 3 and tensor.shape[0] == tensor.shape[2] == 1
+    if tensor.dim() != 1 and not is_row:
         return (u * (6 / tensor[0].numel()) ** 0.5).float()
     return (1 + 0.1 * u if last in ("weight", "g", "scale", "running_var") else 0.1 * u).float()
 
 
 def fill(network: nn.Module) -> nn.Module:
     """Sets a network's deterministic weights, puts it into eval mode and returns it."""
-    network.load_state_dict(
-        {name: filled(name, tensor) for name, tensor in network.state_dict().items()}
-    )
+    network.load_state_dict({n: filled(n, tensor) for n, tensor in network.state_dict().items()})
     return network.eval()
 
 
@@ -53,9 +48,8 @@ def picture(key: str, *shape: int) -> Tensor:
 def bags(key: str, n_bags: int, n_clips: int, width: int = 2048) -> Tensor:
     """(n_bags, 1, n_clips, width + 1) features with their L2 magnitude appended."""
     features = np.abs(uniform(n_bags * n_clips * width, key)).reshape(n_bags, 1, n_clips, width)
-    scale = 0.2 + 0.8 * np.abs(uniform(n_bags * n_clips, f"{key}.scale")).reshape(
-        n_bags, 1, n_clips, 1
-    )
+    scale = 0.2 + 0.8 * np.abs(uniform(n_bags * n_clips, f"{key}.scale"))
+    scale = scale.reshape(n_bags, 1, n_clips, 1)
     features = torch.from_numpy((features * scale).astype(np.float32))
     return torch.cat([features, features.norm(dim=-1, keepdim=True)], dim=-1)
 

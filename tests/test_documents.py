@@ -6,18 +6,16 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted(
-    path
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md")
-    if path.name != "CHANGELOG.md"
-)
-OF_A_READER = {"distance_head.py": "docs/extending.md tells to write it; test_extensions.py does"}
-"""Scripts that a document shows and that are not in the repository."""
+DOCUMENTS = {*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"}
+DOCUMENTS = sorted(DOCUMENTS - {ROOT / "CHANGELOG.md"})
+OF_A_READER = ("distance_head.py",)
+"""Scripts of docs/extending.md that a reader, and test_extensions.py, writes."""
 
 ASK_EACH = """
 import contextlib, io, json, runpy, sys
@@ -37,22 +35,18 @@ print(json.dumps(answers))
 """One process for all: each would spend seconds on importing PyTorch."""
 
 
-def command_lines() -> list[tuple[str, str, str]]:
+def command_lines(path: Path) -> Iterator[tuple[str, str, str]]:
     """(document, folder that the block has changed to, command) of every shown command."""
-    found = []
-    for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        blocks = re.findall(r"^```\w*\n([\s\S]*?)^```$|((?:^ {4,}\S.*\n)+)", text, re.M)
-        for fenced, indented in blocks:
-            folder = "."
-            for line in (fenced or indented).splitlines():
-                for command in re.split(r"&&|;", line.split(" #")[0]):
-                    words = command.split()
-                    if words[:1] == ["cd"]:
-                        folder = os.path.normpath(os.path.join(folder, words[1]))
-                    elif words[:1] in (["python"], ["torchrun"], ["make"]):
-                        found.append((str(path.relative_to(ROOT)), folder, command.strip()))
-    return found
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n([\s\S]*?)^```$|((?:^ {4,}\S.*\n)+)", text, re.M)
+    for fenced, indented in blocks:
+        folder, lines = ".", [line.split(" #")[0] for line in (fenced or indented).splitlines()]
+        for command in (part for line in lines for part in re.split(r"&&|;", line)):
+            words = command.split()
+            if words[:1] == ["cd"]:
+                folder = os.path.normpath(os.path.join(folder, words[1]))
+            elif words[:1] in (["python"], ["torchrun"], ["make"]):
+                yield str(path.relative_to(ROOT)), folder, command.strip()
 
 
 def as_script(folder: str, command: str) -> tuple[str, bool, list[str]]:
@@ -68,7 +62,7 @@ def as_script(folder: str, command: str) -> tuple[str, bool, list[str]]:
     return str(path), False, words[at + 1 :]
 
 
-COMMANDS = command_lines()
+COMMANDS = [command for path in DOCUMENTS for command in command_lines(path)]
 SCRIPTS = [
     (document, *as_script(folder, command))
     for document, folder, command in COMMANDS

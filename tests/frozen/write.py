@@ -25,24 +25,17 @@ from aux_code.checkpoints import load_checkpoint
 
 HERE = Path(__file__).resolve().parent
 REMEDY = "if this is meant: python tests/frozen/write.py {} and a line in CHANGELOG.md"
-PRESETS = {
-    "anonymization_training/init_anonymizer.py": "INIT_ANONYMIZER",
-    "anonymization_training/init_utility.py": "INIT_UTILITY",
-    "anonymization_training/init_privacy.py": "INIT_PRIVACY",
-    "anonymization_training/train_anonymizer.py": "TRAIN_ANONYMIZER",
-    "privacy_training/train_privacy.py": "PRESETS",
-    "feature_extraction/dali_extraction.py": "PRESETS",
-    "anomaly_detection_mgfn/main.py": "PRESETS",
-    "visualization/anonymize_video.py": "PRESETS",
-    "visualization/plot_scores.py": "PRESETS",
-    "reproduce.py": "PRESETS",
-}
+STAGE_1 = ("init_anonymizer", "init_utility", "init_privacy", "train_anonymizer")
+OTHERS = (
+    "privacy_training/train_privacy", "feature_extraction/dali_extraction",
+    "anomaly_detection_mgfn/main", "visualization/anonymize_video", "visualization/plot_scores",
+    "reproduce",
+)  # fmt: skip
+PRESETS = {f"anonymization_training/{name}.py": name.upper() for name in STAGE_1}
+PRESETS |= {f"{name}.py": "PRESETS" for name in OTHERS}
 """Script -> the name under which it holds what it hands to aux_code.parameters.parse."""
-WITHOUT_PRESETS = (
-    "aux_code/miniature/__main__.py",
-    "aux_code/datasets/check.py",
-    "aux_code/datasets/convert_labels.py",
-)
+MODULES = ("miniature/__main__", "datasets/check", "datasets/convert_labels")
+WITHOUT_PRESETS = tuple(f"aux_code/{name}.py" for name in MODULES)
 NAMED_BY_DATA = {"per_attribute", "per_category", "videos", "failed", "methods"}
 """Keys whose own keys are names of the data: `*` in artefacts.json."""
 
@@ -67,34 +60,26 @@ def options() -> dict[str, dict[str, dict[str, Any]]]:
     found = {}
     for script, name in PRESETS.items():
         presets = {key: plain(value) for key, value in vars(module_of(script))[name].items()}
-        first = next(iter(presets.values()))
-        found[script] = {
-            preset: values
-            if values is first
-            else {k: v for k, v in values.items() if v != first[k] and k != "preset"}
-            for preset, values in presets.items()
-        }
+        (default, first), *others = presets.items()
+        found[script] = {default: first}
+        for key, own in others:
+            changed = {k: v for k, v in own.items() if v != first[k] and k != "preset"}
+            found[script][key] = changed
     return found | {script: {"": options_of_parser(script)} for script in WITHOUT_PRESETS}
 
 
 def options_of_parser(script: str) -> dict[str, Any]:
     """Option or positional -> default of a command line without presets."""
-    seen = []
-    with mock.patch.object(
-        argparse.ArgumentParser, "parse_args", lambda self, _: seen.append(self)
-    ):
-        with contextlib.suppress(AttributeError):  # the script goes on without options
-            module_of(script).main([])
-    return {
-        (action.option_strings or [action.dest])[-1]: plain(action.default)
-        for action in seen[0]._actions
-        if action.dest != "help"
-    }
+    seen: list[argparse.ArgumentParser] = []
+    parser = mock.patch.object(argparse.ArgumentParser, "parse_args", lambda s, _: seen.append(s))
+    with parser, contextlib.suppress(AttributeError):  # the script goes on without options
+        module_of(script).main([])
+    actions = [action for action in seen[0]._actions if action.dest != "help"]
+    return {(a.option_strings or [a.dest])[-1]: plain(a.default) for a in actions}
 
 
 def artefacts(root: Path) -> dict[str, Any]:
-    """The files below saved_models/, features/ and results/ (but the report's figures), and the
-    keys in those of one kind: `*` stands for the name of a method or video."""
+    """Files of saved_models/, features/, results/ (but figures), and the keys in each kind."""
     files: dict[str, Any] = {}
     kinds: dict[str, Any] = {}
     command_lines = {frozenset(v[next(iter(v))]): script for script, v in options().items()}
@@ -118,8 +103,7 @@ def content_of(path: Path) -> dict[str, Any]:
 
 
 def keys(value: Any, command_lines: dict[frozenset[str], str], parent: str = "") -> dict[str, Any]:
-    """The keys of a dictionary, and of those in it; of a list, those of its members. All options
-    of a command line are one key, `(options of SCRIPT)`."""
+    """Of a dictionary and those in it, or in a list; a whole command line is one key."""
     found: dict[str, Any] = {}
     if isinstance(value, dict):
         script = command_lines.get(frozenset(value) - {"stage"})
@@ -166,12 +150,8 @@ def write(name: str, content: dict[str, Any]) -> None:
     """One line for each entry of the first two levels, so that a change shows in a diff."""
     lines = []
     for key, below in content.items():
-        items = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in below.items()]
-        lines.append(
-            f"{json.dumps(key)}: {{\n" + ",\n".join(items) + "\n}"
-            if items
-            else f"{json.dumps(key)}: {{}}"
-        )
+        items = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in below.items())
+        lines.append(f"{json.dumps(key)}: {{\n{items}\n}}" if items else f"{json.dumps(key)}: {{}}")
     (HERE / name).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 

@@ -39,6 +39,12 @@ WIDEST_INPUT = set(
 (torch says which) computes in fp32."""
 
 
+def named_device(args: tuple, kind: type) -> tuple:
+    """Arguments of Tensor.to: a tensor in the first place gives device and dtype."""
+    is_tensor = bool(args) and isinstance(args[0], kind)
+    return (args[0].device, args[0].dtype, *args[1:]) if is_tensor else args
+
+
 class PretendedTensor(torch.Tensor):
     """A tensor of cuda:0; `inner` is the CPU tensor that it stands for."""
 
@@ -48,16 +54,11 @@ class PretendedTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor, requires_grad: bool = False):
+        facts = {"strides": inner.stride(), "storage_offset": inner.storage_offset()}
+        facts |= {"dtype": inner.dtype, "device": torch.device("pretended:0")}
         with torch.inference_mode(inner.is_inference()):
-            outer = torch.Tensor._make_wrapper_subclass(
-                cls,
-                inner.shape,
-                strides=inner.stride(),
-                storage_offset=inner.storage_offset(),
-                dtype=inner.dtype,
-                device=torch.device("pretended:0"),
-                requires_grad=requires_grad,
-            )
+            make = torch.Tensor._make_wrapper_subclass
+            outer = make(cls, inner.shape, **facts, requires_grad=requires_grad)
         outer.inner = inner
         return outer
 
@@ -76,16 +77,14 @@ class PretendedTensor(torch.Tensor):
 
     def to(self, *args, **kwargs):
         """No copy where nothing changes; torch itself would see another device's name."""
-        if args and isinstance(args[0], torch.Tensor):
-            args = (args[0].device, args[0].dtype, *args[1:])
+        args = named_device(args, torch.Tensor)
         copy = kwargs.pop("copy", False)
         device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+        result = self
         if device is not None and device.type == "cpu":
             result = torch.ops.aten._to_copy(self, dtype=dtype, device=device)
         elif copy or dtype not in (None, self.dtype):
             result = torch.ops.aten._to_copy(self, dtype=dtype or self.dtype)
-        else:
-            result = self
         return result.contiguous(memory_format=memory_format) if memory_format else result
 
     def cpu(self, **_):
@@ -98,9 +97,7 @@ class PretendedTensor(torch.Tensor):
         return 0
 
     def pin_memory(self, *_):
-        raise RuntimeError(
-            "cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned"
-        )
+        raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors")
 
     def record_stream(self, _):
         """Nothing to wait for."""
@@ -144,9 +141,8 @@ def compute(func, args: tuple, kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
     refuse_mixed_devices(name, args, leaves)
     COUNTS["operations"] += 1
-    COUNTS["syncs"] += (
-        name in WAITS or (bool(ours) and not on_gpu) or indexes_with_a_mask(name, args)
-    )
+    leaves_gpu = bool(ours) and not on_gpu
+    COUNTS["syncs"] += name in WAITS or leaves_gpu or indexes_with_a_mask(name, args)
     plain = tree_map(lambda x: x.inner if isinstance(x, PretendedTensor) else x, (args, kwargs))
     result = func(*plain[0], **plain[1])
     if not on_gpu:
@@ -182,16 +178,13 @@ def refuse_mixed_devices(name: str, args: tuple, leaves: list[Any]) -> None:
     arrays = [x for x in tensors if isinstance(x, torch.Tensor) and x.dim() and x.numel()]
     kinds = {isinstance(x, PretendedTensor) for x in arrays}
     if len(kinds) > 1 or (kinds == {False} and name in ("index", "index_put", "index_put_")):
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found cuda:0 and cpu! ({name})"
-        )
+        raise RuntimeError(f"Expected all tensors to be on the same device ({name})")
 
 
 def indexes_with_a_mask(name: str, args: tuple) -> bool:
     """The host reads how many elements a mask picks."""
-    return name == "index" and any(
-        x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1]
-    )
+    indices = args[1] if name == "index" else ()
+    return any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in indices)
 
 
 class Factories(TorchDispatchMode):
@@ -206,10 +199,9 @@ def add_autocast_rules() -> tuple[torch.library.Library, ...]:
     library, others = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
     others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     for full_name in torch._C._dispatch_get_all_op_names():
-        if full_name.startswith("aten::") and torch._C._dispatch_has_kernel_for_dispatch_key(
-            full_name, "AutocastCUDA"
-        ):
+        if full_name.startswith("aten::") and has_kernel(full_name, "AutocastCUDA"):
             name, _, overload = full_name.removeprefix("aten::").partition(".")
             operation = getattr(getattr(torch.ops.aten, name), overload or "default")
             library.impl(full_name, autocast_kernel(name, operation, keys), "AutocastPrivateUse1")
@@ -235,11 +227,8 @@ def autocast_kernel(name: str, operation, keys):
 
 def is_castable(value: Any) -> bool:
     """Autocast leaves integers, fp64 and tensors of the CPU alone."""
-    return (
-        isinstance(value, PretendedTensor)
-        and value.is_floating_point()
-        and value.dtype != torch.float64
-    )
+    floating = isinstance(value, PretendedTensor) and value.is_floating_point()
+    return floating and value.dtype != torch.float64
 
 
 class Stream:
@@ -286,6 +275,16 @@ class Event:
         return 1000 * (other.seconds - self.seconds)
 
 
+ANSWERS = {
+    "is_available": True, "is_initialized": True, "is_bf16_supported": True, "device_count": 1,
+    "current_device": 0, "get_device_name": "pretended", "get_device_capability": (9, 0),
+    "mem_get_info": (70 * 2**30, 80 * 2**30), "memory_allocated": 0, "max_memory_allocated": 0,
+    "_lazy_init": None, "manual_seed": None, "manual_seed_all": None, "set_device": None,
+    "empty_cache": None, "reset_peak_memory_stats": None,
+}  # fmt: skip
+"""Function of torch.cuda -> what it returns."""
+
+
 def synchronize(*_):
     """Of torch.cuda."""
     COUNTS["syncs"] += 1
@@ -293,26 +292,7 @@ def synchronize(*_):
 
 def pretend_torch_cuda() -> None:
     """The parts of torch.cuda that scripts ask."""
-    gib = 2**30
-    answers = {
-        "is_available": True,
-        "is_initialized": True,
-        "device_count": 1,
-        "current_device": 0,
-        "get_device_name": "pretended",
-        "get_device_capability": (9, 0),
-        "mem_get_info": (70 * gib, 80 * gib),
-        "is_bf16_supported": True,
-        "memory_allocated": 0,
-        "max_memory_allocated": 0,
-        "_lazy_init": None,
-        "manual_seed": None,
-        "manual_seed_all": None,
-        "set_device": None,
-        "empty_cache": None,
-        "reset_peak_memory_stats": None,
-    }
-    for name, answer in answers.items():
+    for name, answer in ANSWERS.items():
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     torch.cuda.synchronize = synchronize
     torch.cuda.Stream, torch.cuda.Event = Stream, Event
@@ -347,9 +327,7 @@ def install() -> None:
     plain_to = torch.Tensor.to
 
     def to(self, *args, **kwargs):
-        if args and isinstance(args[0], PretendedTensor):
-            args = (args[0].device, args[0].dtype, *args[1:])
-        return plain_to(self, *args, **kwargs)
+        return plain_to(self, *named_device(args, PretendedTensor), **kwargs)
 
     torch.Tensor.to = to
     install.kept = (*add_autocast_rules(), Factories())

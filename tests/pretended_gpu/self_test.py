@@ -28,27 +28,20 @@ def dtypes(x: torch.Tensor, net: nn.Module) -> dict[str, str]:
     """Of results under autocast."""
     with torch.autocast("cuda", dtype=torch.bfloat16):
         results = {
-            "matmul": x @ x,
-            "conv": net[0](x[None, None]),
-            "softmax": (x @ x).softmax(0),
-            "add": x + x.bfloat16(),
-            "sum": x.bfloat16().sum(),
-            "mean": x.bfloat16().mean(),
+            "matmul": x @ x, "conv": net[0](x[None, None]), "softmax": (x @ x).softmax(0),
+            "add": x + x.bfloat16(), "sum": x.bfloat16().sum(), "mean": x.bfloat16().mean(),
             "exp": x.bfloat16().exp(),
-            "cross_entropy": F.cross_entropy(
-                x @ x, torch.zeros(4, dtype=torch.long, device="cuda")
-            ),
+            "cross_entropy": F.cross_entropy(x @ x, torch.arange(4, device="cuda")),
             "scatter_add": x.scatter_add(0, x.long().clamp(0, 3), x.clone()),
-        }
+        }  # fmt: skip
     return {name: str(result.dtype).removeprefix("torch.") for name, result in results.items()}
 
 
 def trained_losses(device: str) -> list[float]:
     """Of a small network, which must be the same on the CPU."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)).to(
-        device
-    )
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)
+    net = nn.Sequential(*layers).to(device)
     images, labels = torch.rand(8, 3, 8, 8).to(device), torch.arange(8).to(device) % 5
     optimizer, losses = torch.optim.Adam(net.parameters(), lr=1e-2), []
     for _ in range(4):
