@@ -22,19 +22,12 @@ from reproduction.methods import DATASETS, FEATURE_ATTACKER, METHODS
 from reproduction.plan import privacy_result, training_log
 from reproduction.results import build_summary, collect_results
 from reproduction.tables import Column, worked_seconds
-from tests.reproduction.synthetic_results import (
-    CHANCE_CMAP,
-    write_all,
-    write_anomaly,
-    write_privacy,
-)
+from tests.reproduction.synthetic_results import CHANCE_CMAP, write_all, write_anomaly, write_attack
 
 VALUES = {
-    "raw": (0.80, 0.95),
-    "ted_spad": (0.60, 0.93),
-    "ted_spad_plus": (0.45, 0.92),
+    "raw": (0.80, 0.95), "ted_spad": (0.60, 0.93), "ted_spad_plus": (0.45, 0.92),
     "reconstruction": (0.7, 0.9),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +41,12 @@ def results_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def collected(seeds=(0,), methods=tuple(VALUES), **options):
     return collect_results("miniature", seeds, methods, **options)
+
+
+def measured(seed=0, **values):
+    """The results of these methods with one seed: (cmap, auc) each."""
+    write_all(values, seed)
+    return collected(methods=tuple(values))
 
 
 def row_of(table: Table, label: str) -> tuple[str, ...]:
@@ -65,17 +64,15 @@ def test_summary_has_the_agreed_form_and_the_values():
     write_all(VALUES, 0)
     summary = build_summary(collected(seconds=12.5))
     assert json.loads(json.dumps(summary)) == summary
-    assert list(summary) == [
-        "preset", "seeds", "seconds", "protocol", "chance_cmap", "methods", "controls",
-    ]  # fmt: skip
+    assert " ".join(summary) == "preset seeds seconds protocol chance_cmap methods controls"
     assert (summary["preset"], summary["seeds"], summary["seconds"]) == ("miniature", [0], 12.5)
     assert summary["chance_cmap"] == pytest.approx(CHANCE_CMAP)
     assert set(summary["methods"]) == {"raw", "ted_spad", "ted_spad_plus"}
     assert set(summary["controls"]) == {"reconstruction"}
     ted = summary["methods"]["ted_spad"]
     assert list(ted["privacy"]) == ["cmap", "f1", "leakage_removed", "per_attribute"]
-    assert ted["privacy"]["cmap"] == 0.60 and ted["privacy"]["f1"] == 0.30
-    assert ted["privacy"]["leakage_removed"] == pytest.approx(0.20 / (0.80 - CHANCE_CMAP))
+    removed = pytest.approx(0.20 / (0.80 - CHANCE_CMAP))
+    assert [*ted["privacy"].values()][:3] == [0.60, 0.30, removed]
     assert list(ted["privacy"]["per_attribute"]) == list(VISPR1)
     scores = {"auc": 0.93, "ap": pytest.approx(0.83)}
     assert ted["anomaly"] == dict.fromkeys(("ucf_crime", "xd_violence", "shanghaitech"), scores)
@@ -83,8 +80,7 @@ def test_summary_has_the_agreed_form_and_the_values():
 
 
 def test_the_strongest_attacker_counts():
-    write_all(VALUES, 0)
-    results = collected()
+    results = measured(**VALUES)
     assert len(results.by_method["ted_spad_plus"][0].attacks) == 2
     assert results.mean("ted_spad_plus", "cmap") == pytest.approx(0.48), "averaging, not 0.45"
     rows = [r for r in tables.attacker_table(results).rows if r[0].startswith("TeD-SPAD+")]
@@ -92,49 +88,39 @@ def test_the_strongest_attacker_counts():
 
 
 def test_several_seeds_give_mean_and_deviation_per_seed_leakage():
-    for seed, shift in ((0, 0.0), (1, 0.02), (2, 0.07)):
-        values = {name: (c - shift * (name != "raw"), auc) for name, (c, auc) in VALUES.items()}
-        write_all(values, seed)
+    expected = np.array([0.60, 0.58, 0.53])
+    for seed, cmap in enumerate(expected):
+        write_all(VALUES | {"ted_spad": (cmap, 0.93)}, seed)
     results = collected(seeds=(0, 1, 2))
     entry = build_summary(results)["methods"]["ted_spad"]
-    expected = np.array([0.60, 0.58, 0.53])
     removed = (0.80 - expected) / (0.80 - CHANCE_CMAP)
-    assert entry["privacy"]["cmap"] == pytest.approx(expected.mean())
-    assert entry["privacy"]["cmap_std"] == pytest.approx(expected.std(ddof=1))
-    assert entry["privacy"]["leakage_removed"] == pytest.approx(removed.mean())
-    per_attribute = entry["privacy"]["per_attribute"]
-    assert per_attribute["a4_gender_std"] == pytest.approx(expected.std(ddof=1))
+    privacy, deviation = entry["privacy"], pytest.approx(expected.std(ddof=1))
+    assert privacy["cmap"] == pytest.approx(expected.mean())
+    assert privacy["leakage_removed"] == pytest.approx(removed.mean())
+    assert privacy["cmap_std"] == privacy["per_attribute"]["a4_gender_std"] == deviation
     assert entry["anomaly"]["ucf_crime"]["auc_std"] == pytest.approx(0)
-    assert f"{100 * removed.mean():.1f} ± {100 * removed.std(ddof=1):.1f} %" in tables.headline(
-        results
-    )
+    text = f"{100 * removed.mean():.1f} ± {100 * removed.std(ddof=1):.1f} %"
+    assert text in tables.headline(results)
 
 
 def test_a_missing_result_is_a_gap_not_a_number():
     write_all({"raw": (0.8, 0.95)}, 0)
-    write_privacy("ted_spad", 0, 0.6)
+    write_attack("ted_spad", 0, 0.6)
     write_anomaly("ted_spad", 0, "xd_violence", 0.9, 0.7)
     results = collected()
     summary = build_summary(results)["methods"]
     assert set(summary["ted_spad"]["anomaly"]) == {"xd_violence"} and "blur" not in summary
     row = row_of(tables.paper_table(results, "8"), "TeD-SPAD")
     assert row[5] == MISSING and row[7].startswith("70.00")
-    details = tables.detail_tables(results)
-    assert list(details) == [
-        "attributes", "detection", *(f"categories_{d}" for d in DATASETS), "attackers",
-    ]  # fmt: skip
-    assert row_of(details["detection"], "TeD-SPAD")[1:7] == (
-        *[MISSING] * 3,
-        "90.00",
-        "70.00",
-        "12.50",
-    )
+    details, kinds = tables.detail_tables(results), [f"categories_{name}" for name in DATASETS]
+    assert list(details) == ["attributes", "detection", *kinds, "attackers"]
+    cells = row_of(details["detection"], "TeD-SPAD")[1:7]
+    assert cells == (*[MISSING] * 3, "90.00", "70.00", "12.50")
     assert tables.detail_tables(collected(methods=("blur",))) == {}
 
 
 def test_the_main_table_shows_changes_against_raw_and_sets_controls_apart():
-    write_all(VALUES, 0)
-    table = tables.paper_table(collected(), "8")
+    table = tables.paper_table(measured(**VALUES), "8")
     ted = row_of(table, "TeD-SPAD")
     assert ted[1:3] == ("60.00\n-25.00 %", "42.21\n-32.25 %")
     assert ted[4:7] == ("53.54", "93.00\n-2.11 %", "74.81\n-3.69 %")
@@ -149,44 +135,34 @@ def test_the_main_table_shows_changes_against_raw_and_sets_controls_apart():
 
 
 def test_the_table_says_how_much_was_measured():
-    path = write_privacy("raw", 0, 0.8)
-    content = json.loads(path.read_text()) | {
-        "n_pictures": {"train": 9, "test": 7990}, "unreadable": {"train": [], "test": ["a"] * 10},
-    }  # fmt: skip
-    path.write_text(json.dumps(content))
-    path = write_anomaly("raw", 0, "ucf_crime", 0.9, 0.8)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"missing_videos": {"b": "torn"}}))
-    assert (
-        "Measured on 7990 of 8000 test images of VISPR, 2 test videos of UCF-Crime "
-        "(1 listed videos have no features)."
-    ) in tables.paper_table(collected(), "8").notes
+    counts = {"n_pictures": {"train": 9, "test": 7990}, "unreadable": {"test": ["a"] * 10}}
+    write_attack("raw", 0, 0.8, **counts)
+    write_anomaly("raw", 0, "ucf_crime", 0.9, 0.8, missing_videos={"b": "torn"})
+    expected = "Measured on 7990 of 8000 test images of VISPR, 2 test videos of UCF-Crime "
+    expected += "(1 listed videos have no features)."
+    assert expected in tables.paper_table(collected(), "8").notes
 
 
 def test_another_protocol_is_read_and_a_missing_one_named():
-    write_privacy("raw", 0, 0.8)
+    write_attack("raw", 0, 0.8)
     assert collected(protocol="last").mean("raw", "cmap") == pytest.approx(0.81)
-    message = r"privacy_miniature_s0_raw\.json has no protocol 'best_on_test'"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="_s0_raw.json has no protocol 'best_on_test'"):
         collected(protocol="best_on_test")
 
 
 def test_tables_say_whether_the_order_agrees():
-    values = {"raw": (0.8, 0.9), "spact": (0.6, 0.9), "ted_spad": (0.5, 0.91)}
-    write_all({**values, "invariance_1": (0.55, 0.8)}, 0)
-    methods = (*values, "invariance_1")
-    table = tables.paper_table(collected(methods=methods), "2")
+    values = {"raw": (0.8, 0.9), "spact": (0.6, 0.9), "invariance_1": (0.55, 0.8)}
+    table = tables.paper_table(measured(**values, ted_spad=(0.5, 0.91)), "2")
     in_order = tuple(f"{x}: rows in the paper's order." for x in ("VISPR cMAP", "UCF-Crime AUC"))
     assert table.notes[:2] == in_order and not table.warnings
     assert "One seed (0)" in table.notes[-1] and "chosen on validation data" in table.notes[-1]
     assert row_of(table, "TeD-SPAD")[1:] == (
         "50.00\n-37.50 %", "42.21\n-32.25 %", "91.00\n+1.11 %", "74.81\n-3.69 %",
     )  # fmt: skip
-    write_all({"ted_spad": (0.58, 0.85)}, 0)
-    assert tables.paper_table(collected(methods=methods), "2").warnings == (
-        "VISPR cMAP: 2 of 3 pairs of rows are in the paper's order; "
-        "not so: TeD-SPAD < CE + L_I, weight 1.",
-        "UCF-Crime AUC: 2 of 3 pairs of rows are in the paper's order; "
-        "not so: SPAct (ω = 0) < TeD-SPAD.",
+    text = "{}: 2 of 3 pairs of rows are in the paper's order; not so: {} < {}."
+    assert tables.paper_table(measured(**values, ted_spad=(0.58, 0.85)), "2").warnings == (
+        text.format("VISPR cMAP", "TeD-SPAD", "CE + L_I, weight 1"),
+        text.format("UCF-Crime AUC", "SPAct (ω = 0)", "TeD-SPAD"),
     )
 
 
@@ -200,11 +176,8 @@ def test_tables_say_whether_the_order_agrees():
     ],
 )
 def test_pairs_of_rows_are_compared(ours, paper, expected):
-    for name, cmap in ours.items():
-        write_privacy(name, 0, cmap)
-    text, agrees = tables.order_note(
-        collected(methods=tuple(ours)), Column("cMAP ↓", "cmap", paper)
-    )
+    results = measured(**{name: (cmap, 0.9) for name, cmap in ours.items()})
+    text, agrees = tables.order_note(results, Column("cMAP ↓", "cmap", paper))
     assert expected in text and bool(text) == bool(expected) and agrees == (" of " not in text)
 
 
@@ -228,7 +201,7 @@ def test_a_row_with_fewer_seeds_is_named():
 def test_table_1_compares_features_not_images():
     write_all({"raw": (0.8, 0.9)}, 0)
     for method, cmap in (("raw", 0.7), ("spact", 0.5), ("ted_spad", 0.6)):
-        source = write_privacy(method, 9, cmap)
+        source = write_attack(method, 9, cmap)
         source.replace(privacy_result("miniature", 0, method, FEATURE_ATTACKER))
     results = collected(methods=("raw", "spact", "ted_spad"))
     assert results.mean("raw", "cmap") == 0.8, "an attack on features is not one on images"
@@ -240,9 +213,8 @@ def test_table_1_compares_features_not_images():
 
 
 def test_the_miniatures_other_networks_are_not_compared_with_the_papers():
-    values = {"raw": (0.8, 0.9), "ted_spad": (0.5, 0.91)}
-    write_all({**values, "mvitv2": (0.55, 0.8), "r3d_18": (0.6, 0.8)}, 0)
-    results = collected(methods=(*values, "mvitv2", "r3d_18"))
+    values = {"raw": (0.8, 0.9), "ted_spad": (0.5, 0.91), "mvitv2": (0.55, 0.8)}
+    results = measured(**values, r3d_18=(0.6, 0.8))
     table = tables.paper_table(results, "10")
     assert "small_wide" in table.rows[1][0]
     assert table.rows[1][1:3] == ("55.00\n-31.25 %", MISSING) and not table.warnings
@@ -252,8 +224,7 @@ def test_the_miniatures_other_networks_are_not_compared_with_the_papers():
 
 def test_rows_of_ablations_stay_out_of_table_8(results_root: Path):
     ablations = {"spact": (0.6, 0.9), "omega_1": (0.61, 0.8), "omega_10": (0.62, 0.7)}
-    write_all({**VALUES, **ablations}, 0)
-    results = collected(methods=(*VALUES, *ablations))
+    results = measured(**VALUES, **ablations)
     assert set(build_summary(results)["methods"]) >= {"omega_1", "omega_10"}
     assert not any("ω = 1" in row[0] for row in tables.paper_table(results, "8").rows)
     assert len(trade_off(results).axes[0].get_legend_handles_labels()[1]) == 5
@@ -266,9 +237,7 @@ def test_rows_of_ablations_stay_out_of_table_8(results_root: Path):
     assert "ablations.png" in figures and "trade_off.png" not in figures
 
 
-def test_the_report_is_one_file_with_its_images_inside(
-    results_root: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_report_is_one_file_with_its_images_inside(results_root: Path, monkeypatch):
     write_all(VALUES, 0)
     monkeypatch.setattr(tables, "headline", lambda results: "<script>a & b")
     html = written()
@@ -277,30 +246,22 @@ def test_the_report_is_one_file_with_its_images_inside(
     assert not re.search(r'(?:src|href)="(?!data:)', html) and "<script" not in html
     assert "//" not in html and "@import" not in html and "url(" not in html
     assert "<td>60.00<span>-25.00 %</span></td>" in html and "No images:" in html
-    figures = {path.name for path in (results_root / "figures").iterdir()}
-    assert figures == {"trade_off.png", "attributes.png", "categories_ucf_crime.png"} | {
-        f"categories_{name}.png" for name in ("xd_violence", "shanghaitech")
-    }
+    figures = {path.stem for path in (results_root / "figures").iterdir()}
+    assert figures == {"trade_off", "attributes", *(f"categories_{name}" for name in DATASETS)}
 
 
 def test_attackers_are_said_to_begin_as_they_did(tmp_path: Path):
     """The miniature's attackers begin with one that was trained on raw images."""
-    path = write_privacy("raw", 0, 0.8)
-    content = json.loads(path.read_text())
     start = tmp_path / "run" / "attacker.pth"
     save_checkpoint(start, {"meta": {"parameters": {"anonymizer": "raw"}}})
-    facts = {"attacker": "small", "parameters": {"network": "r50"}, "inputs": {}}
-    begins = []
-    for inputs in (
-        {},
-        describe_inputs({"attacker": start}),
-        {"attacker": {"path": str(start), "sha256": "0"}},
+    for inputs, expected in (
+        ({}, "random weights"),
+        (describe_inputs({"attacker": start}), "weights of an attacker trained on raw images"),
+        ({"attacker": {"path": f"{start}", "sha256": "0"}}, "weights of run/attacker.pth"),
     ):
-        path.write_text(json.dumps(content | facts | {"inputs": inputs}))
-        begins.append(collected().by_method["raw"][0].attacks[0].start)
-    assert begins == [
-        "random weights", "weights of an attacker trained on raw images", "weights of run/attacker.pth",
-    ]  # fmt: skip
+        facts = {"attacker": "small", "parameters": {"network": "r50"}, "inputs": inputs}
+        write_attack("raw", 0, 0.8, **facts)
+        assert collected().by_method["raw"][0].attacks[0].start == expected
     html = written()
     assert "The attackers begin with weights of run/attacker.pth." in html
     assert "fresh network" not in html
@@ -308,29 +269,27 @@ def test_attackers_are_said_to_begin_as_they_did(tmp_path: Path):
 
 def test_raw_images_of_real_data_are_shown_only_when_asked_for():
     images = [Sample(torch.full((3, 8, 8), 0.8), None, "")]
-    for preset, show_raw, shown in (
-        ("paper", False, ["downsample2x"]),
-        ("paper", True, ["raw", "downsample2x"]),
-        ("miniature", False, ["raw", "downsample2x"]),
+    names = ("raw", "downsample2x", "reconstruction")
+    for preset, show_raw, n_hidden in (
+        ("paper", False, 1),
+        ("paper", True, 0),
+        ("miniature", False, 0),
     ):
         source = SampleSource(preset, 0, 8, show_raw)
-        methods = [METHODS[name] for name in ("raw", "downsample2x", "reconstruction")]
-        released = {m.name: source.released(m, images) for m in methods}
-        assert [name for name, image in released.items() if image is not None] == shown
+        shown = [name for name in names if source.released(METHODS[name], images) is not None]
+        assert shown == ["raw", "downsample2x"][n_hidden:]
 
 
 def test_scores_are_repeated_per_frame_and_cut_to_the_video():
-    write_all({"raw": (0.8, 0.95)}, 0)
-    (result,) = collected().by_method["raw"]
+    (result,) = measured(raw=(0.8, 0.95)).by_method["raw"]
     scores, events = result.frame_scores("ucf_crime", "Abuse001_x264")
     assert scores[[31, 32, 149]] == pytest.approx([0, 0.1, 0.4]) and len(scores) == 150
     assert events == [[40, 90]] and result.frame_scores("ucf_crime", "other") is None
 
 
 def test_bars_show_raw_beside_anonymized_per_category():
-    write_all(VALUES, 0)
     methods = [METHODS[name] for name in ("raw", "ted_spad", "blur")]
-    bars = category_bars(collected(), "ucf_crime", methods).axes[0].containers
+    bars = category_bars(measured(**VALUES), "ucf_crime", methods).axes[0].containers
     heights = {bar.get_label(): [part.get_height() for part in bar] for bar in bars}
     assert set(heights) == {"Raw", "TeD-SPAD"}, "what was not measured has no bar"
     assert heights["Raw"] == pytest.approx([95, 90]) and heights["TeD-SPAD"][0] == pytest.approx(93)
