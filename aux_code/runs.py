@@ -57,9 +57,12 @@ class _NoWriter:
         """Nothing."""
 
 
-def run_script(main: Callable[[], int | None]) -> None:
+GO_ON = "the same command with --resume goes on from the last saved state"
+
+
+def run_script(main: Callable[[], int | None], go_on: str = GO_ON) -> None:
     """Runs a script's main and ends the process: 0 done, 2 wrong usage or input, 3 done with failed
-    inputs."""
+    inputs. `go_on` is said after an interruption."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
@@ -90,14 +93,10 @@ def run_script(main: Callable[[], int | None]) -> None:
         )
         status = 1
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "interrupted; the same command with --resume goes on from the last saved state\n"
-        )
+        sys.stderr.write(f"interrupted; {go_on}\n")
         status = 130
     except Terminated:
-        sys.stderr.write(
-            "terminated; the same command with --resume goes on from the last saved state\n"
-        )
+        sys.stderr.write(f"terminated; {go_on}\n")
         status = 143
     if status not in (
         1,

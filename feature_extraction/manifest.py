@@ -14,7 +14,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -79,20 +79,25 @@ def output_folder(params: FeatureExtractionParams, inputs: VideoInputs) -> Path:
     return Path(params.output) if params.output else config.FEATURES_ROOT / inputs.dataset / run_id
 
 
-def is_complete(params: FeatureExtractionParams, device: torch.device) -> bool:
-    """Whether an extraction with these parameters would find nothing to do; builds no network.
+def progress(
+    params: FeatureExtractionParams, device: torch.device
+) -> Literal["done", "resumes", "to do"]:
+    """What stands there of an extraction with these parameters; builds no network.
 
-    A video that failed is not done: a rerun tries it again. Data or weights that are not there are
-    no error here: the extraction says what is missing.
+    A video that failed is not done: a rerun tries it again. Features made in another way are of no
+    use. Data or weights that are not there yet are no error here: the extraction says what is
+    missing.
     """
     try:
         inputs = list_inputs(params.dataset)
         header = manifest_header(params, inputs, device)
         folder = FeatureFolder(output_folder(params, inputs), header)
-        return folder.path.is_file() and not folder.left(inputs.videos)
+        if not folder.path.is_file():
+            return "to do"
+        return "resumes" if folder.left(inputs.videos) else "done"
     except UserError as error:
-        log.debug("not complete: %s", error)
-        return False
+        log.debug("to do: %s", error)
+        return "to do"
 
 
 class FeatureFolder:

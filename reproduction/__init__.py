@@ -1,1 +1,1 @@
-"""The main job, entered by reproduce.py only: the tables' rows, their steps, running them, the report."""
+"""The main job, entered by reproduce.py only: rows of tables, steps, running them, the report."""

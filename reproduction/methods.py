@@ -1,8 +1,10 @@
-"""The rows of the paper's tables: how each one's frames are made private, and which options make
-the difference."""
+"""The rows of the paper's tables: how each one's frames are made private, and by which options."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from aux_code.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -12,61 +14,51 @@ class Attacker:
     suffix: str
     """Appended to the run's name; empty for the first attacker."""
     label: str
-    """For the report."""
     options: tuple[str, ...] = ()
     """Further options of train_privacy.py."""
 
 
 PLAIN_ATTACKER = Attacker("", "released frames as they are")
-FEATURE_ATTACKER = Attacker("_features", "f_T's features", ("--level", "feature"))
-"""Table 1's: it sees what feature extraction stores, of a still clip of each picture."""
 AVERAGING_ATTACKER = Attacker(
-    "_averaged", "mean of 16 releases of the same picture", ("--average_frames", "16")
+    "_averaged", "mean of 16 releases of the same image", ("--average_frames", "16")
 )
+FEATURE_ATTACKER = Attacker("_features", "f_T's features", ("--level", "feature"))
+"""Table 1's: it sees what feature extraction stores, of a still clip of each image."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row: what stands between the camera and every later stage."""
+    """One row: what stands between the camera and every later stage.
+
+    Attributes:
+        name: as in results/summary.json and on the command line of reproduce.py; `label`: as in
+            the tables, `miniature_label` where that would not be true there.
+        kind: given: --anonymizer NAME; else the checkpoint of init_anonymizer or of the minimax
+            training.
+        preset_suffix: of train_anonymizer's preset, after `paper` or `miniature`; of
+            init_anonymizer's, too, with `own_initialisation`.
+        miniature_options: of train_anonymizer.py in the miniature, whose clips are short.
+        utility_arch: f_T (Table 10), in the miniature, whose frames are too small for the paper's
+            networks, `miniature_utility_arch`; empty: that of init_utility's preset.
+        control: shown to explain the other rows; not a row of the paper.
+        attackers: the strongest one's result counts.
+    """
 
     name: str
-    """As in results/summary.json and on the command line of reproduce.py."""
     label: str
-    """As in the tables."""
     kind: Literal["given", "reconstruction", "trained"]
-    """given: --anonymizer NAME; reconstruction: init_anonymizer's checkpoint; trained: the minimax
-    training's."""
     preset_suffix: str = ""
-    """Of train_anonymizer's preset, after `paper` or `miniature`."""
     own_initialisation: bool = False
-    """Whether init_anonymizer too is run with the preset of this suffix."""
     miniature_options: tuple[str, ...] = ()
-    """Further options of train_anonymizer.py in the miniature, where the paper's value does not fit
-    its short clips."""
     utility_arch: str = ""
-    """Architecture of f_T (Table 10); empty: that of init_utility's preset."""
     miniature_utility_arch: str = ""
-    """The same in the miniature, whose pictures are too small for the paper's networks."""
     miniature_label: str = ""
-    """As in the miniature's tables where `label` would not be true there."""
     control: bool = False
-    """Shown to explain the other rows; not a row of the paper."""
     attackers: tuple[Attacker, ...] = (PLAIN_ATTACKER,)
-    """The strongest one's result counts."""
 
     def label_in(self, preset: str) -> str:
         """The label in the tables of a preset."""
-        return (
-            self.miniature_label if preset == "miniature" and self.miniature_label else self.label
-        )
-
-    def utility_arch_in(self, preset: str) -> str:
-        """Architecture of f_T in a preset; empty: the preset's own."""
-        return self.miniature_utility_arch if preset == "miniature" else self.utility_arch
-
-    def options_in(self, preset: str) -> tuple[str, ...]:
-        """Options of train_anonymizer.py beside those of the row's preset."""
-        return self.miniature_options if preset == "miniature" else ()
+        return (self.miniature_label if preset == "miniature" else "") or self.label
 
 
 _ROWS = (
@@ -77,23 +69,12 @@ _ROWS = (
     Method("blacken", "Obfuscation: blackening", "given"),
     Method("spact", "SPAct (ω = 0)", "trained", "_spact"),
     Method("ted_spad", "TeD-SPAD", "trained"),
-    Method(
-        "ted_spad_plus",
-        "TeD-SPAD+ (ours)",
-        "trained",
-        "_ted_spad_plus",
-        own_initialisation=True,
-        attackers=(PLAIN_ATTACKER, AVERAGING_ATTACKER),
-    ),
-    Method(
-        "spact_equal_compute",
-        "SPAct, equal compute",
-        "trained",
-        "_spact_equal_compute",
-        control=True,
-    ),
+    Method("ted_spad_plus", "TeD-SPAD+ (ours)", "trained", "_ted_spad_plus",
+           own_initialisation=True, attackers=(PLAIN_ATTACKER, AVERAGING_ATTACKER)),
+    Method("spact_equal_compute", "SPAct, equal compute", "trained", "_spact_equal_compute",
+           control=True),
     Method("reconstruction", "Reconstruction only", "reconstruction", control=True),
-)
+)  # fmt: skip
 
 
 def _variant(name: str, label: str, **changes) -> Method:
@@ -102,31 +83,27 @@ def _variant(name: str, label: str, **changes) -> Method:
 
 
 def _distance(paper: str, here: str, label_here: str) -> Method:
-    """A row of Table 6. Clips of the miniature last 30 to 36 frames, and two of the networks' clips
-    take 30 of them."""
+    """A row of Table 6. Clips of the miniature last 30 to 36 frames; two network clips take 30."""
     return _variant(
-        f"distance_{paper}",
-        f"clip distance {paper}",
+        f"distance_{paper}", f"clip distance {paper}",
         miniature_options=("--negative_distance", here),
         miniature_label=f"{label_here} (paper: {paper})",
-    )
+    )  # fmt: skip
 
 
 _ABLATIONS = (
-    *(_variant(f"invariance_{weight}", f"CE + L_I, weight {weight}") for weight in ("0.1", "0.5", "1", "2")),
+    *(_variant(f"invariance_{w}", f"CE + L_I, weight {w}") for w in ("0.1", "0.5", "1", "2")),
     _variant("lltc", "CE + LLTC"),
     *(_variant(f"omega_{omega}", f"ω = {omega}") for omega in ("0.01", "1", "10")),
     *(_variant(f"margin_{margin}", f"μ = {margin}") for margin in ("0.5", "2")),
     _distance("8", "1", "clip distance 1"),
     _distance("32", "4", "clip distance 4, less in clips below 33 frames"),
-    Method(
-        "mvitv2", "f_T: MViTv2, 768-d", "trained", utility_arch="mvitv2", miniature_utility_arch="small_wide",
-        miniature_label="f_T: small_wide, 128-d (paper: MViTv2, 768-d)",
-    ),
-    Method(
-        "r3d_18", "f_T: R3D-18, 512-d", "trained", utility_arch="r3d_18", miniature_utility_arch="small_narrow",
-        miniature_label="f_T: small_narrow, 32-d (paper: R3D-18, 512-d)",
-    ),
+    Method("mvitv2", "f_T: MViTv2, 768-d", "trained",
+           utility_arch="mvitv2", miniature_utility_arch="small_wide",
+           miniature_label="f_T: small_wide, 128-d (paper: MViTv2, 768-d)"),
+    Method("r3d_18", "f_T: R3D-18, 512-d", "trained",
+           utility_arch="r3d_18", miniature_utility_arch="small_narrow",
+           miniature_label="f_T: small_narrow, 32-d (paper: R3D-18, 512-d)"),
 )  # fmt: skip
 
 METHODS = {method.name: method for method in (*_ROWS, *_ABLATIONS)}
@@ -150,5 +127,36 @@ TABLE_1 = ("raw", "spact", "ted_spad")
 """Rows of the feature-level leakage, by method name."""
 
 FEATURE_UTILITY_IN_MINIATURE = "small_still"
-"""Architecture of Table 1's f_T in the miniature: the usual one looks at motion, and a still clip
-has none."""
+"""f_T of Table 1 in the miniature: the usual one looks at motion; still clips have none."""
+
+TABLES = ("8", "1", *ABLATION_TABLES)
+
+
+def chosen_tables(table: str) -> tuple[str, ...]:
+    """`8`, another number or `all` -> the tables to fill."""
+    if table not in (*TABLES, "all"):
+        raise UserError(f"--table {table}: the tables are: {', '.join(TABLES)} and all")
+    return TABLES if table == "all" else (table,)
+
+
+def chosen_methods(
+    asked: Iterable[str], tables: Iterable[str], controls: bool, presets: Iterable[str], scale: str
+) -> list[str]:
+    """The rows to run; raw is always among them, since every other row is compared with it.
+
+    Args:
+        asked: names of rows; empty: all of the tables.
+        controls: whether Table 8 comes with its controls.
+        presets: of train_anonymizer.py; some controls exist in the miniature only.
+        scale: paper or miniature.
+    """
+    names = ["raw", *asked]
+    if unknown := [name for name in names if name not in METHODS]:
+        known = ", ".join(METHODS)
+        raise UserError(f"--methods {' '.join(unknown)}: unknown; the methods are: {known}")
+    if not asked:
+        for table in tables:  # Table 1 has attacks of its own only
+            names += TABLE_8 if table == "8" else ABLATION_TABLES.get(table, ())
+        if controls and "8" in tables:
+            names += (c for c in CONTROLS if scale + METHODS[c].preset_suffix in presets)
+    return list(dict.fromkeys(names))

@@ -1,89 +1,238 @@
-"""Methods and seeds -> the list of tasks: which scripts run with which options, and what each waits
-for."""
+"""Methods and seeds -> steps: scripts with their options, what each waits for, what is done."""
 
-from collections.abc import Callable, Iterable
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from anomaly_detection_mgfn import params_mgfn as stage_4
+from anonymization_training import params_anonymization as stage_1
 from aux_code import config
+from aux_code.artefacts import Recipe, differences, is_current, record_of
 from aux_code.checkpoints import read_json
+from aux_code.devices import choose_device
 from aux_code.errors import UserError
-from reproduction.methods import (
-    DATASETS,
-    FEATURE_ATTACKER,
-    FEATURE_UTILITY_IN_MINIATURE,
-    METHODS,
-    Attacker,
-    Method,
-)
-from reproduction.tasks import Task
+from aux_code.miniature.render import DATA_SETS, FORMAT_VERSION
+from aux_code.parameters import CommonParams, parse
+from feature_extraction import manifest
+from feature_extraction import params_feature_extraction as stage_3
+from privacy_training import params_privacy as stage_2
+from reproduction import methods as rows
+from reproduction.methods import DATASETS, METHODS, Attacker, Method
 
-ParametersOf = Callable[[str, str], dict[str, Any]]
-"""(script, preset) -> the preset's resolved parameters; raises UserError for a preset that the
-script does not have."""
+Progress = Literal["done", "resumes", "to do"]
+Words = tuple[str, ...]
 
-STAGE_1 = "anonymization_training/"
-STAGE_2 = "privacy_training/train_privacy.py"
-RENDER = "-m aux_code.miniature"
 
-_DATA_OF_STAGE = {
-    "init_anonymizer": ("ucf101", "vispr"),
-    "init_utility": ("ucf101",),
-    "init_privacy": ("vispr",),
-    "train_anonymizer": ("ucf101", "vispr"),
-    "train_privacy": ("vispr",),
-}
-"""The data sets that a stage reads; the others read the one that --dataset names."""
+@dataclass(frozen=True)
+class Stage:
+    """A script, and how it says what its results are made of.
+
+    Attributes:
+        script: relative to the repository's root, or `-m MODULE`; `title`: for displays.
+        made_of: parameters -> what a result of now would record.
+        files: in the run's folder, checkpoint and state of an unfinished training.
+    """
+
+    script: str
+    title: str
+    presets: Mapping[str, CommonParams] = field(default_factory=dict)
+    made_of: Callable[[Any], Recipe] | None = None
+    files: tuple[str, str] = ("", "")
+
+
+STAGES = {
+    "miniature": Stage("-m aux_code.miniature", "render the data"),
+    **{
+        name: Stage(f"anonymization_training/{name}.py", title, vars(stage_1)[name.upper()],
+                    stage_1.made_of, (f"{output}.pth", f"{state}_state.pth"))
+        for name, title, output, state in (
+            ("init_anonymizer", "1 initialise f_A", "fa_recon", "fa_recon"),
+            ("init_utility", "1 train f_T", "ft_action", "ft_action"),
+            ("init_privacy", "1 initialise f_B", "fb_ssl", "fb_ssl"),
+            ("train_anonymizer", "1 train the anonymizer", "last", "train_anonymizer"),
+        )
+    },
+    "train_privacy": Stage(
+        "privacy_training/train_privacy.py", "2 privacy attacker", stage_2.PRESETS, stage_2.made_of,
+        ("attacker.pth", "privacy_state.pth"),
+    ),
+    "dali_extraction": Stage(
+        "feature_extraction/dali_extraction.py", "3 extract features", stage_3.PRESETS
+    ),
+    "main": Stage(
+        "anomaly_detection_mgfn/main.py", "4 anomaly detection", stage_4.PRESETS, stage_4.made_of
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process to run.
+
+    Attributes:
+        name: unique; names the log.
+        stage: key of STAGES; `scale`: paper or miniature; `method`: the table's row that it is for.
+        arguments: what follows the script on the command line.
+        outputs: files that exist once it is done; the first one says what it was made of.
+        needs: names of the steps that must be done first.
+        environment: variables that differ from this process's.
+        data_root: where its data sets lie; None: where config.py says.
+        state: file of an unfinished training; `features`: folder of an extraction.
+    """
+
+    name: str
+    stage: str
+    scale: str
+    seed: int
+    arguments: tuple[str, ...]
+    outputs: tuple[Path, ...]
+    method: str = "shared"
+    needs: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    data_root: Path | None = None
+    state: Path | None = None
+    features: Path | None = None
+
+    @property
+    def params(self) -> Any:
+        """The parameters to which its script resolves the arguments."""
+        return _parsed(self.stage, self.arguments)
+
+    def words(self, *more: str) -> list[str]:
+        """Script and arguments, relative to the repository's root."""
+        return [*STAGES[self.stage].script.split(" "), *self.arguments, *more]
+
+    def shell_line(self, *more: str) -> str:
+        """The command as a line that can be pasted into a shell, from the repository's root."""
+        variables = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*variables, shlex.join([sys.executable, *self.words(*more)])])
+
+    def flags(self, progress: Progress, overwrite: bool = False) -> tuple[str, ...]:
+        """What its command line needs beside the arguments, for what stands there."""
+        if self.stage == "miniature":  # goes on by itself
+            return ("--force",) if overwrite else ()
+        resume = ("--resume",) if progress == "resumes" else ()
+        return (*resume, "--overwrite") if overwrite else resume
+
+
+@lru_cache(maxsize=4096)
+def _parsed(stage: str, arguments: tuple[str, ...]) -> Any:
+    return parse(STAGES[stage].presets, list(arguments))
+
+
+def progress_of(step: Step) -> Progress:
+    """What stands there of a step: all of it, a part that --resume continues, or nothing of use.
+
+    A result, unfinished state or feature folder counts if it was made of the very parameters,
+    inputs and data that the step's command would use now. Inputs that are not there: to do.
+    """
+    if step.stage == "miniature":
+        return "done" if _is_rendering(step.data_root, step.seed) else "to do"
+    stage = STAGES[step.stage]
+    try:
+        with _data_below(step.data_root):
+            if step.features is not None:
+                return manifest.progress(step.params, choose_device(step.params.device))
+            made_of = stage.made_of(step.params)
+        if step.state.is_file():
+            return "to do" if differences(record_of(step.state), made_of) else "resumes"
+        stands = all(path.is_file() for path in step.outputs)
+        return "done" if stands and is_current(step.outputs[0], made_of) else "to do"
+    except UserError:
+        return "to do"
+
+
+@contextmanager
+def _data_below(root: Path | None) -> Iterator[None]:
+    """As long as it lasts, config.py has the data sets that it has with this TED_SPAD_DATA_ROOT."""
+    names = [f"{name.upper()}_ROOT" for name in ("ucf101", "vispr", *DATASETS)] if root else []
+    usual = {name: getattr(config, name) for name in names}
+    try:
+        for name, path in usual.items():
+            setattr(config, name, root / path.name)
+        yield
+    finally:
+        for name, path in usual.items():
+            setattr(config, name, path)
+
+
+Makers = Iterable[Step | None]
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """What decides the plan besides methods and seeds."""
+    """What decides the plan besides methods and seeds.
+
+    Attributes:
+        preset: paper or miniature; `datasets`: surveillance sets of the table.
+        machine_arguments: passed to every script: device and threads; `environment`: the same.
+        utility_weights: file from which init_utility starts (the paper: Kinetics-400).
+        ucf_crime_only: methods that report UCF-Crime alone: ablations, the miniature's controls.
+        feature_level: methods whose f_T features are attacked too (Table 1).
+    """
 
     preset: str
-    """paper or miniature."""
     datasets: tuple[str, ...] = DATASETS
-    """Surveillance sets of the table."""
     machine_arguments: tuple[str, ...] = ()
-    """Passed to every script: device and threads."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Environment variables of every task."""
     utility_weights: str = ""
-    """File of weights from which init_utility starts (the paper: Kinetics-400); empty: random."""
     ucf_crime_only: frozenset[str] = frozenset()
-    """Methods that only ablation tables show, and the miniature's controls: these report UCF-Crime
-    alone."""
     feature_level: tuple[str, ...] = ()
-    """Methods whose f_T features are attacked too (Table 1)."""
 
 
-def build_plan(
-    methods: Iterable[str],
-    seeds: Iterable[int],
-    settings: PlanSettings,
-    parameters_of: ParametersOf,
-) -> list[Task]:
-    """Every task of the methods and seeds, each after those it needs.
+def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSettings:
+    """What the tables need beside their rows, and where and with how many threads steps run.
+
+    Args:
+        params: of reproduce.py.
+        n_jobs: steps at once.
+        tables: numbers of the paper's tables.
+    """
+    machine, environment = ("--device", params.device), {}
+    if n_jobs > 1 and choose_device(params.device).type == "cpu":
+        n_threads = str(max(1, (os.cpu_count() or 1) // n_jobs))
+        machine += ("--n_threads", n_threads)
+        environment["OMP_NUM_THREADS"] = n_threads
+    for variable in ("TED_SPAD_DATA_ROOT", "TED_SPAD_ARTIFACT_ROOT"):
+        if os.environ.get(variable):
+            environment[variable] = str(Path(os.environ[variable]).absolute())
+    ablations = {name for table in tables for name in rows.ABLATION_TABLES.get(table, ())}
+    main_rows = {*rows.TABLE_8, *rows.CONTROLS, *params.methods} if "8" in tables else set()
+    partial = {"raw", *ablations} - main_rows
+    if params.preset == "miniature":
+        partial |= {*rows.CONTROLS} - {*params.methods}
+    return PlanSettings(
+        params.preset,
+        DATASETS if main_rows else ("ucf_crime",),
+        machine,
+        environment,
+        str(Path(params.init_weights).absolute()) if params.init_weights else "",
+        frozenset(partial),
+        rows.TABLE_1 if "1" in tables else (),
+    )
+
+
+def build_plan(methods: Iterable[str], seeds: Iterable[int], settings: PlanSettings) -> list[Step]:
+    """Every step of the methods and seeds, each after those it needs.
 
     Raises:
-        UserError: unknown method, or a preset that a script does not have.
+        UserError: a preset that a script does not have.
     """
-    names = list(dict.fromkeys(methods))
-    unknown = [name for name in names if name not in METHODS]
-    if unknown:
-        raise UserError(
-            f"--methods {' '.join(unknown)}: unknown; the methods are: {', '.join(METHODS)}"
-        )
-    tasks: list[Task] = []
+    steps: list[Step] = []
     for seed in dict.fromkeys(seeds):
-        builder = _SeedPlan(settings, seed, parameters_of)
-        for name in names:
-            builder.add_method(METHODS[name])
+        plan = _SeedPlan(settings, seed)
+        for name in methods:
+            plan.add_method(METHODS[name])
         for name in settings.feature_level:
-            builder.add_feature_attack(METHODS[name])
-        tasks += builder.tasks.values()
-    return tasks
+            plan.add_feature_attack(METHODS[name])
+        steps += plan.steps.values()
+    return steps
 
 
 def run_id(preset: str, seed: int, name: str) -> str:
@@ -110,25 +259,11 @@ def anonymizer_argument(preset: str, seed: int, method: Method) -> str:
     """What the later stages take as --anonymizer."""
     if method.kind == "given":
         return method.name
-    if method.kind == "reconstruction":
-        return str(
-            config.SAVED_MODELS_ROOT / run_id(preset, seed, "init_anonymizer") / "fa_recon.pth"
-        )
-    return str(
-        config.SAVED_MODELS_ROOT / run_id(preset, seed, f"anonymizer_{method.name}") / "last.pth"
+    trained = method.kind == "trained"
+    run, file = (
+        (f"anonymizer_{method.name}", "last") if trained else ("init_anonymizer", "fa_recon")
     )
-
-
-def data_roots(script: str, arguments: tuple[str, ...]) -> tuple[Path, ...]:
-    """Folders of the data sets that a command line reads, as config.py has them."""
-    names = _DATA_OF_STAGE.get(Path(script).stem) or (arguments[arguments.index("--dataset") + 1],)
-    return tuple(getattr(config, f"{name.upper()}_ROOT") for name in names)
-
-
-def _training_run(method: Method, arch: str) -> str:
-    """Name of the minimax training of a row; `arch` if its f_T is not the one that the row is
-    defined with."""
-    return f"anonymizer_{method.name}" + (f"_{arch}" if arch else "")
+    return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, run) / f"{file}.pth")
 
 
 def training_log(preset: str, seed: int, method: Method) -> Path:
@@ -137,254 +272,159 @@ def training_log(preset: str, seed: int, method: Method) -> Path:
 
 
 def miniature_root(seed: int) -> Path:
-    """Where the embedded benchmark of a seed lies: the user's data folder if it holds one, else
+    """Where the embedded benchmark of a seed lies: DATA_ROOT if it holds one (of any size), else
     below ARTIFACT_ROOT."""
-    return (
-        config.DATA_ROOT
-        if _holds_rendering(seed)
-        else config.ARTIFACT_ROOT / "miniature_data" / f"seed_{seed}"
-    )
+    marker = config.DATA_ROOT / "miniature.json"
+    if marker.is_file() and read_json(marker).get("seed") == seed:
+        return config.DATA_ROOT
+    return config.ARTIFACT_ROOT / "miniature_data" / f"seed_{seed}"
 
 
-def _holds_rendering(seed: int) -> bool:
-    manifest = config.DATA_ROOT / "miniature.json"
-    return manifest.is_file() and read_json(manifest).get("seed") == seed
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What a task needs to be told beyond what all tasks of a seed share."""
-
-    script: str
-    run: str
-    """Name of the run within preset and seed."""
-    method: str
-    outputs: tuple[Path, ...]
-    arguments: tuple[str, ...] = ()
-    reads: tuple[tuple[Path | str, str], ...] = ()
-    """(file, task that makes it) pairs. What no task makes has an empty one: a user's file as a
-    path, whose content counts, or a name such as raw as text."""
-    preset_suffix: str = ""
-    task_prefix: str = ""
-    """Tells tasks of the same run apart."""
-    own_folder: Path | None = None
-    """As in Task."""
+def _is_rendering(root: Path, seed: int) -> bool:
+    """Whether a whole rendering of this version's scenes lies there."""
+    marker = root / "miniature.json"
+    record = read_json(marker) if marker.is_file() else {}
+    expected = {"format_version": FORMAT_VERSION, "seed": seed, "scale": 1.0}
+    return {**record, **expected} == record and record["sets"].keys() == DATA_SETS.keys()
 
 
 class _SeedPlan:
-    """Collects the tasks of one seed; what several methods share is added once."""
+    """Collects the steps of one seed; what several methods share is added once."""
 
-    def __init__(self, settings: PlanSettings, seed: int, parameters_of: ParametersOf):
-        self.settings, self.seed, self.parameters_of = settings, seed, parameters_of
-        self.tasks: dict[str, Task] = {}
-        self.data: tuple[Path, str] | None = None
-        if settings.preset == "miniature":
-            self._add_rendering()
+    def __init__(self, settings: PlanSettings, seed: int):
+        self.settings, self.seed, self.scale = settings, seed, settings.preset
+        self.is_small = self.scale == "miniature"
+        self.steps: dict[str, Step] = {}
+        self.data_root = miniature_root(seed) if self.is_small else None
+        if self.is_small and self.data_root != config.DATA_ROOT:
+            name, arguments = self._run("render"), (str(self.data_root), "--seed", str(seed))
+            self.steps[name] = Step(
+                name, "miniature", self.scale, seed, arguments,
+                (self.data_root / "miniature.json",), data_root=self.data_root,
+            )  # fmt: skip
+        self.rendering = tuple(self.steps)
 
     def add_method(self, method: Method) -> None:
         """All stages of one row."""
-        anonymizer = anonymizer_argument(self.settings.preset, self.seed, method)
+        anonymizer = anonymizer_argument(self.scale, self.seed, method)
         if method.kind == "trained":
-            maker = self._train(method, method.utility_arch_in(self.settings.preset))
-            utility = (anonymizer, maker)
+            maker = utility = self._train(method, self._usual_arch(method))
         else:
-            maker = self._init_anonymizer("") if method.kind == "reconstruction" else ""
-            utility = self._init_utility(method.name, (anonymizer, maker))
+            maker = self._init_anonymizer("") if method.kind == "reconstruction" else None
+            utility = self._init_utility(method.name, anonymizer, maker)
         for attacker in method.attackers:
-            self._privacy(method, (anonymizer, maker), attacker)
+            words, needs, suffix = ("--anonymizer", anonymizer), [maker], ""
+            if self.is_small:  # all its attackers start from one that knows raw images
+                start = self._add("train_privacy", "attacker_start", ("--anonymizer", "raw"))
+                words += ("--attacker_weights", str(start.outputs[0]))
+                needs, suffix = [maker, start], "_from_raw"
+            self._attack(method, attacker, words, needs, suffix)
         only = method.name in self.settings.ucf_crime_only
         for dataset in self.settings.datasets:
             if dataset == "ucf_crime" or not only:
-                self._anomaly(method, dataset, (anonymizer, maker), utility)
+                self._detect(method, dataset, anonymizer, [maker, utility])
 
     def add_feature_attack(self, method: Method) -> None:
-        """A row of Table 1: what f_T's features of the released pictures tell of them."""
-        preset = self.settings.preset
-        arch = FEATURE_UTILITY_IN_MINIATURE if preset == "miniature" else ""
+        """A row of Table 1: what f_T's features of the released images tell of them."""
+        arch = rows.FEATURE_UTILITY_IN_MINIATURE if self.is_small else ""
         if method.kind == "trained":
-            maker = self._train(method, arch)
-            anonymizer = utility = (
-                str(self._folder(_training_run(method, arch)) / "last.pth"),
-                maker,
-            )
+            utility = self._train(method, arch)
+            anonymizer = str(utility.outputs[0])
         else:
-            anonymizer = (method.name, "")
-            utility = self._init_utility(method.name, anonymizer, arch)
-        result = privacy_result(preset, self.seed, method.name, FEATURE_ATTACKER)
-        arguments = (
-            "--anonymizer",
-            anonymizer[0],
-            "--utility",
-            str(utility[0]),
-            *FEATURE_ATTACKER.options,
-        )
-        run = method.name + FEATURE_ATTACKER.suffix
-        self._add(
-            _Step(
-                STAGE_2,
-                run,
-                method.name,
-                (result,),
-                arguments,
-                (anonymizer, utility),
-                task_prefix="privacy_",
-            )
-        )
+            anonymizer = method.name
+            utility = self._init_utility(method.name, anonymizer, None, arch)
+        words = ("--anonymizer", anonymizer, "--utility", str(utility.outputs[0]))
+        self._attack(method, rows.FEATURE_ATTACKER, words, [utility], "")
 
-    def _add_rendering(self) -> None:
-        root = miniature_root(self.seed)
-        name = self._run("render")
-        if _holds_rendering(self.seed):
-            self.data = (root / "miniature.json", "")
-            return
-        self.data = (root / "miniature.json", name)
-        arguments = (str(root), "--seed", str(self.seed))
-        self.tasks[name] = Task(
-            name, RENDER, "shared", self.seed, arguments, outputs=(self.data[0],)
-        )
-
-    def _init_anonymizer(self, suffix: str) -> str:
-        run = f"init_anonymizer{suffix}"
-        output = self._folder(run) / "fa_recon.pth"
-        return self._add(
-            _Step(STAGE_1 + "init_anonymizer.py", run, "shared", (output,), preset_suffix=suffix)
-        )
+    def _init_anonymizer(self, suffix: str) -> Step:
+        return self._add("init_anonymizer", f"init_anonymizer{suffix}", suffix=suffix)
 
     def _init_utility(
-        self, method_name: str, anonymizer: tuple[str, str], arch: str = ""
-    ) -> tuple[Path, str]:
-        run = f"init_utility_{method_name}" + (f"_{arch}" if arch else "")
-        output = self._folder(run) / "ft_action.pth"
+        self, method: str, anonymizer: str, maker: Step | None, arch: str = ""
+    ) -> Step:
+        """f_T on the frames of an anonymizer; `arch` if it is not that of the preset."""
+        words = ("--anonymizer", anonymizer, *(("--ft_arch", arch) if arch else ()))
         weights = self.settings.utility_weights
-        arguments = ("--anonymizer", anonymizer[0], *(("--ft_arch", arch) if arch else ()))
         if weights:  # the file is I3D's; torchvision has the weights of the others
-            arguments += ("--init_weights", "kinetics400" if arch else weights)
-        given = ((Path(weights), ""),) if weights and not arch else ()
-        step = _Step(
-            STAGE_1 + "init_utility.py",
-            run,
-            method_name,
-            (output,),
-            arguments,
-            (anonymizer, *given),
-        )
-        return output, self._add(step)
+            words += ("--init_weights", "kinetics400" if arch else weights)
+        run = f"init_utility_{method}" + (f"_{arch}" if arch else "")
+        return self._add("init_utility", run, words, [maker], method=method)
 
-    def _init_privacy(self) -> tuple[Path, str]:
-        output = self._folder("init_privacy") / "fb_ssl.pth"
-        return output, self._add(
-            _Step(STAGE_1 + "init_privacy.py", "init_privacy", "shared", (output,))
+    def _train(self, method: Method, arch: str) -> Step:
+        """The minimax training, with an f_T of another architecture than the preset's if named."""
+        suffix = method.preset_suffix
+        starts = {
+            "--init_fa": self._init_anonymizer(suffix if method.own_initialisation else ""),
+            "--init_ft": self._init_utility("raw", "raw", None, arch),
+            "--init_fb": self._add("init_privacy", "init_privacy"),
+        }
+        words = tuple(w for option, s in starts.items() for w in (option, str(s.outputs[0])))
+        words += method.miniature_options if self.is_small else ()
+        run = f"anonymizer_{method.name}"
+        run += f"_{arch}" if arch != self._usual_arch(method) else ""
+        return self._add(
+            "train_anonymizer", run, words, starts.values(), suffix, method=method.name
         )
 
-    def _train(self, method: Method, arch: str = "") -> str:
-        """The minimax training, with an f_T of another architecture than init_utility's preset has
-        if one is named."""
-        suffix = method.preset_suffix if method.own_initialisation else ""
-        fa = (
-            self._folder(f"init_anonymizer{suffix}") / "fa_recon.pth",
-            self._init_anonymizer(suffix),
-        )
-        ft, fb = self._init_utility("raw", ("raw", ""), arch), self._init_privacy()
-        parts = {"--init_fa": fa, "--init_ft": ft, "--init_fb": fb}
-        files = tuple(word for option, (path, _) in parts.items() for word in (option, str(path)))
-        run = _training_run(
-            method, "" if arch == method.utility_arch_in(self.settings.preset) else arch
-        )
-        output = self._folder(run) / "last.pth"
-        step = _Step(
-            STAGE_1 + "train_anonymizer.py", run, method.name, (output,),
-            files + method.options_in(self.settings.preset), tuple(parts.values()), method.preset_suffix,
-        )  # fmt: skip
-        return self._add(step)
+    def _usual_arch(self, method: Method) -> str:
+        """The f_T that a row is defined with; empty: that of init_utility's preset."""
+        return method.miniature_utility_arch if self.is_small else method.utility_arch
 
-    def _privacy(self, method: Method, anonymizer: tuple[str, str], attacker: Attacker) -> None:
-        result = privacy_result(self.settings.preset, self.seed, method.name, attacker)
-        arguments = ("--anonymizer", anonymizer[0], *attacker.options)
-        reads, suffix = (anonymizer,), ""
-        if self.settings.preset == "miniature":
-            start = self._attacker_start()
-            arguments += ("--attacker_weights", str(start[0]))
-            reads, suffix = (*reads, start), "_from_raw"
+    def _attack(
+        self, method: Method, attacker: Attacker, words: Words, needs: Makers, suffix: str
+    ) -> None:
         run = method.name + attacker.suffix
         self._add(
-            _Step(
-                STAGE_2, run, method.name, (result,), arguments, reads, preset_suffix=suffix, task_prefix="privacy_"
-            )
+            "train_privacy", run, (*words, *attacker.options), needs, suffix, method=method.name,
+            name=f"privacy_{self._run(run)}",
+            outputs=(privacy_result(self.scale, self.seed, method.name, attacker),),
         )  # fmt: skip
 
-    def _attacker_start(self) -> tuple[Path, str]:
-        """An attacker that knows raw pictures; the miniature's attackers of all methods start from
-        it."""
-        run = "attacker_start"
-        output = self._folder(run) / "attacker.pth"
-        return output, self._add(_Step(STAGE_2, run, "shared", (output,), ("--anonymizer", "raw")))
-
-    def _anomaly(
-        self,
-        method: Method,
-        dataset: str,
-        anonymizer: tuple[str, str],
-        utility: tuple[Path | str, str],
-    ) -> None:
-        preset, seed, name = self.settings.preset, self.seed, method.name
-        features = config.FEATURES_ROOT / dataset / self._run(name)
-        manifest = features / "manifest.json"
-        arguments = (
-            "--dataset",
-            dataset,
-            "--anonymizer",
-            anonymizer[0],
-            "--utility",
-            str(utility[0]),
-        )
+    def _detect(self, method: Method, dataset: str, anonymizer: str, makers: Makers) -> None:
+        """Features of a data set, then a detector on them."""
+        name, run, of_set = method.name, self._run(method.name), ("--dataset", dataset)
+        folder = config.FEATURES_ROOT / dataset / run
+        networks = ("--anonymizer", anonymizer, "--utility", str(makers[-1].outputs[0]))
         extraction = self._add(
-            _Step(
-                "feature_extraction/dali_extraction.py", name, name, (manifest,),
-                (*arguments, "--output", str(features)), (anonymizer, utility), task_prefix=f"extraction_{dataset}_",
-                own_folder=features,
-            )
+            "dali_extraction", name, (*of_set, *networks, "--output", str(folder)), makers,
+            method=name, name=f"extraction_{dataset}_{run}", features=folder,
+            outputs=(folder / "manifest.json",),
         )  # fmt: skip
-        results = (
-            anomaly_result(preset, seed, name, dataset),
-            anomaly_scores(preset, seed, name, dataset),
-        )
+        of_row = (self.scale, self.seed, name, dataset)
         self._add(
-            _Step(
-                "anomaly_detection_mgfn/main.py", name, name, results,
-                ("--dataset", dataset, "--features", str(features)), ((manifest, extraction),),
-                task_prefix=f"anomaly_{dataset}_",
-            )
+            "main", name, (*of_set, "--features", str(folder)), [extraction],
+            method=name, name=f"anomaly_{dataset}_{run}",
+            outputs=(anomaly_result(*of_row), anomaly_scores(*of_row)),
+            state=config.SAVED_MODELS_ROOT / run / f"mgfn_{dataset}" / "state.pth",
         )  # fmt: skip
 
-    def _add(self, step: _Step) -> str:
-        """Adds the task of a step unless it is there; returns its name."""
-        name = step.task_prefix + self._run(step.run)
-        if name in self.tasks:
-            return name
-        preset = self.settings.preset + step.preset_suffix
-        reads = [
-            (Path(path), maker) for path, maker in step.reads if maker or isinstance(path, Path)
-        ]
-        environment = dict(self.settings.environment)
-        if self.data:
-            reads.insert(0, self.data)
-            environment["TED_SPAD_DATA_ROOT"] = str(self.data[0].parent)
-        self.tasks[name] = Task(
-            name, step.script, step.method, self.seed,
-            ("--preset", preset, "--run_id", self._run(step.run), "--seed", str(self.seed), *step.arguments),
-            outputs=step.outputs,
-            inputs=tuple(dict.fromkeys(path for path, _ in reads)),
-            data=() if self.data else data_roots(step.script, step.arguments),  # a rendering's record is an input
-            needs=tuple(dict.fromkeys(maker for _, maker in reads if maker)),
-            machine_arguments=self.settings.machine_arguments,
-            environment=environment,
-            own_folder=step.own_folder,
-            parameters=self.parameters_of(step.script, preset),
-        )  # fmt: skip
-        return name
+    def _add(
+        self, stage: str, run: str, words: Words = (), needs: Makers = (), suffix: str = "",
+        **own: Any,
+    ) -> Step:  # fmt: skip
+        """The step of a run, added unless it is there.
+
+        `own`: what differs from a training that leaves a checkpoint in its run's folder.
+        """
+        run = self._run(run)
+        files = [config.SAVED_MODELS_ROOT / run / file for file in STAGES[stage].files]
+        own = {"name": run, "outputs": (files[0],), "state": files[1], **own}
+        if own["name"] not in self.steps:
+            presets, preset = STAGES[stage].presets, self.scale + suffix
+            if preset not in presets:
+                known = ", ".join(presets)
+                raise UserError(f"{stage}.py has no preset '{preset}'; it has: {known}")
+            common = ("--preset", preset, "--run_id", run, "--seed", str(self.seed))
+            environment = dict(self.settings.environment)
+            if self.data_root:
+                environment["TED_SPAD_DATA_ROOT"] = str(self.data_root)
+            needs = (*self.rendering, *dict.fromkeys(step.name for step in needs if step))
+            self.steps[own["name"]] = Step(
+                stage=stage, scale=self.scale, seed=self.seed, needs=needs,
+                arguments=(*common, *words, *self.settings.machine_arguments),
+                environment=environment, data_root=self.data_root, **own,
+            )  # fmt: skip
+        return self.steps[own["name"]]
 
     def _run(self, name: str) -> str:
-        return run_id(self.settings.preset, self.seed, name)
-
-    def _folder(self, name: str) -> Path:
-        return config.SAVED_MODELS_ROOT / self._run(name)
+        return run_id(self.scale, self.seed, name)

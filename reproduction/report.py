@@ -21,10 +21,9 @@ from aux_code.reporting.table import Table
 from reproduction import figures, tables
 from reproduction.images import SampleSource, training_images
 from reproduction.methods import ABLATION_TABLES, DATASETS, METHODS
-from reproduction.plan import training_log
+from reproduction.plan import Step, training_log
 from reproduction.results import Results, build_summary
 from reproduction.tables import Timings
-from reproduction.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 class ReportOptions:
     """What the report shows besides the results."""
 
-    tasks: tuple[Task, ...]  # the plan
+    steps: tuple[Step, ...]  # the plan
     picture_size: int  # height and width in pixels of the frames that the networks see
     tables: tuple[str, ...] = ("8",)  # numbers of the paper's tables to show
     timings: Timings = field(default_factory=dict)  # of the steps that ran
@@ -192,9 +191,9 @@ class _Report:
             yield self.details[f"categories_{dataset}"]
 
     def _settings(self) -> Blocks:
-        tasks, timings = self.options.tasks, self.options.timings
-        yield tables.settings_table(self.results, len(tasks), timings)
-        yield tables.timing_table(tasks, timings)
+        steps, timings = self.options.steps, self.options.timings
+        yield tables.settings_table(self.results, len(steps), timings)
+        yield tables.timing_table(steps, timings)
 
 
 def _until_data_lacks(blocks: Blocks) -> Blocks:

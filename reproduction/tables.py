@@ -16,9 +16,9 @@ from aux_code.reporting.published import DATASET_LABELS, HEADLINE_METRIC, relati
 from aux_code.reporting.table import MISSING, Table, percent
 from aux_code.series import mean_and_deviation
 from reproduction.methods import ABLATION_TABLES, DATASETS, METHODS, TABLE_1
+from reproduction.plan import STAGES, Step
 from reproduction.results import Results
-from reproduction.status import STAGE_NAMES, clock
-from reproduction.tasks import Task
+from reproduction.runner import clock
 
 PROTOCOLS = {
     "validation": "epoch chosen on validation data, nothing chosen on test data",
@@ -271,15 +271,15 @@ def settings_table(results: Results, n_steps: int, timings: Timings) -> Table:
     return Table("Settings", ("", ""), rows, is_text=True)
 
 
-def timing_table(tasks: Sequence[Task], timings: Timings) -> Table:
+def timing_table(steps: Sequence[Step], timings: Timings) -> Table:
     """Wall time and CPU time per stage, added up over the steps that ran, and of all."""
     rows = []
-    ran = [task for task in tasks if task.name in timings]
-    for stage in [*dict.fromkeys(task.stage for task in ran), ""]:
-        own = [timings[task.name] for task in ran if stage in (task.stage, "")]
+    ran = [step for step in steps if step.name in timings]
+    for stage in [*dict.fromkeys(step.stage for step in ran), ""]:
+        own = [timings[step.name] for step in ran if stage in (step.stage, "")]
         wall, cpus = sum(t["seconds"] for t in own), [t.get("cpu_seconds") for t in own]
         cpu = MISSING if None in cpus else clock(sum(cpus))
-        label = STAGE_NAMES.get(stage, stage) or "All"
+        label = STAGES[stage].title if stage else "All"
         rows.append((label, str(len(own)), clock(wall), f"{wall / max(1, len(own)):.0f} s", cpu))
     rows.append(("Wall clock", "", clock(worked_seconds(timings)), "", ""))
     note = "Together: wall time of the steps, some of which ran side by side. CPU time: all cores."

@@ -3,27 +3,31 @@
 The plan is that of reproduce.py; only the lengths of the trainings are cut.
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import reproduce
 from aux_code import config
+from aux_code.checkpoints import load_checkpoint
 from aux_code.datasets import ucf_crime
 from aux_code.datasets.decode import count_frames
-from reproduction.by_hand import holds_its_features, was_run_by_hand
-from reproduction.executor import run_tasks
-from reproduction.plan import PlanSettings, build_plan
+from aux_code.datasets.digest import dataset_digest
+from reproduction.plan import PlanSettings, Step, build_plan, progress_of
+from reproduction.processes import Command, ForkedProcess
 from reproduction.report import ReportOptions, write_all
 from reproduction.results import collect_results
-from reproduction.status import StatusDisplay
-from reproduction.tasks import Task
+from reproduction.runner import log_path, read_timings, run_steps
 from tests.frozen import write as frozen
 from tests.test_pretended_gpu import run as run_on_pretended_gpu
 
@@ -45,17 +49,13 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp(
         "end to end"
     )  # with a blank: paths are never taken apart by a shell
-    command = [
-        sys.executable,
-        "-m",
-        "aux_code.miniature",
-        str(folder / "data"),
-        "--seed",
-        "0",
-        "--scale",
-        "0.03",
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    words = ["-m", "aux_code.miniature", str(folder / "data"), "--seed", "0", "--scale", "0.03"]
+    with Connection(os.open(folder / "lock", os.O_RDWR | os.O_CREAT)) as lock:
+        command = Command(words, str(ROOT), str(folder / "log"), dict(os.environ), lock)
+        process = ForkedProcess(command)  # as reproduce.py does
+    while process.poll() is None:
+        time.sleep(0.1)
+    assert process.poll() == 0, (folder / "log").read_text()
     return folder
 
 
@@ -69,24 +69,32 @@ def roots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def short_plan(folder: Path) -> list[Task]:
+def short_plan(folder: Path, methods: tuple[str, ...] = METHODS, **more: str) -> list[Step]:
+    """The plan with short trainings; `more`: stage -> further option."""
     environment = {"TED_SPAD_ARTIFACT_ROOT": str(folder / "artifacts"), "OMP_NUM_THREADS": "1"}
     settings = PlanSettings(
         "miniature", ("ucf_crime",), ("--device", "cpu", "--n_threads", "1"), environment
     )
-    tasks = build_plan(METHODS, (0,), settings, reproduce.preset_parameters)
     return [
-        replace(task, arguments=(*task.arguments, *SHORT.get(task.stage, ()))) for task in tasks
+        replace(
+            s, arguments=(*s.arguments, *SHORT.get(s.stage, ()), *more.get(s.stage, "").split())
+        )
+        for s in build_plan(methods, (0,), settings)
     ]
 
 
+def undone(steps: list[Step]) -> set[str]:
+    """Names without preset and seed of the steps that are not done."""
+    return {s.name.replace("miniature_s0_", "") for s in steps if progress_of(s) != "done"}
+
+
 def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
-    tasks = short_plan(roots)
-    outcome = run_tasks(tasks, min(2, os.cpu_count() or 1), StatusDisplay())
-    assert not outcome.failed and len(outcome.done) == len(tasks) == 16
+    steps = short_plan(roots)
+    outcome = run_steps(steps, min(2, os.cpu_count() or 1))
+    assert not outcome.failed and len(outcome.done) == len(steps) == 16
 
     results = collect_results("miniature", (0,), METHODS)
-    paths = write_all(results, ReportOptions(tuple(tasks), 48))
+    paths = write_all(results, ReportOptions(tuple(steps), 48, timings=read_timings()))
     summary = json.loads(paths[0].read_text())
     for method in METHODS:
         entry = summary["methods"][method]
@@ -100,39 +108,66 @@ def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
     )
     assert not changed, "\n".join([*changed, frozen.REMEDY.format(roots / "artifacts")])
 
-    again = run_tasks(tasks, 1, StatusDisplay())
-    assert len(again.kept) == len(tasks) and not again.done
-    check_that_work_by_hand_is_known(tasks)
+    (config.LOGS_ROOT / "reproduce" / "timings.json").unlink()  # as if somebody ran it by hand
+    again = run_steps(steps, 1)
+    assert len(again.kept) == len(steps) and not again.done
 
 
-def check_that_work_by_hand_is_known(tasks: list[Task]) -> None:
-    """Somebody who pastes the commands leaves results without marks; other parameters or inputs are
-    other work."""
-    for task in tasks:
-        if not task.own_folder:
-            task.stamp_path.unlink()
-    for changed in tasks:
-        if changed.stage != "dali_extraction":
-            assert was_run_by_hand(changed)
-            assert not was_run_by_hand(
-                replace(changed, parameters=changed.parameters | {"precision": "fp8"})
-            )
-            assert not was_run_by_hand(
-                replace(changed, arguments=(*changed.arguments, "--seed", "1"))
-            )
-    anonymizer = next(task for task in tasks if task.stage == "train_anonymizer")
-    start = anonymizer.inputs[1]
+def test_only_what_decides_a_result_undoes_it(roots: Path):
+    """After the test above: what a step is made of tells what is left to do."""
+    assert not undone(short_plan(roots)), "run the test above first"
+    workers = dict.fromkeys(("init_utility", "train_anonymizer", "train_privacy"), "--n_workers 1")
+    assert not undone(short_plan(roots, **workers)), "workers, device and threads are free"
+    ucf101 = roots / "data" / "UCF101"
+    (ucf101 / "notes.csv").write_text("an extra file")
+    boxes = (ucf101 / "person_boxes.csv").read_bytes()
+    (ucf101 / "person_boxes.csv").write_bytes(boxes + b"\n")
+    assert undone(short_plan(roots)) == {"init_utility_blur"}, "the others look at no boxes"
+    (ucf101 / "person_boxes.csv").write_bytes(boxes)
+
+    start = config.SAVED_MODELS_ROOT / "miniature_s0_init_anonymizer_ted_spad_plus" / "fa_recon.pth"
     content = start.read_bytes()
     start.write_bytes(content + b"0")
-    assert not was_run_by_hand(anonymizer)
+    assert undone(short_plan(roots)) >= {"anonymizer_ted_spad_plus"}
     start.write_bytes(content)
-    third = run_tasks(tasks, 1, StatusDisplay())
-    assert len(third.kept) == len(tasks) and not third.done
-    extraction = next(
-        task for task in tasks if task.stage == "dali_extraction" and task.method == "ted_spad_plus"
-    )
-    assert holds_its_features(extraction)
-    assert not holds_its_features(replace(extraction, inputs=(start,)))
+    other = short_plan(roots, init_utility="--learning_rate 0.5")
+    assert undone(other) == {"init_utility_raw", "init_utility_blur"}
+    listed = ucf101 / "ucfTrainTestlist" / "trainlist01.txt"
+    lines = listed.read_text().splitlines(keepends=True)
+    listed.write_text("".join(lines[:-1]))
+    dataset_digest.cache_clear()  # as in another process
+    assert {"init_utility_raw", "anonymizer_ted_spad_plus"} <= undone(short_plan(roots))
+    listed.write_text("".join(lines))
+    dataset_digest.cache_clear()
+    assert not undone(short_plan(roots))
+
+
+def test_a_killed_training_goes_on_where_it_stood(roots: Path):
+    """Fault 5: a SIGKILL, as the machine's memory sends it, costs what was not saved yet."""
+    more = "--max_steps 100 --minutes_between_saves 0 --run_id killed"
+    step = next(s for s in short_plan(roots, init_privacy=more) if s.stage == "init_privacy")
+    folder = config.SAVED_MODELS_ROOT / "killed"
+    output, state = folder / "fb_ssl.pth", folder / "fb_ssl_state.pth"
+    step = replace(step, name="killed", needs=(), outputs=(output,), state=state)
+
+    def kill_when_saved() -> None:
+        while not state.is_file():
+            time.sleep(0.02)
+        for log in Path("/proc").glob("[0-9]*/fd/1"):
+            with contextlib.suppress(OSError):
+                if os.readlink(log) == str(log_path(step)):
+                    os.kill(int(log.parts[2]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_when_saved)
+    thread.start()
+    assert run_steps([step], 1).failed == ["killed"]
+    thread.join()
+    assert not output.exists() and progress_of(step) == "resumes"
+    before = load_checkpoint(state)
+    assert 0 < before["position"]["step"] < 100
+    assert run_steps([step], 1).done == ["killed"] and not state.exists()
+    assert "--resume" in log_path(step).read_text().splitlines()[0]
+    assert load_checkpoint(output)["meta"]["seconds"] > before["seconds"]
 
 
 def check_features(roots: Path) -> None:
@@ -154,27 +189,45 @@ def check_features(roots: Path) -> None:
     )
 
 
-def test_the_dry_run_names_the_steps_and_touches_nothing(folder: Path, tmp_path: Path):
-    environment = {
-        **os.environ,
-        "TED_SPAD_DATA_ROOT": str(folder / "data"),
-        "TED_SPAD_ARTIFACT_ROOT": str(tmp_path),
-    }
-    command = [
-        sys.executable,
-        str(ROOT / "reproduce.py"),
-        "--preset",
-        "miniature",
-        "--dry_run",
-        "--methods",
-        "spact",
-    ]
+@pytest.mark.parametrize(
+    ("preset", "options", "status", "expected"),
+    [
+        ("miniature", ["--dry_run"], 0, ["train_anonymizer.py --preset miniature_spact"]),
+        ("miniature", ["--slurm"], 0, ["--dependency=afterok:$job_"]),
+        ("paper", [], 2, ["UCF101_ROOT", "TED_SPAD_DATA_ROOT", "--preset miniature"]),
+        ("paper", ["--dry_run", "--tflops", "100"], 0, ["MISSING", "UCF101_ROOT", "about"]),
+    ],
+)
+def test_what_is_printed_instead_of_run_touches_nothing(
+    folder: Path, tmp_path: Path, preset: str, options: list[str], status: int, expected: list[str]
+):
+    data = folder / "data" if preset == "miniature" else tmp_path / "none"
+    roots = {"TED_SPAD_DATA_ROOT": str(data), "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "reproduce.py"), "--preset", preset, *options]
     result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path
-    )
-    assert result.returncode == 0, result.stderr
-    assert "train_anonymizer.py --preset miniature_spact" in result.stdout
+        [*command, "--methods", "spact"], env={**os.environ, **roots}, capture_output=True,
+        text=True, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == status, result.stderr
+    text = result.stderr if status else result.stdout
+    assert all(part in text for part in expected) and "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_names_the_command_that_goes_on(folder: Path, tmp_path: Path):
+    roots = {"TED_SPAD_DATA_ROOT": str(folder / "data"), "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "reproduce.py"), "--preset", "miniature"]
+    process = subprocess.Popen(
+        [*command, "--methods", "raw", "--device", "cpu"], env={**os.environ, **roots},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert "steps, " in process.stderr.readline()
+    assert "start " in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    text = process.communicate(timeout=120)[1]
+    assert process.returncode == 143 and "the same command goes on: " in text
+    assert "reproduce.py --preset miniature --methods raw --device cpu" in text
+    assert "--resume" not in text
 
 
 def test_failed_steps_are_named_with_status_3_and_the_report_is_written(folder, tmp_path):
@@ -183,31 +236,12 @@ def test_failed_steps_are_named_with_status_3_and_the_report_is_written(folder, 
     options = ["--preset", "miniature", "--methods", "raw", "--device", "cpu"]
     result = subprocess.run(
         [sys.executable, ROOT / "reproduce.py", *options],
-        env=os.environ | roots,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+        env=os.environ | roots, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert result.returncode == 3, result.stderr
     failed = result.stderr.splitlines()[-1]
     assert failed.startswith("failed: ") and "; not run: " in failed
     assert (tmp_path / "results" / "report.html").is_file()
-
-
-def test_missing_data_is_one_clear_message(tmp_path: Path):
-    environment = {
-        **os.environ,
-        "TED_SPAD_DATA_ROOT": str(tmp_path / "none"),
-        "TED_SPAD_ARTIFACT_ROOT": str(tmp_path),
-    }
-    command = [sys.executable, str(ROOT / "reproduce.py"), "--preset", "paper"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert (
-        "UCF101" in result.stderr
-        and "TED_SPAD_DATA_ROOT" in result.stderr
-        and "--preset miniature" in result.stderr
-    )
 
 
 def test_all_stages_run_on_a_pretended_gpu_in_bf16(folder: Path, tmp_path: Path):

@@ -19,7 +19,7 @@ from aux_code.checkpoints import save_checkpoint
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_fa_model, load_ft_model
 from feature_extraction import dali_extraction
-from feature_extraction.manifest import is_complete
+from feature_extraction.manifest import progress
 from feature_extraction.params_feature_extraction import MINIATURE
 from feature_extraction.video_inputs import list_inputs, parse_shard, shard_of
 from tests.feature_extraction.videos import painted, write_sound, write_video
@@ -247,17 +247,18 @@ def test_the_planner_can_ask_whether_anything_is_left(tmp_path, videos, weights,
     (videos / "bad.mp4").write_bytes(b"")
     paths = {"dataset": str(videos), "anonymizer": str(weights), "output": str(tmp_path / "out")}
     params, cpu = replace(MINIATURE, reader="pyav", **paths), torch.device("cpu")
-    assert not is_complete(params, cpu)
-    assert run(videos) == 3 and not is_complete(params, cpu)  # what failed is tried again
+    assert progress(params, cpu) == "to do"
+    assert run(videos) == 3 and progress(params, cpu) == "resumes"  # what failed is tried again
     write_video(videos / "bad.mp4", 5)
     assert run(videos) == 0
     before = (tmp_path / "out" / "manifest.json").read_bytes()
-    assert is_complete(replace(params, batch_size=3, n_decoders=2, seed=7), cpu)
+    assert progress(replace(params, batch_size=3, n_decoders=2, seed=7), cpu) == "done"
     for name, value in {"crop": 0.9, "size": 32, "utility": "/no", "dataset": "/nowhere"}.items():
-        assert not is_complete(replace(params, **{name: value}), cpu)
-    assert not is_complete(replace(params, anonymizer="raw", utility=str(weights)), cpu)
+        assert progress(replace(params, **{name: value}), cpu) == "to do"
+    other = replace(params, anonymizer="raw", utility=str(weights))
+    assert progress(other, cpu) == "to do"
     write_video(videos / "a.mp4", 34)
-    assert not is_complete(params, cpu)
+    assert progress(params, cpu) == "resumes"
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
 
 
