@@ -70,8 +70,8 @@ class _Report:
         self.results, self.options, self.preset = results, options, results.preset
         self.seed = results.seeds[0]
         self.details = tables.detail_tables(results)
-        size = options.picture_size
-        self.source = SampleSource(self.preset, self.seed, size, options.show_raw)
+        size, show_raw = options.picture_size, options.show_raw
+        self.source = SampleSource(self.preset, self.seed, size, show_raw)
         self.shown = results.main_methods() if "8" in options.tables else results.methods()
         others = [name for name in ("ted_spad", "ted_spad_plus") if name in results.by_method]
         others = others or [m.name for m in results.methods(control=False) if m.name != "raw"][:2]
@@ -94,7 +94,6 @@ class _Report:
         note = tables.measurement_note(self.results)
         environment = jinja2.Environment(autoescape=True, trim_blocks=True)
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-            title="TeD-SPAD: what is leaked, and what is still detected",
             state=f"Preset {self.preset}. {note} Written on {time.strftime('%Y-%m-%d')}.",
             headline=tables.headline(self.results),
             starts=sorted({attack.start for result in self.results for attack in result.attacks}),
@@ -109,8 +108,7 @@ class _Report:
             yield tables.paper_table(self.results, "8")
 
     def _other_tables(self) -> Blocks:
-        numbers = [number for number in self.options.tables if number in ABLATION_TABLES]
-        if numbers:
+        if numbers := [number for number in self.options.tables if number in ABLATION_TABLES]:
             figure = figures.ablation_changes(self.results, numbers)
             yield _embedded(figure, "ablations", "What each variant changes against raw video.")
         for number in (number for number in self.options.tables if number != "8"):
@@ -131,9 +129,8 @@ class _Report:
             yield self.details["attackers"]
 
     def _samples(self) -> Blocks:
-        videos = self.source.videos()[:1]
         shown = [("images", self.source.images(), "Test images with two attributes or more")]
-        for video in videos:
+        for video in self.source.videos()[:1]:
             frames, _ = self.source.video_frames(video)
             shown.append(("frames", frames, f"Frames of the UCF-Crime test video {video.name}"))
         for name, samples, caption in shown:

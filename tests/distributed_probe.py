@@ -1,5 +1,4 @@
-"""Run by test_distributed.py under torchrun: prints what the helpers of aux_code.distributed give
-on each rank."""
+"""Run by test_distributed.py under torchrun: what aux_code.distributed gives on each rank."""
 
 import json
 import sys
@@ -47,16 +46,9 @@ def gloo_threads() -> list[str]:
 
 
 def averaged_gradients(rank: int) -> list:
-    """Gradients that the optimizer gets: of a parameter that the loss enters twice, of one that
-    rank 0's loss does not depend on, of an unused and of a frozen one."""
-    network = torch.nn.ParameterDict(
-        {
-            "twice": torch.zeros(2, 3),
-            "on_rank_1": torch.zeros(4),
-            "unused": torch.zeros(4),
-            "frozen": torch.zeros(1),
-        }
-    )
+    """Gradients that the optimizer gets; only rank 1's loss depends on `on_rank_1`."""
+    sizes = {"twice": (2, 3), "on_rank_1": (4,), "unused": (4,), "frozen": (1,)}
+    network = torch.nn.ParameterDict({name: torch.zeros(size) for name, size in sizes.items()})
     network["frozen"].requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters())
     for _ in range(2):
@@ -71,8 +63,7 @@ def averaged_gradients(rank: int) -> list:
 
 
 def gathered_nt_xent(rank: int) -> list:
-    """[loss, gradient of this rank's first views averaged over ranks' losses] of NT-Xent over all
-    ranks' rows."""
+    """[loss, gradient of this rank's first views averaged over ranks' losses] of all rows."""
     first, second = all_views()
     own = [view.chunk(2)[rank].clone().requires_grad_(True) for view in (first, second)]
     loss = nt_xent_loss(*map(distributed.gather_rows, own), 0.1)
@@ -82,9 +73,8 @@ def gathered_nt_xent(rank: int) -> list:
 
 def all_views() -> torch.Tensor:
     """(2, 6, 4) unit vectors: two views of six images."""
-    return torch.nn.functional.normalize(
-        torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(3)), dim=2
-    )
+    views = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(3))
+    return torch.nn.functional.normalize(views, dim=2)
 
 
 if __name__ == "__main__":
