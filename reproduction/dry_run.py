@@ -60,10 +60,8 @@ def progress_of_all(steps: Sequence[Step]) -> dict[str, Progress]:
 class Reckoning(NamedTuple):
     """How the time that is left is told."""
 
-    n_jobs: int = 1
-    """Steps at once."""
-    tflops: float = 0.0
-    """TFLOP/s for the paper's steps that were not measured; 0: their time is unknown."""
+    n_jobs: int = 1  # steps at once
+    tflops: float = 0.0  # for the paper's steps that were not measured; 0: their time is unknown
 
     def in_words(self, steps: Sequence[Step], n_jobs: int = 1) -> str:
         """`about h:mm:ss`, of steps that run `n_jobs` at once."""
@@ -84,11 +82,7 @@ def shell_script(
 ) -> str:
     """The plan as a script that can be pasted; comments tell what is done, missing, and how long.
 
-    Args:
-        steps: each after those it needs.
-        time_left: how it is reckoned.
-        problems: of `check_inputs`.
-        overwrite: whether --overwrite is passed on.
+    `problems` are those of `check_inputs`; `overwrite` is passed on to the steps.
     """
     progress, n_jobs = progress_of_all(steps), time_left.n_jobs
     rest = [step for step in steps if progress[step.name] != "done"]
@@ -114,13 +108,7 @@ def shell_script(
 
 def sbatch_script(steps: Sequence[Step], options: Sequence[str], overwrite: bool = False) -> str:
     """A bash script that submits one job for each step that is not done, after those it needs, and
-    at the end the report.
-
-    Args:
-        steps: each after those it needs.
-        options: of reproduce.py, which then finds everything done.
-        overwrite: whether --overwrite is passed on.
-    """
+    at the end reproduce.py with its `options`, which finds all done and writes the report."""
     logs = shlex.quote(str(config.LOGS_ROOT / "slurm"))
     lines = [
         "#!/bin/bash",

@@ -11,11 +11,9 @@ from aux_code.errors import UserError
 class Attacker:
     """One attacker of stage 2."""
 
-    suffix: str
-    """Appended to the run's name; empty for the first attacker."""
+    suffix: str  # appended to the run's name; empty for the first attacker
     label: str
-    options: tuple[str, ...] = ()
-    """Further options of train_privacy.py."""
+    options: tuple[str, ...] = ()  # further ones of train_privacy.py
 
 
 PLAIN_ATTACKER = Attacker("", "released frames as they are")
@@ -28,33 +26,21 @@ FEATURE_ATTACKER = Attacker("_features", "f_T's features", ("--level", "feature"
 
 @dataclass(frozen=True)
 class Method:
-    """One row: what stands between the camera and every later stage.
+    """One row: what stands between the camera and every later stage."""
 
-    Attributes:
-        name: as in results/summary.json and on the command line of reproduce.py; `label`: as in
-            the tables, `miniature_label` where that would not be true there.
-        kind: given: --anonymizer NAME; else the checkpoint of init_anonymizer or of the minimax
-            training.
-        preset_suffix: of train_anonymizer's preset, after `paper` or `miniature`; of
-            init_anonymizer's, too, with `own_initialisation`.
-        miniature_options: of train_anonymizer.py in the miniature, whose clips are short.
-        utility_arch: f_T (Table 10), in the miniature, whose frames are too small for the paper's
-            networks, `miniature_utility_arch`; empty: that of init_utility's preset.
-        control: shown to explain the other rows; not a row of the paper.
-        attackers: the strongest one's result counts.
-    """
-
-    name: str
-    label: str
-    kind: Literal["given", "reconstruction", "trained"]
-    preset_suffix: str = ""
-    own_initialisation: bool = False
-    miniature_options: tuple[str, ...] = ()
-    utility_arch: str = ""
-    miniature_utility_arch: str = ""
-    miniature_label: str = ""
-    control: bool = False
-    attackers: tuple[Attacker, ...] = (PLAIN_ATTACKER,)
+    name: str  # as in results/summary.json and on the command line of reproduce.py
+    label: str  # as in the tables
+    kind: Literal["given", "reconstruction", "trained"]  # --anonymizer: its name, or a checkpoint
+    preset_suffix: str = ""  # of train_anonymizer's preset, after `paper` or `miniature`
+    own_initialisation: bool = False  # init_anonymizer too is run with the preset of this suffix
+    miniature_options: tuple[
+        str, ...
+    ] = ()  # of train_anonymizer.py: the miniature's clips are short
+    utility_arch: str = ""  # f_T (Table 10); empty: that of init_utility's preset
+    miniature_utility_arch: str = ""  # its frames are too small for the paper's networks
+    miniature_label: str = ""  # where `label` would not be true there
+    control: bool = False  # shown to explain the other rows; not a row of the paper
+    attackers: tuple[Attacker, ...] = (PLAIN_ATTACKER,)  # the strongest one's result counts
 
     def label_in(self, preset: str) -> str:
         """The label in the tables of a preset."""

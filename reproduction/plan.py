@@ -31,19 +31,13 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Stage:
-    """A script, and how it says what its results are made of.
+    """A script, and how it says what its results are made of."""
 
-    Attributes:
-        script: relative to the repository's root, or `-m MODULE`; `title`: for displays.
-        made_of: parameters -> what a result of now would record.
-        files: in the run's folder, checkpoint and state of an unfinished training.
-    """
-
-    script: str
-    title: str
+    script: str  # relative to the repository's root, or `-m MODULE`
+    title: str  # for displays
     presets: Mapping[str, CommonParams] = field(default_factory=dict)
-    made_of: Callable[[Any], Recipe] | None = None
-    files: tuple[str, str] = ("", "")
+    made_of: Callable[[Any], Recipe] | None = None  # parameters -> what a result would record now
+    files: tuple[str, str] = ("", "")  # checkpoint and unfinished state, in the run's folder
 
 
 STAGES = {
@@ -73,31 +67,22 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Step:
-    """One process to run.
+    """One process to run."""
 
-    Attributes:
-        name: unique; names the log.
-        stage: key of STAGES; `scale`: paper or miniature; `method`: the table's row that it is for.
-        arguments: what follows the script on the command line.
-        outputs: files that exist once it is done; the first one says what it was made of.
-        needs: names of the steps that must be done first.
-        environment: variables that differ from this process's.
-        data_root: where its data sets lie; None: where config.py says.
-        state: file of an unfinished training; `features`: folder of an extraction.
-    """
-
-    name: str
-    stage: str
-    scale: str
+    name: str  # unique; names the log
+    stage: str  # key of STAGES
+    scale: str  # paper or miniature
     seed: int
-    arguments: tuple[str, ...]
-    outputs: tuple[Path, ...]
-    method: str = "shared"
-    needs: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
-    data_root: Path | None = None
-    state: Path | None = None
-    features: Path | None = None
+    arguments: tuple[str, ...]  # what follows the script on the command line
+    outputs: tuple[Path, ...]  # exist once it is done; the first one says what it was made of
+    method: str = "shared"  # the table's row that it is for
+    needs: tuple[str, ...] = ()  # names of the steps that must be done first
+    environment: dict[str, str] = field(
+        default_factory=dict
+    )  # where it differs from this process's
+    data_root: Path | None = None  # where its data sets lie; None: where config.py says
+    state: Path | None = None  # file of an unfinished training
+    features: Path | None = None  # folder of an extraction
 
     @property
     def params(self) -> Any:
@@ -167,33 +152,19 @@ Makers = Iterable[Step | None]
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """What decides the plan besides methods and seeds.
+    """What decides the plan besides methods and seeds."""
 
-    Attributes:
-        preset: paper or miniature; `datasets`: surveillance sets of the table.
-        machine_arguments: passed to every script: device and threads; `environment`: the same.
-        utility_weights: file from which init_utility starts (the paper: Kinetics-400).
-        ucf_crime_only: methods that report UCF-Crime alone: ablations, the miniature's controls.
-        feature_level: methods whose f_T features are attacked too (Table 1).
-    """
-
-    preset: str
-    datasets: tuple[str, ...] = DATASETS
-    machine_arguments: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
-    utility_weights: str = ""
-    ucf_crime_only: frozenset[str] = frozenset()
-    feature_level: tuple[str, ...] = ()
+    preset: str  # paper or miniature
+    datasets: tuple[str, ...] = DATASETS  # surveillance sets of the table
+    machine_arguments: tuple[str, ...] = ()  # of every script: device and threads
+    environment: dict[str, str] = field(default_factory=dict)  # of every script
+    utility_weights: str = ""  # file from which init_utility starts (the paper: Kinetics-400)
+    ucf_crime_only: frozenset[str] = frozenset()  # ablations, the miniature's controls
+    feature_level: tuple[str, ...] = ()  # methods whose f_T features are attacked too (Table 1)
 
 
 def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSettings:
-    """What the tables need beside their rows, and where and with how many threads steps run.
-
-    Args:
-        params: of reproduce.py.
-        n_jobs: steps at once.
-        tables: numbers of the paper's tables.
-    """
+    """What the tables need beside their rows, and how `n_jobs` steps at once share the machine."""
     machine, environment = ("--device", params.device), {}
     if n_jobs > 1 and choose_device(params.device).type == "cpu":
         n_threads = str(max(1, (os.cpu_count() or 1) // n_jobs))
@@ -207,15 +178,11 @@ def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSett
     partial = {"raw", *ablations} - main_rows
     if params.preset == "miniature":
         partial |= {*rows.CONTROLS} - {*params.methods}
-    return PlanSettings(
-        params.preset,
-        DATASETS if main_rows else ("ucf_crime",),
-        machine,
-        environment,
-        str(Path(params.init_weights).absolute()) if params.init_weights else "",
-        frozenset(partial),
-        rows.TABLE_1 if "1" in tables else (),
-    )
+    datasets = DATASETS if main_rows else ("ucf_crime",)
+    weights = str(Path(params.init_weights).absolute()) if params.init_weights else ""
+    attacked = rows.TABLE_1 if "1" in tables else ()
+    common = (params.preset, datasets, machine, environment, weights)
+    return PlanSettings(*common, frozenset(partial), attacked)
 
 
 def build_plan(methods: Iterable[str], seeds: Iterable[int], settings: PlanSettings) -> list[Step]:

@@ -29,21 +29,13 @@ every optimizer imports when it is made. OpenVINO is not here: its import starts
 
 
 class Command(NamedTuple):
-    """What to run, and with what.
+    """What to run, and with what."""
 
-    Attributes:
-        words: what follows `python`: SCRIPT or -m MODULE, and its arguments.
-        folder: to work in; the script's path is relative to it.
-        log: file that stdout and stderr are appended to.
-        environment: all variables.
-        kept_open: stays open as long as the process lives: a lock.
-    """
-
-    words: Sequence[str]
-    folder: str
-    log: str
-    environment: Mapping[str, str]
-    kept_open: Connection
+    words: Sequence[str]  # what follows `python`: SCRIPT or -m MODULE, and its arguments
+    folder: str  # to work in; the script's path is relative to it
+    log: str  # file that stdout and stderr are appended to
+    environment: Mapping[str, str]  # all variables
+    kept_open: Connection  # a lock, held as long as the process lives
 
 
 class PlainProcess:

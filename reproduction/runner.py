@@ -94,7 +94,7 @@ def run_steps(
         jobs: at least 1.
         forced: names of steps that run although they are done, with --overwrite.
         overwrite: pass --overwrite to every script that runs.
-        stream: gets a line for each event; stderr by default.
+        stream: gets a line for each event.
 
     Raises:
         UserError: another one works in the same ARTIFACT_ROOT.
