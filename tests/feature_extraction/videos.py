@@ -35,7 +35,7 @@ def write_video(
 
 
 def write_sound(path: Path) -> Path:
-    """A file with sound and no picture."""
+    """A file with sound and no video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         silence = np.zeros((1, 4096), np.float32)

@@ -26,7 +26,7 @@ def test_clip_scores_become_frame_scores(tmp_path):
     assert np.allclose(curve.scores[[0, 31, 32, 63, 64, 69]], [0.1, 0.1, 0.9, 0.9, 0.5, 0.5])
 
 
-def test_picture_shades_the_truth(tmp_path, monkeypatch):
+def test_figure_shades_the_truth(tmp_path, monkeypatch):
     paths = [_results(tmp_path, run_id, [0.1, 0.9, 0.5]) for run_id in ("raw", "ted_spad")]
     options = ["plot_scores.py", "Fight 1", *map(str, paths), "--output", str(tmp_path / "out.png")]
     monkeypatch.setattr(sys, "argv", options)
