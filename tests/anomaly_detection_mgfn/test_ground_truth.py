@@ -13,13 +13,17 @@ def matched(small_set):
     return match_videos(str(small_set.dataset), open_feature_folder(small_set.features))
 
 
+def keep_lines(path, word):
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if word in line]
+    path.write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
+
+
 def test_labels_and_events_are_those_of_the_annotation(small_set):
-    """The release halves ShanghaiTech's truth in time and takes only multiples of 32 frames; these
-    are others."""
+    """The release halves ShanghaiTech's truth and takes only multiples of 32 frames, unlike these."""
     videos = matched(small_set)
-    assert {video.name: video.label for video in videos.train} == {
-        name: label for name, label in small_set.labels.items() if name.startswith("train")
-    }
+    labels = {name: own for name, own in small_set.labels.items() if name.startswith("train")}
+    assert {video.name: video.label for video in videos.train} == labels
     for truth in videos.test:
         expected = np.zeros(small_set.n_frames[truth.name], np.uint8)
         for start, end in small_set.events[truth.name]:
@@ -27,14 +31,12 @@ def test_labels_and_events_are_those_of_the_annotation(small_set):
         assert truth.n_frames == len(expected)
         assert truth.positives.sum() == expected.sum()
         assert list(truth.events) == small_set.events[truth.name]
-        assert len(frame_scores(np.zeros(len(truth.positives)), truth.n_frames, 32)) == len(
-            expected
-        )
+        scores = frame_scores(np.zeros(len(truth.positives)), truth.n_frames, 32)
+        assert len(scores) == len(expected)
 
 
 def test_label_is_a_column_and_not_a_line_number(small_set):
-    """The release took the first lines of its lists as anomalous; here the order of the lines does
-    not matter."""
+    """The release took the first lines of its lists as anomalous."""
     before = {video.name: video.label for video in matched(small_set).train}
     path = small_set.dataset / "train.csv"
     header, *lines = path.read_text(encoding="utf-8").splitlines()
@@ -68,24 +70,15 @@ def test_a_video_without_features_is_named(small_set):
 
 
 @pytest.mark.parametrize(
-    "kept, word", [("normal", "only normal"), ("anomalous", "only anomalous"), ("", "no training")]
+    "kept, word", [(",0,", "only normal"), (",1,", "only anomalous"), ("none", "no training")]
 )
 def test_training_needs_both_classes(small_set, kept, word):
-    path = small_set.dataset / "train.csv"
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
-    label = {"normal": ",0,", "anomalous": ",1,", "": "none"}[kept]
-    path.write_text(
-        "\n".join([header, *(line for line in lines if label in line)]) + "\n", encoding="utf-8"
-    )
+    keep_lines(small_set.dataset / "train.csv", kept)
     with pytest.raises(UserError, match=f"train.csv: {word}"):
         matched(small_set)
 
 
 def test_test_videos_need_both_classes(small_set):
-    path = small_set.dataset / "test.csv"
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text(
-        "\n".join([header, *(line for line in lines if ",0," in line)]) + "\n", encoding="utf-8"
-    )
+    keep_lines(small_set.dataset / "test.csv", ",0,")
     with pytest.raises(UserError, match="test.csv: .*anomalous and normal frames"):
         matched(small_set)

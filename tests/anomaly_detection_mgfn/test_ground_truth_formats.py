@@ -1,5 +1,4 @@
-"""Original annotation files -> one label per frame of the test videos; the cases at which an index
-is off by one."""
+"""Original annotation files -> labels per frame; the cases at which an index is off by one."""
 
 import numpy as np
 import pytest
@@ -46,15 +45,12 @@ def touch(path):
 
 def write_ucf_crime(root):
     """Frames from 1, both ends inclusive."""
-    test, annotations = (
-        ["Testing_Normal_Videos_Anomaly/Normal_x264.mp4"],
-        ["Normal_x264.mp4  Normal  -1  -1  -1  -1"],
-    )
+    test = ["Testing_Normal_Videos_Anomaly/Normal_x264.mp4"]
+    annotations = ["Normal_x264.mp4  Normal  -1  -1  -1  -1"]
     for case, (events, _) in CASES.items():
         file = f"{name_of(case, 'ucf_crime')}.mp4"
-        bounds = [bound for start, end in events for bound in (start + 1, end)] + [-1] * (
-            4 - 2 * len(events)
-        )
+        bounds = [bound for start, end in events for bound in (start + 1, end)]
+        bounds += [-1] * (4 - len(bounds))
         test.append(f"Abuse/{file}")
         annotations.append("  ".join([file, "Abuse", *map(str, bounds)]))
     write_lines(root / "Temporal_Anomaly_Annotation_for_Testing_Videos.txt", annotations)
@@ -79,9 +75,8 @@ def write_xd_violence(root):
 
 def write_shanghaitech(root):
     """One 0 or 1 per frame, so that nothing lies past the end."""
-    masks = {name_of(case, "shanghaitech"): expected_labels(case) for case in CASES} | {
-        "02_0001": np.ones(9, np.uint8)
-    }
+    masks = {name_of(case, "shanghaitech"): expected_labels(case) for case in CASES}
+    masks["02_0001"] = np.ones(9, np.uint8)
     for name, mask in masks.items():
         (root / "testing" / "test_frame_mask").mkdir(parents=True, exist_ok=True)
         np.save(root / "testing" / "test_frame_mask" / f"{name}.npy", mask)
@@ -92,50 +87,43 @@ def write_shanghaitech(root):
 
 def expected_labels(case):
     events, n_frames = CASES[case]
-    return np.array(
-        [any(start <= i < end for start, end in events) for i in range(n_frames)], np.uint8
-    )
+    inside = [any(start <= i < end for start, end in events) for i in range(n_frames)]
+    return np.array(inside, np.uint8)
 
 
-@pytest.mark.parametrize("dataset", ["ucf_crime", "xd_violence", "shanghaitech"])
+WRITERS = {
+    "ucf_crime": (write_ucf_crime, "Abuse"),
+    "xd_violence": (write_xd_violence, "Fighting"),
+    "shanghaitech": (write_shanghaitech, "Anomaly"),
+}
+
+
+@pytest.mark.parametrize("dataset", WRITERS)
 def test_frame_labels_from_the_original_annotations(tmp_path, monkeypatch, caplog, dataset):
     root = tmp_path / "data"
     monkeypatch.setattr(config, f"{dataset.upper()}_ROOT", root)
-    write = {
-        "ucf_crime": write_ucf_crime,
-        "xd_violence": write_xd_violence,
-        "shanghaitech": write_shanghaitech,
-    }
-    normal, train = write[dataset](root)
-    n_frames = {name_of(case, dataset): n for case, (_, n) in CASES.items()} | dict.fromkeys(
-        [normal, *train], 50
-    )
+    write, category = WRITERS[dataset]
+    normal, train = write(root)
+    n_frames = {name_of(case, dataset): n for case, (_, n) in CASES.items()}
+    n_frames |= dict.fromkeys([normal, *train], 50)
     features = {name: np.zeros((clip_count(n), 16), np.float32) for name, n in n_frames.items()}
     write_features(tmp_path / "features", features, n_frames, dataset=dataset)
 
     videos = {video.name: video for video in load_surveillance(dataset).test}
-    truths = {
-        truth.name: truth
-        for truth in match_videos(dataset, open_feature_folder(tmp_path / "features")).test
-    }
+    matched = match_videos(dataset, open_feature_folder(tmp_path / "features"))
+    truths = {truth.name: truth for truth in matched.test}
     assert truths.keys() == videos.keys() == n_frames.keys() - set(train)
     for case in CASES:
         name, expected = name_of(case, dataset), expected_labels(case)
-        np.testing.assert_array_equal(
-            frame_labels(videos[name], len(expected)), expected, err_msg=case
-        )
+        labels = frame_labels(videos[name], len(expected))
+        np.testing.assert_array_equal(labels, expected, err_msg=case)
         truth = truths[name]
         positives = [expected[i : i + 32].sum() for i in range(0, len(expected), 32)]
         np.testing.assert_array_equal(truth.positives, positives, err_msg=case)
         assert (truth.label, truth.n_frames) == (1, len(expected)), case
         assert (truth.positives + truth.negatives).sum() == len(expected), case
-        assert truth.category == {"ucf_crime": "Abuse", "xd_violence": "Fighting"}.get(
-            dataset, "Anomaly"
-        )
-    assert (
-        truths[normal].label == 0
-        and not truths[normal].positives.any()
-        and truths[normal].category == "Normal"
-    )
+        assert truth.category == category
+    assert (truths[normal].label, truths[normal].category) == (0, "Normal")
+    assert not truths[normal].positives.any()
     clipped = [name_of(case, dataset) for case, (events, n) in CASES.items() if events[-1][1] > n]
     assert dataset == "shanghaitech" or all(f"{name}: event" in caplog.text for name in clipped)

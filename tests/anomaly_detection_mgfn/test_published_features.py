@@ -1,5 +1,4 @@
-"""Features as circulated: lists, crops in one file or one file each, float64, labels by name,
-concatenated truth."""
+"""Features as circulated: lists, crops in one file or one each, labels by name, joined truth."""
 
 import json
 import sys
@@ -7,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from anomaly_detection_mgfn import main as script
 from anomaly_detection_mgfn.feature_bags import load_segments, load_videos
@@ -18,15 +16,16 @@ from aux_code import config
 from aux_code.checkpoints import save_checkpoint
 from aux_code.errors import UserError
 
-TRAIN = {
-    "Burglary001_x264_i3d": 1,
-    "Normal_Videos003_x264_i3d": 0,
-    "Abuse001_x264_i3d": 1,
-    "Normal_Videos001_x264_i3d": 0,
-    "RoadAccidents010_x264_i3d": 1,
-    "Normal_Videos900_x264_i3d": 0,
-}
-TEST = {"Abuse028_x264_i3d": 1, "Normal_Videos_010_x264_i3d": 0, "Vandalism036_x264_i3d": 1}
+
+def labelled(*names):
+    return {f"{name}_x264_i3d": int("Normal" not in name) for name in names}
+
+
+TRAIN = labelled(
+    *("Burglary001", "Normal_Videos003", "Abuse001"),
+    *("Normal_Videos001", "RoadAccidents010", "Normal_Videos900"),
+)
+TEST = labelled("Abuse028", "Normal_Videos_010", "Vandalism036")
 
 
 class Published:
@@ -51,27 +50,19 @@ class Published:
                 if split == "test":
                     truth.append(labels)
                 self.arrays[name], self.labels[name] = array, labels
-                files = (
-                    [f"{name}.npy"]
-                    if not spread
-                    else [f"{name}{spread}{i}.npy" for i in range(n_crops)]
-                )
+                marks = [f"{spread}{i}" for i in range(n_crops)] if spread else [""]
+                files = [f"{name}{mark}.npy" for mark in marks]
                 for i, file in enumerate(files):
-                    np.save(
-                        root / "features" / file, array[:, i] if spread or not n_crops else array
-                    )
+                    own_crop = array[:, i] if spread or not n_crops else array
+                    np.save(root / "features" / file, own_crop)
                 lines += [f"/somebody/else/{file}" for file in files]
             (root / f"{split}.list").write_text("\n".join(lines) + "\n")
         np.save(root / "gt.npy", np.concatenate(truth))
 
     def params(self, **changes):
         lists = (str(self.root / "train.list"), str(self.root / "test.list"))
-        values = {
-            "features": str(self.root / "features"),
-            "ground_truth": str(self.root / "gt.npy"),
-            **changes,
-        }
-        return replace(MINIATURE, **{"features_list": lists, **values})
+        files = {"features": str(self.root / "features"), "ground_truth": str(self.root / "gt.npy")}
+        return replace(MINIATURE, **{"features_list": lists, **files, **changes})
 
     def matched(self, **changes):
         params = self.params(**changes)
@@ -105,14 +96,10 @@ def test_features_labels_and_truth_are_those_of_the_files(tmp_path, form):
     loaded = load_videos(source, list(published.arrays), memory_limit_gib=1.0)
     assert loaded.data.dtype == np.float32
     for i, array in enumerate(published.arrays.values()):
-        np.testing.assert_array_equal(
-            loaded.bag(i)[..., :-1], array.astype(np.float32).swapaxes(0, 1)
-        )
-    assert load_segments(source, list(names[0]), 8, 1.0).shape[:3] == (
-        len(names[0]),
-        source.n_crops,
-        8,
-    )
+        expected = array.astype(np.float32).swapaxes(0, 1)
+        np.testing.assert_array_equal(loaded.bag(i)[..., :-1], expected)
+    segments = load_segments(source, list(names[0]), 8, 1.0)
+    assert segments.shape[:3] == (len(names[0]), source.n_crops, 8)
     for truth in videos.test:
         assert truth.events == (((40, 90),) if truth.label else ())
         assert truth.n_frames == len(published.labels[truth.name])
@@ -126,8 +113,7 @@ def test_categories(tmp_path):
 
 
 def test_labels_do_not_depend_on_the_order_of_the_list(tmp_path):
-    """The release takes the first lines of its list as anomalous; lists of ShanghaiTech are
-    alphabetical."""
+    """The release takes the first lines as anomalous; ShanghaiTech's lists are alphabetical."""
     published = Published(tmp_path)
     path = tmp_path / "train.list"
     path.write_text("\n".join(sorted(path.read_text().splitlines(), reverse=True)))
@@ -145,9 +131,8 @@ def test_names_that_tell_nothing_need_a_column_or_annotations(tmp_path):
         path = tmp_path / f"{split}.list"
         lines = path.read_text().splitlines()
         path.write_text("\n".join(f"{line} {label}" for line, label in zip(lines, own.values())))
-    assert {
-        video.name: video.label for video in published.matched(dataset="nowhere")[1].train
-    } == SHANGHAI[0]
+    train = published.matched(dataset="nowhere")[1].train
+    assert {video.name: video.label for video in train} == SHANGHAI[0]
 
 
 def test_annotations_of_the_data_set_label_what_names_do_not(tmp_path):
@@ -183,9 +168,8 @@ def test_frame_counts_of_the_list_are_used_and_checked(tmp_path):
     path.write_text("\n".join(f"{row},{y},{n}" for row, y, n in zip(lines, TEST.values(), counts)))
     np.save(tmp_path / "gt.npy", np.concatenate([published.labels[name][:-5] for name in TEST]))
     assert [truth.n_frames for truth in published.matched()[1].test] == counts
-    path.write_text(
-        "\n".join(f"{row},{y},{n + 100}" for row, y, n in zip(lines, TEST.values(), counts))
-    )
+    rows = zip(lines, TEST.values(), counts)
+    path.write_text("\n".join(f"{row},{y},{n + 100}" for row, y, n in rows))
     with pytest.raises(UserError, match="Abuse028.*Vandalism036"):
         published.matched()
 
@@ -229,36 +213,18 @@ def test_training_and_a_published_detector(tmp_path, monkeypatch):
     for name in ("SAVED_MODELS_ROOT", "RESULTS_ROOT", "LOGS_ROOT"):
         monkeypatch.setattr(config, name, tmp_path / name)
     published = Published(tmp_path / "data", n_crops=2)
-    common = [
-        "main.py",
-        "--preset",
-        "miniature",
-        "--device",
-        "cpu",
-        "--n_threads",
-        "1",
-        "--epochs",
-        "2",
-    ]
-    common += [
-        "--features",
-        published.params().features,
-        "--ground_truth",
-        published.params().ground_truth,
-    ]
-    lists = published.params().features_list
+    params, lists = published.params(), published.params().features_list
+    common = "main.py --preset miniature --device cpu --n_threads 1 --epochs 2".split()
+    common += ["--features", params.features, "--ground_truth", params.ground_truth]
     monkeypatch.setattr(sys, "argv", [*common, "--run_id", "a", "--features_list", *lists])
     assert script.main() == 0
-    torch.manual_seed(0)
-    save_checkpoint(
-        tmp_path / "mgfn.pth", MGFN(feature_dim=16, dims=(8, 8, 8), depths=(1, 1, 1)).state_dict()
-    )
+    net = MGFN(feature_dim=16, dims=(8, 8, 8), depths=(1, 1, 1))
+    save_checkpoint(tmp_path / "mgfn.pth", net.state_dict())
     evaluate = ["--run_id", "e", "--eval_only", "--pretrained_ckpt", str(tmp_path / "mgfn.pth")]
     monkeypatch.setattr(sys, "argv", [*common, *evaluate, "--features_list", lists[1]])
     assert script.main() == 0
     for run_id in "ae":
-        found = json.loads(
-            (tmp_path / "RESULTS_ROOT" / f"anomaly_ucf_crime_{run_id}.json").read_text()
-        )
+        path = tmp_path / "RESULTS_ROOT" / f"anomaly_ucf_crime_{run_id}.json"
+        found = json.loads(path.read_text())
         assert found["frames_per_feature"] == 16
         assert [video["name"] for video in found["videos"]] == list(TEST)
