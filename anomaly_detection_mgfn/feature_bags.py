@@ -28,11 +28,8 @@ def segment_features(features: np.ndarray, n_segments: int) -> np.ndarray:
     the first clip of each segment instead of the mean.
 
     Args:
-        features: (n, F) or (n, n_crops, F), n >= 1.
-        n_segments: number of segments S.
-
-    Returns:
-        (S, F) or (S, n_crops, F) float32.
+        features: (n, F) or (n, n_crops, F), n >= 1 -> (S, F) or (S, n_crops, F) float32.
+        n_segments: S.
 
     Raises:
         ValueError: there is no clip.
@@ -142,9 +139,8 @@ def open_feature_folder(folder: Path | str) -> FeatureSource:
     manifest = read_manifest(path)
     for key, value in GEOMETRY.items():
         if manifest.get(key) != value:
-            raise UserError(
-                f"{path}: {key} is {manifest.get(key)}, must be {value}; extract the features again"
-            )
+            found = f"{path}: {key} is {manifest.get(key)}, must be {value}"
+            raise UserError(f"{found}; extract the features again")
     entries = {name: _entry(path, name, own) for name, own in manifest.get("videos", {}).items()}
     if not entries:
         raise UserError(f"{path} lists no video; extract the features first")
@@ -193,13 +189,8 @@ def check_anonymizer(source: FeatureSource, anonymizer: str) -> None:
 
 
 def check_detector(source: FeatureSource, needed: Mapping[str, Any], detector: str) -> None:
-    """Refuses features that were made in another way than those a detector was trained on.
-
-    Args:
-        source: the features.
-        needed: FEATURE_KEYS of the detector's features; what either side does not know is not
-            compared.
-        detector: its file, for the message.
+    """Refuses features that differ in FEATURE_KEYS from what a detector (its file) was trained on;
+    what either side does not know is not compared.
 
     Raises:
         UserError: anonymizer, network or geometry differ.

@@ -63,12 +63,8 @@ class LabelledVideos(NamedTuple):
 
 
 def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> LabelledVideos:
-    """Brings the data set's lists and annotations together with the features, by name.
-
-    Args:
-        dataset: of `load_surveillance`.
-        source: the features.
-        training: whether the training videos are needed; else `train` is empty.
+    """Brings a data set's lists and annotations together with features, by name; without
+    `training` its training videos are not needed, and `train` is empty.
 
     Raises:
         UserError: a listed video has neither features nor a recorded failure; only one class in

@@ -28,10 +28,7 @@ def draw_candidates(
         n_bags, n_segments: B and T.
         k: segments to select; a bag that would keep fewer keeps all (the release takes any).
         dropout: probability of passing over a segment, in [0, 1).
-        generator: of the CPU; None: the global one.
-
-    Returns:
-        (B, T) bool, on the CPU.
+        generator: of the CPU, where the result (B, T) bool is; None: the global one.
     """
     if dropout == 0:
         return torch.ones(n_bags, n_segments, dtype=torch.bool)
@@ -62,19 +59,18 @@ def select_top_segments(
 def mgfn_loss(
     normal: Selection, anomalous: Selection, anomalous_scores: Tensor, params: MgfnParams
 ) -> dict[str, Tensor]:
-    """The weighted parts of the loss; their sum is minimised.
+    """The weighted parts of the loss, to be summed: classification, smoothness, sparsity and
+    contrastive, each ().
+
+    Form "paper" takes smoothness and sparsity per video, and the contrastive distance itself over
+    all pairs; "release" lets smoothness run across video borders, takes one norm over the batch,
+    and squares the contrastive distance of bags at equal places.
 
     Args:
         normal: of B_n normal bags.
         anomalous: of B_a anomalous bags.
         anomalous_scores: (B_a, T), all scores of the anomalous bags.
-        params: weights and form. "paper" takes smoothness and sparsity per video, and the
-            contrastive distance itself over all pairs; "release" lets smoothness run across video
-            borders, takes one norm over the batch, and squares the contrastive distance of bags at
-            equal places.
-
-    Returns:
-        "classification", "smoothness", "sparsity", "contrastive", each ().
+        params: weights, margin and form.
     """
     smoothness, sparsity, contrastive = FORMS[params.loss]
     scores = torch.cat([normal.scores, anomalous.scores])

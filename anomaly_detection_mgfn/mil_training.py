@@ -64,13 +64,8 @@ def pair_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled pairs of bags; every video occurs in each epoch, the smaller class repeatedly.
 
-    Args:
-        n_normal, n_anomalous: videos of each class, at least 1.
-        batch_size: bags of each class per batch; never more than the larger class has.
-        generator: of this epoch.
-
-    Yields:
-        (indices of normal videos, indices of anomalous videos), each (batch_size,).
+    Yields (indices of normal videos, indices of anomalous videos), each (batch_size,), or as many
+    as the larger class has. The generator is that of the epoch.
     """
     largest = max(n_normal, n_anomalous)
     batch_size = min(batch_size, largest)

@@ -54,12 +54,8 @@ class ListedVideo:
 
 
 def read_list(path: Path, folder: Path | None) -> list[ListedVideo]:
-    """Videos of a .list file, in its order; the files of a video's crops make one video.
-
-    Args:
-        path: the list.
-        folder: where to look for files that are not where the list says (lists often hold the
-            author's own paths).
+    """Videos of a .list file, in its order; the files of a video's crops make one video. Files that
+    are not where the list says (which often holds its author's paths) are sought in `folder`.
 
     Raises:
         UserError: a line that names no .npy, a file that is nowhere, a crop that is missing, an

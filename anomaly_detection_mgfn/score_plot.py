@@ -21,18 +21,11 @@ N_FRAMES_SHOWN = 6
 def anonymized_frames(
     video: Path, anonymizer: str, size: int, n_frames: int, boxes_csv: Path | None = None
 ) -> Strip | None:
-    """A few frames, evenly spread, as the detector saw them.
+    """A few frames of a video (file or folder), evenly spread over its `n_frames`, as the detector
+    saw them: `size` pixels high and wide, through an anonymizer (name or path).
 
-    Args:
-        video: file or folder of frames.
-        anonymizer: name or path.
-        size: of the frames that f_A sees, pixels.
-        n_frames: of the video.
-        boxes_csv: person boxes for the anonymizers that need them.
-
-    Returns:
-        None where the frames would show people: of raw video, and without the boxes that blur and
-        blacken need.
+    None where they would show people: of raw video, and without the boxes that blur and blacken
+    need.
     """
     net = load_anonymizer(anonymizer)
     if isinstance(net, Raw):

@@ -61,8 +61,7 @@ class ScoredVideo:
 
 
 def score_command(params: MgfnParams) -> int:
-    """Extracts, scores and reports the videos that --score names; returns the exit status (3: some
-    videos failed).
+    """Extracts, scores and reports the videos of --score; the exit status (3: some failed).
 
     Raises:
         UserError: no --checkpoint, no video, networks other than those of the training features,
@@ -148,10 +147,8 @@ def find_file(name: str, digest: str) -> str:
 
 
 def extract(params: MgfnParams, networks: Networks, folder: Path) -> bool:
-    """Runs stage 3 on the videos, as its own process; returns whether some of them failed.
-
-    It keeps what is there already, if it is of the same files.
-    """
+    """Runs stage 3 on the videos, which keeps what is there of the same files; whether some
+    failed."""
     options = {
         "preset": extraction_preset(params),
         "dataset": Path(params.score).resolve(),
@@ -161,9 +158,8 @@ def extract(params: MgfnParams, networks: Networks, folder: Path) -> bool:
         "run_id": f"{params.run_id}_extraction",
         **{key: networks.features.get(key) for key in ("size", "crop", "n_crops")},
     }
-    return (
-        run_repository_script(EXTRACTION_SCRIPT, [*_words(options), *common_options(params)]) == 3
-    )
+    words = [*_words(options), *common_options(params)]
+    return run_repository_script(EXTRACTION_SCRIPT, words) == 3
 
 
 def common_options(params: MgfnParams) -> list[str]:
@@ -210,8 +206,8 @@ def video_paths(params: MgfnParams, source: FeatureSource) -> dict[str, Path]:
         for name, path in sources.items()
         if path == root or root in path.parents or path in listed
     }
+    below = (root, *sorted(root.rglob("*")), *sorted(listed))
     for name in sources.keys() - paths.keys():  # perhaps the same file, which lay elsewhere then
-        below = (root, *sorted(root.rglob("*")), *sorted(listed))
         same = (own for own in below if own.name == sources[name].name)
         moved = next((own for own in same if own not in paths.values()), None)
         paths |= {name: moved} if moved else {}
@@ -243,20 +239,15 @@ def report_video(params: MgfnParams, networks: Networks, video: ScoredVideo, fol
     fps, scores, path = video.fps, video.scores, video.path
     events = known_events(params, path)
     min_frames = max(1, round(params.min_interval * fps))
-    intervals = [
-        {
-            "start": start,
-            "end": end,
-            "start_seconds": round(start / fps, 3),
-            "end_seconds": round(end / fps, 3),
-            "peak": round(float(scores[start:end].max()), 6),
-        }
+    header = ["start", "end", "start_seconds", "end_seconds", "peak"]
+    spans = [
+        [start, end, round(start / fps, 3), round(end / fps, 3), round(float(peak), 6)]
         for start, end in anomalous_intervals(scores, params.threshold, min_frames)
+        for peak in [scores[start:end].max()]
     ]
     frames = [[i, f"{i / fps:.3f}", f"{score:.6f}"] for i, score in enumerate(scores)]
     _write_csv(folder / "scores.csv", ["frame", "seconds", "score"], frames)
-    header = ["start", "end", "start_seconds", "end_seconds", "peak"]
-    _write_csv(folder / "intervals.csv", header, [list(own.values()) for own in intervals])
+    _write_csv(folder / "intervals.csv", header, spans)
     roles = {"anonymizer": networks.anonymizer, "utility": networks.utility}
     content = {
         "video": path.name,
@@ -264,7 +255,7 @@ def report_video(params: MgfnParams, networks: Networks, video: ScoredVideo, fol
         "fps": fps,
         "threshold": params.threshold,
         "min_interval_seconds": params.min_interval,
-        "intervals": intervals,
+        "intervals": [dict(zip(header, span, strict=True)) for span in spans],
         "events": events,
         "inputs": describe_inputs({"checkpoint": params.checkpoint, **roles}),
     }
@@ -277,7 +268,7 @@ def report_video(params: MgfnParams, networks: Networks, video: ScoredVideo, fol
     if params.anonymized_copy:
         words = [str(path), str(folder / "anonymized.mp4"), "--anonymizer", networks.anonymizer]
         run_repository_script(COPY_SCRIPT, [*words, *common_options(params)])
-    log.info("%s: %d anomalous intervals", path.name, len(intervals))
+    log.info("%s: %d anomalous intervals", path.name, len(spans))
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list]) -> None:

@@ -40,13 +40,8 @@ def align_clip_scores(
 def frame_scores(
     clip_scores: np.ndarray, n_frames: int, frames_per_feature: int, name: str = ""
 ) -> np.ndarray:
-    """Each clip's score repeated over its frames, cut to the video (paper 4): (n_frames,).
-
-    Args:
-        clip_scores: (n_clips,) or (n_clips, 1).
-        n_frames: decodable frames of the video.
-        frames_per_feature: frames that one clip stands for.
-        name: the video, for the message.
+    """Scores (n_clips,) or (n_clips, 1) of clips that stand for `frames_per_feature` frames each,
+    repeated and cut to the video's n_frames (paper 4): (n_frames,). `name` is for the message.
 
     Raises:
         AlignmentError: see `align_clip_scores`.
@@ -60,12 +55,8 @@ MAX_PADDING = 0.1
 
 
 def group_by_length(lengths: np.ndarray, rows_per_pass: int) -> list[list[int]]:
-    """Indices of videos that share a pass, the longest first.
-
-    Args:
-        lengths: (V,) rows of each video.
-        rows_per_pass: most rows of a pass, padding included; a longer video has one of its own.
-    """
+    """Indices of the videos of `lengths` (V,) rows that share a pass, the longest first; at most
+    `rows_per_pass` with the padding, but for a longer video, which has a pass of its own."""
     groups: list[list[int]] = []
     longest = 0
     for index in np.argsort(-lengths, kind="stable").tolist():
@@ -99,16 +90,10 @@ def score_bags(net: nn.Module, bags: Tensor, clips_per_pass: int) -> Tensor:
 def score_videos(
     net: nn.Module, videos: VideoFeatures, device: torch.device, clips_per_pass: int
 ) -> list[np.ndarray]:
-    """Clip scores of whole videos, several of similar length per pass; padding changes no score.
+    """Clip scores of V whole videos by MGFN on `device`, several of similar length per pass: V
+    arrays (n_clips,) float32 in [0, 1]. Padding changes no score.
 
-    Args:
-        net: MGFN, on `device`.
-        videos: V videos.
-        device: of the network.
-        clips_per_pass: most clips (times crops) of one pass; one video is never split.
-
-    Returns:
-        V arrays (n_clips,) float32 in [0, 1], in the videos' order.
+    A pass takes at most `clips_per_pass` clips (times crops); one video is never split.
     """
     lengths, (n_crops, width) = videos.lengths(), videos.data.shape[1:]
     scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(videos.names)
@@ -156,12 +141,8 @@ def weighted_scores(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> 
 def category_metrics(
     clip_scores: list[np.ndarray], truths: list[VideoTruth]
 ) -> dict[str, dict[str, float]]:
-    """AUC of each anomaly category (Figs. 6 and 7).
-
-    Returns:
-        category -> {"auc": its videos together with all normal test videos, "auc_within": its
-        videos alone, "n_videos"}; an area that is not defined is left out.
-    """
+    """AUC of each anomaly category (Figs. 6 and 7) -> {"auc": its videos with all normal ones,
+    "auc_within": its videos alone, "n_videos"}; an area that is not defined is left out."""
     result = {}
     for category in sorted({truth.category for truth in truths if truth.label}):
         own = [i for i, t in enumerate(truths) if t.label and t.category == category]

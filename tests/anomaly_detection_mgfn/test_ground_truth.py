@@ -20,7 +20,7 @@ def keep_lines(path, word):
 
 
 def test_labels_and_events_are_those_of_the_annotation(small_set):
-    """The release halves ShanghaiTech's truth and takes only multiples of 32 frames, unlike these."""
+    """The release halves ShanghaiTech's truth and takes multiples of 32 frames, unlike these."""
     videos = matched(small_set)
     labels = {name: own for name, own in small_set.labels.items() if name.startswith("train")}
     assert {video.name: video.label for video in videos.train} == labels
