@@ -155,10 +155,10 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(run_main, small_set,
     run_main("--run_id", "broken", "--resume", *more)
     run_main("--run_id", "whole", *more)
     for name in ("last", "best", "best_on_test"):
-        one, other = (load_checkpoint(checkpoint(run, name)) for run in ("whole", "broken"))
-        assert one["epoch"] == other["epoch"]
-        weights = "mgfn_model_state_dict"
-        assert all(torch.equal(value, other[weights][key]) for key, value in one[weights].items())
+        one, other = (load_network(checkpoint(run, name)) for run in ("whole", "broken"))
+        assert one.epoch == other.epoch
+        weights = other.net.state_dict()
+        assert all(torch.equal(own, weights[key]) for key, own in one.net.state_dict().items())
     assert results("whole")["protocols"] == results("broken")["protocols"]
     assert not state.exists(), "a finished run leaves no state behind"
 

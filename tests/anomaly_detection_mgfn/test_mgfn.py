@@ -39,7 +39,6 @@ def test_golden_scores(published, golden):
 def test_golden_scores_of_whole_videos(published, golden, n_clips):
     output = published(bags(f"video{n_clips}", 1, n_clips))
     assert relative_error(output.scores[..., None], golden[f"mgfn_scores_t{n_clips}"]) < 1e-4
-    assert output.features.shape == (1, 1, n_clips, 1024)
 
 
 @torch.no_grad()
@@ -100,9 +99,8 @@ def test_padding_changes_no_score(published):
     for i, length in enumerate(lengths.tolist()):
         alone = published(bag[i : i + 1, :, :length])
         torch.testing.assert_close(output.scores[i, :length], alone.scores[0], atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            output.features[i, :, :length], alone.features[0], atol=1e-4, rtol=1e-4
-        )
+        features = output.features[i, :, :length]
+        torch.testing.assert_close(features, alone.features[0], atol=1e-4, rtol=1e-4)
 
 
 def test_bf16_gives_nearly_the_same_scores_and_gradients():
