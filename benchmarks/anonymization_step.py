@@ -1,5 +1,4 @@
-"""Both steps of the anonymizer training against a plain version of them, at 112 and 224 pixels:
-speed and memory.
+"""Both steps of the anonymizer training against a plain version at 112 and 224 pixels.
 
 Full-size networks (UNet++, I3D-ResNet50, ResNet-50), 2 videos x 3 clips x 16 frames and 4 images x
 2 views; at further sizes fewer videos and images, and for speed shorter clips, so that a batch has
@@ -23,6 +22,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
@@ -32,27 +32,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anonymization_training.minimax import (
-    Networks,
-    build_updaters,
-    step_adversaries,
-    step_anonymizer,
-)
+from anonymization_training import minimax
+from anonymization_training.minimax import Networks
 from anonymization_training.params_anonymization import PAPER
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code.devices import prepare_for_training, supports_bf16
 from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.losses.temporal import temporally_distinct_loss
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
-from benchmarks.machine import (
-    ChildProcess,
-    describe_machine,
-    json_line,
-    medians,
-    peak_mib,
-    rounds_in_turns,
-    seconds_of,
-)
+from benchmarks import machine
+from benchmarks.machine import ChildProcess, medians, peak_mib, rounds_in_turns, seconds_of
 
 CPU = torch.device("cpu")
 CORNER = 64
@@ -60,6 +49,16 @@ CORNER = 64
 
 Sizes = tuple[int, int, int, int]
 """Pixels, videos, frames of a clip, images."""
+
+OPTIONS = {
+    "sizes": ([112, 224], "pixels; the first gives the ratios"),
+    "videos": (2, "per batch, three clips each"),
+    "frames": (16, "per clip"),
+    "images": (4, "per batch, two views each"),
+    "rounds": (3, "of all sides in turns"),
+    "recompute_chunk": (PAPER.recompute_chunk, "frames; 0 keeps all"),
+    "memory": (True, "measure peak memory"),
+}
 
 
 def build_networks() -> Networks:
@@ -94,19 +93,18 @@ class PlainSteps:
         utility, budget = self.losses()
         (PAPER.utility_weight * utility - PAPER.budget_weight * budget).backward()
         nn.utils.clip_grad_norm_(self.networks.fa.parameters(), PAPER.gradient_clip)
-        self.optimizers[0].step()
-        self.forget_gradients()
+        self.learn(self.optimizers[:1])
 
     def step_2(self, gradient_of_fa: bool = True) -> None:
         """f_T and f_B learn; the gradient of f_A is computed, or not, and used by nobody."""
         utility, budget = self.losses(gradient_of_fa)
         (utility + budget).backward()
-        self.optimizers[1].step()
-        self.optimizers[2].step()
-        self.forget_gradients()
+        self.learn(self.optimizers[1:])
 
-    def forget_gradients(self) -> None:
-        """Before the next step."""
+    def learn(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Their steps; all gradients are forgotten."""
+        for optimizer in optimizers:
+            optimizer.step()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
@@ -133,17 +131,17 @@ class OurSteps:
         players = (prepare_for_training(net, CPU) for net in (plain.fa, plain.ft, plain.fb))
         self.networks, self.clips, self.images = Networks(*players), clips, images
         self.params = replace(PAPER, precision=precision, recompute_chunk=recompute_chunk)
-        self.updaters = build_updaters(self.networks, self.params, CPU)
+        self.updaters = minimax.build_updaters(self.networks, self.params, CPU)
 
     def step_1(self) -> dict[str, float]:
         """f_A learns."""
         what = (self.networks, self.clips, self.images, self.params)
-        return step_anonymizer(*what, self.updaters.fa)
+        return minimax.step_anonymizer(*what, self.updaters.fa)
 
     def step_2(self) -> dict[str, float]:
         """f_T and f_B learn."""
         what = (self.networks, self.clips, self.images, self.params)
-        return step_adversaries(*what, self.updaters)
+        return minimax.step_adversaries(*what, self.updaters)
 
 
 def take_on_corner(steps: PlainSteps | OurSteps) -> None:
@@ -159,13 +157,10 @@ def serve(kind: str, recompute_chunk: int, sizes: Sizes) -> dict[str, Callable[[
     """Built in a child process: name -> seconds of one call, or the peak memory in bytes."""
     batches = build_batches(sizes)
     steps = PlainSteps(*batches) if kind == "plain" else OurSteps(*batches, kind, recompute_chunk)
-    functions = {
-        "step_1": lambda: seconds_of(steps.step_1),
-        "step_2": lambda: seconds_of(steps.step_2),
-    }
-    if kind == "plain":
-        functions["step_2_no_grad"] = lambda: seconds_of(lambda: steps.step_2(gradient_of_fa=False))
-    functions["corner"] = lambda: take_on_corner(steps)
+    no_grad = partial(steps.step_2, False) if kind == "plain" else steps.step_2
+    timed = {"step_1": steps.step_1, "step_2": steps.step_2, "step_2_no_grad": no_grad}
+    functions = {name: partial(seconds_of, step) for name, step in timed.items()}
+    functions["corner"] = partial(take_on_corner, steps)
     return functions | {"peak": lambda: peak_mib() * 2**20}
 
 
@@ -173,20 +168,15 @@ def time_steps(
     sizes: Sizes, kinds: list[str], n_rounds: int, recompute_chunk: int
 ) -> dict[str, float]:
     """ "KIND STEP" -> median seconds, after one call of each that does not count."""
-    children = {kind: ChildProcess(serve, kind, recompute_chunk, sizes) for kind in kinds}
-    steps = {kind: ["step_1", "step_2"] + ["step_2_no_grad"] * (kind == "plain") for kind in kinds}
-    measures = {
-        f"{kind} {step}": lambda kind=kind, step=step: children[kind].call(step)
-        for kind in kinds
-        for step in steps[kind]
-    }
-    try:
+    pairs = [(kind, step) for kind in kinds for step in ("step_1", "step_2")]
+    with machine.children({kind: (serve, kind, recompute_chunk, sizes) for kind in kinds}) as sides:
+        measures = {
+            f"{kind} {step}": partial(sides[kind].call, step)
+            for kind, step in [*pairs, ("plain", "step_2_no_grad")]
+        }
         for measure in measures.values():
             measure()
         return medians(rounds_in_turns(measures, n_rounds))
-    finally:
-        for child in children.values():
-            child.__exit__()
 
 
 def peak_bytes(kind: str, recompute_chunk: int, sizes: Sizes) -> float:
@@ -198,25 +188,23 @@ def peak_bytes(kind: str, recompute_chunk: int, sizes: Sizes) -> float:
 
 
 def batch_sizes(size: int, options: argparse.Namespace, whole_clips: bool) -> Sizes:
-    """Those with about as many pixels as a batch of the first size has.
+    """Those with about as many pixels as a batch of the first size has, but 1 video and 2 images.
 
-    At least one video and two images; its clips are shorter where that is too much, unless they
-    shall be whole.
+    Clips are shorter where one video is too much, unless they shall be whole.
     """
     share = min(1.0, (options.sizes[0] / size) ** 2)
-    n_videos = max(1, round(options.videos * share))
-    wanted = round(options.frames * share * options.videos / n_videos)
-    n_frames = min(options.frames, max(min(8, options.frames), wanted))
-    n_frames = options.frames if whole_clips else n_frames
-    return size, n_videos, n_frames, max(2, round(options.images * share))
+    n_videos, n_images = (
+        max(1, round(options.videos * share)),
+        max(2, round(options.images * share)),
+    )
+    wanted = max(min(8, options.frames), round(options.frames * share * options.videos / n_videos))
+    return size, n_videos, options.frames if whole_clips else min(options.frames, wanted), n_images
 
 
 def describe(sizes: Sizes) -> str:
     """A batch in words."""
-    size, n_videos, n_frames, n_images = sizes
-    return (
-        f"{size} px: {n_videos} videos x 3 clips x {n_frames} frames, {n_images} images x 2 views"
-    )
+    pixels, n_videos, n_frames, n_images = sizes
+    return f"{pixels} px: {n_videos} videos x 3 clips x {n_frames} frames, {n_images} images x 2"
 
 
 def compare_speed(
@@ -225,17 +213,18 @@ def compare_speed(
     """Ratios and figures of one frame size; prints a line for each step."""
     sizes = batch_sizes(size, options, whole_clips=False)
     seconds = time_steps(sizes, kinds, options.rounds, options.recompute_chunk)
-    plain = {step: seconds[f"plain {step}"] for step in ("step_1", "step_2", "step_2_no_grad")}
     print(describe(sizes))
     ratios, figures = {}, {}
     for kind in kinds[1:]:
-        ours = {step: seconds[f"{kind} {step}"] for step in ("step_1", "step_2")}
-        pair, no_grad = plain["step_1"] + plain["step_2"], plain["step_1"] + plain["step_2_no_grad"]
-        ratios[f"pair_{kind}_{size}"] = pair / sum(ours.values())
-        figures[f"pair_{kind}_{size}_against_no_grad"] = no_grad / sum(ours.values())
-        for step, own in ours.items():
-            times = f"plain {plain[step]:.2f} s, {kind} {own:.2f} s"
-            print(f"{size} px, {step}: {times}, {plain[step] / own:.2f} x faster")
+        key = f"pair_{kind}_{size}"
+        pair = seconds[f"{kind} step_1"] + seconds[f"{kind} step_2"]
+        ratios[key] = (seconds["plain step_1"] + seconds["plain step_2"]) / pair
+        no_grad = seconds["plain step_1"] + seconds["plain step_2_no_grad"]
+        figures[f"{key}_against_no_grad"] = no_grad / pair
+        for step in ("step_1", "step_2"):
+            plain, own = seconds[f"plain {step}"], seconds[f"{kind} {step}"]
+            times = f"plain {plain:.2f} s, {kind} {own:.2f} s"
+            print(f"{size} px, {step}: {times}, {plain / own:.2f} x faster")
     return ratios, figures
 
 
@@ -263,32 +252,10 @@ def fitting_batches(kind: str) -> dict[str, float]:
     return fits | {"gb_per_video": per_video / 1e9, "gb_without_videos": rest / 1e9}
 
 
-OPTIONS = {
-    "videos": (2, "per batch, three clips each"),
-    "frames": (16, "per clip"),
-    "images": (4, "per batch, two views each"),
-    "rounds": (3, "of all sides in turns"),
-    "recompute_chunk": (PAPER.recompute_chunk, "frames; 0 keeps all"),
-}
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Options."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    sizes = "pixels; the first gives the ratios"
-    parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224], help=sizes)
-    for name, (default, text) in OPTIONS.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=text)
-    flag = argparse.BooleanOptionalAction
-    parser.add_argument("--memory", action=flag, default=True, help="measure peak memory")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Prints a line for each step and size, then one line of JSON."""
-    options = parse(argv)
-    print(describe_machine())
+    options = machine.parse_options(__doc__, argv, OPTIONS)
+    print(machine.describe_machine())
     kinds = ["plain", "fp32"] + ["bf16"] * supports_bf16(CPU)
     ratios, figures = {}, {}
     for size in options.sizes:
@@ -302,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
         figures["memory_share"] = max(shares)
     if options.memory and PAPER.size in options.sizes:
         figures |= fitting_batches(kinds[-1])
-    print(json_line("anonymization_step", first | ratios, figures))
+    print(machine.json_line("anonymization_step", first | ratios, figures))
     return 0
 
 

@@ -1,30 +1,25 @@
 """Loading clips and images: frame-exact reading against a plain loop that decodes all of a file.
 
 For each format, one 16-frame clip (stride 2) from a random place of a rendered file, by one worker
-and one thread. All sides run in turns in the same process, whose allocator keeps freed memory as in
-our loading processes; the figures are medians. Frame indices are in memory already, as in every
-epoch but the first. OpenCV is timed too where it is installed (pip install opencv-python-headless):
-with one decoding thread like the others; `*_opencv_same_frames` is the share of clips in which it
-read the frames that were asked for. The cost of a clip in ten minutes of H.264 is compared with
-decoding 16 frames and one group of pictures from the file's start.
+and one thread. Both sides run in turns in the same process, whose allocator keeps freed memory as
+in our loading processes; figures are medians. Frame indices are in memory already, as in every
+epoch but the first. The cost of a clip in ten minutes of H.264 is compared with decoding 16 frames
+and one group of pictures from the file's start.
 
-`workers_needed` is the number of loading processes that keep a GPU busy on paper: seconds in which
-one process loads a batch of the paper's anonymizer training (8 videos with 3 clips each, two views
-of 12 images; decoded, augmented, handed over) over the seconds of a training step on a GPU (by
-default an assumption: see --step_seconds).
+`workers_needed`: loading processes that keep a GPU busy on paper, the seconds in which one of them
+loads a batch of the paper's anonymizer training (8 videos with 3 clips each, two views of 12
+images; decoded, augmented, handed over) over those of a training step (see --step_seconds).
 """
 
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import av
@@ -41,22 +36,22 @@ from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.devices import keep_freed_memory
 from aux_code.runs import seeded_generator
 from benchmarks import machine
-from benchmarks.machine import median_seconds, medians, seconds_of
+from benchmarks.machine import median_seconds, medians, rounds_in_turns, seconds_of, write_video
 
 PAPER = TRAIN_ANONYMIZER["paper"]
 """One step of anonymizer training: 8 videos with 3 clips each, 12 images (paper and release)."""
 
-STEP_TFLOP = 44.0
-"""Its operations: f_A on 384 frames of 24.6 GFLOP, three times in step 1 (forward and backward) and
-once in step 2; I3D on 24 clips of 32.8 GFLOP, forward and backward, twice; f_B is small."""
-STEP_RATE = 88.0
-"""TFLOP/s that a data-centre GPU may sustain on it in bf16: an assumption, not a measurement."""
+STEP_SECONDS = 44.0 / 88.0
+"""TFLOP of its step over TFLOP/s in bf16 that a data-centre GPU may sustain: an assumption.
+
+f_A takes 24.6 GFLOP for each of 384 frames, three times in step 1 (forward and backward) and once
+in step 2; I3D 32.8 for each of 24 clips, forward and backward, twice; f_B is small."""
 GROUP_OF_PICTURES = 250
 """Frames from one key frame to the next in the rendered H.264, as the encoder has it by default."""
 
 
 class Format(NamedTuple):
-    """A file to render; a folder of JPEG frames has no encoder. Its `options` are the encoder's."""
+    """A file to render; a folder of JPEG frames has no codec. Its `options` are the encoder's."""
 
     suffix: str
     codec: str
@@ -78,10 +73,7 @@ FORMATS = {
 OPTIONS = {
     "rounds": (9, "clips read per format"),
     "formats": (tuple(FORMATS), "which; default: all"),
-    "step_seconds": (
-        STEP_TFLOP / STEP_RATE,
-        f"duration of the GPU step to feed; default: {STEP_TFLOP:.0f} TFLOP at {STEP_RATE:.0f}/s",
-    ),
+    "step_seconds": (STEP_SECONDS, "duration of the GPU step to feed; default: 44 TFLOP at 88/s"),
     "minutes": (10, "length of the H.264 video of the random access"),
 }
 
@@ -103,18 +95,11 @@ def moving_frames(spec: Format):
 def render(name: str, spec: Format, folder: Path) -> Path:
     """Writes the file or folder of a format."""
     path = folder / f"{name}{spec.suffix}"
-    if not spec.codec:
-        path.mkdir()
-        for i, frame in enumerate(moving_frames(spec)):
-            Image.fromarray(frame).save(path / f"{i:03d}.jpg", quality=90)
-        return path
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(spec.codec, rate=25, options=spec.options)
-        stream.height, stream.width, stream.bit_rate = spec.height, spec.width, 1_000_000
-        stream.pix_fmt = "yuvj420p" if spec.codec == "mjpeg" else "yuv420p"
-        for frame in moving_frames(spec):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    if spec.codec:
+        return write_video(path, moving_frames(spec), spec.codec, 1_000_000, **spec.options)
+    path.mkdir()
+    for i, frame in enumerate(moving_frames(spec)):
+        Image.fromarray(frame).save(path / f"{i:03d}.jpg", quality=90)
     return path
 
 
@@ -128,59 +113,23 @@ def plain_read(path: Path, indices: np.ndarray) -> np.ndarray:
     return np.stack(frames)[indices]
 
 
-def opencv_reader() -> dict[str, Callable[[Path, np.ndarray], np.ndarray]]:
-    """Reading by OpenCV, which seeks by its own idea of a frame number; {} without OpenCV."""
-    try:
-        import cv2
-    except ImportError:
-        print("OpenCV is not installed: left out")
-        return {}
-    cv2.setNumThreads(1)
-
-    def read(path: Path, indices: np.ndarray) -> np.ndarray:
-        if path.is_dir():
-            files = frame_files(path)
-            frames = [cv2.imread(str(files[i])) for i in indices]
-        else:
-            capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-            capture.set(cv2.CAP_PROP_POS_FRAMES, int(indices[0]))
-            wanted, frames = set(indices.tolist()), []
-            for i in range(indices[0], indices[-1] + 1):
-                capture.grab()
-                if i in wanted:
-                    frames.append(capture.retrieve()[1])
-        return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in frames])
-
-    return {"opencv": read}
-
-
-def time_readers(
-    path: Path, readers: dict[str, Callable], n_rounds: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds per clip of each reader, and its share of clips that hold our frames, however
-    they were converted to RGB; in every round all of them read the same clip, in turns."""
-    n_frames = count_frames(path)
+def time_readers(path: Path, n_rounds: int) -> dict[str, float]:
+    """Median seconds per clip of each reader; in a round both read the same clip, in turns."""
+    n_frames, readers = count_frames(path), {"ours": read_frames, "plain": plain_read}
     seconds: dict[str, list[float]] = {name: [] for name in readers}
-    same: dict[str, list[bool]] = {name: [] for name in readers}
     for i in range(n_rounds):
-        indices = random_clip(n_frames, 16, 2, seeded_generator("clip", i))
-        clips = {}
-        for name, read in list(readers.items())[:: 1 if i % 2 else -1]:
+        indices, clips = random_clip(n_frames, 16, 2, seeded_generator("clip", i)), {}
+        for name in list(readers)[:: 1 if i % 2 else -1]:
             start = time.perf_counter()
-            clips[name] = read(path, indices)
+            clips[name] = readers[name](path, indices)
             seconds[name].append(time.perf_counter() - start)
         if not np.array_equal(clips["ours"], clips["plain"]):
             raise SystemExit(f"{path.name}: the two readers disagree on frames {indices.tolist()}")
-        for name, clip in clips.items():
-            # a neighbouring frame differs by tens of grey levels, another conversion by few
-            difference = np.abs(clip.astype(np.int16) - clips["ours"]).mean()
-            same[name].append(float(difference) < 5)
-    return medians(seconds), {name: float(np.mean(shares)) for name, shares in same.items()}
+    return medians(seconds)
 
 
 def random_access_cost(path: Path, n_rounds: int) -> float:
-    """Seconds for 16 frames at a random place over seconds for the file's first 16 frames + one
-    group of pictures."""
+    """Seconds of 16 frames at a random place over those of the first 16 + one group of pictures."""
     n_frames = count_frames(path)
 
     def from_the_start() -> None:
@@ -196,27 +145,24 @@ def random_access_cost(path: Path, n_rounds: int) -> float:
         "random": lambda: seconds_of(lambda: read_frames(path, next(clips))),
         "start": lambda: seconds_of(from_the_start),
     }
-    seconds = medians(machine.rounds_in_turns(measures, n_rounds))
+    seconds = medians(rounds_in_turns(measures, n_rounds))
     return seconds["random"] / seconds["start"]
 
 
 def loading_step(folder: Path, video: Path, n_rounds: int) -> dict[str, float]:
-    """What one loading process needs for the data of one training step, with the stage's own
-    batches."""
+    """Seconds of one process for the data of a training step, by the stage's own batches."""
     image = folder / "image.jpg"
     texture(768, 1024).save(image, quality=90)
-    image_read = median_seconds(lambda: read_image(image), n_rounds)
     params = replace(PAPER, n_workers=1, cache_megabytes=0)
     cache, videos = DecodedCache(0), [Ucf101Item(video, 1, 1)] * params.batch_videos
     clips = clip_source(videos, params.utility_loss, params, cache, folder)
     images = image_source([image] * params.batch_images, params, cache, folder)
-    clip_seconds = seconds_per_batch(clips, n_rounds)
-    image_seconds = seconds_per_batch(images, n_rounds)
+    seconds = [seconds_per_batch(source, n_rounds) for source in (clips, images)]
     return {
-        "images_per_second_per_worker": 1 / image_read,
-        "clip_batch_seconds_per_worker": clip_seconds,
-        "image_batch_seconds_per_worker": image_seconds,
-        "seconds_per_paper_step_per_worker": clip_seconds + image_seconds,
+        "images_per_second_per_worker": 1 / median_seconds(lambda: read_image(image), n_rounds),
+        "clip_batch_seconds_per_worker": seconds[0],
+        "image_batch_seconds_per_worker": seconds[1],
+        "seconds_per_paper_step_per_worker": sum(seconds),
     }
 
 
@@ -233,27 +179,24 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     keep_freed_memory()
     print(f"{machine.describe_machine()}, PyAV {av.__version__}, one worker")
-    readers = {"ours": read_frames, "plain": plain_read, **opencv_reader()}
     ratios, figures = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        files = {name: render(name, FORMATS[name], Path(folder)) for name in options.formats}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = {name: render(name, FORMATS[name], folder) for name in options.formats}
         for name, path in files.items():
-            seconds, same_frames = time_readers(path, readers, options.rounds)
+            seconds = time_readers(path, options.rounds)
             ratios[name] = seconds["plain"] / seconds["ours"]
             for reader, of_clip in seconds.items():
                 figures[f"{name}_{reader}_clips_per_second"] = 1 / of_clip
                 print(f"{name:12} {reader:8} {1 / of_clip:7.1f} clips/s")
-            if "opencv" in readers:
-                figures[f"{name}_times_opencv"] = seconds["opencv"] / seconds["ours"]
-                figures[f"{name}_opencv_same_frames"] = same_frames["opencv"]
         if "h264_mp4" in files:
             spec = FORMATS["h264_mp4"]._replace(n_frames=1500 * options.minutes)
-            cost = random_access_cost(render("long", spec, Path(folder)), options.rounds)
+            cost = random_access_cost(render("long", spec, folder), options.rounds)
             figures["h264_random_access_over_16_frames_and_a_group"] = cost
             print(f"anywhere in {options.minutes} minutes: {cost:.2f} of that from the start")
         # UCF101, on which the anonymizer is trained, is MPEG-4 in AVI
-        video = files.get("mpeg4_avi") or render("mpeg4_avi", FORMATS["mpeg4_avi"], Path(folder))
-        figures |= loading_step(Path(folder), video, options.rounds)
+        video = files.get("mpeg4_avi") or render("mpeg4_avi", FORMATS["mpeg4_avi"], folder)
+        figures |= loading_step(folder, video, options.rounds)
     workers = figures["seconds_per_paper_step_per_worker"] / options.step_seconds
     figures |= {"step_seconds": options.step_seconds, "workers_needed": workers}
     print(f"a step of {options.step_seconds} s needs {workers:.1f} workers")

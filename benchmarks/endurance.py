@@ -1,5 +1,4 @@
-"""Endurance of feature extraction: memory by the length of a video, memory and time by the number
-of videos.
+"""Endurance of feature extraction: memory by the length of a video and by the number of videos.
 
 Miniature networks on small H.264 frames (64 x 48), so that hours of video pass in minutes: what
 is measured is everything around the networks. Each case is the whole of `dali_extraction.py`
@@ -16,7 +15,6 @@ The long video repeats one encoded second, and the many videos are links to one 
 no quicker to read.
 """
 
-import argparse
 import os
 import resource
 import statistics
@@ -29,7 +27,6 @@ from fractions import Fraction
 from pathlib import Path
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    # works in an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import av
@@ -38,8 +35,8 @@ import numpy as np
 from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.runs import start_run
+from benchmarks import machine
 from benchmarks.extraction import write_checkpoint
-from benchmarks.machine import ChildProcess, describe_machine, json_line, peak_mib
 from feature_extraction import dali_extraction
 from feature_extraction.dali_extraction import extract
 from feature_extraction.manifest import FeatureFolder
@@ -48,17 +45,26 @@ from feature_extraction.video_inputs import list_inputs
 
 HEIGHT, WIDTH, FPS = 48, 64, 30
 SHORT_FRAMES, SMALL_FRAMES = 2 * 60 * FPS, 33
+OPTIONS = {
+    "frames": (2 * 60 * 60 * FPS, "frames of the long video"),
+    "videos": (10_000, "number of small videos"),
+}
 
 
 def write_video(path: Path, n_frames: int) -> Path:
-    """An H.264 file of `n_frames` frames: one encoded second, again and again."""
+    """An H.264 file of `n_frames` frames: a square on noise, one encoded second again and again."""
+    background = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            "libx264", rate=FPS, options={"preset": "veryfast", "bf": "0", "g": str(FPS)}
-        )
+        settings = {"preset": "veryfast", "bf": "0", "g": str(FPS)}
+        stream = container.add_stream("libx264", rate=FPS, options=settings)
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
         stream.time_base = Fraction(1, FPS)
-        second = [bytes(packet) for packet in encoded_second(stream)]
+        packets = []
+        for t in range(FPS):
+            frame = background.copy()
+            frame[16:32, t : t + 16] = 255
+            packets += stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24"))
+        second = [bytes(packet) for packet in packets + stream.encode(None)]
         for t in range(n_frames):
             packet = av.Packet(second[t % FPS])
             packet.stream, packet.time_base = stream, stream.time_base
@@ -66,17 +72,6 @@ def write_video(path: Path, n_frames: int) -> Path:
             packet.duration, packet.is_keyframe = 1, t % FPS == 0
             container.mux(packet)
     return path
-
-
-def encoded_second(stream: av.VideoStream) -> list[av.Packet]:
-    """FPS packets, the first of them a key frame: noise on which a square moves."""
-    background = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    packets = []
-    for t in range(FPS):
-        frame = background.copy()
-        frame[16:32, t : t + 16] = 255
-        packets += stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24"))
-    return packets + stream.encode(None)
 
 
 def options(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, object]:
@@ -88,8 +83,7 @@ def options(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, object]:
 
 
 def killed_run(folder: Path, dataset: Path, checkpoint: Path, n_videos: int) -> dict[Path, int]:
-    """Runs the script and kills it when `n_videos` feature files are there; returns when each was
-    written."""
+    """Kills the script when `n_videos` feature files are there; when each was written."""
     chosen = options(folder, dataset, checkpoint)
     command = [sys.executable, str(Path(dali_extraction.__file__))]
     command += [text for name, value in chosen.items() for text in (f"--{name}", str(value))]
@@ -106,7 +100,13 @@ def one_run(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, Callable
     """A process: `run` extracts the data set and returns what it cost."""
     config.SAVED_MODELS_ROOT = config.LOGS_ROOT = folder / "runs"
     params = FeatureExtractionParams(**options(folder, dataset, checkpoint))
-    written: list[tuple[float, float]] = []
+    written: list[tuple[float, float]] = []  # (time, resident MiB) after every video
+    add_video = FeatureFolder.add_video
+
+    def noting(features: FeatureFolder, name: str, entry: dict) -> None:
+        add_video(features, name, entry)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        written.append((time.monotonic(), pages * resource.getpagesize() / 2**20))
 
     def run() -> dict[str, float]:
         start = time.monotonic()
@@ -114,46 +114,25 @@ def one_run(folder: Path, dataset: Path, checkpoint: Path) -> dict[str, Callable
         if outcome.failed or outcome.missing:
             raise RuntimeError(f"failed: {outcome.failed}; missing: {outcome.missing}")
         figures = {"seconds": time.monotonic() - start, "n_clips": outcome.extraction.n_clips}
-        return figures | {"peak_mib": peak_mib()} | by_tenths(written)
+        return figures | {"peak_mib": machine.peak_mib()} | by_tenths(written)
 
-    note_videos(written)
+    FeatureFolder.add_video = noting
     return {"run": run}
 
 
-def note_videos(written: list[tuple[float, float]]) -> None:
-    """Makes every finished video leave (time, resident MiB) behind."""
-    add_video = FeatureFolder.add_video
-
-    def noting(folder: FeatureFolder, name: str, entry: dict) -> None:
-        add_video(folder, name, entry)
-        written.append((time.monotonic(), resident_mib()))
-
-    FeatureFolder.add_video = noting
-
-
-def resident_mib() -> float:
-    """Memory of this process now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-
-
 def by_tenths(written: list[tuple[float, float]]) -> dict[str, float]:
-    """Median seconds per video and memory in the second and in the last tenth of a run of many
-    videos."""
+    """Mean seconds per video and memory in the second and the last tenth of a run of many."""
     tenth = len(written) // 10
     if tenth < 2:
         return {}
     times = [b[0] - a[0] for a, b in zip(written, written[1:])]
-    return {
-        "mean_seconds_early": statistics.fmean(times[tenth : 2 * tenth]),
-        "mean_seconds_late": statistics.fmean(times[-tenth:]),
-        "mib_early": written[2 * tenth - 1][1],
-        "mib_late": written[-1][1],
-    }
+    early, late = statistics.fmean(times[tenth : 2 * tenth]), statistics.fmean(times[-tenth:])
+    memory = {"mib_early": written[2 * tenth - 1][1], "mib_late": written[-1][1]}
+    return {"mean_seconds_early": early, "mean_seconds_late": late} | memory
 
 
 def folder_seconds(folder: Path, dataset: Path) -> dict[str, float]:
-    """Seconds of assembling a finished folder's manifest once more, and of finding out that nothing
-    is left."""
+    """Seconds of assembling a finished manifest again and of finding out that nothing is left."""
     manifest = read_json(folder / "manifest.json")
     header = {key: value for key, value in manifest.items() if key not in ("videos", "failed")}
     with FeatureFolder(folder, header) as features:
@@ -169,7 +148,7 @@ def long_video(folder: Path, checkpoint: Path, n_frames: int) -> dict[str, float
     figures = {}
     for name, length in (("short", SHORT_FRAMES), ("long", n_frames)):
         video = write_video(folder / f"{name}.mp4", length)
-        with ChildProcess(one_run, folder, video, checkpoint) as child:
+        with machine.ChildProcess(one_run, folder, video, checkpoint) as child:
             cost = child.call("run")
         seconds, peak = cost["seconds"], cost["peak_mib"]
         print(f"{name}: {length} frames in {seconds:.1f} s, peak {peak:.0f} MiB", flush=True)
@@ -184,7 +163,7 @@ def many_videos(folder: Path, checkpoint: Path, n_videos: int) -> dict[str, floa
     for i in range(n_videos):
         os.link(first, many / f"v{i:05d}.mp4")
     before = killed_run(folder, many, checkpoint, n_videos // 20)
-    with ChildProcess(one_run, folder, many, checkpoint) as child:
+    with machine.ChildProcess(one_run, folder, many, checkpoint) as child:
         cost = child.call("run")
         cost["nothing_left_seconds"] = child.call("run")["seconds"]
     cost["there_when_killed"] = len(before)
@@ -197,17 +176,13 @@ def many_videos(folder: Path, checkpoint: Path, n_videos: int) -> dict[str, floa
 
 def main(argv: list[str] | None = None) -> int:
     """Runs both and ends with one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    two_hours = 2 * 60 * 60 * FPS
-    parser.add_argument("--frames", type=int, default=two_hours, help="frames of the long video")
-    parser.add_argument("--videos", type=int, default=10_000, help="number of small videos")
-    options = parser.parse_args(argv)
-    print(describe_machine(), flush=True)
+    options = machine.parse_options(__doc__, argv, OPTIONS)
+    print(machine.describe_machine(), flush=True)
     with tempfile.TemporaryDirectory() as name:
         checkpoint = write_checkpoint(Path(name) / "networks.pth", "small", "small")
         figures = long_video(Path(name), checkpoint, options.frames)
         figures |= many_videos(Path(name), checkpoint, options.videos)
-    print(json_line("endurance", {}, figures))
+    print(machine.json_line("endurance", {}, figures))
     return 0
 
 

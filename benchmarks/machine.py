@@ -1,5 +1,4 @@
-"""What the benchmarks share: options, the machine and its ceiling, rounds in turns, a process of
-its own, the line of JSON."""
+"""What the benchmarks share: options, machine and ceiling, turns, processes, a video, JSON."""
 
 import argparse
 import json
@@ -10,28 +9,39 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import torch
 
-THREADS = (0, "threads of both sides; 0: PyTorch's default")
+THREADS = (0, "threads of all sides; 0: PyTorch's default")
 """The option --threads for `parse_options`."""
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def parse_options(
     description: str, argv: list[str] | None, options: Mapping[str, tuple[Any, str]]
 ) -> argparse.Namespace:
-    """--NAME of each name -> (default, help); of a tuple some of its names are taken, by default
-    all. --threads is set at once."""
+    """--NAME of each name -> (default, help); --threads is set at once.
+
+    Of a tuple some of its names are taken, by default all; of a list any integers; a bool is
+    switched off by --no-NAME.
+    """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     for name, (default, text) in options.items():
+        kind: dict[str, Any] = {"type": type(default)}
         if isinstance(default, tuple):
-            several = {"nargs": "+", "choices": default, "metavar": name.upper().rstrip("S")}
-            parser.add_argument(f"--{name}", default=list(default), help=text, **several)
-        else:
-            parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
+            kind = {"nargs": "+", "choices": default, "metavar": name.upper().rstrip("S")}
+        elif isinstance(default, list):
+            kind = {"nargs": "+", "type": int}
+        elif isinstance(default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        value = list(default) if isinstance(default, tuple) else default
+        parser.add_argument(f"--{name}", default=value, help=text, **kind)
     parsed = parser.parse_args(argv)
     if getattr(parsed, "threads", 0):
         torch.set_num_threads(parsed.threads)
@@ -61,14 +71,9 @@ def seconds_of(function: Callable[[], object]) -> float:
 def rounds_in_turns(
     measures: Mapping[str, Callable[[], float]], n_rounds: int
 ) -> dict[str, list[float]]:
-    """Takes every measure once per round, in alternating order: all see the same machine.
+    """Name -> `n_rounds` durations; each round takes every measure once, in alternating order.
 
-    Args:
-        measures: name -> a function that does the work once and returns its seconds.
-        n_rounds: rounds that count.
-
-    Returns:
-        Name -> `n_rounds` durations in seconds.
+    So all of them see the same machine. A measure does its work once and returns its seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in measures}
     for i in range(n_rounds):
@@ -88,19 +93,14 @@ def median_seconds(function: Callable[[], object], n_rounds: int) -> float:
 
 
 class MatrixProduct:
-    """The machine's ceiling: a square matrix product; a call takes it once and returns its seconds.
+    """The machine's ceiling: a square matrix product of `size` rows; a call returns its seconds.
 
-    Args:
-        dtype: torch.float32 or torch.bfloat16.
-        size: rows and columns; on a CPU 2048 is large enough for the libraries to reach their best.
-        device: where it is computed.
+    On a CPU 2048 rows are enough for the libraries to reach their best.
     """
 
     def __init__(self, dtype: torch.dtype, size: int = 2048, device: str = "cpu"):
         generator = torch.Generator().manual_seed(0)
-        self.left, self.right = (
-            torch.rand(size, size, generator=generator).to(device, dtype) for _ in range(2)
-        )
+        self.left, self.right = torch.rand(2, size, size, generator=generator).to(device, dtype)
         self.output = torch.empty_like(self.left)
         self.gflop = 2 * size**3 / 1e9
         self()
@@ -130,12 +130,10 @@ def peak_mib() -> float:
 class ChildProcess:
     """Measures in a process of their own: another allocator, memory counted apart.
 
-    Used as a context manager; `call` waits for the answer, so that the two never compute at once.
+    A context manager; `call` waits for the answer, so that the two never compute at once.
 
     Args:
-        build: a function at module level, called in the child; returns name -> function without
-            arguments.
-        arguments: of `build`; they are pickled.
+        build: called in the child with the pickled arguments; returns name -> function without any.
     """
 
     def __init__(self, build: Callable[..., Mapping[str, Callable[[], object]]], *arguments):
@@ -178,6 +176,34 @@ def _serve(pipe, n_threads: int, build: Callable, arguments: tuple) -> None:
         except EOFError:
             return
         pipe.send(functions[name]())
+
+
+@contextmanager
+def children(builds: Mapping[str, tuple[Callable, ...]]):
+    """Name -> ChildProcess of each name -> (build, *arguments), all of them ended at the end."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(ChildProcess(*build)) for name, build in builds.items()}
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    codec: str = "libx264",
+    bit_rate: int = 0,
+    **options: str,
+) -> Path:
+    """Encodes uint8 (H, W, 3) RGB frames, 25 per second; `options` are the encoder's."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        if bit_rate:
+            stream.bit_rate = bit_rate
+        for i, frame in enumerate(frames):
+            if i == 0:
+                stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
 
 
 def json_line(benchmark: str, ratios: Mapping[str, float], figures: Mapping[str, float]) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -34,13 +33,14 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
 
 
+FRAME, CLIP = (1, 3, 224, 224), (1, 3, 16, 224, 224)
 CASES = {
-    "fa_unet++": Case(load_fa_model, (1, 3, 224, 224)),
-    "fa_unet": Case(lambda: load_fa_model("unet"), (1, 3, 224, 224)),
-    "ft_i3d": Case(load_ft_model, (1, 3, 16, 224, 224)),
-    "ft_r3d_18": Case(lambda: load_ft_model("r3d_18"), (1, 3, 16, 224, 224)),
-    "ft_mvitv2": Case(lambda: load_ft_model("mvitv2"), (1, 3, 16, 224, 224)),
-    "fb_r50": Case(load_fb_model, (1, 3, 224, 224)),
+    "fa_unet++": Case(load_fa_model, FRAME),
+    "fa_unet": Case(lambda: load_fa_model("unet"), FRAME),
+    "ft_i3d": Case(load_ft_model, CLIP),
+    "ft_r3d_18": Case(lambda: load_ft_model("r3d_18"), CLIP),
+    "ft_mvitv2": Case(lambda: load_ft_model("mvitv2"), CLIP),
+    "fb_r50": Case(load_fb_model, FRAME),
     "mgfn": Case(MGFN, (32, 1, 32, 2049)),
 }
 
@@ -60,9 +60,17 @@ def gflop(case: Case, training: bool) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def inference_gflop(size: int) -> dict[str, float]:
+    """Of f_A on 16 frames and of I3D on the clip that they are, `size` pixels high and wide."""
+    fa = gflop(Case(load_fa_model, (1, 3, size, size)), training=False)
+    return {
+        "fa": 16 * fa,
+        "i3d": gflop(Case(load_ft_model, (1, 3, 16, size, size)), training=False),
+    }
+
+
 def peak_memory(case: Case, training: bool) -> int:
-    """Highest number of bytes that a pass holds beyond weights and input, from the profiler's
-    record of allocations."""
+    """Most bytes that a pass holds beyond weights and input, as the profiler saw allocations."""
     network, example = case.build().train(training), torch.rand(case.shape)
     if case.shape[0] == 1:  # a head sees the one vector of a clip or image: it has no statistics
         for module in network.modules():

@@ -1,5 +1,4 @@
-"""Feature extraction as a plain loop: a clip at a time, decode then compute, eager fp32. The
-benchmark's other side."""
+"""The plain loop of the extraction benchmark: a clip at a time, decode then compute, eager fp32."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,36 +15,20 @@ from aux_code.model_loaders import load_anonymizer, load_utility
 
 @torch.no_grad()
 def extract_plainly(
-    videos: list[Path],
-    checkpoint: Path,
-    output: Path,
-    size: int,
-    device: str = "cpu",
-    memory_format: torch.memory_format = torch.contiguous_format,
+    output: Path, videos: list[Path], checkpoint: Path, size: int, device: str = "cpu"
 ) -> None:
-    """Writes OUTPUT/<video>.npy, float32 (n_clips, feature_dim) each.
-
-    Args:
-        videos: files to read.
-        checkpoint: holds f_A and f_T.
-        output: an existing folder.
-        size: height and width of the frames that the networks see, in pixels.
-        device: where the networks run.
-        memory_format: of f_A's frames; torchvision's `to_tensor` makes contiguous ones.
-    """
+    """Writes OUTPUT/<video>.npy, float32 (n_clips, feature_dim), of frames of `size` pixels."""
     fa, ft = load_anonymizer(str(checkpoint)).to(device), load_utility(checkpoint).to(device)
     for video in videos:
         rows = []
         for clip in plain_clips(video, size):
-            anonymized = fa(clip.to(device).contiguous(memory_format=memory_format))
-            clips = anonymized.transpose(0, 1)[None]  # (1, 3, T, H, W)
+            clips = fa(clip.to(device)).transpose(0, 1)[None]  # (1, 3, T, H, W)
             rows.append(ft.extract_features(clips)[0].cpu().numpy())
         np.save(output / f"{video.stem}.npy", np.stack(rows))
 
 
 def plain_clips(video: Path, size: int) -> Iterator[Tensor]:
-    """All clips of a video, (16, 3, size, size) in [0, 1]: frames 0, 2, ... 30 of each 32, the
-    centre 0.8."""
+    """A video's clips (16, 3, size, size) in [0, 1]: frames 0, 2, ... 30 of each 32, centre 0.8."""
     with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     for start in range(0, len(frames), 32):
@@ -54,6 +37,5 @@ def plain_clips(video: Path, size: int) -> Iterator[Tensor]:
         height, width = pixels.shape[2:]
         top, left = round(0.1 * height), round(0.1 * width)
         part = pixels[:, :, top : height - top, left : width - left]
-        yield functional.interpolate(
-            part, (size, size), mode="bilinear", antialias=True, align_corners=False
-        )
+        kind = {"mode": "bilinear", "antialias": True, "align_corners": False}
+        yield functional.interpolate(part, (size, size), **kind)
