@@ -12,11 +12,11 @@ Where the CPU has no bf16, those lines are fp32 too (a warning says so).
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -27,12 +27,11 @@ from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.layout import apply_per_frame
 from aux_code.model_loaders import load_fa_model, load_ft_model
 from benchmarks import machine
-from benchmarks.machine import ChildProcess, MatrixProduct, medians, rounds_in_turns
+from benchmarks.machine import PRECISIONS, ChildProcess, MatrixProduct, medians, rounds_in_turns
 from benchmarks.machine import seconds_of as timed
-from benchmarks.model_costs import Case, gflop
+from benchmarks.model_costs import inference_gflop
 
 N_FRAMES = 16
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OPTIONS = {
     "size": (224, "height and width of the frames in pixels"),
     "rounds": (7, "rounds that count"),
@@ -50,14 +49,6 @@ class OneDnnProduct(MatrixProduct):
         kernel = self.right.t()[:, :, None, None]  # (C, C, 1, 1)
         geometry = ((0, 0), (1, 1), (1, 1), 1)
         return timed(lambda: torch.mkldnn_convolution(pixels, kernel, None, *geometry))
-
-
-def runtime() -> str:
-    """What computes the prepared networks."""
-    try:
-        return f"OpenVINO {version('openvino')}"
-    except PackageNotFoundError:
-        return "without OpenVINO"
 
 
 def networks() -> tuple[nn.Module, nn.Module]:
@@ -98,27 +89,36 @@ def prepared_measures(size: int, chunk: int, precision: str) -> dict[str, Callab
     }
 
 
+def ceilings(size: int) -> dict[str, MatrixProduct]:
+    """Each kind of product in each precision."""
+    fast = supports_bf16("cpu")
+    return {
+        f"{kind.__name__}_{precision}": kind(dtype if fast else torch.float32, size)
+        for precision, dtype in PRECISIONS.items()
+        for kind in (MatrixProduct, OneDnnProduct)
+    }
+
+
 def main(argv: list[str] | None = None) -> int:
     """Times both sides in turns and ends with one line of JSON."""
     options = machine.parse_options(__doc__, argv, OPTIONS)
+    try:
+        runtime = f"OpenVINO {version('openvino')}"
+    except PackageNotFoundError:
+        runtime = "without OpenVINO"
     sizes = f"one clip of {N_FRAMES} x {options.size} x {options.size}, {options.rounds} rounds"
-    print(f"{machine.describe_machine()}, {runtime()}; {sizes}")
+    print(f"{machine.describe_machine()}, {runtime}; {sizes}")
+    measures, features = {}, {}
     with ChildProcess(plain_functions, options.size) as child:
         expected = torch.from_numpy(child.call("feature"))
-        measures, features = {}, {}
         for precision in PRECISIONS:
-            prepared = prepared_measures(options.size, options.chunk, precision)
-            features[precision] = prepared.pop("feature")()
-            measures |= prepared
-        plain = {f"plain_{name}": lambda name=name: child.call(name) for name in ("fa", "i3d")}
-        fast = supports_bf16("cpu")
-        products = {
-            f"{kind.__name__}_{precision}": kind(dtype if fast else torch.float32, options.product)
-            for precision, dtype in PRECISIONS.items()
-            for kind in (MatrixProduct, OneDnnProduct)
-        }
-        seconds = medians(rounds_in_turns(plain | measures | products, options.rounds))
-    ratios, figures = summary(seconds, products, options.size)
+            measures |= prepared_measures(options.size, options.chunk, precision)
+            features[precision] = measures.pop("feature")()
+        measures |= {f"plain_{name}": partial(child.call, name) for name in ("fa", "i3d")}
+        products = ceilings(options.product)
+        seconds = medians(rounds_in_turns(measures | products, options.rounds))
+    gflops = {name: product.gflop / seconds[name] for name, product in products.items()}
+    ratios, figures = summary(seconds, gflops, inference_gflop(options.size))
     for precision, feature in features.items():
         error = ((feature - expected).norm() / expected.norm()).item()
         figures[f"relative_error_{precision}"] = error
@@ -128,20 +128,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def summary(
-    seconds: dict[str, float], products: dict[str, MatrixProduct], size: int
+    seconds: dict[str, float], products: dict[str, float], works: dict[str, float]
 ) -> tuple[dict, dict]:
-    """(ratios, figures) of the median seconds; prints a line for each."""
-    works = {
-        "fa": N_FRAMES * gflop(Case(load_fa_model, (1, 3, size, size)), training=False),
-        "i3d": gflop(Case(load_ft_model, (1, 3, N_FRAMES, size, size)), training=False),
-    }
+    """(ratios, figures) of median seconds, GFLOP/s of products and GFLOP of networks; printed."""
     ratios, figures = {}, {}
     for precision in PRECISIONS:
-        ceiling = max(
-            product.gflop / seconds[name]
-            for name, product in products.items()
-            if name.endswith(precision)
-        )
+        ceiling = max(rate for name, rate in products.items() if name.endswith(precision))
         figures[f"ceiling_gflops_{precision}"] = ceiling
         print(f"ceiling {precision}: {ceiling:.0f} GFLOP/s")
         for network, work in works.items():

@@ -14,15 +14,14 @@ released several times (`n_releases` of the parameters); multiply `release_secon
 Evaluation, which the plain loop would anonymize for as well, is left out.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -127,18 +126,17 @@ def build_plain(n_images: int, size: int) -> dict[str, Callable[[], float]]:
     return {"epoch": lambda: seconds_of(plain.train_epoch)}
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Median seconds of the plain epoch, of ours and of the release; one round before them does not
-    count."""
-    with ChildProcess(build_plain, options.images, options.size) as child:
-        ours = OurStage(options.images, options.size, folder)
+def measure(n_images: int, size: int, n_rounds: int) -> dict[str, float]:
+    """Median seconds of plain epoch, release and our epoch, after a round that does not count."""
+    with tempfile.TemporaryDirectory() as name, ChildProcess(build_plain, n_images, size) as child:
+        ours = OurStage(n_images, size, Path(name))
         measures = {
-            "plain": lambda: child.call("epoch"),
-            "release": lambda: seconds_of(ours.release),
-            "ours": lambda: seconds_of(ours.train_epoch),
+            "plain": partial(child.call, "epoch"),
+            "release": partial(seconds_of, ours.release),
+            "ours": partial(seconds_of, ours.train_epoch),
         }
         rounds_in_turns(measures, n_rounds=1)
-        return medians(rounds_in_turns(measures, options.rounds))
+        return medians(rounds_in_turns(measures, n_rounds))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -146,14 +144,11 @@ def main(argv: list[str] | None = None) -> int:
     options = machine.parse_options(__doc__, argv, OPTIONS)
     sizes = f"{options.images} images of {options.size} pixels, {options.rounds} rounds"
     print(f"{machine.describe_machine()}; {sizes}")
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(options, Path(folder))
+    found = measure(options.images, options.size, options.rounds)
     plain, release, ours = found["plain"], found["release"], found["ours"]
-    ratios = {
-        "epoch": plain / (ours + release / options.epochs),
-        "epoch_without_release": plain / ours,
-        "first_epoch": plain / (ours + release),
-    }
+    seconds = {"epoch": ours + release / options.epochs, "epoch_without_release": ours}
+    seconds["first_epoch"] = ours + release
+    ratios = {key: plain / value for key, value in seconds.items()}
     print(f"plain epoch {plain:.2f} s; ours {ours:.2f} s after a release of {release:.2f} s")
     for key, ratio in ratios.items():
         print(f"{key:22} {ratio:6.2f}x")

@@ -1,5 +1,4 @@
-"""Runs the benchmarks, keeps what they measured in benchmarks/results and writes the table of
-benchmarks/README.md.
+"""Runs the benchmarks, keeps what they measured in results/ and writes the table of README.md.
 
     python benchmarks/report.py                       all, each with the command of its last run
     python benchmarks/report.py mgfn -- --scale 0.05  one, with options of its own
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    # an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from aux_code.checkpoints import git_commit, read_json, write_atomically, write_json
@@ -52,27 +50,27 @@ def run_benchmark(name: str, options: list[str]) -> dict[str, Any]:
         raise SystemExit(f"{name} ended with status {process.returncode}")
     try:
         content = json.loads(lines[-1])
-        return {
-            "benchmark": name,
-            "command": shlex.join(["python", f"benchmarks/{name}.py", *options]),
-            "machine": lines[0] if "cores" in lines[0] else describe_machine(),
-            "date": time.strftime("%Y-%m-%d"),
-            "commit": (git_commit() or "unknown")[:12],
-            "seconds": round(time.monotonic() - start),
-            "ratios": content["ratios"],
-            "figures": content["figures"],
-        }
+        measured = {key: content[key] for key in ("ratios", "figures")}
     except (IndexError, ValueError, KeyError) as error:
         raise SystemExit(f"{name} did not end with its line of JSON") from error
+    return {
+        "benchmark": name,
+        "command": shlex.join(["python", f"benchmarks/{name}.py", *options]),
+        "machine": lines[0] if "cores" in lines[0] else describe_machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": (git_commit() or "unknown")[:12],
+        "seconds": round(time.monotonic() - start),
+        **measured,
+    }
 
 
 def keep(measured: dict[str, Any], path: Path) -> None:
     """Writes a measurement; the ratios of the one before it go to `earlier`."""
     earlier = []
     if path.is_file():
-        previous = read_json(path)
-        kept = {key: previous[key] for key in ("date", "commit", "command", "ratios")}
-        earlier = [*previous.get("earlier", []), kept]
+        before = read_json(path)
+        kept = {key: before[key] for key in ("date", "commit", "command", "ratios")}
+        earlier = [*before.get("earlier", []), kept]
     write_json(path, {**measured, "earlier": earlier})
 
 
@@ -87,11 +85,8 @@ def written_part(results: dict[str, dict[str, Any]]) -> str:
             text = f"**{text}**"
         lines.append(f"| {aim['label']} | {'at most ' if at_most else ''}{bound:g} | {text} |")
     known = [result["seconds"] for result in results.values() if result["seconds"]]
-    lines += [
-        "",
-        f"{len(known)} of {len(results)} say how long they took, {_minutes(sum(known))}:",
-        "",
-    ]
+    took = f"{len(known)} of {len(results)} say how long they took, {_minutes(sum(known))}:"
+    lines += ["", took, ""]
     for result in results.values():
         took = f", {_minutes(result['seconds'])}" if result["seconds"] else ""
         lines.append(f"- `{result['command']}`: {result['date']}, commit {result['commit']}{took}")
