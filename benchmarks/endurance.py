@@ -8,8 +8,7 @@ is measured is everything around the networks. Each case is the whole of `dali_e
   memory.
 - Ten thousand videos of 33 frames: a first process is killed (SIGKILL) when a twentieth of them is
   there, a second one does the rest: how many of those it repeats, seconds per video and resident
-  memory at the start and at the end, the seconds of assembling the full manifest, those of finding
-  out what is left, and those of a third run, which has nothing left to do.
+  memory at the start and at the end, and the seconds of a third run, which has nothing left to do.
 
 The long video repeats one encoded second, and the many videos are links to one file: quick to make,
 no quicker to read.
@@ -33,7 +32,6 @@ import av
 import numpy as np
 
 from aux_code import config
-from aux_code.checkpoints import read_json
 from aux_code.runs import start_run
 from benchmarks import machine
 from benchmarks.extraction import write_checkpoint
@@ -41,7 +39,6 @@ from feature_extraction import dali_extraction
 from feature_extraction.dali_extraction import extract
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.params_feature_extraction import FeatureExtractionParams
-from feature_extraction.video_inputs import list_inputs
 
 HEIGHT, WIDTH, FPS = 48, 64, 30
 SHORT_FRAMES, SMALL_FRAMES = 2 * 60 * FPS, 33
@@ -131,18 +128,6 @@ def by_tenths(written: list[tuple[float, float]]) -> dict[str, float]:
     return {"mean_seconds_early": early, "mean_seconds_late": late} | memory
 
 
-def folder_seconds(folder: Path, dataset: Path) -> dict[str, float]:
-    """Seconds of assembling a finished manifest again and of finding out that nothing is left."""
-    manifest = read_json(folder / "manifest.json")
-    header = {key: value for key, value in manifest.items() if key not in ("videos", "failed")}
-    with FeatureFolder(folder, header) as features:
-        start = time.monotonic()
-        features.assemble()
-        merged = time.monotonic()
-        features.left(list_inputs(str(dataset)).videos)
-        return {"merge_seconds": merged - start, "scan_seconds": time.monotonic() - merged}
-
-
 def long_video(folder: Path, checkpoint: Path, n_frames: int) -> dict[str, float]:
     """Figures of a short and of a long video."""
     figures = {}
@@ -168,7 +153,6 @@ def many_videos(folder: Path, checkpoint: Path, n_videos: int) -> dict[str, floa
         cost["nothing_left_seconds"] = child.call("run")["seconds"]
     cost["there_when_killed"] = len(before)
     cost["repeated_after_kill"] = sum(p.stat().st_mtime_ns != t for p, t in before.items())
-    cost |= folder_seconds(folder / "features_many", many)
     shown = ", ".join(f"{key} {value:.4g}" for key, value in cost.items())
     print(f"{n_videos} videos in {cost['seconds']:.1f} s: {shown}")
     return {f"many_{key}": value for key, value in cost.items()} | {"many_videos": n_videos}

@@ -15,7 +15,7 @@ product, measured in the same rounds. On a busy machine trust the ratio of CPU s
 --threads 1.
 
 On a CPU the reader is pyav. On a GPU (the default where there is one) it is dali, with NVDEC; bf16
-runs with pyav too, decoding on the CPU, and nvidia-smi says how busy the GPU and its decoders were.
+runs with pyav too, decoding on the CPU.
 """
 
 import argparse
@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +41,6 @@ from aux_code.devices import choose_device
 from aux_code.model_loaders import load_fa_model, load_ft_model
 from aux_code.runs import start_run
 from benchmarks import machine
-from benchmarks.gpu_monitor import GpuMonitor
 from benchmarks.machine import PRECISIONS, MatrixProduct, medians, rounds_in_turns
 from benchmarks.model_costs import inference_gflop
 from benchmarks.plain_extraction import extract_plainly
@@ -114,24 +112,18 @@ def our_side(
     """The process of one of our sides: every run extracts into a fresh folder."""
     config.SAVED_MODELS_ROOT = config.LOGS_ROOT = folder / "runs"
     profiles: list[dict[str, float]] = []
-    utilisation: list[dict[str, float]] = []
 
     def work() -> None:
         chosen = replace(params, output=str(folder / f"{name}_{len(profiles)}"))
-        with GpuMonitor() if params.device == "cuda" else nullcontext() as monitor:
-            outcome = extract(chosen, start_run(chosen, "benchmark"))
+        outcome = extract(chosen, start_run(chosen, "benchmark"))
         if outcome.failed:
             raise RuntimeError(f"not extracted: {outcome.failed}")
         profiles.append(outcome.extraction.seconds)
-        utilisation.append(monitor.means if monitor else {})
 
-    more = {"profile": profiles, "utilisation": utilisation}
-    return Run(work).measures() | {key: partial(by_part, runs) for key, runs in more.items()}
+    def profile() -> dict[str, float]:
+        return medians({part: [run[part] for run in profiles] for part in profiles[0]})
 
-
-def by_part(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Median of each part over the runs."""
-    return medians({part: [run[part] for run in runs] for part in runs[0]})
+    return Run(work).measures() | {"profile": profile}
 
 
 def agreement(folder: Path, precision: str) -> float:
@@ -190,7 +182,7 @@ def measure(sides: dict[str, machine.ChildProcess], folder: Path, options: argpa
             print(f"  {share:.0%} of the ceiling of {ceiling:.0f} GFLOP/s")
             own |= {"processor_ratio": ratio, "ceiling_gflops": ceiling, "ceiling_share": share}
             own |= part_seconds(side.call("profile"), seconds[name])
-            own |= side.call("utilisation") | {"lowest_cosine": agreement(folder, name)}
+            own["lowest_cosine"] = agreement(folder, name)
         figures |= {f"{key}_{name}": value for key, value in own.items()}
     if "bf16_pyav" in seconds:
         ratio = figures["nvdec_against_cpu_decoding"] = seconds["bf16_pyav"] / seconds["bf16"]
