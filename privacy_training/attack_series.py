@@ -30,11 +30,7 @@ def attacks_of_series(params: PrivacyParams, run_id: str) -> list[PrivacyParams]
 def run_series(
     attacks: list[PrivacyParams], attack: Callable[[PrivacyParams], dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Runs one after the other; an attacker that cannot run, such as one without weights, does not
-    end the others.
-
-    Returns:
-        the reports, and run id -> what was wrong.
+    """Runs all, even if one cannot run; (the reports, run id -> what was wrong).
 
     Raises:
         UserError: no attack was possible; the first one's error.
@@ -53,8 +49,7 @@ def run_series(
 
 
 def summarise(run_id: str, reports: list[dict[str, Any]], failed: dict[str, str]) -> dict[str, Any]:
-    """One entry per attacker with mean and deviation over its seeds, and the strongest: an
-    anonymizer is as good as it.
+    """Mean and deviation of every attacker over its seeds, and the strongest: what counts.
 
     Args:
         run_id: name of the series.
@@ -84,18 +79,16 @@ def summarise(run_id: str, reports: list[dict[str, Any]], failed: dict[str, str]
 
 
 def _over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    keys = ("cmap", "f1", "per_attribute")
-    scores = [
-        {
-            protocol: {key: report["protocols"][protocol][key] for key in keys}
-            for protocol in PROTOCOLS
-        }
-        for report in reports
+    def scores(protocol: dict[str, Any]) -> dict[str, Any]:
+        return {key: protocol[key] for key in ("cmap", "f1", "per_attribute")}
+
+    protocols = [
+        {name: scores(report["protocols"][name]) for name in PROTOCOLS} for report in reports
     ]
     return {
         "runs": [report["run_id"] for report in reports],
         "seeds": [report["parameters"]["seed"] for report in reports],
-        "protocols": over_seeds(scores),
+        "protocols": over_seeds(protocols),
         "confidence_intervals": [report["confidence_interval"] for report in reports],
         "plateau": [report["plateau"] for report in reports],
         "inversion": [report["inversion"] for report in reports if "inversion" in report],

@@ -16,8 +16,7 @@ log = logging.getLogger(__name__)
 def build_attacker(
     params: PrivacyParams, n_attributes: int, features: Tensor | None = None
 ) -> nn.Module:
-    """The network of an attack: images (N, 3, H, W) or features (N, feature_dim) -> logits (N,
-    n_attributes).
+    """The network: images (N, 3, H, W) or features (N, feature_dim) -> logits (N, n_attributes).
 
     Args:
         params: `attacker`, `network`, `level`, `size`, `mlp_widths` and the weights' options.
@@ -85,8 +84,7 @@ class CentreCrop(nn.Module):
 
 
 class FeatureMlp(nn.Module):
-    """MLP on f_T's features (paper, Table 1: 2048-2048-1028-1028-512-7); (N, feature_dim) ->
-    logits.
+    """MLP (paper, Table 1: 2048-2048-1028-1028-512-7); features (N, feature_dim) -> logits.
 
     The features are standardised by the training set's statistics first, so that networks whose
     features differ in scale are attacked alike (ours).
@@ -116,9 +114,8 @@ class LinearProbe(nn.Module):
             raise UserError("--attacker linear_probe needs --network r50, r50_imagenet or small")
         if not pretrained:
             raise UserError(
-                "--attacker linear_probe reads frozen features: give --probe_weights FILE or "
-                "--attacker_weights FILE (such as fb_ssl.pth of init_privacy.py), or "
-                "--network r50_imagenet"
+                "--attacker linear_probe reads frozen features: give --probe_weights or "
+                "--attacker_weights FILE (fb_ssl.pth of init_privacy.py), or --network r50_imagenet"
             )
         self.backbone = net.requires_grad_(False)
         self.norm = nn.BatchNorm1d(net.feature_dim)
@@ -151,9 +148,7 @@ def _start_from(net: nn.Module, path: Path) -> None:
     wrong = [name for name in own if name not in weights]
     wrong += [n for n, value in weights.items() if n not in own or own[n].shape != value.shape]
     if wrong:
-        raise UserError(
-            f"starting weights {path}: its f_B does not fit this attacker (first difference: "
-            f"{wrong[0]}); choose the attacker of its architecture"
-        )
+        problem = f"its f_B does not fit this attacker (first difference: {wrong[0]})"
+        raise UserError(f"{path}: {problem}; choose the attacker of its architecture")
     net.load_state_dict(weights, strict=False)
     log.info("attacker starts from the backbone in %s", path)

@@ -1,5 +1,4 @@
-"""The training of an attacker: multi-label prediction of private attributes from what an anonymizer
-released."""
+"""The training of an attacker: multi-label prediction of attributes from released images."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,12 +61,10 @@ class Attack:
 
 
 def build_attack(net: nn.Module, params: PrivacyParams, run: Run) -> Attack:
-    """Adam (paper), decoupled weight decay if the parameters have one, on weights that are not
-    frozen; the running average, if there is one, starts from the weights as they are."""
+    """Adam (paper) with decoupled weight decay on weights that are not frozen."""
     weights = [p for p in net.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        weights, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
-    )
+    rates = {"lr": params.learning_rate, "weight_decay": params.weight_decay}
+    optimizer = torch.optim.AdamW(weights, **rates, fused=True)
     averaged = None
     if params.weight_averaging:
         average = get_ema_multi_avg_fn(params.weight_averaging)
@@ -76,8 +73,7 @@ def build_attack(net: nn.Module, params: PrivacyParams, run: Run) -> Attack:
 
 
 def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
-    """Trains to the end, evaluating on the way; saves between epochs, so that a resumed run
-    continues exactly."""
+    """Trains to the end, evaluating on the way; saves between epochs, to be continued exactly."""
     params, writer = attack.params, attack.run.writer
     bar = progress(description="attack", total=params.n_epochs, initial=len(attack.history))
     while not attack.finished:
@@ -125,8 +121,9 @@ def train_epoch(attack: Attack, images: ReleasedImages, epoch: int) -> dict[str,
         set_learning_rate(attack.optimizer, rate, factor)
         views = inputs[batch.to(inputs.device)].to(device)
         if views.ndim == 4:
-            draws = seeded_generator(params.seed, "views", epoch, i)
-            views = augment_released(views, params, draws)
+            views = augment_released(
+                views, params, seeded_generator(params.seed, "views", epoch, i)
+            )
         loss = train_step(attack, views, labels[batch.to(labels.device)].to(device))
         total, n_seen, step = total + len(batch) * loss, n_seen + len(batch), step + 1
     return {"epoch": epoch + 1, "step": step, "train_loss": total / max(1, n_seen)}
@@ -138,10 +135,8 @@ def train_step(attack: Attack, views: Tensor, labels: Tensor) -> float:
         logits = attack.net(views.float())
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
     if not torch.isfinite(loss):
-        raise UserError(
-            "the attacker's loss is not finite; lower --image_learning_rate or "
-            "--feature_learning_rate"
-        )
+        options = "--image_learning_rate or --feature_learning_rate"
+        raise UserError(f"the attacker's loss is not finite; lower {options}")
     attack.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     attack.optimizer.step()

@@ -1,5 +1,4 @@
-"""The attacker `inversion`: a U-Net learns to undo f_A; what it recovers is measured and attacked
-(ours)."""
+"""The attacker `inversion` (ours): a U-Net learns to undo f_A; what it recovers is attacked."""
 
 from dataclasses import replace
 
@@ -41,12 +40,8 @@ def invert_splits(
         meta = build_meta("train_privacy", {"fa": net.architecture}, params, recipe, {})
         save_checkpoint(path, {"fa_model_state_dict": detached_copy(net), "meta": meta})
     inverted = Splits(*(_invert(net, images, params, run) for images in vars(released).values()))
-    truth = raw.test.releases[0]
-    quality = {
-        "released": image_quality(released.test.releases[0], truth),
-        "recovered": image_quality(inverted.test.releases[0], truth),
-    }
-    return inverted, quality
+    truth, splits = raw.test.releases[0], {"released": released, "recovered": inverted}
+    return inverted, {n: image_quality(s.test.releases[0], truth) for n, s in splits.items()}
 
 
 def train_inverter(
@@ -105,8 +100,7 @@ def psnr(images: Tensor, truth: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """Structural similarity (N,) in [-1, 1] (Wang et al. 2004: Gaussian window 11, sigma 1.5; mean
-    over channels)."""
+    """Structural similarity (N,) in [-1, 1], mean over channels (Wang et al. 2004)."""
     a, b = images.float().clamp(0, 1), truth.float()
     offsets = torch.arange(window, device=a.device) - window // 2
     line = torch.exp(-(offsets**2) / (2 * sigma**2))

@@ -1,5 +1,4 @@
-"""Figures of an attack: average precision per attribute beside chance, and released images with
-what was read."""
+"""Figures of an attack: precision per attribute, released images with what was read."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,7 @@ _COLUMNS, _IMAGE_INCHES, _LINE_POINTS = 4, 2.4, 11
 def plot_attributes(path: Path, results: dict[str, dict[str, Any]]) -> None:
     """Bars of average precision per attribute, at the epoch by validation, chance as lines; a PNG.
 
-    Args:
-        path: the file.
-        results: label -> content of a results file of this stage; the first one's attributes and
-            chance are drawn.
+    Of `results` (label -> content of a results file) the first gives attributes and chance.
     """
     attacks = []
     for i, (label, result) in enumerate(results.items()):
@@ -35,8 +31,7 @@ def plot_attributes(path: Path, results: dict[str, dict[str, Any]]) -> None:
 def sample_figure(
     images: Tensor, probabilities: Tensor, labels: Tensor, names: list[str]
 ) -> Figure:
-    """A grid of what the attacker got, each image with the attributes it has (bold) and the
-    attacker's probabilities.
+    """A grid of what the attacker got, each image with its attributes (bold) and probabilities.
 
     Green: right at a threshold of 0.5; red: wrong. At most MAX_LINES attributes stand below one.
 

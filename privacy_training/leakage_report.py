@@ -1,5 +1,4 @@
-"""From an attack's history to what is reported: three protocols side by side, chance level,
-interval, curve."""
+"""From an attack's history to its report: three protocols, chance level, interval, curve."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +14,7 @@ from aux_code.metrics import (
 from privacy_training.params_privacy import PrivacyParams
 
 SMOOTHING = 3
-"""Evaluations whose mean validation cMAP selects an epoch, so that one lucky epoch does not
-(ours)."""
+"""Evaluations whose mean validation cMAP selects an epoch, not one lucky epoch (ours)."""
 _IN_CURVE = ("epoch", "train_loss", "validation_cmap", "test_cmap")
 _DRAWS_AT_ONCE = 100
 """Bootstrap draws per pass; bounds the memory."""
@@ -47,20 +45,18 @@ def leakage_report(
     cmaps = {entry["epoch"]: entry["validation_cmap"] for entry in evaluated}
     selected = evaluated[np.argmax(smooth(np.array(list(cmaps.values()))))]
     best_on_test = max(evaluated, key=lambda entry: entry["test_cmap"])
+    chosen = {"last": evaluated[-1], "validation": selected, "best_on_test": best_on_test}
     protocols = {}
-    for name, entry in zip(
-        ("last", "validation", "best_on_test"), (evaluated[-1], selected, best_on_test)
-    ):
+    for name, entry in chosen.items():
         probabilities = entry["test"].numpy()
         scores = attribute_metrics(probabilities, test_labels)
+        drawn = (params.n_bootstrap, params.seed)
         protocols[name] = {
             "cmap": scores.cmap,
             "f1": scores.f1,
             "per_attribute": _named(names, scores.per_attribute),
             "epoch": entry["epoch"],
-            "confidence_interval": bootstrap_interval(
-                probabilities, test_labels, params.n_bootstrap, params.seed
-            ),
+            "confidence_interval": bootstrap_interval(probabilities, test_labels, *drawn),
         }
     # a guess that says yes as often as it is true has the prevalence as F1, too
     prevalence = chance_cmap(test_labels)
@@ -105,13 +101,11 @@ def recent_gain(validation_cmap: Mapping[int, float], window: float) -> float | 
     """What the last `window` epochs added to the best validation cMAP.
 
     Args:
-        validation_cmap: 1-based epoch -> score in [0, 1], of the epochs that were evaluated,
-            ascending.
+        validation_cmap: 1-based epoch -> score in [0, 1], of the evaluated epochs, ascending.
         window: in epochs.
 
     Returns:
-        Best score of the window less the best before it; None if the training is no longer than the
-        window.
+        Best score of the window less the best before it; None if no epoch lies before it.
     """
     border = max(validation_cmap, default=0) - window
     early = [score for epoch, score in validation_cmap.items() if epoch <= border]
@@ -127,8 +121,7 @@ def plateau(
     Args:
         validation_cmap: as for `recent_gain`.
         selected: the epoch that validation chose.
-        params: `plateau_epochs` is the window (0: the last quarter of the epochs), `plateau_gain`
-            the tolerance.
+        params: `plateau_epochs`, the window (0: the last quarter), and `plateau_gain`.
 
     Returns:
         `gain`: `recent_gain`; `reached`: it is at most `tolerance`. A rate that falls to zero

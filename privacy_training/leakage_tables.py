@@ -1,5 +1,4 @@
-"""Results as Markdown: the attackers of a series with the strongest, and the run beside the paper's
-numbers."""
+"""Results as Markdown: a series with its strongest attacker, a run beside the paper's numbers."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,11 +10,7 @@ from aux_code.reporting import published
 from aux_code.reporting.table import MISSING, Table, percent
 from privacy_training.attack_series import PROTOCOLS
 
-_COLUMNS = (
-    "cMAP, epoch by validation",
-    "cMAP, last epoch",
-    "cMAP, best on test (paper)",
-)
+_COLUMNS = ("cMAP, epoch by validation", "cMAP, last epoch", "cMAP, best on test (paper)")
 """In the order of PROTOCOLS."""
 
 
@@ -42,8 +37,7 @@ def attacker_table(summary: dict[str, Any]) -> Table:
     if learning:
         notes.append(
             f"Still learning at the end, so that more epochs may read more: {', '.join(learning)} "
-            "(the last quarter of the epochs added more than a point of validation cMAP; `plateau` "
-            "in the results)."
+            "(the last quarter added over a point of validation cMAP; `plateau` in the results)."
         )
     n_seeds = max(len(entry["seeds"]) for entry in attackers.values())
     if n_seeds > 1:
@@ -66,11 +60,9 @@ def _attacker_row(name: str, entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def paper_table(results: list[dict[str, Any]]) -> Table:
-    """Results of single attacks beside the paper's cMAP: Table 8 at image level, Table 1 at feature
-    level; percent.
+    """Results files of one level beside the paper's cMAP in percent: Table 8, of features Table 1.
 
-    Args:
-        results: contents of results files of one level; the notes are about the first one.
+    The notes are about the first one.
     """
     features = results[0]["level"] == "feature"
     table_8 = {name: row.vispr_cmap for name, row in published.TABLE_8.items()}
@@ -86,16 +78,13 @@ def paper_table(results: list[dict[str, Any]]) -> Table:
     same = Counter((result["anonymizer"], result["attacker"]) for result in results)
     for result in results:
         name, attacker = result["anonymizer"], result["attacker"]
-        several = same[name, attacker] > 1
-        seed = f", seed {result['parameters']['seed']}" if several else ""
+        seed = f", seed {result['parameters']['seed']}" if same[name, attacker] > 1 else ""
         scores = [percent(result["protocols"][protocol]["cmap"]) for protocol in PROTOCOLS]
         label = ("MLP on features" if features else attacker) + seed
         chance = percent(result["chance"]["cmap"])
         rows.append((name, label, *scores, chance, published_cell(name)))
-    left_out = [name for name in paper if name not in {result["anonymizer"] for result in results}]
-    rows += [
-        (published.TABLE_8_LABELS[name], *[MISSING] * 5, published_cell(name)) for name in left_out
-    ]
+    labels, here = published.TABLE_8_LABELS, {result["anonymizer"] for result in results}
+    rows += [(labels[n], *[MISSING] * 5, published_cell(n)) for n in paper if n not in here]
     header = ("Anonymizer", "Attacker", *_COLUMNS, "chance", "paper (change against raw)")
     number = "1, features of still clips" if features else "8"
     title = f"VISPR cMAP beside the paper's Table {number}, percent"
@@ -116,13 +105,9 @@ def _differences(result: dict[str, Any]) -> list[str]:
             "only the order of the rows can be compared, not their values."
         )
     if set(result["chance"]["per_attribute"]) != set(VISPR1):
-        notes.append(
-            "**Other attributes** than the paper's seven (VISPR1): the values cannot be compared."
-        )
+        notes.append("**Other attributes** than the paper's seven (VISPR1): not to be compared.")
     if result["level"] == "image" and result["attacker"] != "r50":
         notes.append(f"The attacker here is {result['attacker']}, not the paper's r50.")
     if n_left_out:
-        notes.append(
-            f"{n_left_out} images do not decode and are left out; the results file names them."
-        )
+        notes.append(f"{n_left_out} images do not decode, are left out and named in the results.")
     return notes

@@ -139,10 +139,8 @@ class PrivacyParams(PersonBoxParams, CommonParams):
         above = {**dict.fromkeys(rates, 0), "lr_divisor": 1}
         check_ranges(self, at_least=least, above=above, below={"zoom": 1, "weight_averaging": 1})
         if self.level == "feature" and self.attacker not in _AT_FEATURE_LEVEL:
-            raise UserError(
-                f"--attacker {self.attacker} works on images; that of --level feature is an MLP on "
-                "f_T's features: leave out --attacker, or take raw_trained"
-            )
+            remedy = "at --level feature leave out --attacker, or take raw_trained"
+            raise UserError(f"--attacker {self.attacker} works on images; {remedy}")
         for name in ("attackers", "seeds", "attributes"):
             values = getattr(self, name)
             if len(set(values)) < len(values):

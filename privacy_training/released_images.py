@@ -1,5 +1,4 @@
-"""What an anonymizer releases of VISPR: each image goes through f_A once; the attacker sees nothing
-else."""
+"""What an anonymizer releases of VISPR, all that the attacker sees: each image through f_A once."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,8 +64,7 @@ class Releaser:
     """Frozen f_A, and f_T at feature level, on a device.
 
     Args:
-        anonymizer: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), with `requires_boxes`; gets its
-            inference form.
+        anonymizer: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W); gets its inference form.
         device: where it runs.
         average_frames: independent releases of an image that are averaged.
         utility: network with `extract_features`, gets that form too; None at image level.
@@ -137,8 +135,7 @@ class ImageSource:
     n_workers: int = 1
 
     def chunks(self) -> Iterator[tuple[Tensor, Boxes, list[int]]]:
-        """Yields frames (n, 3, size, size) in [0, 1], their boxes and their indices; unreadable
-        files are left out."""
+        """Frames (n, 3, size, size) in [0, 1], boxes and indices of the files that decode."""
         numbered = iter(enumerate(self.paths))
         with ThreadPoolExecutor(self.n_workers) as pool:
             while batch := list(islice(numbered, self.batch)):

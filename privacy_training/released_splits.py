@@ -1,5 +1,4 @@
-"""From the parameters to the images of an attack: VISPR's splits through f_A, with the person boxes
-they need."""
+"""From parameters to the images of an attack: VISPR's splits, with person boxes, through f_A."""
 
 from dataclasses import replace
 from typing import Any
@@ -50,8 +49,8 @@ def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
             found = annotated_attributes(config.VISPR_ROOT, ("train",))
             names += sorted(found, key=_attribute_number)
         elif name.startswith("vispr") and name not in ATTRIBUTE_SETS:
-            sets = ", ".join(ATTRIBUTE_SETS)
-            raise UserError(f"unknown set of attributes '{name}'; the sets are {sets} and all")
+            known = f"{', '.join(ATTRIBUTE_SETS)} and all"
+            raise UserError(f"unknown set of attributes '{name}'; the sets are {known}")
         else:
             names += ATTRIBUTE_SETS.get(name, (canonical_name(name),))
     return tuple(dict.fromkeys(names))
@@ -83,10 +82,8 @@ def build_splits(params: PrivacyParams, run: Run) -> Splits:
     net = load_anonymizer(params.anonymizer)
     # "auto" is for the attacker; what is released is exact unless bf16 is asked for by name
     precision = "bf16" if params.precision == "bf16" else "fp32"
-    storage = getattr(torch, params.storage)
-    releaser = Releaser(
-        net, run.device, params.average_frames, utility, params.clip_frames, storage, precision
-    )
+    form = (params.clip_frames, getattr(torch, params.storage), precision)
+    releaser = Releaser(net, run.device, params.average_frames, utility, *form)
     people = None
     if net.requires_boxes:
         root, weights = config.VISPR_ROOT, params.detector_weights
@@ -109,15 +106,11 @@ def _image_source(
     columns = zip(dataset.attributes, labels.T, strict=True)
     constant = [name for name, column in columns if column.min() == column.max()]
     if split == "train" and constant:
-        raise UserError(
-            f"VISPR train2017: every image has the same label of {', '.join(constant)}, so nothing "
-            "can be learned; choose --attributes that vary"
-        )
+        same = f"every image has the same label of {', '.join(constant)}"
+        raise UserError(f"VISPR train2017: {same}; choose --attributes that vary")
     if split != "train" and not labels.any():
-        raise UserError(
-            f"VISPR {split}2017: no image has any of {', '.join(dataset.attributes)}, so there is "
-            "nothing to measure; choose other --attributes"
-        )
+        absent = f"no image has any of {', '.join(dataset.attributes)}"
+        raise UserError(f"VISPR {split}2017: {absent}; choose other --attributes")
     if people is not None:
         people.require(dataset.paths)
     unreadable = UnreadableLog(run.folder, len(dataset), params.max_unreadable_share)

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    # works in an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataclasses import asdict
@@ -42,8 +41,7 @@ from privacy_training.released_splits import attack_splits, attribute_names, unt
 
 
 def main() -> int:
-    """One attack, or several attackers and seeds one by one and then the table that names the
-    strongest."""
+    """One attack, or several attackers and seeds one by one and the table with the strongest."""
     params = parse(PRESETS, description=__doc__.splitlines()[0])
     for path in params.compare:
         _read_result(path)  # a wrong name shows now, not after the training
@@ -88,10 +86,9 @@ def attack_once(params: PrivacyParams) -> dict:
     _write_outputs(attack, splits, report, recipe)
     state.finish()
     scores, chance = report["protocols"]["validation"], report["chance"]
-    sys.stderr.write(
-        f"cMAP {scores['cmap']:.4f} (chance {chance['cmap']:.4f}), "
-        f"F1 {scores['f1']:.4f} (chance {chance['f1']:.4f})\n"
-    )
+    pairs = {"cMAP": "cmap", "F1": "f1"}.items()
+    shown = (f"{name} {scores[key]:.4f} (chance {chance[key]:.4f})" for name, key in pairs)
+    sys.stderr.write(", ".join(shown) + "\n")
     return report
 
 
@@ -132,13 +129,11 @@ def _write_outputs(attack: Attack, splits: Splits, report: dict, recipe: Recipe)
 
     chosen = attack.history[report["protocols"]["validation"]["epoch"] - 1]["test"]
     labels = splits.test.labels.cpu()
-    arrays = {"probabilities": chosen.numpy(), "labels": labels.numpy()}
-    write_atomically(
-        _result_file(run_id, ".npz"),
-        lambda file: np.savez_compressed(file, names=np.array(splits.test.names), **arrays),
-    )
-    table = paper_table([report, *_compared(params)])
-    write_tables(_result_file(run_id, ".md"), [table])
+    names = np.array(splits.test.names)
+    arrays = {"names": names, "probabilities": chosen.numpy(), "labels": labels.numpy()}
+    path = _result_file(run_id, ".npz")
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    write_tables(_result_file(run_id, ".md"), [paper_table([report, *_compared(params)])])
     if params.plots:
         others = {path.stem.removeprefix("privacy_"): read_json(path) for path in params.compare}
         plot_attributes(_result_file(run_id, "_attributes.png"), {**others, run_id: report})
@@ -158,9 +153,8 @@ def _read_result(path: Path) -> dict:
     content = read_json(path)
     expected = {"protocols", "anonymizer", "attacker", "level"}
     if not isinstance(content, dict) or not expected <= content.keys():
-        raise UserError(
-            f"--compare {path} is no result of one attack; give results/privacy_<run_id>.json"
-        )
+        remedy = "give results/privacy_<run_id>.json"
+        raise UserError(f"--compare {path} is no result of one attack; {remedy}")
     return content
 
 

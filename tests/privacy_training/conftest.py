@@ -1,5 +1,4 @@
-"""Tiny VISPR sets in the real layout, made here; and a way to run the stage's script in this
-process."""
+"""Tiny VISPR sets in the real layout, and a way to run the stage's script in this process."""
 
 import json
 import sys
@@ -31,8 +30,7 @@ def one_thread():
 
 @pytest.fixture
 def vispr_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A VISPR whose first attribute is the colour (red or blue) of a square in the middle; the
-    others are chance."""
+    """A VISPR whose first attribute is whether a square in the middle is red; others are chance."""
     root = tmp_path / "data" / "VISPR"
     generator = np.random.default_rng(7)
     for split, n_images in COUNTS.items():

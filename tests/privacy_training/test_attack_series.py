@@ -1,5 +1,4 @@
-"""Several attackers and seeds in one command, the strongest of them, and the table beside the
-paper's numbers."""
+"""Several attackers and seeds in one command, the strongest, the table beside the paper's."""
 
 import json
 
@@ -20,28 +19,20 @@ SMALL = ("--attackers", "small", "--epochs", 1)
 
 
 def report_of(attacker: str, seed: int, cmap: float, **changes) -> dict:
-    """A results file's content; the last epoch is 0.1 worse and the best on test 0.1 better than by
-    validation."""
+    """A results file's content; the last epoch is 0.1 worse, the best on test 0.1 better."""
     scores = {"validation": cmap, "last": cmap - 0.1, "best_on_test": cmap + 0.1}
-    attributes = dict.fromkeys(VISPR1, cmap) | {VISPR1[4]: None}
-    return {
-        "run_id": f"x_{attacker}_s{seed}",
-        "level": "image",
-        "attacker": attacker,
-        "anonymizer": "blur",
-        "average_frames": 1,
-        "protocols": {
-            k: {"cmap": v, "f1": v / 2, "per_attribute": attributes} for k, v in scores.items()
-        },
-        "chance": CHANCE,
+    named = {"per_attribute": dict.fromkeys(VISPR1, cmap) | {VISPR1[4]: None}}
+    report = {
+        "run_id": f"x_{attacker}_s{seed}", "level": "image", "attacker": attacker,
+        "anonymizer": "blur", "average_frames": 1, "chance": CHANCE,
+        "protocols": {key: {"cmap": v, "f1": v / 2, **named} for key, v in scores.items()},
         "confidence_interval": [cmap - 0.02, cmap + 0.02],
-        "plateau": {"gain": 0.0, "reached": True},
+        "plateau": {"gain": 0.0, "reached": True}, "parameters": {"seed": seed},
         "absent_attributes": {"validation": [], "test": [VISPR1[4]]},
         "n_pictures": {"train": 10_000, "validation": 4_000, "test": 8_000},
         "unreadable": {"train": [], "validation": [], "test": []},
-        "parameters": {"seed": seed},
-        **changes,
-    }
+    }  # fmt: skip
+    return report | changes
 
 
 def test_mean_deviation_and_strongest():
@@ -62,20 +53,13 @@ def test_mean_deviation_and_strongest():
     assert "Still learning" not in text
 
 
-def test_an_attacker_short_of_its_plateau_is_named():
-    learning = report_of("vit", 1, 0.5, plateau={"gain": 0.04, "reached": False})
-    reports = [report_of("r50", 0, 0.6), report_of("vit", 0, 0.5), learning]
-    summary = summarise("x", reports, failed={})
-    assert [run["reached"] for run in summary["attackers"]["vit"]["plateau"]] == [True, False]
-    note = "Still learning at the end, so that more epochs may read more: vit ("
-    assert note in attacker_table(summary).markdown()
-
-
-def test_one_seed_has_no_deviation():
-    summary = summarise("x", [report_of("r50", 0, 0.5)], failed={"x_vit_s0": "no weights"})
+def test_one_seed_has_no_deviation_and_an_attacker_short_of_its_plateau_is_named():
+    learning = report_of("r50", 0, 0.5, plateau={"gain": 0.04, "reached": False})
+    summary = summarise("x", [learning, report_of("small", 0, 0.6)], {"x_vit_s0": "no weights"})
     assert summary["attackers"]["r50"]["protocols"]["last"]["cmap"]["deviation"] is None
     text = attacker_table(summary).markdown()
     assert "±" not in text and "x_vit_s0 failed and is missing here: no weights" in text
+    assert "Still learning at the end, so that more epochs may read more: r50 (" in text
 
 
 def test_table_beside_the_papers_numbers():
@@ -154,11 +138,12 @@ def test_resume_keeps_what_is_finished(series, monkeypatch):
     _, first, _ = series(*SMALL, "--seeds", 0, 1)
     attacked = []
     run_attack = train_privacy.run_attack
-    monkeypatch.setattr(
-        train_privacy,
-        "run_attack",
-        lambda attack, *rest: attacked.append(attack) or run_attack(attack, *rest),
-    )
+
+    def noting(attack, *rest):
+        attacked.append(attack)
+        run_attack(attack, *rest)
+
+    monkeypatch.setattr(train_privacy, "run_attack", noting)
     _, again, _ = series(*SMALL, "--seeds", 0, 1, "--resume")
     assert not attacked and again == first
     series(*SMALL, "--seeds", 0, 1, 2, "--resume")
@@ -190,23 +175,21 @@ def test_attribute_sets_by_name(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [("--seeds", 1, 1), ("--attackers", "small", "small"), ("--attributes", "a", "a")]
+    ("options", "message"),
+    [
+        ("--seeds 1 1", "once"),
+        ("--attackers small small", "once"),
+        ("--attributes a a", "once"),
+        ("--level feature --utility ft.pth --attackers vit", "vit works on images"),
+        (
+            "--level feature --utility ft.pth --attackers linear_probe",
+            "linear_probe works on images",
+        ),
+        ("--level feature --utility ft.pth --attacker inversion", "inversion works on images"),
+        ("--compare {folder}/other.json", "other.json is no result"),
+    ],
 )
-def test_twice_the_same_is_refused(run_main, options):
-    with pytest.raises(UserError, match="once"):
-        run_main(*options)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [("--attackers", "vit"), ("--attackers", "linear_probe"), ("--attacker", "inversion")],
-)
-def test_attackers_of_images_are_refused_at_feature_level(run_main, tmp_path, options):
-    with pytest.raises(UserError, match=f"{options[1]} works on images"):
-        run_main("--level", "feature", "--utility", tmp_path / "ft.pth", *options)
-
-
-def test_compare_with_a_file_that_is_no_result(run_main, tmp_path):
+def test_what_no_attack_can_be_is_refused(run_main, tmp_path, options, message):
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(UserError, match="other.json is no result"):
-        run_main("--compare", tmp_path / "other.json")
+    with pytest.raises(UserError, match=message):
+        run_main(*options.format(folder=tmp_path).split())

@@ -22,8 +22,7 @@ class Says(nn.Module):
 
 
 def test_predictions_are_probabilities_and_f1_thresholds_them_at_one_half():
-    """The release thresholds logits at 0.5, which loses every attribute between a probability of
-    0.5 and 0.62."""
+    """The release thresholds logits at 0.5, which loses probabilities between 0.5 and 0.62."""
     images = torch.zeros(4, 3, 2, 2)
     images[:, :2, 0, 0] = LOGITS
     labels = (LOGITS > 0).float()

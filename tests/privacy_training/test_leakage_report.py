@@ -59,8 +59,7 @@ def test_epochs_that_were_not_evaluated_cannot_be_chosen():
 
 
 def test_f1_thresholds_probabilities_not_logits():
-    """A logit of 0.2 is a probability of 0.55: positive. A threshold of 0.5 on logits would miss
-    every positive."""
+    """A logit of 0.2 is a probability of 0.55: positive, which 0.5 on logits would miss."""
     said = torch.where(torch.from_numpy(LABELS) > 0, 0.2, -0.2).sigmoid()
     assert report_of([entry(1, said, said)])["protocols"]["last"]["f1"] == 1.0
 
@@ -101,16 +100,14 @@ def test_interval_is_that_of_scores_computed_draw_by_draw():
     assert found == pytest.approx(np.quantile(draws, [0.025, 0.975]))
 
 
-@pytest.mark.parametrize(
-    ("scores", "gain", "reached"),
-    [
-        ([0.3, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], 0.0, True),
-        ([0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.7, 0.7], 0.1, False),
-        ([0.3, 0.6], 0.3, False),
-        ([0.3, 0.6, 0.6, 0.6, 0.6, 0.6, 0.5, 0.4], -0.1, True),
-        ([0.6], None, False),
-    ],
-)
+GAINS = [
+    ([0.3, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], 0.0, True),
+    ([0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.7, 0.7], 0.1, False), ([0.3, 0.6], 0.3, False),
+    ([0.3, 0.6, 0.6, 0.6, 0.6, 0.6, 0.5, 0.4], -0.1, True), ([0.6], None, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scores", "gain", "reached"), GAINS)
 def test_plateau_is_what_the_last_quarter_adds_on_validation(scores, gain, reached):
     found = plateau(dict(enumerate(scores, 1)), 1, PARAMS)
     assert found["gain"] == (None if gain is None else pytest.approx(gain, abs=1e-3))

@@ -60,8 +60,7 @@ def test_raw_release_is_the_evaluation_geometry_in_rgb(tmp_path, images):
 
 
 def test_channels_and_crop(tmp_path):
-    """A red image with a green border outside the central 0.8: red comes out alone, in channel
-    0."""
+    """A red image with a green border outside the central 0.8: only red comes, in channel 0."""
     image = np.zeros((50, 50, 3), dtype=np.uint8)
     image[..., 1] = 255
     image[5:45, 5:45] = (255, 0, 0)
@@ -70,8 +69,7 @@ def test_channels_and_crop(tmp_path):
 
 
 def test_boxes_follow_the_image(tmp_path):
-    """Source 50 x 50, crop [5, 45), size 16: a box of [15, 25) x [5, 45) covers columns 4 to 7 of
-    16, all rows."""
+    """Source 50 x 50, crop [5, 45), size 16: a box of [15, 25) x [5, 45) covers columns 4 to 7."""
     image = np.full((50, 50, 3), 255, dtype=np.uint8)
     people = PersonBoxes({"0.png": {0: np.array([[15, 5, 25, 45]], np.float32)}})
     released = released_by("blacken", source_of(tmp_path, [image], people))
