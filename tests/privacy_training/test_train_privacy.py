@@ -22,17 +22,15 @@ from privacy_training.params_privacy import PRESETS, made_of
 
 
 def weights_of(run_id: str) -> dict[str, torch.Tensor]:
-    path = config.SAVED_MODELS_ROOT / run_id / "attacker.pth"
-    return load_checkpoint(path)["fb_model_state_dict"]
+    checkpoint = load_checkpoint(config.SAVED_MODELS_ROOT / run_id / "attacker.pth")
+    return checkpoint["fb_model_state_dict"]
 
 
-def test_learns_an_easy_attribute_from_raw_images(run_stage):
+def test_learns_an_easy_attribute_from_raw_images_but_none_that_is_chance(run_stage):
     result = run_stage("--epochs", 12)
     scores = result["protocols"]["validation"]
-    assert scores["per_attribute"]["a17_color"] > 0.95
+    assert scores["per_attribute"]["a17_color"] > 0.95 > 0.8 > scores["per_attribute"]["a4_gender"]
     assert result["chance"]["per_attribute"]["a17_color"] == 0.5
-    # the other labels are drawn at random: nothing can be learned that holds on the test split
-    assert scores["per_attribute"]["a4_gender"] < 0.8
     low, high = result["confidence_interval"]
     assert low < scores["cmap"] < high
     assert [entry["epoch"] for entry in result["curve"]] == list(range(1, 13))
@@ -79,8 +77,7 @@ def test_grey_anonymizer_hides_the_colour(run_stage, checkpoint_of):
     """In the release the option that names an anonymizer has no effect on its own."""
     fa = load_fa_model("small", output_channels=1)
     path = checkpoint_of("fa", fa)
-    with torch.no_grad():
-        fa.network.mend.weight.zero_()
+    torch.nn.init.zeros_(fa.network.mend.weight)
     blank = checkpoint_of("fa", fa, "blank")
     scores = run_stage("--anonymizer", blank, "--epochs", 3)["protocols"]["last"]
     assert scores["per_attribute"]["a17_color"] < 0.75
@@ -119,10 +116,7 @@ def test_what_is_missing_or_of_another_kind_is_refused(run_stage, checkpoint_of,
 
 
 def test_failing_epoch_fails_the_run(run_stage, monkeypatch):
-    def broken(images, *_):
-        return images * float("nan")
-
-    monkeypatch.setattr(attribute_prediction, "augment_released", broken)
+    monkeypatch.setattr(attribute_prediction, "augment_released", lambda images, *_: images / 0)
     with pytest.raises(UserError, match="not finite"):
         run_stage("--epochs", 3)
     assert not (config.RESULTS_ROOT / "privacy_tiny.json").exists()
@@ -159,30 +153,26 @@ def test_resumed_run_equals_an_uninterrupted_one(run_stage, interrupted, learnin
     interrupted(*options)
     torch.manual_seed(99)
     assert run_stage(*options, "--resume")["curve"] == whole["curve"]
-    resumed = weights_of("tiny")
-    for name, value in weights_of("whole").items():
-        assert torch.equal(value, resumed[name]), name
+    torch.testing.assert_close(weights_of("tiny"), weights_of("whole"), rtol=0, atol=0)
 
 
 def test_training_ends_at_the_plateau_of_the_averaged_weights(run_stage):
     """Evaluated and saved is the average; a plateau that allows any gain ends it at once."""
-    at_once = ("--epochs", 9, *AVERAGED, "--evaluate_every", 1)
-    at_once += ("--plateau_epochs", 2, "--plateau_gain", 1)
+    plateau = ("--plateau_epochs", 2, "--plateau_gain", 1)
+    at_once = ("--epochs", 9, *AVERAGED, "--evaluate_every", 1, *plateau)
     report = run_stage(*at_once)
-    assert report["plateau"]["reached"]
-    assert report["plateau"]["last_epoch"] == 3 == len(report["curve"])
+    assert report["plateau"]["reached"] and report["plateau"]["last_epoch"] == 3
+    assert len(report["curve"]) == 3
     assert len(run_stage(*at_once, "--least_epochs", 6, run_id="least")["curve"]) == 6
     unending = ("--epochs", 5, *AVERAGED, "--plateau_epochs", 4, "--plateau_gain", 0)
     assert len(run_stage(*unending, run_id="on")["curve"]) == 5
     run_stage("--epochs", 5, "--schedule", "constant", run_id="plain")
     averaged, plain = weights_of("on"), weights_of("plain")
-    assert averaged.keys() == plain.keys()
-    assert not torch.equal(averaged["fc.weight"], plain["fc.weight"])
+    same = torch.equal(averaged["fc.weight"], plain["fc.weight"])
+    assert averaged.keys() == plain.keys() and not same
 
 
-def test_resume_with_other_parameters_or_another_anonymizer_is_refused(
-    run_stage, interrupted, checkpoint_of
-):
+def test_resume_with_something_else_is_refused(run_stage, interrupted, checkpoint_of):
     """Once such an attack was trained anew without a word, over the finished result."""
     fa = load_fa_model("small")
     options = ("--epochs", 3, "--anonymizer", checkpoint_of("fa", fa))
@@ -268,9 +258,7 @@ def test_cmyk_and_grey_images_are_taken_and_max_steps_ends_the_training(run_stag
     assert len(result["curve"]) == 2 and result["protocols"]["last"]["cmap"] > 0
 
 
-def test_images_without_annotation_and_annotations_without_image_are_named(
-    run_stage, vispr_root, caplog, monkeypatch
-):
+def test_what_has_no_annotation_or_no_image_is_named(run_stage, vispr_root, caplog, monkeypatch):
     (vispr_root / "test2017" / "2017_00000005.json").unlink()
     (vispr_root / "val2017" / "2017_00000002.jpg").unlink()
     with pytest.raises(UserError, match="1 of 32 VISPR annotations are missing.*2017_00000005"):
@@ -306,8 +294,7 @@ def test_all_takes_what_can_be_learned_and_reports_the_rest(run_stage, vispr_roo
 
 
 def test_the_second_set_of_attributes(run_stage, vispr_root):
-    message = "unknown VISPR attributes a6_hair_color, a16_race.*the annotations have a0_safe"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="a6_hair_color, a16_race.*the annotations have a0_safe"):
         run_stage("--epochs", 1, "--attributes", "vispr2")
 
     def second_set(names, i):
@@ -320,9 +307,7 @@ def test_the_second_set_of_attributes(run_stage, vispr_root):
     assert "Other attributes" in (config.RESULTS_ROOT / "privacy_tiny.md").read_text()
 
 
-def test_weights_that_do_not_fit_are_refused_before_any_image_is_released(
-    run_stage, checkpoint_of, monkeypatch
-):
+def test_weights_that_do_not_fit_are_refused_at_once(run_stage, checkpoint_of, monkeypatch):
     path = checkpoint_of("fb", load_fb_model("small", ssl=True))
 
     def early(*_):
