@@ -142,6 +142,24 @@ def test_only_what_decides_a_result_undoes_it(roots: Path):
     assert not undone(short_plan(roots))
 
 
+def test_features_of_another_network_are_replaced_if_they_were_cheap_or_with_overwrite(roots: Path):
+    def blurred(rate: str) -> list[Step]:
+        steps = short_plan(roots, init_utility=f"--learning_rate {rate}")
+        stages = ("init_utility", "dali_extraction")
+        first, then = (s for s in steps if s.method == "blur" and s.stage in stages)
+        return [replace(first, needs=()), replace(then, needs=(first.name,))]
+
+    training, extraction = blurred("0.5")
+    outcome = run_steps([training, extraction], 1)  # nobody knows how long the first ones took
+    assert (outcome.done, outcome.failed) == ([training.name], [extraction.name])
+    assert "--overwrite to replace them" in log_path(extraction).read_text()
+    assert run_steps([training, extraction], 1, overwrite=True).done == [extraction.name]
+    training, extraction = blurred("0.4")
+    assert len(run_steps([training, extraction], 1).done) == 2, "seconds, as the timings know"
+    forced = frozenset([extraction.name])
+    assert run_steps([training, extraction], 1, forced).done == [extraction.name]
+
+
 def test_a_killed_training_goes_on_where_it_stood(roots: Path):
     """Fault 5: a SIGKILL, as the machine's memory sends it, costs what was not saved yet."""
     more = "--max_steps 100 --minutes_between_saves 0 --run_id killed"
