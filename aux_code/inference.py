@@ -89,6 +89,8 @@ def prepare_for_inference(
         dtype, memory_format = torch.float32, torch.contiguous_format
     else:
         inner = _folded(inner, example).to(dtype).to(memory_format=memory_format)
+        if device.type == "cpu" and torch.backends.mkldnn.is_available():
+            use_onednn_conv3d(inner)
     if narrow:
         narrow.network = inner
     return InferenceNetwork(narrow or inner, dtype, memory_format).eval()
@@ -135,6 +137,21 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
                 setattr(module, name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
     return network
+
+
+class OneDnnConv3d(nn.Conv3d):
+    """By oneDNN whatever the size: for one small clip torch takes a loop of a third of its speed."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        return torch.mkldnn_convolution(x, weight, bias, *geometry)
+
+
+def use_onednn_conv3d(network: nn.Module) -> None:
+    """Lets the 3-D convolutions of a network on a CPU run by oneDNN, in place."""
+    for conv in network.modules():
+        if isinstance(conv, nn.Conv3d) and conv.padding_mode == "zeros" and conv.padding != "same":
+            conv.__class__ = OneDnnConv3d
 
 
 def _first(output) -> Tensor:
