@@ -46,11 +46,13 @@ def is_finished(output: Path, state: Path, made_of: Recipe, params: CommonParams
         if not unfinished:
             log.info("%s is complete; nothing to resume", output)
         return not unfinished
-    if unfinished and is_main():
+    if not is_main():  # rank 0 moves and refuses; the others would look while it does
+        return False
+    if unfinished:
         aside = state.with_name(f"{state.stem}.set_aside{state.suffix}")
         state.replace(aside)
         log.info("%s was not finished; it is kept as %s", state, aside.name)
-    if not unfinished and output.is_file() and not params.overwrite:
+    elif output.is_file() and not params.overwrite:
         _refuse_costly(output, made_of)
     return False
 
