@@ -4,7 +4,6 @@ f_A: anonymizer, f_T: utility network, f_B: privacy (budget) network. Each has t
 `architecture` = {"arch": name, "arguments": keyword arguments}, as a checkpoint's `meta` has it.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,24 @@ from aux_code.models.weight_files import (
     Adapted,
     WeightFile,
     compare,
+    download,
     load_partly,
     load_strictly,
     read_weight_file,
     with_current_names,
 )
 
-logger = logging.getLogger(__name__)
-
 _NARROW_PREFIX = "network."
 _BUILDERS = {"fa": build_anonymizer, "ft": build_utility, "fb": build_privacy}
 _VIDEO_BACKBONES = ("largei3d", "r3d_18", "mvitv2")
 """f_T that start from Kinetics weights, see `_adapt_backbone`."""
+_LIBRARY_WEIGHTS = {
+    ("fa", "unet++", "imagenet"): "ResNet18_Weights.IMAGENET1K_V1",
+    ("fb", "r50", "imagenet"): "ResNet50_Weights.IMAGENET1K_V2",
+    ("ft", "r3d_18", "kinetics400"): "R3D_18_Weights.KINETICS400_V1",
+    ("ft", "mvitv2", "kinetics400"): "MViT_V2_S_Weights.KINETICS400_V1",
+}
+"""(network, architecture, name given for the file) -> torchvision's name of the weights."""
 
 
 def load_fa_model(
@@ -115,10 +120,9 @@ def load_anonymizer(name_or_path: Path | str) -> nn.Module:
     if str(name_or_path) in OBFUSCATIONS:
         return OBFUSCATIONS[str(name_or_path)]().eval()
     if not Path(name_or_path).exists():
-        raise UserError(
-            f"anonymizer '{name_or_path}' is neither a file nor one of {', '.join(OBFUSCATIONS)}; "
-            "give a name, or the checkpoint of train_anonymizer.py or init_anonymizer.py"
-        )
+        remedy = "give a name, or the checkpoint of train_anonymizer.py or init_anonymizer.py"
+        known = f"neither a file nor one of {', '.join(OBFUSCATIONS)}"
+        raise UserError(f"anonymizer '{name_or_path}' is {known}; {remedy}")
     network = _rebuild("fa", name_or_path)
     network.requires_boxes = False
     return network.eval()
@@ -136,19 +140,13 @@ def load_utility(path: Path | str) -> UtilityNetwork:
     """f_T rebuilt from a checkpoint's `meta`, or from the published layout; in eval mode.
 
     A Kinetics file of a backbone is taken too, with its 400 classes and random embeddings (logged).
-
-    Raises:
-        UserError: no file, or a file without a known f_T.
+    A UserError if there is no file or no known f_T in it.
     """
     return _rebuild("ft", path).eval()
 
 
 def load_budget(path: Path | str) -> nn.Module:
-    """f_B rebuilt from a checkpoint's `meta`, or from the published layouts; in eval mode.
-
-    Raises:
-        UserError: no file, or a file without a known f_B.
-    """
+    """f_B of a checkpoint or published file, in eval mode; a UserError where it holds none."""
     return _rebuild("fb", path).eval()
 
 
@@ -179,12 +177,15 @@ def _read(role: str, arch: str, saved_model_file: Path | str) -> WeightFile:
     """The weights of a file, or those that torchvision has under a name."""
     name = str(saved_model_file)
     if (role, arch, name) in _LIBRARY_WEIGHTS:
-        return _download(role, arch, name)
+        from torchvision.models import get_weight
+
+        weights = get_weight(_LIBRARY_WEIGHTS[role, arch, name])
+        remedy = f"put it at {{cached}}, or give its path for '{name}'"
+        return download(weights, f"{name} weights of '{arch}'", remedy)
     if any(name == known for *_, known in _LIBRARY_WEIGHTS) and not Path(name).exists():
         others = ", ".join(f"{a} ({known})" for r, a, known in _LIBRARY_WEIGHTS if r == role)
-        raise UserError(
-            f"torchvision has no {name} weights of '{arch}', only those of {others}; give a file"
-        )
+        problem = f"torchvision has no {name} weights of '{arch}', only those of {others}"
+        raise UserError(f"{problem}; give a file")
     return read_weight_file(saved_model_file, role)
 
 
@@ -247,9 +248,7 @@ def _candidates(role: str, state: dict[str, Tensor]) -> list[dict[str, Any]]:
     if role == "ft":
         return [{"arch": arch, "arguments": {"num_classes": outputs}} for arch in UTILITY_NETWORKS]
     forms = [{"num_pa": outputs, "ssl": False}, {"ssl": True}]
-    return [
-        {"arch": arch, "arguments": arguments} for arch in PRIVACY_NETWORKS for arguments in forms
-    ]
+    return [{"arch": arch, "arguments": form} for arch in PRIVACY_NETWORKS for form in forms]
 
 
 def _fitting(role: str, file: WeightFile) -> Iterator[dict[str, Any]]:
@@ -266,29 +265,3 @@ def _fitting(role: str, file: WeightFile) -> Iterator[dict[str, Any]]:
             file.bare and adapted and not compare(network, adapted.completed(network)[0])
         ):
             yield candidate
-
-
-_LIBRARY_WEIGHTS = {
-    ("fa", "unet++", "imagenet"): "ResNet18_Weights.IMAGENET1K_V1",
-    ("fb", "r50", "imagenet"): "ResNet50_Weights.IMAGENET1K_V2",
-    ("ft", "r3d_18", "kinetics400"): "R3D_18_Weights.KINETICS400_V1",
-    ("ft", "mvitv2", "kinetics400"): "MViT_V2_S_Weights.KINETICS400_V1",
-}
-"""(network, architecture, name given for the file) -> torchvision's name of the weights."""
-
-
-def _download(role: str, arch: str, name: str) -> WeightFile:
-    """Weights by torchvision's own mechanism: its cache, else its download."""
-    from torchvision.models import get_weight
-
-    weights = get_weight(_LIBRARY_WEIGHTS[role, arch, name])
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"the {name} weights of '{arch}' could not be downloaded ({error}). Without a network, "
-            f"fetch {weights.url} elsewhere and put it at {cached}, or give its path for '{name}'"
-        ) from error
-    logger.info("weights %s from %s", weights, cached)
-    return WeightFile(cached, dict(state), None, True)

@@ -100,11 +100,10 @@ def check_vispr(findings: Findings) -> None:
             findings.media += images
             findings.counts[split] = len(images)
             labelled = vispr.Vispr(root, split)
+            findings.counts[split] = len(labelled)
+            findings.problems += [f"{split}: {line}" for line in labelled.report]
         except UserError as error:
             findings.problems.append(str(error))
-            continue
-        findings.counts[split] = len(labelled)
-        findings.problems += [f"{split}: {line}" for line in labelled.report]
 
 
 def check_surveillance(findings: Findings) -> None:
@@ -122,12 +121,11 @@ def check_shanghaitech(findings: Findings) -> None:
     check_surveillance(findings)
     folder = findings.root / "testing" / "test_frame_mask"
     wrong = []
-    for path in findings.media:
-        if path.is_dir():
-            n_values = len(shanghaitech.read_mask(folder / f"{path.name}.npy"))
-            n_frames = len(frame_files(path))
-            if n_values != n_frames:
-                wrong.append(f"{path}: {n_frames} frames, {n_values} values in its mask")
+    for path in filter(Path.is_dir, findings.media):
+        n_values = len(shanghaitech.read_mask(folder / f"{path.name}.npy"))
+        n_frames = len(frame_files(path))
+        if n_values != n_frames:
+            wrong.append(f"{path}: {n_frames} frames, {n_values} values in its mask")
     findings.name_some("masks do not fit their videos", wrong)
 
 
@@ -142,7 +140,6 @@ CHECKS: dict[str, tuple[Callable[[Findings], None], ModuleType]] = {
 
 
 def _nothing_found_yet(name: str) -> Findings:
-    """The root and the official counts of a data set."""
     if name not in CHECKS:
         return Findings(name, Path(name))
     root = Path(getattr(config, f"{name.upper()}_ROOT"))
@@ -153,26 +150,21 @@ def _nothing_found_yet(name: str) -> Findings:
 
 def decode_all(findings: Findings, n_workers: int) -> None:
     """Decodes every medium of a data set, in parallel; notes what fails and events past the end."""
-    n_frames: dict[Path, int] = {}
-    unreadable = []
     pool = ThreadPoolExecutor(n_workers)
     try:
         results = pool.map(_decode, findings.media)
         results = progress(results, f"decode {findings.name}", len(findings.media))
-        for path, (n, problem) in zip(findings.media, results, strict=True):
-            n_frames[path] = n
-            if problem:
-                unreadable.append(f"{path}: {problem}")
+        decoded = dict(zip(findings.media, results, strict=True))
     finally:
         # Ctrl-C would otherwise wait for every file that is still in line.
         pool.shutdown(cancel_futures=True)
+    unreadable = [f"{path}: {problem}" for path, (_, problem) in decoded.items() if problem]
     findings.name_some("files do not decode, or not wholly", unreadable)
-    late = [
-        f"{video.path}: {n_frames[video.path]} frames, event {start}-{end}"
-        for video in findings.videos
-        for start, end in video.events
-        if end > n_frames.get(video.path, end)
-    ]
+    late = []
+    for video in (video for video in findings.videos if video.path in decoded):
+        n_frames = decoded[video.path][0]
+        events = [f"event {start}-{end}" for start, end in video.events if end > n_frames]
+        late += [f"{video.path}: {n_frames} frames, {event}" for event in events]
     findings.notes += some_of("events end past the last frame and are clipped", late)
 
 
@@ -208,26 +200,18 @@ def _decode_video(path: Path) -> tuple[int, str]:
     return n_frames, "; ".join(problems)
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-
-
 def _report(findings: Findings) -> None:
-    _say(f"{findings.name}: {findings.root}")
+    lines = [f"{findings.name}: {findings.root}"]
     for split in findings.official or findings.counts:
         found = f"{findings.counts[split]:,} found" if split in findings.counts else "not counted"
         expected = f", {findings.official[split]:,} expected" if findings.official else ""
-        _say(f"  {split}: {found}{expected}")
-    for problem in findings.problems:
-        _say(f"  - {problem}")
-    for note in findings.notes:
-        _say(f"  note: {note}")
-    if findings.is_complete:
-        _say("  complete")
-        return
+        lines.append(f"  {split}: {found}{expected}")
+    lines += [f"  - {problem}" for problem in findings.problems]
+    lines += [f"  note: {note}" for note in findings.notes]
     constant = f"{findings.name.upper()}_ROOT in aux_code/config.py"
     place = f" ({constant} says where it lies)" if findings.official else ""
-    _say(f"  not complete: {_WHAT_TO_DO}{place}")
+    whole = "complete" if findings.is_complete else f"not complete: {_WHAT_TO_DO}{place}"
+    sys.stdout.write("\n".join([*lines, f"  {whole}\n"]))
 
 
 def find(name: str) -> Findings:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Generator
 
 from aux_code.errors import UserError
 
@@ -44,9 +45,7 @@ def fitting_stride(n_frames: int, clip_length: int, stride: int, n_clips: int = 
     return max(1, min(stride, largest))
 
 
-def random_clip(
-    n_frames: int, clip_length: int, stride: int, generator: torch.Generator
-) -> np.ndarray:
+def random_clip(n_frames: int, clip_length: int, stride: int, generator: Generator) -> np.ndarray:
     """A clip (clip_length,) that starts anywhere it fits, all starts equally likely."""
     stride = fitting_stride(n_frames, clip_length, stride)
     start = _random_below(_n_starts(n_frames, clip_length, stride), generator)
@@ -62,9 +61,8 @@ def uniform_clips(n_frames: int, clip_length: int, stride: int, n_clips: int = 5
         raise UserError(f"n_clips must be at least 1, not {n_clips}")
     stride = fitting_stride(n_frames, clip_length, stride)
     last_start = _n_starts(n_frames, clip_length, stride) - 1
-    starts = np.arange(n_clips) * last_start // max(1, n_clips - 1)
-    if n_clips == 1:
-        starts = np.array([last_start // 2])
+    evenly = np.arange(n_clips) * last_start // max(1, n_clips - 1)
+    starts = evenly if n_clips > 1 else [last_start // 2]
     return np.stack([_clip_at(int(start), n_frames, clip_length, stride) for start in starts])
 
 
@@ -73,8 +71,7 @@ def consecutive_clips(
 ) -> np.ndarray:
     """Extraction's clips (ceil(n_frames / frames_per_feature), frames_per_clip), paper, section 4.
 
-    Indices past the end are clamped to n_frames - 1, so a short last clip is completed by the
-    video's last frame (ours).
+    Indices past the end are clamped: the last frame completes a short last clip (ours).
     """
     _check(n_frames, frames_per_clip, stride)
     if frames_per_feature < 1:
@@ -85,11 +82,7 @@ def consecutive_clips(
 
 
 def triplet_clips(
-    n_frames: int,
-    clip_length: int,
-    stride: int,
-    generator: torch.Generator,
-    distance: int | None = None,
+    n_frames: int, clip_length: int, stride: int, generator: Generator, distance: int | None = None
 ) -> TripletClips:
     """Anchor, positive (the anchor's frames), negative of another time (paper, section 3.2).
 
@@ -115,13 +108,10 @@ def triplet_clips(
     return TripletClips(anchor, anchor.copy(), negative)
 
 
-def _random_disjoint_starts(
-    n_frames: int, span: int, generator: torch.Generator
-) -> tuple[int, int]:
+def _random_disjoint_starts(n_frames: int, span: int, generator: Generator) -> tuple[int, int]:
     """Starts of two disjoint spans, anchor and negative, each uniform over what leaves room."""
     last_start = n_frames - span
-    # An anchor has room before it if start >= span and after it if start <= last_start - span. In a
-    # video of less than three spans the anchors in the middle have neither.
+    # In a video of less than three spans anchors in the middle have room neither before nor after.
     anchors = np.arange(last_start + 1)
     anchors = anchors[(anchors >= span) | (anchors <= last_start - span)]
     anchor = int(anchors[_random_below(len(anchors), generator)])
@@ -141,7 +131,7 @@ def _clip_at(start: int, n_frames: int, clip_length: int, stride: int) -> np.nda
     return np.minimum(indices, n_frames - 1)
 
 
-def _random_below(n: int, generator: torch.Generator) -> int:
+def _random_below(n: int, generator: Generator) -> int:
     return int(torch.randint(n, (1,), generator=generator))
 
 

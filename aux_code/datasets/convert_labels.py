@@ -1,5 +1,4 @@
-"""Circulating VISPR label pickles -> annotation files: `python -m aux_code.datasets.convert_labels
-OLD.pkl [FOLDER]`
+"""VISPR label pickles -> annotations: `python -m aux_code.datasets.convert_labels OLD.pkl [FOLDER]`
 
 The pickle holds a dict: image id -> 7 values, 0 or 1, in the order of VISPR1. FOLDER gets one
 <id>.json per image, as the official annotations have it. Without it the pickle's name tells the
@@ -51,44 +50,38 @@ def _number_type(name: str, *options: bool) -> np.dtype:
 
 def _admitted() -> dict[tuple[str, str], object]:
     """(module, name) in a pickle -> what is used for it, under the names of NumPy 1 and 2."""
-    reconstruct = np.ndarray(0).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
-    from_buffer = np.ndarray(1).__reduce_ex__(5)[0]
     names: dict[tuple[str, str], object] = {("numpy", "ndarray"): np.ndarray}
     names |= {("numpy", "dtype"): _number_type, ("_codecs", "encode"): _latin1}
     for core in ("numpy.core", "numpy._core"):
-        names[f"{core}.multiarray", "_reconstruct"] = reconstruct
-        names[f"{core}.multiarray", "scalar"] = scalar
-        names[f"{core}.numeric", "_frombuffer"] = from_buffer
+        names[f"{core}.multiarray", "_reconstruct"] = np.ndarray(0).__reduce__()[0]
+        names[f"{core}.multiarray", "scalar"] = np.float64(0).__reduce__()[0]
+        names[f"{core}.numeric", "_frombuffer"] = np.ndarray(1).__reduce_ex__(5)[0]
     return names
 
 
 class ArrayUnpickler(pickle.Unpickler):
     """Reads built-in containers, numbers, texts and NumPy arrays; else UnpicklingError."""
 
-    def __init__(self, file):
-        # latin1: how NumPy arrays pickled under Python 2 are to be read.
-        super().__init__(file, encoding="latin1")
-        self._admitted = _admitted()
+    admitted = _admitted()
 
     def find_class(self, module: str, name: str) -> object:
         """The admitted object of that name; never an import."""
-        if (module, name) not in self._admitted:
+        if (module, name) not in self.admitted:
             found = f"{module}.{name}, which is neither a number nor a NumPy array"
             raise pickle.UnpicklingError(f"it contains {found}")
-        return self._admitted[module, name]
+        return self.admitted[module, name]
 
 
 def read_labels(path: Path | str) -> dict[str, np.ndarray]:
     """Image id -> float32 (7,), 0 or 1, in the order of VISPR1.
 
     Raises:
-        UserError: no such file, not a pickle, one that holds anything but arrays, or not labels of
-            this form.
+        UserError: no such file, no pickle, or one that holds anything but such labels.
     """
     try:
         with open(path, "rb") as file:
-            content = ArrayUnpickler(file).load()
+            # latin1: how NumPy arrays pickled under Python 2 are to be read.
+            content = ArrayUnpickler(file, encoding="latin1").load()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except _UNPICKLE_ERRORS as error:
@@ -132,11 +125,7 @@ def default_folder(path: Path) -> Path:
 
 
 def write_annotations(labels: dict[str, np.ndarray], folder: Path) -> None:
-    """One <id>.json per image.
-
-    Raises:
-        UserError: the folder already holds annotations.
-    """
+    """One <id>.json per image; a UserError if the folder already holds annotations."""
     if folder.is_dir() and any(folder.glob("*.json")):
         raise UserError(f"{folder} already holds annotations; give a new folder")
     for image_id, values in progress(labels.items(), "write annotations"):

@@ -1,8 +1,7 @@
 """Videos (files or folders of frames) and images as uint8 RGB arrays, frame-exact.
 
-The index of a frame is its place in presentation order among the frames that decode; it does not
-depend on the container's claims, on the frame rate being constant, or on the order in which frames
-are asked for.
+The index of a frame is its place in presentation order among the frames that decode, whatever the
+container claims, the frame rate does, and the order in which frames are asked for.
 """
 
 import logging
@@ -61,21 +60,18 @@ def iterate_frames(path: Path | str, n_threads: int = 1) -> Iterator[np.ndarray]
     if Path(path).is_dir():
         yield from _same_size(map(read_image, frame_files(path)), path)
         return
-    converter = RgbConverter()
-    n_frames = 0
+    converter, frame = RgbConverter(), None
     with open_video(path, n_threads) as container:
         for frame in decoded_frames(container, path):
-            n_frames += 1
             yield converter(frame)
-    if n_frames == 0:
+    if frame is None:
         raise UnreadableMedia(path, "no frame of its video decodes")
 
 
 def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
     """The frames at `indices`, in that order and with repetitions, uint8 (T,H,W,3) RGB.
 
-    Seeks where the container allows it: the cost is that of the groups of pictures that hold the
-    frames.
+    Seeks where the container allows it, at the cost of the groups of pictures with the frames.
 
     Raises:
         UnreadableMedia: the file does not decode. IndexError: an index lies outside [0, n_frames).
@@ -101,17 +97,16 @@ def read_frames(path: Path | str, indices: Iterable[int]) -> np.ndarray:
 def _read_by_seeking(
     path: Path | str, index: VideoIndex, wanted: np.ndarray, skips: bool = True
 ) -> dict[int, np.ndarray]:
-    """Frames at the sorted unique `wanted`, a group of pictures (GOP) at a time.
+    """Frames at the sorted unique `wanted`, a group of pictures at a time; fewer if they moved.
 
-    Fewer where the index does not hold. With `skips` frames on which no other depends are not
-    decoded unless they are wanted.
+    With `skips` frames on which no other depends are not decoded unless they are wanted.
     """
     converter, frames = RgbConverter((index.height, index.width)), {}
     groups = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
     with open_video(path) as container:
-        codec = video_stream(container).codec_context.name
-        skips = skips and codec in _SKIPS_EXACTLY
-        for run in _adjacent_runs(wanted, groups):
+        skips = skips and video_stream(container).codec_context.name in _SKIPS_EXACTLY
+        # A run ends where a whole group of pictures lies between: a seek saves decoding it.
+        for run in np.split(wanted, np.flatnonzero(np.diff(groups) > 1) + 1):
             times = {int(index.pts[i]): int(i) for i in run}
             _seek(container, index, int(index.pts[run[0]]))
             needed = frozenset(times) if skips else None
@@ -127,17 +122,10 @@ def _read_by_seeking(
     return frames
 
 
-def _adjacent_runs(wanted: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
-    """Splits sorted indices where a whole group of pictures lies between: a seek saves it."""
-    return np.split(wanted, np.flatnonzero(np.diff(groups) > 1) + 1)
-
-
 def _seek(container: av.container.InputContainer, index: VideoIndex, pts: int) -> None:
-    """Places the container at a key frame from which the frame at `pts` decodes: the last one shown
-    no later.
+    """Goes to the key frame from which the frame at `pts` decodes: the last one shown no later.
 
-    Frames shown before their key frame (leading ones of an open group) are not decodable after a
-    seek to it, hence the choice by presentation time.
+    Leading frames of an open group, shown before their key frame, do not decode after a seek to it.
     """
     stream = video_stream(container)
     for key in range(int(np.searchsorted(index.key_pts, pts, side="right")) - 1, 0, -1):
@@ -178,8 +166,7 @@ class RgbConverter:
         self._size = size
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        if self._size is None:
-            self._size = upright_size(frame)
+        self._size = self._size or upright_size(frame)
         mirrored, quarters = display_turn(frame)
         height, width = self._size[::-1] if quarters % 2 else self._size
         # By default a converter starts as many threads as there are cores, for 0.05 ms.
@@ -194,8 +181,7 @@ def _check_indices(wanted: np.ndarray, n_frames: int, path: Path | str) -> None:
     if len(wanted) == 0:
         raise IndexError(f"{path}: no frame was asked for")
     if wanted.min() < 0 or wanted.max() >= n_frames:
-        asked = f"{wanted.min()} to {wanted.max()}"
-        raise IndexError(f"{path} has {n_frames} frames; asked for {asked}")
+        raise IndexError(f"{path} has {n_frames} frames, not {wanted.min()} to {wanted.max()}")
 
 
 def _same_size(frames: Iterable[np.ndarray], path: Path | str) -> Iterator[np.ndarray]:
@@ -211,8 +197,8 @@ def _same_size(frames: Iterable[np.ndarray], path: Path | str) -> Iterator[np.nd
 class DecodedCache:
     """Decoded videos and images in memory, up to `limit_bytes`: small sets decode once per run.
 
-    Nothing is evicted: an epoch visits every file once, so evicting would only trade one miss for
-    another. Arrays are read-only, since callers share them. Safe to use from threads.
+    Nothing is evicted: an epoch visits every file once. Arrays are read-only, since callers share
+    them. Safe to use from threads.
     """
 
     def __init__(self, limit_bytes: int):

@@ -16,11 +16,7 @@ def dataset_digest(name: str, root: Path) -> str:
     """SHA-256 of a data set's lists, annotations, and names and bytes of the files they list.
 
     Files that no list names do not count, nor where the data set lies. Made once per process.
-
-    Args:
-        name: UCF101, VISPR, ucf_crime, xd_violence, shanghaitech, or anything else for a folder of
-            own videos.
-        root: the data set's folder.
+    `name`: UCF101, VISPR, a key of `surveillance.LOADERS`, or anything for a folder of own videos.
 
     Raises:
         UserError: no such folder, or a list that cannot be understood.

@@ -1,6 +1,7 @@
 """What every data set needs: root and files, text lists line by line, a report on absent files."""
 
 import logging
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -42,9 +43,8 @@ def files_of(folder: Path, suffixes: Collection[str], deep: bool = False) -> lis
     Hidden ones are none of the data set's: macOS leaves a `._name.jpg` beside each copy.
     """
     found = folder.rglob("*") if deep else folder.iterdir() if folder.is_dir() else ()
-    return sorted(
-        path for path in found if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
+    visible = (path for path in found if not path.name.startswith("."))
+    return sorted(path for path in visible if path.suffix.lower() in suffixes)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -54,13 +54,10 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError:
         text = path.read_text(encoding="latin-1")
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); unpack the data set's lists there"
-        ) from error
+        problem = f"cannot be read ({error.strerror})"
+        raise UserError(f"{path}: {problem}; unpack the data set's lists there") from error
     # Not splitlines(): that also splits at characters which file names may hold.
-    for number, line in enumerate(
-        text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1
-    ):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         if line.strip():
             yield number, line.strip()
 

@@ -1,5 +1,4 @@
-"""ShanghaiTech Campus: 437 videos of 13 scenes, weakly supervised split (train 238, 63 anomalous;
-test 199, 44).
+"""ShanghaiTech Campus: 437 videos of 13 scenes (train 238, 63 of them anomalous; test 199, 44).
 
     ROOT/training/videos/<scene>_<id>.avi              normal videos
     ROOT/testing/frames/<scene>_<id>/000.jpg ...       a video as a folder of frames
@@ -33,9 +32,8 @@ OFFICIAL_COUNTS = {"train": 238, "test": 199}
 
 def load(root: Path) -> SurveillanceDataset:
     """Reads lists and masks, from which labels come; no video needs to be there."""
-    masks = {
-        path.stem: path for path in sorted((root / "testing" / "test_frame_mask").glob("*.npy"))
-    }
+    mask_folder = root / "testing" / "test_frame_mask"
+    masks = {path.stem: path for path in sorted(mask_folder.glob("*.npy"))}
     lists, videos, without = [], [], []
     for split in ("train", "test"):
         lists.append(path := root / f"SH_{split.title()}.txt")
@@ -46,7 +44,7 @@ def load(root: Path) -> SurveillanceDataset:
             if name in masks or not _is_testing_video(name, root):
                 videos.append(_video(name, split, root, masks))
             else:
-                without.append(root / "testing" / "test_frame_mask" / f"{name}.npy")
+                without.append(mask_folder / f"{name}.npy")
     if without:
         problem = "masks are missing, from which labels and events of testing videos come"
         raise UserError(f"{some_of(problem, without)[0]}; unpack them there")
@@ -61,17 +59,14 @@ def _is_testing_video(name: str, root: Path) -> bool:
 
 
 def _video(name: str, split: str, root: Path, masks: dict[str, Path]) -> SurveillanceVideo:
-    frames = root / "testing" / "frames" / name
     if name not in masks:
-        return SurveillanceVideo(
-            name, root / "training" / "videos" / f"{name}.avi", split, 0, NORMAL
-        )
+        path = root / "training" / "videos" / f"{name}.avi"
+        return SurveillanceVideo(name, path, split, 0, NORMAL)
+    path = root / "testing" / "frames" / name
     events = mask_events(read_mask(masks[name]))
+    label, category = (1, ANOMALY) if events else (0, NORMAL)
     # A training video's annotation is its label alone, whatever its mask tells.
-    kept = events if split == "test" else ()
-    return SurveillanceVideo(
-        name, frames, split, int(bool(events)), ANOMALY if events else NORMAL, kept
-    )
+    return SurveillanceVideo(name, path, split, label, category, events if split == "test" else ())
 
 
 def mask_events(mask: np.ndarray) -> Events:
@@ -88,11 +83,8 @@ def read_mask(path: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a readable mask ({error}); unpack it again") from error
     if not isinstance(mask, np.ndarray):
-        raise UserError(
-            f"{path}: an archive of arrays; expected one array with one 0 or 1 per frame"
-        )
+        raise UserError(f"{path}: an archive of arrays; expected one 0 or 1 per frame")
     if mask.ndim != 1 or len(mask) == 0 or not np.isin(mask, (0, 1)).all():
-        raise UserError(
-            f"{path}: expected one 0 or 1 per frame, found shape {mask.shape}, type {mask.dtype}"
-        )
+        found = f"shape {mask.shape}, type {mask.dtype}"
+        raise UserError(f"{path}: expected one 0 or 1 per frame, found {found}")
     return mask

@@ -1,7 +1,6 @@
 """UCF-Crime, XD-Violence, ShanghaiTech and own videos behind one function.
 
-Frame labels are 0-based, end exclusive, one per decodable frame, whatever the original annotation
-counts from.
+Events are in frames, 0-based, end exclusive, whatever the original annotation counts from.
 """
 
 import logging
@@ -21,14 +20,9 @@ from aux_code.datasets.surveillance_types import (
 from aux_code.errors import UserError
 
 __all__ = [
-    "ANOMALY",
-    "NORMAL",
-    "VIDEO_SUFFIXES",
-    "SurveillanceDataset",
-    "SurveillanceVideo",
-    "frame_labels",
-    "load_surveillance",
-]
+    "ANOMALY", "NORMAL", "VIDEO_SUFFIXES", "SurveillanceDataset", "SurveillanceVideo",
+    "frame_labels", "load_surveillance",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +41,11 @@ def load_surveillance(dataset: str | Path) -> SurveillanceDataset:
         dataset: ucf_crime, xd_violence, shanghaitech, or a folder with train.csv and test.csv.
 
     Raises:
-        UserError: unknown name, missing root or list, or an annotation that cannot be understood
-            (file, line, text).
+        UserError: unknown name, missing root or list, or a broken annotation (file, line, text).
     """
     name = str(dataset)
-    data = read_surveillance(
-        name, getattr(config, LOADERS[name][0]) if name in LOADERS else Path(name)
-    )
+    root = getattr(config, LOADERS[name][0]) if name in LOADERS else Path(name)
+    data = read_surveillance(name, root)
     for line in [*data.report, *data.notes]:
         log.warning("%s: %s", data.name, line)
     return data
@@ -65,8 +57,6 @@ def read_surveillance(name: str, root: Path) -> SurveillanceDataset:
         constant, load = LOADERS[name]
         return load(require_root(root, constant))
     if not root.is_dir():
-        raise UserError(
-            f"unknown data set {name!r}: neither one of {', '.join(LOADERS)} nor a folder with "
-            "train.csv, test.csv"
-        )
+        known = f"neither one of {', '.join(LOADERS)} nor a folder with train.csv, test.csv"
+        raise UserError(f"unknown data set {name!r}: {known}")
     return own_videos.load(root)

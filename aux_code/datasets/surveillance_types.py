@@ -99,34 +99,24 @@ def with_unique_names(videos: Sequence[SurveillanceVideo], root: Path) -> list[S
         UserError: a video is listed twice.
     """
     counts = Counter(video.name for video in videos)
-    unique = [
-        video if counts[video.name] == 1 else replace(video, name=_path_name(video.path, root))
-        for video in videos
-    ]
+    names = (v.name if counts[v.name] == 1 else _path_name(v.path, root) for v in videos)
+    unique = [replace(video, name=name) for video, name in zip(videos, names)]
     twice = [name for name, count in Counter(video.name for video in unique).items() if count > 1]
     if twice:
-        names = ", ".join(twice[:5])
-        raise UserError(
-            f"{root}: listed more than once: {names}; keep each video once, in one list"
-        )
+        problem = f"listed more than once: {', '.join(twice[:5])}"
+        raise UserError(f"{root}: {problem}; keep each video once, in one list")
     return unique
 
 
 def assemble(
-    name: str,
-    root: Path,
-    videos: Iterable[SurveillanceVideo],
-    report: list[str],
-    lists: Iterable[Path] = (),
+    name: str, root: Path, videos: list[SurveillanceVideo], report: list[str], lists: list[Path]
 ) -> SurveillanceDataset:
     """Unique names, split into training and test; `lists` are the files that were read."""
-    before = list(videos)
-    after = with_unique_names(before, root)
-    renamed = [f"{new.name} ({old.name})" for old, new in zip(before, after) if old != new]
+    unique = with_unique_names(videos, root)
+    renamed = [f"{new.name} ({old.name})" for old, new in zip(videos, unique) if old != new]
     what = "videos share their file's name with another, so their folders come in front"
-    train, test = ([v for v in after if v.split == split] for split in ("train", "test"))
-    notes = some_of(what, renamed)
-    return SurveillanceDataset(name, root, train, test, report, notes, list(lists))
+    train, test = ([v for v in unique if v.split == split] for split in ("train", "test"))
+    return SurveillanceDataset(name, root, train, test, report, some_of(what, renamed), lists)
 
 
 def unlisted(kind: str, names: Iterable[str]) -> list[str]:

@@ -1,5 +1,4 @@
-"""From decoded uint8 frames to network input: crop, resize, flip, colour, erase. One policy object
-per use.
+"""From decoded uint8 frames to network input: crop, resize, flip, colour, erase, by a policy.
 
 Cropping, resizing and flipping are one anti-aliased bilinear resampling per axis, written as a
 matrix product with weights of the triangle filter (the filter of Pillow's and torchvision's
@@ -18,6 +17,9 @@ import torch
 from torch import Tensor
 
 from aux_code.errors import UserError
+
+Frames = np.ndarray | Tensor
+Generators = Sequence[torch.Generator]
 
 _N_DRAWS = 16
 _LUMA = (0.299, 0.587, 0.114)
@@ -62,15 +64,14 @@ class Policy:
     def is_fixed(self) -> bool:
         """Whether every draw would give the same result, so that no generator is needed."""
         low, high = self.crop_factor
-        one_crop = low == high and (self.centred or low == 1)
         drawn = (self.flip_probability, self.erase_probability, self.changes_colours)
-        return one_crop and not any(drawn)
+        return low == high and (self.centred or low == 1) and not any(drawn)
 
     @property
     def changes_colours(self) -> bool:
         """Whether any strength of a colour is above 0."""
-        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
-        return any((*strengths, self.grey_probability))
+        colours = (self.brightness, self.contrast, self.saturation, self.hue, self.grey_probability)
+        return any(colours)
 
 
 EVALUATION = Policy(crop_factor=(0.8, 0.8), centred=True)
@@ -108,35 +109,24 @@ class _Draws:
 
 
 def augment(
-    clips: Tensor | np.ndarray,
-    policy: Policy,
-    size: int,
-    generator: torch.Generator | Sequence[torch.Generator],
+    clips: Frames, policy: Policy, size: int, generator: torch.Generator | Generators
 ) -> Tensor:
-    """Augments one clip or a batch of equal-sized clips.
+    """Augments one clip or a batch of equal-sized clips, on their device.
 
-    Args:
-        clips: uint8 (T,H,W,3) or (B,T,H,W,3), on any device.
-        policy: what to do; `size`: height and width of the output.
-        generator: on the CPU; one, drawn from clip after clip, or one per clip.
-
-    Returns:
-        float32 (3,T,size,size) or (B,3,T,size,size) in [0,1], on the device of `clips`.
+    uint8 (T,H,W,3) or (B,T,H,W,3) -> float32 (3,T,size,size) or (B,3,T,size,size) in [0,1].
+    `generator`, on the CPU: one, drawn from clip after clip, or one per clip.
     """
     clips = torch.as_tensor(clips)
     if clips.ndim == 4:
         return augment(clips[None], policy, size, generator)[0]
     is_one = isinstance(generator, torch.Generator)
-    generators = [generator] * len(clips) if is_one else list(generator)
+    generators = [generator] * len(clips) if is_one else generator
     sides = torch.tensor([clips.shape[2:4]]).expand(len(clips), 2)
     return _transform(_checked(clips), policy, size, _draw(policy, generators, len(clips)), sides)
 
 
 def augment_batch(
-    clips: Sequence[np.ndarray | Tensor],
-    policy: Policy,
-    size: int,
-    generators: Sequence[torch.Generator],
+    clips: Sequence[Frames], policy: Policy, size: int, generators: Generators
 ) -> Tensor:
     """Augments clips of one length and any sizes: B uint8 (T,H,W,3) -> float32 (B,3,T,size,size).
 
@@ -156,21 +146,18 @@ def augment_batch(
 
 
 def augment_images(
-    images: Sequence[np.ndarray | Tensor],
-    policy: Policy,
-    size: int,
-    generators: Sequence[torch.Generator],
+    images: Sequence[Frames], policy: Policy, size: int, generators: Generators
 ) -> Tensor:
     """Augments images of any sizes: list of uint8 (H,W,3) -> float32 (N,3,size,size) in [0,1]."""
     return augment_batch([image[None] for image in images], policy, size, generators)[:, :, 0]
 
 
-def evaluation_transform(frames: np.ndarray | Tensor, size: int) -> Tensor:
+def evaluation_transform(frames: Frames, size: int) -> Tensor:
     """Centre crop 0.8 h x 0.8 w, resized: uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]."""
     return augment(frames, EVALUATION, size, []).transpose(0, 1)
 
 
-def evaluation_images(images: Sequence[np.ndarray | Tensor], size: int) -> Tensor:
+def evaluation_images(images: Sequence[Frames], size: int) -> Tensor:
     """As `evaluation_transform`, any sizes: N uint8 (H,W,3) -> float32 (N,3,size,size)."""
     return augment_images(images, EVALUATION, size, [])
 
@@ -183,7 +170,7 @@ def transform_boxes(boxes: np.ndarray, source_hw: tuple[int, int], size: int) ->
     return np.clip((relative - (1 - crop) / 2) / crop * size, 0, size)
 
 
-def _draw(policy: Policy, generators: Sequence[torch.Generator], n_samples: int) -> _Draws:
+def _draw(policy: Policy, generators: Generators, n_samples: int) -> _Draws:
     """All random numbers of a batch, the same number of draws whatever the policy uses."""
     if policy.is_fixed:
         u = torch.full((n_samples, _N_DRAWS), 0.5)
@@ -267,11 +254,8 @@ def _resample(clips: Tensor, size: int, draws: _Draws, sides: Tensor) -> Tensor:
     return planes.view(n_clips, 3, n_frames, size, size).clamp_(0, 1)
 
 
-def _resize_weights(
-    n_canvas: int, sides: Tensor, size: int, start: Tensor, share: Tensor
-) -> Tensor:
-    """Weights (B,size,n_canvas) that resample the stretch [start, start + share] of an axis to
-    `size` pixels.
+def _resize_weights(n: int, sides: Tensor, size: int, start: Tensor, share: Tensor) -> Tensor:
+    """Weights (B,size,n): an axis of n pixels' stretch [start, start + share] as `size` pixels.
 
     Triangle filter, as wide as one output pixel where the image shrinks and one source pixel where
     it grows; rows sum to 1. Only pixels inside the stretch count, as if it had been cut out first.
@@ -280,7 +264,7 @@ def _resize_weights(
     first, length = (start * sides)[:, None, None], (share * sides)[:, None, None]
     scale = length / size
     centres = first + (torch.arange(size)[None, :, None] + 0.5) * scale
-    pixels = torch.arange(n_canvas)[None, None, :] + 0.5
+    pixels = torch.arange(n)[None, None, :] + 0.5
     weights = (pixels - centres).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
     outside = (pixels <= first) | (pixels >= first + length)
     weights.masked_fill_((outside & (length >= 1)) | (pixels >= sides[:, None, None]), 0)
@@ -327,7 +311,7 @@ def _canvas(shape: tuple[int, ...]) -> tuple[int, ...]:
     return 1, height, width, channels
 
 
-def _stack(clips: list[np.ndarray | Tensor], canvas: tuple[int, ...]) -> Tensor:
+def _stack(clips: list[Frames], canvas: tuple[int, ...]) -> Tensor:
     """Clips in the first rows and columns of a batch (B,*canvas) of zeros."""
     if isinstance(clips[0], Tensor):
         batch = clips[0].new_zeros((len(clips), *canvas))

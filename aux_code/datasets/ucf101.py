@@ -46,11 +46,9 @@ class Ucf101(Sequence):
         root: the data set's folder (`config.UCF101_ROOT`).
         split: 1, 2 or 3.
         train: the training list, else the test list.
-        validation_fraction: share of the training list's groups, in [0, 1), set aside for
-            validation: clips of one group show one person in one place. The test list is not
-            touched by any choice.
-        validation: give the groups set aside instead of the others.
-        seed: chooses these groups.
+        validation_fraction: share in [0, 1) of the training list's groups, each one person in one
+            place, set aside for validation; no choice touches the test list.
+        validation: give the groups set aside instead of the others; `seed` chooses them.
 
     Attributes:
         classes: name of each class index, "" at index 0, which no class has.
@@ -79,7 +77,7 @@ class Ucf101(Sequence):
         if train and validation_fraction:
             chosen = _validation_groups({item.group for item in items}, validation_fraction, seed)
             items = [item for item in items if (item.group in chosen) == validation]
-        self.items: list[Ucf101Item] = items
+        self.items = items
 
     def __len__(self) -> int:
         return len(self.items)

@@ -38,11 +38,8 @@ def load(root: Path) -> SurveillanceDataset:
         for name in ("Anomaly_Train.txt", "Anomaly_Test.txt", ANNOTATIONS)
     ]
     files, events = _VideoFiles(root), _read_annotations(lists[2])
-    videos = [
-        video
-        for split, path in zip(("train", "test"), lists)
-        for video in _read_list(path, split, files, events)
-    ]
+    videos = _read_list(lists[0], "train", files, {})
+    videos += _read_list(lists[1], "test", files, events)
     report = unlisted("annotations", events.keys() - {v.name for v in videos if v.split == "test"})
     return assemble("ucf_crime", root, videos, report, lists)
 
@@ -82,26 +79,22 @@ def _read_list(
         if not slash or not file.lower().endswith(VIDEO_SUFFIXES) or "/" in file:
             raise broken_line(path, number, line, "'<Category>/<Name>_x264.mp4'")
         name, normal = video_stem(file), folder in _NORMAL_FOLDERS
-        video_events = events.get(name, ()) if split == "test" else ()
+        video_events = events.get(name, ())
         if split == "test" and normal == bool(video_events):
             problem = "has no event in" if not normal else "is normal, but has an event in"
             remedy = "correct one of the two files"
             raise UserError(f"{path}, line {number}: {line} {problem} {ANNOTATIONS}; {remedy}")
-        category = NORMAL if normal else folder
-        videos.append(
-            SurveillanceVideo(
-                name, files.find(line), split, int(not normal), category, video_events
-            )
-        )
+        label, category = (0, NORMAL) if normal else (1, folder)
+        video = SurveillanceVideo(name, files.find(line), split, label, category, video_events)
+        videos.append(video)
     return videos
 
 
 def _read_annotations(path: Path) -> dict[str, Events]:
     events = {}
     for number, line in numbered_lines(path):
-        fields = line.rsplit(maxsplit=5)
         try:
-            name, _, *numbers = fields
+            name, _, *numbers = line.rsplit(maxsplit=5)
             first, second = _event(*map(int, numbers[:2])), _event(*map(int, numbers[2:]))
         except (ValueError, TypeError) as error:
             raise broken_line(path, number, line, _EXPECTED) from error

@@ -88,8 +88,7 @@ class UnreadableLog:
         if is_main():
             _write_lines(self.path, {**_read_lines(self.path), **self._reasons})
         if len(self) > self.max_share * self.n_total:
-            raise UserError(
-                f"{len(self)} of {self.n_total} files are unreadable, more than the admitted "
-                f"{self.max_share:.1%}; they are named in {self.path}: replace them or admit a "
-                "larger share (max_unreadable_share)"
-            )
+            counts = f"{len(self)} of {self.n_total} files are unreadable"
+            remedy = "replace them or admit a larger share (max_unreadable_share)"
+            admitted = f"more than the admitted {self.max_share:.1%}"
+            raise UserError(f"{counts}, {admitted}; they are named in {self.path}: {remedy}")

@@ -1,5 +1,4 @@
-"""Which frames a video file really holds: an index by packets where that can be trusted, else by
-decoding.
+"""Which frames a video file really holds: by its packets where they can be trusted, else decoded.
 
 Containers that store a time for every frame (MP4, MOV, Matroska, WebM) are indexed by reading their
 packets, which costs some milliseconds, and then read at any place by seeking. AVI stores no times:
@@ -12,6 +11,7 @@ import math
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +34,9 @@ class VideoIndex:
     Attributes:
         n_frames: number of frames that decode.
         height, width: of the frames as they are returned, in pixels, rotation applied.
-        pts: sorted presentation times (n_frames,) in the stream's time base; None: read from the
-            start.
-        key_pts, key_dts: presentation and decoding times of the key frames, sorted, for seeking;
-            None as above.
+        pts: sorted presentation times (n_frames,) in the stream's time base.
+        key_pts, key_dts: sorted presentation and decoding times of the key frames, for seeking.
+            All three are None for a file that is read from its start.
     """
 
     n_frames: int
@@ -107,12 +106,10 @@ def video_stream(container: av.container.InputContainer) -> av.video.stream.Vide
     return next((stream for stream in streams if not stream.disposition & cover), streams[0])
 
 
-def _demux(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream
-) -> Iterator[av.Packet]:
-    """The stream's packets, and an empty one that makes the decoder hand out what it holds back."""
+def _demux(container: av.container.InputContainer) -> Iterator[av.Packet]:
+    """The video's packets, and an empty one that makes the decoder hand out what it holds back."""
     try:
-        yield from container.demux(stream)
+        yield from container.demux(video_stream(container))
     except IndexError:  # PyAV has no place for streams that a damaged transport stream begins later
         return
 
@@ -130,7 +127,7 @@ def decoded_frames(
     """
     stream, n_bad = video_stream(container), 0
     try:
-        for packet in _demux(container, stream):
+        for packet in _demux(container):
             if needed is not None:
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
             try:
@@ -181,28 +178,24 @@ def display_turn(frame: av.VideoFrame) -> Turn:
         return Turn(False, 0)
     # A frame's (x, y) is shown at (x a + y c, x b + y d), y downwards.
     a, b, _, c, d = np.frombuffer(data, np.int32, count=5).astype(float)
-    mirrored = a * d - b * c < 0
-    if mirrored:
-        a, b = -a, -b
-    return Turn(bool(mirrored), round(-math.atan2(b, a) / (math.pi / 2)) % 4)
+    mirrored = bool(a * d - b * c < 0)
+    sign = -1 if mirrored else 1
+    return Turn(mirrored, round(-math.atan2(sign * b, sign * a) / (math.pi / 2)) % 4)
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
     """(height, width) of a frame once it stands upright."""
-    if display_turn(frame).quarters % 2:
-        return frame.width, frame.height
-    return frame.height, frame.width
+    size = frame.height, frame.width
+    return size[::-1] if display_turn(frame).quarters % 2 else size
 
 
 def _index_by_decoding(path: Path | str) -> VideoIndex:
-    n_frames, size = 0, (0, 0)
     with open_video(path) as container:
-        for frame in decoded_frames(container, path):
-            size = size if n_frames else upright_size(frame)
-            n_frames += 1
-    if not n_frames:
-        raise UnreadableMedia(path, "no frame of its video decodes")
-    return VideoIndex(n_frames, *size)
+        frames = decoded_frames(container, path)
+        first = next(frames, None)
+        if first is None:
+            raise UnreadableMedia(path, "no frame of its video decodes")
+        return VideoIndex(1 + sum(1 for _ in frames), *upright_size(first))
 
 
 class _Packet(NamedTuple):
@@ -217,14 +210,10 @@ class _Packet(NamedTuple):
 
 def _packets(path: Path | str) -> list[_Packet] | None:
     """The packets of a file's video; None if it cannot be read to its end."""
+    fields = attrgetter(*_Packet._fields)
     with open_video(path) as container:
-        found = _demux(container, video_stream(container))
         try:
-            return [
-                _Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt)
-                for p in found
-                if p.size
-            ]
+            return [_Packet(*fields(packet)) for packet in _demux(container) if packet.size]
         except av.error.FFmpegError:
             return None
 

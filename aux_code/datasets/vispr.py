@@ -34,11 +34,7 @@ VISPR2 = (
     "a6_hair_color", "a16_race", "a59_sports", "a1_age_approx", "a2_weight_approx",
     "a73_landmark", "a11_tattoo",
 )
-"""The second set, on which others test an anonymizer that nobody chose for it (VISPR-2).
-
-Dave, Chen, Shah: SPAct, Self-supervised Privacy Preservation for Action Recognition, CVPR 2022.
-Names that no annotation holds are listed in an error.
-"""
+"""The second set, for which nobody chose an anonymizer (Dave, Chen, Shah: SPAct, CVPR 2022)."""
 # fmt: on
 
 ATTRIBUTE_SETS = {"vispr1": VISPR1, "vispr2": VISPR2}
@@ -55,14 +51,12 @@ class Vispr(Sequence):
         root: the data set's folder (`config.VISPR_ROOT`).
         split: train, val or test.
         attributes: what the columns of `labels` mean; any of the data set's 68.
-        load_labels: False reads no annotation: anonymizer training must not see labels (paper,
-            section 3).
+        load_labels: False reads no annotation: f_A trains without labels (paper, section 3).
 
     Attributes:
         paths: the images.
         labels: float32 (N, n_attributes), 0 or 1; None without labels.
-        report: lines on images without annotation, annotations without image, attributes without a
-            positive.
+        report: lines on images or annotations without the other, attributes without a positive.
     """
 
     def __init__(
@@ -79,7 +73,10 @@ class Vispr(Sequence):
         self.paths = files_of(folder, _IMAGE_SUFFIXES)
         if not self.paths:
             raise UserError(f"{folder} holds no images; unpack {split}2017 of VISPR there")
-        _check_unique([path.stem for path in self.paths], folder)
+        counts = Counter(path.stem for path in self.paths)
+        if twice := [stem for stem, count in counts.items() if count > 1]:
+            names = ", ".join(twice[:5])
+            raise UserError(f"{folder}: several images are called {names}; keep one of each")
         self.attributes = tuple(map(canonical_name, attributes))
         self.report: list[str] = []
         self.labels: np.ndarray | None = None
@@ -109,9 +106,8 @@ class Vispr(Sequence):
         per_image = [_read_annotation(annotations[path.stem]) for path in self.paths]
         counts = Counter(name for names in per_image for name in names)
         self._check_attributes(counts)
-        self.labels = np.array(
-            [[name in names for name in self.attributes] for names in per_image], dtype=np.float32
-        )
+        labels = [[name in names for name in self.attributes] for names in per_image]
+        self.labels = np.array(labels, dtype=np.float32)  # (N, n_attributes)
 
     def _check_attributes(self, counts: Counter[str]) -> None:
         unknown = [name for name in self.attributes if name not in counts and name not in VISPR1]
@@ -119,12 +115,10 @@ class Vispr(Sequence):
             known = counts.keys() | annotated_attributes(self.root)
             unknown = [name for name in unknown if name not in known]
         if unknown:
-            names = ", ".join(sorted(known))
-            wrong = ", ".join(unknown)
+            wrong, names = ", ".join(unknown), ", ".join(sorted(known))
             raise UserError(f"unknown VISPR attributes {wrong}; the annotations have {names}")
-        without_positive = [name for name in self.attributes if not counts[name]]
-        what = "attributes have no positive image, so no average precision"
-        self._note(what, without_positive)
+        without = [name for name in self.attributes if not counts[name]]
+        self._note("attributes have no positive image, so no average precision", without)
 
     def _note(self, what: str, names: list[str]) -> None:
         for line in some_of(what, names):
@@ -146,12 +140,8 @@ def canonical_name(attribute: str) -> str:
 
 def annotated_attributes(root: Path, splits: Sequence[str] = SPLITS) -> set[str]:
     """Every attribute that some image of some of the splits has."""
-    names: set[str] = set()
-    for split in splits:
-        names |= {
-            name for file in _annotation_files(root, split) for name in _read_annotation(file)
-        }
-    return names
+    files = (file for split in splits for file in _annotation_files(root, split))
+    return {name for file in files for name in _read_annotation(file)}
 
 
 def _annotation_places(root: Path, split: str) -> list[Path]:
@@ -174,10 +164,3 @@ def _read_annotation(path: Path) -> set[str]:
     if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
         raise UserError(f"{path}: labels must be attribute names, found {str(labels)[:80]}")
     return set(map(canonical_name, labels))
-
-
-def _check_unique(stems: list[str], folder: Path) -> None:
-    twice = [stem for stem, count in Counter(stems).items() if count > 1]
-    if twice:
-        names = ", ".join(twice[:5])
-        raise UserError(f"{folder}: several images are called {names}; keep one of each")

@@ -28,13 +28,9 @@ from aux_code.errors import UserError
 
 OFFICIAL_COUNTS = {"train": 3954, "test": 800}
 CATEGORIES = {
-    "B1": "Fighting",
-    "B2": "Shooting",
-    "B4": "Riot",
-    "B5": "Abuse",
-    "B6": "CarAccident",
+    "B1": "Fighting", "B2": "Shooting", "B4": "Riot", "B5": "Abuse", "B6": "CarAccident",
     "G": "Explosion",
-}
+}  # fmt: skip
 TRAIN_FOLDERS = ("train", "1-1004", "1005-2004", "2005-2804", "2805-3319", "3320-3954")
 TEST_FOLDERS = ("test", "videos")
 
@@ -65,19 +61,15 @@ def _videos(root: Path, folders: Sequence[str]) -> list[Path]:
 def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> list[str]:
     """Lines on what is not there: all of a split, or test videos that are annotated."""
     report = []
-    for split, videos, folders in (
-        ("training", train, TRAIN_FOLDERS[:2]),
-        ("test", test, TEST_FOLDERS),
-    ):
+    splits = ("training", train, TRAIN_FOLDERS[:2]), ("test", test, TEST_FOLDERS)
+    for split, videos, folders in splits:
         if not videos:
             places = " or ".join(str(root / name) for name in folders)
             report.append(f"no {split} videos; unpack them into {places}")
-    folder = next(
-        (root / name for name in TEST_FOLDERS if (root / name).is_dir()), root / TEST_FOLDERS[0]
-    )
-    absent = [
-        folder / f"{name}.mp4" for name in sorted(events.keys() - {video.name for video in test})
-    ]
+    folders = [root / name for name in TEST_FOLDERS]
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    names = sorted(events.keys() - {video.name for video in test})
+    absent = [folder / f"{name}.mp4" for name in names]
     return report + some_of("annotated test videos are missing", absent)
 
 
@@ -89,11 +81,8 @@ def _video(path: Path, split: str, events: dict[str, Events]) -> SurveillanceVid
         known = ", ".join(CATEGORIES)
         raise UserError(f"{path}: the name must end in _label_A or _label_<codes> of {known}, 0")
     kinds = [CATEGORIES[code] for code in codes if code in CATEGORIES]
-    if codes == ["A"]:
-        return SurveillanceVideo(name, path, split, 0, NORMAL, events.get(name, ()))
-    return SurveillanceVideo(
-        name, path, split, 1, kinds[0] if kinds else ANOMALY, events.get(name, ())
-    )
+    label, category = (0, NORMAL) if codes == ["A"] else (1, kinds[0] if kinds else ANOMALY)
+    return SurveillanceVideo(name, path, split, label, category, events.get(name, ()))
 
 
 def _read_annotations(path: Path) -> dict[str, Events]:
@@ -102,9 +91,8 @@ def _read_annotations(path: Path) -> dict[str, Events]:
         # A name may hold blanks; its end is known by its label.
         match = re.fullmatch(r"(.*_label_\S+?)((?:\s+\d+\s+\d+)+)", line)
         if not match:
-            raise broken_line(
-                path, number, line, "'<name>_label_<codes> <start> <end> [<start> <end> ...]'"
-            )
+            expected = "'<name>_label_<codes> <start> <end> [<start> <end> ...]'"
+            raise broken_line(path, number, line, expected)
         name, bounds = video_stem(match[1]), list(map(int, match[2].split()))
         pairs = tuple(zip(bounds[::2], bounds[1::2], strict=True))
         if name in events or any(start >= end for start, end in pairs):

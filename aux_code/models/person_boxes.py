@@ -1,5 +1,4 @@
-"""Boxes of people, for the blurring and blackening baselines (paper section 4): from a file, or by
-a COCO detector.
+"""Boxes of people for the blurring and blackening baselines (paper section 4): read or detected.
 
 Every stage opens them by `open_person_boxes`, so that the same people are hidden in all of them.
 """
@@ -16,11 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from aux_code.artefacts import sha256
+from aux_code.datasets.lists import some_of
 from aux_code.errors import UserError
 from aux_code.models.obfuscation import read_boxes
-from aux_code.models.weight_files import load_strictly, read_weight_file
+from aux_code.models.weight_files import download, load_strictly, read_weight_file
 
 log = logging.getLogger(__name__)
+
+Device = torch.device | str
 
 COCO_PERSON = 1
 """Class index of people in torchvision's COCO detectors."""
@@ -46,7 +48,7 @@ class PersonBoxes:
         self,
         rows: dict[str, dict[int, np.ndarray]] | None = None,
         detector: nn.Module | None = None,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
         origin: dict[str, str] | None = None,
     ):
         if (rows is None) == (detector is None):
@@ -92,16 +94,13 @@ class PersonBoxes:
             return
         paths = list(paths)
         unknown = [path for path in paths if self._name_of(path) is None]
+        source = self.origin["source"]
         if unknown and len(unknown) == len(paths):
-            raise UserError(
-                f"{self.origin['source']} has no row for {unknown[0]}"
-                + (f" or any other of {len(paths)} files" if len(paths) > 1 else "")
-                + ", so nobody would be hidden: its column `file` must be the end of that path"
-            )
-        if unknown:
-            some = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-            counts = f"{len(unknown)} of {len(paths)} files, taken as without people"
-            log.warning("%s has no row for %s: %s", self.origin["source"], counts, some)
+            others = f" or any other of {len(paths)} files" if len(paths) > 1 else ""
+            remedy = "so nobody would be hidden: its column `file` must be the end of that path"
+            raise UserError(f"{source} has no row for {unknown[0]}{others}, {remedy}")
+        for line in some_of(f"of {len(paths)} files, taken as without people", unknown):
+            log.warning("%s has no row for %s", source, line)
 
     def _name_of(self, path: Path) -> str | None:
         """The longest `file` of the rows that is the end of a path, as given or without links."""
@@ -114,12 +113,9 @@ class PersonBoxes:
 
 
 def find_boxes_file(boxes: Path | None, detector_weights: Path | None, place: Path) -> Path | None:
-    """`--boxes`, else the nearest person_boxes.csv at or above the data; None: a detector.
+    """`--boxes`, else without weights the nearest person_boxes.csv at or above the data.
 
-    Weights that were given by name go before a file that merely lies there.
-
-    Raises:
-        UserError: both options were given.
+    None: a detector looks. A UserError if both options were given.
     """
     if boxes is not None and detector_weights is not None:
         raise UserError("--boxes and --detector_weights are two sources of boxes: give one of them")
@@ -139,10 +135,7 @@ def boxes_origin(boxes: Path | None, detector_weights: Path | None, place: Path)
 
 
 def open_person_boxes(
-    boxes: Path | None,
-    detector_weights: Path | None,
-    place: Path,
-    device: torch.device | str = "cpu",
+    boxes: Path | None, detector_weights: Path | None, place: Path, device: Device = "cpu"
 ) -> PersonBoxes:
     """The boxes as the options `--boxes` and `--detector_weights` say.
 
@@ -166,7 +159,7 @@ def open_person_boxes(
 
 
 def load_person_detector(
-    weights_file: Path | str | None = None, device: torch.device | str = "cpu"
+    weights_file: Path | str | None = None, device: Device = "cpu"
 ) -> nn.Module:
     """torchvision's Faster R-CNN (ResNet-50, COCO), in eval mode.
 
@@ -179,23 +172,17 @@ def load_person_detector(
     """
     from torchvision.models import detection
 
-    weights = detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     options: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": 91}
     detector = detection.fasterrcnn_resnet50_fpn(**options, min_size=SHORTEST_SIDE)
     if weights_file is not None:
         load_strictly(detector, read_weight_file(weights_file, "detector"))
         return detector.eval().to(device)
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        detector.load_state_dict(state)
-    except (OSError, RuntimeError) as error:
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
-        raise UserError(
-            f"the weights of the person detector could not be downloaded ({error}). Without a "
-            f"network, fetch {weights.url} elsewhere and give it by --detector_weights FILE or put "
-            f"it at {cached}; or give the boxes of the people as a file: --boxes, or {BOXES_FILE} "
-            "in the data set's folder"
-        ) from error
+    remedy = (
+        "give it by --detector_weights FILE or put it at {cached}; or give the boxes of the people "
+        f"as a file: --boxes, or {BOXES_FILE} in the data set's folder"
+    )
+    weights = detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    detector.load_state_dict(download(weights, "weights of the person detector", remedy).state)
     return detector.eval().to(device)
 
 

@@ -46,10 +46,9 @@ def read_weight_file(path: Path | str, role: str) -> WeightFile:
         UserError: missing, empty, truncated or of another kind, or it holds other networks only.
     """
     path = Path(path)
-    if path.is_dir():
-        return WeightFile(path, _read_safetensors(path / "model.safetensors"), None, True)
-    if path.suffix == ".safetensors":
-        return WeightFile(path, _read_safetensors(path), None, True)
+    if path.is_dir() or path.suffix == ".safetensors":
+        file = path / "model.safetensors" if path.is_dir() else path
+        return WeightFile(path, _read_safetensors(file), None, True)
     content = load_checkpoint(path)
     if not isinstance(content, dict):
         kind = type(content).__name__
@@ -62,9 +61,8 @@ def read_weight_file(path: Path | str, role: str) -> WeightFile:
         return WeightFile(path, _clean(content[key], path), architecture, False, epoch, meta)
     present = [k for k in content if str(k).endswith("_model_state_dict")]
     if present:
-        raise UserError(
-            f"{path} has no '{key}'; it holds {', '.join(present)}: give the file of another stage"
-        )
+        found = f"has no '{key}'; it holds {', '.join(present)}"
+        raise UserError(f"{path} {found}: give the file of another stage")
     state = next((content[k] for k in _GENERIC_KEYS if isinstance(content.get(k), dict)), None)
     return WeightFile(path, _clean(state or content, path), architecture if state else None, True)
 
@@ -95,6 +93,23 @@ def _architecture(meta: dict, role: str) -> dict[str, Any] | None:
     architectures = meta.get("architectures")
     described = architectures.get(role) if isinstance(architectures, dict) else None
     return described if isinstance(described, dict) and "arch" in described else None
+
+
+def download(weights: Any, what: str, remedy: str) -> WeightFile:
+    """Weights by torchvision's own mechanism: its cache, else its download.
+
+    Raises:
+        UserError: no network; it says `remedy`, with the place in the cache for its `{cached}`.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        elsewhere = f"Without a network, fetch {weights.url} elsewhere and"
+        problem = f"the {what} could not be downloaded ({error})"
+        raise UserError(f"{problem}. {elsewhere} {remedy.format(cached=cached)}") from error
+    logger.info("weights %s from %s", weights, cached)
+    return WeightFile(cached, dict(state), None, True)
 
 
 class Mismatch(NamedTuple):
@@ -149,10 +164,9 @@ def _copy(network: nn.Module, state: dict[str, Tensor], file: WeightFile) -> Non
     if mismatch := compare(network, state):
         lines = [f"the weights in {file.path} do not fit {type(network).__name__}:"]
         lines += [f"  {what}: {name_some(ns)}" for what, ns in mismatch._asdict().items() if ns]
+        which = "the one that it was saved from, which it does not state"
         if described := file.architecture:
             which = f"{described['arch']} with {described.get('arguments', {})}"
-        else:
-            which = "the one that it was saved from, which it does not state"
         lines.append(f"  give the file's architecture: {which}")
         raise UserError("\n".join(lines))
     network.load_state_dict(state)
@@ -178,21 +192,13 @@ class Adapted(NamedTuple):
 def load_partly(network: nn.Module, file: WeightFile, adapted: Adapted) -> None:
     """Copies weights of another task; what `adapted` leaves out is logged by name.
 
-    Args:
-        network: receives the weights.
-        file: where they come from, for messages.
-        adapted: the weights under the network's names.
-
-    Raises:
-        UserError: another entry is missing, unexpected or mis-shaped.
+    `file` names them in messages. A UserError if another entry is missing or does not fit.
     """
     complete, kept = adapted.completed(network)
     _copy(network, complete, file)
     if kept:
-        names = ", ".join(kept)
-        logger.warning(
-            "%s: re-initialised, because the file has none that fit: %s", file.path, names
-        )
+        what = "re-initialised, because the file has none that fit"
+        logger.warning("%s: %s: %s", file.path, what, ", ".join(kept))
 
 
 def name_some(names: list[str]) -> str:
