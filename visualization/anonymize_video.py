@@ -34,7 +34,7 @@ from visualization.video_files import VideoSource, VideoWriter, anonymized_copy,
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnonymizeVideoParams(PersonBoxParams, CommonParams):
+class AnonymizeParams(PersonBoxParams, CommonParams):
     """A video, an anonymizer, and how its copy is made."""
 
     source: tyro.conf.Positional[Path]
@@ -42,21 +42,17 @@ class AnonymizeVideoParams(PersonBoxParams, CommonParams):
     target: tyro.conf.Positional[Path]
     """File to write; .mp4, .mkv or .mov. Of a folder of videos: the folder for the copies."""
     anonymizer: str = ""
-    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of
-    train_anonymizer's run."""
+    """raw, downsample2x, downsample4x, blur, blacken or a .pth; empty: train_anonymizer's last."""
     side_by_side: bool = False
     """Shows the original to the left of the anonymized frame."""
     tile: int = 1024
-    """Larger frames pass f_A in overlapping tiles of this size, in pixels, which bounds the memory;
-    0: whole."""
+    """Pixels; larger frames pass f_A in overlapping tiles, to bound the memory; 0: whole."""
     frames_per_pass: int = 4
     """Frames per pass of f_A (ours)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of f_A; bf16 is twice as fast where the device has it and exact to about 1 %
-    (ours)."""
+    """Of f_A; bf16 is twice as fast where the device has it, exact to about 1 % (ours)."""
     fps: float = 24.0
-    """Frames per second of the copy of a folder of frames, which cannot say (ShanghaiTech's
-    rate)."""
+    """Frames per second of a folder of frames, which cannot say (ShanghaiTech's rate)."""
     crf: int = 18
     """Quality of H.264, 0 (lossless) to 51 (ours: 18, visually lossless)."""
 
@@ -65,8 +61,8 @@ class AnonymizeVideoParams(PersonBoxParams, CommonParams):
 
 
 PRESETS = {
-    "paper": AnonymizeVideoParams(source=tyro.MISSING, target=tyro.MISSING),
-    "miniature": AnonymizeVideoParams(preset="miniature", source=tyro.MISSING, target=tyro.MISSING),
+    "paper": AnonymizeParams(source=tyro.MISSING, target=tyro.MISSING),
+    "miniature": AnonymizeParams(preset="miniature", source=tyro.MISSING, target=tyro.MISSING),
 }
 
 
@@ -76,9 +72,8 @@ def main() -> int:
     device = choose_device(params.device)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
-    name = params.anonymizer or str(
-        config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "last.pth"
-    )
+    trained = config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "last.pth"
+    name = params.anonymizer or str(trained)
     pairs = planned_copies(params.source, params.target)
     network = load_anonymizer(name)
     unreadable = []
@@ -91,17 +86,13 @@ def main() -> int:
                 raise
             unreadable.append(f"{error}\n")
     if unreadable:
-        sys.stderr.write(f"{len(unreadable)} of {len(pairs)} videos cannot be read:\n")
-        sys.stderr.writelines(unreadable)
+        head = f"{len(unreadable)} of {len(pairs)} videos cannot be read:\n"
+        sys.stderr.writelines([head, *unreadable])
     return 3 if unreadable else 0
 
 
 def write_copy(
-    source: Path,
-    target: Path,
-    network: nn.Module,
-    device: torch.device,
-    params: AnonymizeVideoParams,
+    source: Path, target: Path, network: nn.Module, device: torch.device, params: AnonymizeParams
 ) -> int:
     """One anonymized copy; returns its number of frames."""
     video = VideoSource(source, Fraction(params.fps).limit_denominator(1001))
@@ -109,11 +100,9 @@ def write_copy(
     if network.requires_boxes:
         boxes = open_person_boxes(params.boxes, params.detector_weights, source, device)
         people = boxes, source
-    anonymizer = FrameAnonymizer(network, device, params.tile, people, params.precision)
+    f_a = FrameAnonymizer(network, device, params.tile, people, params.precision)
     with VideoWriter(target, video, params.crf) as writer:
-        return anonymized_copy(
-            video, anonymizer, writer, params.frames_per_pass, params.side_by_side
-        )
+        return anonymized_copy(video, f_a, writer, params.frames_per_pass, params.side_by_side)
 
 
 if __name__ == "__main__":

@@ -40,12 +40,11 @@ class FrameAnonymizer:
     def __call__(self, frames: np.ndarray, first: int) -> np.ndarray:
         """uint8 (N,H,W,3) RGB, frames `first` and on of the video -> the same shape."""
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W)
-        pixels = pixels.float() / 255
-        boxes = None
+        pixels, boxes = pixels.float() / 255, None
         if self.people:
             found, video = self.people
-            numbers = range(first, first + len(frames))
-            boxes = [torch.from_numpy(b) for b in found.of_frames(video, numbers, frames)]
+            boxes = found.of_frames(video, range(first, first + len(frames)), frames)
+            boxes = [torch.from_numpy(own) for own in boxes]
         if boxes is not None or not self.tile or max(pixels.shape[-2:]) <= self.tile:
             output = apply_anonymizer(self.network, pixels, boxes)
         else:

@@ -65,8 +65,7 @@ def main() -> None:
 
 
 class VideoScores(NamedTuple):
-    """Scores (n_frames,) of one video by one run; `events`: true intervals [start, end) in
-    frames."""
+    """Scores (n_frames,) of one video by one run; `events`: true [start, end) in frames."""
 
     label: str
     scores: np.ndarray
@@ -74,21 +73,18 @@ class VideoScores(NamedTuple):
 
 
 def read_scores(results: Path, video: str) -> VideoScores:
-    """The frame scores of one video: each clip's score repeated over its frames, cut to the video's
-    length.
+    """One video's frame scores: those of its clips, repeated over their frames, cut to its length.
 
     Raises:
-        UserError: no such file, another file than main.py's results or a damaged one, or the video
-            is not in it (names that are near are listed).
+        UserError: no such file, not main.py's results, a damaged one, or without this video.
     """
     content = read_json(results)
     try:
         videos = {entry["name"]: entry for entry in content["videos"]}
         frames_per_feature = content["frames_per_feature"]
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{results} is no result of main.py (results/anomaly_<dataset>_<run_id>.json)"
-        ) from error
+        text = f"{results} is no result of main.py (results/anomaly_<dataset>_<run_id>.json)"
+        raise UserError(text) from error
     entry = videos.get(video)
     if entry is None:
         near = [name for name in videos if video.lower() in name.lower()] or list(videos)
@@ -100,9 +96,7 @@ def read_scores(results: Path, video: str) -> VideoScores:
         with np.load(path, allow_pickle=False) as archive:
             clip_scores = archive[video].reshape(-1)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} is damaged or of another run ({error}); run main.py again"
-        ) from error
+        raise UserError(f"{path} is damaged or of another run ({error}); rerun main.py") from error
     scores = np.repeat(clip_scores, frames_per_feature)[: entry["n_frames"]]
     events = [tuple(event) for event in entry["events"]]
     return VideoScores(content.get("run_id", results.stem), scores, events)

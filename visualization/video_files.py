@@ -82,9 +82,7 @@ class VideoSource:
 
 class VideoWriter:
     """Writes H.264 of quality `crf` at the source's rate, under a temporary name until it is whole.
-
-    Frames of odd height or width get a repeated row or column: H.264 has colours per 2 x 2 pixels.
-    """
+    Odd heights or widths get a repeated row or column: H.264 has colours per 2 x 2 pixels."""
 
     def __init__(self, path: Path, source: VideoSource, crf: int):
         if path.suffix.lower() not in SUFFIXES:
@@ -120,8 +118,7 @@ class VideoWriter:
         options = {"crf": str(self._crf)}
         stream = self._container.add_stream("libx264", rate=self._source.rate, options=options)
         stream.height, stream.width = rgb.shape[:2]
-        stream.pix_fmt = "yuv420p"
-        codec = stream.codec_context
+        stream.pix_fmt, codec = "yuv420p", stream.codec_context
         codec.time_base = self._source.time_base
         codec.sample_aspect_ratio = self._source.pixel_aspect
         if self._source.colours:  # without these a player guesses by the height of the frames
@@ -138,9 +135,7 @@ class VideoWriter:
             if kind is None:
                 os.replace(self._temporary, self.path)
         except OSError as error:
-            text = (
-                f"cannot write {self.path}: {error.strerror}; free space or choose another folder"
-            )
+            text = f"cannot write {self.path}: {error.strerror}; free space or name another folder"
             raise UserError(text) from error
         finally:
             self._temporary.unlink(missing_ok=True)
@@ -158,9 +153,7 @@ def planned_copies(source: Path, target: Path) -> list[tuple[Path, Path]]:
         below = []  # a folder of frames
     videos = [p for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
     if videos and (target.suffix.lower() in SUFFIXES or target.is_file()):
-        raise UserError(
-            f"{source} holds {len(videos)} videos: give a folder for the copies, not {target}"
-        )
+        raise UserError(f"{source} holds videos: give a folder for the copies, not {target}")
     stems = Counter(path.with_suffix("") for path in videos)
     pairs = [] if videos else [(source, target)]
     for path in videos:
@@ -174,25 +167,18 @@ def planned_copies(source: Path, target: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def anonymized_copy(
-    source: VideoSource,
-    anonymize: Callable[[np.ndarray, int], np.ndarray],
-    writer: VideoWriter,
-    frames_per_pass: int,
-    side_by_side: bool,
-) -> int:
-    """Copies all frames through `anonymize`; returns their number.
+Change = Callable[[np.ndarray, int], np.ndarray]
+"""uint8 (N,H,W,3) and the number of the first frame -> the same shape."""
 
-    Args:
-        source: the original.
-        anonymize: uint8 (N,H,W,3) and the number of the first -> the same shape.
-        writer: of the copy.
-        frames_per_pass: N.
-        side_by_side: whether the original stands to the left of the anonymized frame.
-    """
+
+def anonymized_copy(
+    source: VideoSource, anonymize: Change, writer: VideoWriter, per_pass: int, side_by_side: bool
+) -> int:
+    """Copies all frames, `per_pass` at a time, with the original to the left if `side_by_side`;
+    returns their number."""
     n_frames, frames = 0, iter(source)
     with progress(description="anonymizing", total=source.n_announced, unit="frame") as bar:
-        while group := list(islice(frames, max(1, frames_per_pass))):
+        while group := list(islice(frames, per_pass)):
             originals = np.stack([frame.rgb for frame in group])
             anonymized = anonymize(originals, n_frames)
             if side_by_side:
