@@ -55,18 +55,13 @@ def prepare_for_inference(
 
     On a CPU OpenVINO computes it, where that is installed and the network is large; else PyTorch.
 
+    Its outputs equal the network's in eval mode up to rounding (about 1e-6, in bf16 about 1e-2).
+
     Args:
         network: f_A, f_T or f_B; it is not changed.
-        example: an input of the kind that will come, on the device where the copy shall run: frames
-            (N, 3, H, W) or clips (B, 3, T, H, W). One small one is enough.
+        example: a small input of the kind that will come, on the device where the copy shall run:
+            frames (N, 3, H, W) or clips (B, 3, T, H, W).
         precision: "fp32", or "bf16" where the device has it (else fp32, with a warning).
-
-    Returns:
-        The copy. Its outputs equal the network's in eval mode up to rounding (about 1e-6, in bf16
-        about 1e-2).
-
-    Raises:
-        ValueError: unknown precision.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision must be fp32 or bf16, got '{precision}'")

@@ -18,19 +18,10 @@ class RankingMetrics(NamedTuple):
 def ranking_metrics(
     scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray
 ) -> RankingMetrics:
-    """ROC AUC, PR area and average precision of items that occur several times.
+    """ROC AUC, PR area and average precision of clips, whose score stands for all their frames.
 
-    A clip's score stands for all of its frames, so a clip enters once, with its number of positive
-    and of negative frames as weights; the result equals that of the frame vectors without building
-    them.
-
-    Args:
-        scores: (n,) finite.
-        positives: (n,) number of positive frames with this score.
-        negatives: (n,) number of negative frames with this score.
-
-    Raises:
-        ValueError: no positive or no negative at all.
+    Scores (n,), finite; `positives`, `negatives` (n,): numbers of frames with each. The result is
+    that of the frame vectors, which are not built. A ValueError without positive or negative.
     """
     if not np.any(positives) or not np.any(negatives):
         raise ValueError("ranking metrics need positive and negative frames")
@@ -62,13 +53,8 @@ def weighted_average_precision(
 ) -> np.ndarray:
     """`average_precision` under many weightings at once, such as the counts of bootstrap draws.
 
-    Args:
-        scores: (n,).
-        labels: (n,) in {0, 1}.
-        weights: (m, n), each at least 0: how often each item counts.
-
-    Returns:
-        (m,) in [0, 1]; NaN where no positive counts.
+    Scores (n,), labels (n,) in {0, 1}, weights (m, n), how often each item counts -> (m,) in
+    [0, 1]; NaN where no positive counts.
     """
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
@@ -77,9 +63,8 @@ def weighted_average_precision(
     precision = true / np.maximum(np.cumsum(ordered, axis=1)[:, last], 1e-12)
     gains = np.diff(true, axis=1, prepend=0.0)
     positives = true[:, -1]
-    return np.where(
-        positives > 0, (gains * precision).sum(1) / np.maximum(positives, 1e-12), np.nan
-    )
+    means = (gains * precision).sum(1) / np.maximum(positives, 1e-12)
+    return np.where(positives > 0, means, np.nan)
 
 
 class AttributeMetrics(NamedTuple):
@@ -95,16 +80,14 @@ class AttributeMetrics(NamedTuple):
 
 def attribute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> AttributeMetrics:
     """Of probabilities (n, n_attributes) in [0, 1] against labels (n, n_attributes) in {0, 1}."""
-    per_attribute = np.array(
-        [average_precision(p, y) for p, y in zip(probabilities.T, labels.T, strict=True)]
-    )
+    columns = zip(probabilities.T, labels.T, strict=True)
+    per_attribute = np.array([average_precision(p, y) for p, y in columns])
     predicted, actual = probabilities >= 0.5, labels >= 0.5
     hits = (predicted & actual).sum(0)
     f1 = 2 * hits / np.maximum(predicted.sum(0) + actual.sum(0), 1)
     present = actual.any(0)
-    return AttributeMetrics(
-        float(np.nanmean(per_attribute)), float(f1[present].mean()), per_attribute
-    )
+    cmap, macro_f1 = float(np.nanmean(per_attribute)), float(f1[present].mean())
+    return AttributeMetrics(cmap, macro_f1, per_attribute)
 
 
 def chance_cmap(labels: np.ndarray) -> float:

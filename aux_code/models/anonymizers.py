@@ -1,5 +1,7 @@
 """The anonymizer f_A: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), for any H and W."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,14 +21,11 @@ class DoubleConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.double_conv = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 3, padding=1),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
+        layers = []
+        for n_inputs in (in_channels, out_channels):
+            conv = nn.Conv2d(n_inputs, out_channels, 3, padding=1)
+            layers += [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+        self.double_conv = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.double_conv(x)
@@ -63,17 +62,6 @@ class Up(nn.Module):
         return self.conv(torch.cat([skip, x], dim=1))
 
 
-class OutConv(nn.Module):
-    """1 x 1 convolution to the output's channels."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
 class UNet(nn.Module):
     """Plain UNet with bilinear up-sampling and a sigmoid (release): -> (N, out_channels, H, W).
 
@@ -87,7 +75,8 @@ class UNet(nn.Module):
         self.down3, self.down4 = Down(256, 512), Down(512, 512)
         self.up1, self.up2 = Up(1024, 256), Up(512, 128)
         self.up3, self.up4 = Up(256, 64), Up(128, 64)
-        self.outc = OutConv(64, out_channels)
+        # In a Sequential only for its name in the published state dict, `outc.conv`.
+        self.outc = nn.Sequential(OrderedDict(conv=nn.Conv2d(64, out_channels, 1)))
 
     def forward(self, frames: Tensor) -> Tensor:
         height, width = frames.shape[-2:]
@@ -113,10 +102,9 @@ def _two_convolutions(in_channels: int, out_channels: int, stride: int = 1) -> n
 class SmallUNet(nn.Module):
     """The miniature's f_A (ours): U-Net of widths 16/32/32 on 2 x 2 pixel blocks, with a sigmoid.
 
-    Pixel-unshuffling makes it a quarter of the cost of a U-Net on pixels. Its output leaves
-    pixel-shuffling through a 3 x 3 convolution at full resolution: without it, blocks of 2 x 2
-    pixels never see each other and a checkerboard remains. Runs in channels-last memory, 1.5 to 2
-    times faster on a CPU at this size.
+    A quarter of the cost of a U-Net on pixels. A 3 x 3 convolution at full resolution ends it:
+    without, blocks of 2 x 2 pixels never see each other and a checkerboard remains. In
+    channels-last memory it is 1.5 to 2 times faster on a CPU at this size.
     """
 
     def __init__(self, out_channels: int = 3, widths: tuple[int, int, int] = (16, 32, 32)):
@@ -145,8 +133,7 @@ class SmallUNet(nn.Module):
 
 
 class NarrowOutput(nn.Module):
-    """Lets less through: fewer channels, lower resolution and noise on what an anonymizer releases
-    (ours).
+    """Lets less through (ours): an anonymizer's output in fewer channels, coarser and with noise.
 
     What the frame does not carry, no attacker can learn to read: in the miniature this removes far
     more of the leakage than the minimax alone. The order is: network, averaging down to
@@ -155,12 +142,7 @@ class NarrowOutput(nn.Module):
     remove it; it differs from frame to frame, in training and evaluation alike. Values with noise
     may leave the network's range by a few `output_noise`.
 
-    Args:
-        network: frames (N, 3, H, W) -> (N, output_channels, H, W).
-        output_channels: 3, or 1 (grey, repeated to three channels).
-        output_scale: in (0, 1]; 0.5 halves height and width.
-        output_noise: standard deviation of the Gaussian noise, in units of the pixel range [0, 1];
-            0 adds none.
+    `network`: frames (N, 3, H, W) -> (N, output_channels, H, W); the rest as `build_anonymizer`.
     """
 
     def __init__(
@@ -224,15 +206,16 @@ def build_anonymizer(
         arch: a key of ANONYMIZERS.
         output_channels: 3, or 1 (grey repeated to three channels).
         output_scale: in (0, 1]; resolution of the output relative to the input's.
-        output_noise: standard deviation of noise added to the output; see `NarrowOutput`.
+        output_noise: standard deviation of Gaussian noise, in units of the pixel range; 0: none.
         arguments: further ones of the architecture, such as `sigmoid` of unet++.
 
     Raises:
         UserError: unknown architecture or an impossible value.
     """
     if arch not in ANONYMIZERS:
-        known = ", ".join(ANONYMIZERS)
-        raise UserError(f"unknown anonymizer architecture '{arch}'; known: {known}")
+        raise UserError(
+            f"unknown anonymizer architecture '{arch}'; known: {', '.join(ANONYMIZERS)}"
+        )
     if output_channels not in (1, 3):
         raise UserError(f"output_channels must be 1 or 3, got {output_channels}")
     if not 0 < output_scale <= 1:

@@ -18,8 +18,7 @@ class TwoFrameConv3d(nn.Conv3d):
         affected = x.shape[2] == 2 and geometry == (3, 1, 1)
         if not (affected and torch.is_grad_enabled() and x.device.type == "cpu"):
             return super().forward(x)
-        padding = (0, *self.padding[1:])
-        x = F.pad(x, (0, 0, 0, 0, 1, 1))
+        x, padding = F.pad(x, (0, 0, 0, 0, 1, 1)), (0, *self.padding[1:])
         return F.conv3d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from aux_code.checkpoints import write_atomically
 from aux_code.errors import UserError
 
+_HEADER = ["file", "frame", "x0", "y0", "x1", "y1"]
+
 
 class Obfuscation(nn.Module):
     """Interface: forward(frames, boxes=None); `requires_boxes`: whether it needs people's boxes."""
@@ -54,11 +56,9 @@ class BoxObfuscation(Obfuscation, ABC):
 
     def forward(self, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
         if boxes is None:
-            raise UserError(
-                "blur and blacken need the boxes of the people: put person_boxes.csv "
-                "(file,frame,x0,y0,x1,y1) into the data set's root, or give --boxes or "
-                "--detector_weights"
-            )
+            remedy = "into the data set's root, or give --boxes or --detector_weights"
+            file = f"put person_boxes.csv ({','.join(_HEADER)}) {remedy}"
+            raise UserError(f"blur and blacken need the boxes of the people: {file}")
         if len(boxes) != len(frames):
             raise ValueError(f"{len(frames)} frames but boxes for {len(boxes)}")
         return torch.where(box_mask(boxes, frames), self.replacement(frames), frames)
@@ -129,14 +129,12 @@ def read_boxes(csv_path: Path | str) -> dict[str, dict[int, np.ndarray]]:
     Raises:
         UserError: no such file, another header, or a bad line (named with its number).
     """
-    csv_path = Path(csv_path)
-    header = ["file", "frame", "x0", "y0", "x1", "y1"]
     rows: dict[str, dict[int, list]] = {}
     try:
         with open(csv_path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
-            if next(reader, None) != header:
-                raise UserError(f"{csv_path}, line 1: the header must be {','.join(header)}")
+            if next(reader, None) != _HEADER:
+                raise UserError(f"{csv_path}, line 1: the header must be {','.join(_HEADER)}")
             for row in reader:
                 if row:
                     file, frame, box = _parse_row(row, f"{csv_path}, line {reader.line_num}")
@@ -156,7 +154,7 @@ def write_boxes(csv_path: Path | str, boxes: dict[str, dict[int, np.ndarray]]) -
     """Writes, atomically, what `read_boxes` reads."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "frame", "x0", "y0", "x1", "y1"])
+    writer.writerow(_HEADER)
     for file, frames in boxes.items():
         for frame, rows in frames.items():
             writer.writerows([file, frame, *map(float, box)] for box in rows)
@@ -169,7 +167,7 @@ def _parse_row(row: list[str], where: str) -> tuple[str, int, list[float]]:
     except (ValueError, IndexError):
         frame, box = -1, []
     if frame < 0 or len(box) != 4 or not np.isfinite(box).all():
-        expected = "file,frame,x0,y0,x1,y1 with numbers"
+        expected = f"{','.join(_HEADER)} with numbers"
         raise UserError(f"{where}: expected {expected}, got: {','.join(row)}")
     if box[2] <= box[0] or box[3] <= box[1]:
         rule = "x1 must exceed x0, y1 must exceed y0"

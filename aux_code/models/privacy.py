@@ -54,11 +54,9 @@ class ResidualBlock(nn.Module):
 
 
 class SmallBudget(nn.Module):
-    """The miniature's f_B and attacker (ours): convolution of 16, residual blocks of 32/64/64,
-    pooled feature.
+    """The miniature's f_B and attacker (ours): convolution of 16, residual blocks of 32/64/64.
 
-    The first convolution keeps the resolution, since a face spans few of the 48 pixels. About 41
-    MFLOP per 48 px image.
+    The first one keeps the resolution: a face spans few of the 48 pixels. 41 MFLOP per image.
     """
 
     def __init__(self, num_outputs: int, widths: tuple[int, ...] = (16, 32, 64, 64)):

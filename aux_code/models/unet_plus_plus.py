@@ -8,8 +8,7 @@ from aux_code.models.anonymizers import pad_to_multiple
 
 
 class UNetPlusPlus(smp.UnetPlusPlus):
-    """UNet++ with a ResNet-18 encoder of depth 4, decoder 256/128/64/32 (release): frames (N, 3, H,
-    W) -> the same.
+    """UNet++ (release): ResNet-18 encoder of depth 4, decoder 256/128/64/32; frames (N, 3, H, W).
 
     Without `sigmoid` (the release) outputs may leave [0, 1]; the paper describes a sigmoid. 13.90 M
     parameters, 24.6 GFLOP per 224 x 224 frame. The state dict has the names of
@@ -21,15 +20,10 @@ class UNetPlusPlus(smp.UnetPlusPlus):
     """
 
     def __init__(self, sigmoid: bool = False, out_channels: int = 3):
-        super().__init__(
-            encoder_name="resnet18",
-            encoder_depth=4,
-            encoder_weights=None,  # `load_fa_model` has ImageNet's, and helpful messages
-            decoder_channels=(256, 128, 64, 32),
-            in_channels=3,
-            classes=out_channels,
-            activation="sigmoid" if sigmoid else None,
-        )
+        # No encoder weights: `load_fa_model` has ImageNet's, and helpful messages.
+        encoder = {"encoder_name": "resnet18", "encoder_depth": 4, "encoder_weights": None}
+        output = {"classes": out_channels, "activation": "sigmoid" if sigmoid else None}
+        super().__init__(**encoder, decoder_channels=(256, 128, 64, 32), in_channels=3, **output)
 
     def forward(self, frames: Tensor) -> Tensor:
         height, width = frames.shape[-2:]
@@ -58,8 +52,7 @@ class _FoldedBlock(nn.Module):
 
 
 class UpsampledConv2d(nn.Module):
-    """A 3 x 3 convolution of maps that were doubled in height and width by repetition, from the
-    maps as they were.
+    """A 3 x 3 convolution of maps doubled by repetition, computed from the maps as they were.
 
     Of the nine pixels under the kernel only 2 x 2 differ then, so a transposed convolution with
     sums of its weights does the same in 4/9 of the operations. Maps that follow in the
@@ -72,17 +65,11 @@ class UpsampledConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, coarse_channels: int):
         super().__init__()
-        coarse, fine = conv.weight.detach().split(
-            [coarse_channels, conv.in_channels - coarse_channels], dim=1
-        )
-        self.coarse = nn.ConvTranspose2d(
-            coarse_channels, conv.out_channels, 4, stride=2, padding=1, bias=conv.bias is not None
-        )
-        self.fine = (
-            nn.Conv2d(fine.shape[1], conv.out_channels, 3, padding=1, bias=False)
-            if fine.shape[1]
-            else None
-        )
+        n_fine, n_out = conv.in_channels - coarse_channels, conv.out_channels
+        coarse, fine = conv.weight.detach().split([coarse_channels, n_fine], dim=1)
+        geometry = {"stride": 2, "padding": 1, "bias": conv.bias is not None}
+        self.coarse = nn.ConvTranspose2d(coarse_channels, n_out, 4, **geometry)
+        self.fine = nn.Conv2d(n_fine, n_out, 3, padding=1, bias=False) if n_fine else None
         with torch.no_grad():
             self.coarse.weight.copy_(_sum_pairs(_sum_pairs(coarse, -1), -2).transpose(0, 1))
             if conv.bias is not None:
