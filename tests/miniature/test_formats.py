@@ -41,16 +41,14 @@ def test_videos_decode_with_the_planned_codec_rate_and_length(tiny, folder, make
         assert np.std(frames[0]) > 8  # a picture, not a plane
         if video.action != "Stand":
             change = np.abs(np.stack(frames[1:]).astype(int) - frames[0]).mean(axis=3)
-            assert (change > 16).any(
-                axis=0
-            ).sum() > 40  # something moves; noise alone stays below 16
+            # something moves; noise alone stays below 16
+            assert (change > 16).any(axis=0).sum() > 40
 
 
 def test_encoding_keeps_the_picture(tmp_path):
     y, x = np.mgrid[:72, :96]
-    frames = [
-        np.stack([x * 2, y * 3, np.full_like(x, 10 * t)], axis=2).astype(np.uint8) for t in range(9)
-    ]
+    channels = [[x * 2, y * 3, np.full_like(x, 10 * t)] for t in range(9)]
+    frames = list(np.stack(channels).transpose(0, 2, 3, 1).astype(np.uint8))
     for name in ("a.avi", "a.mp4"):
         assert write_video(tmp_path / name, frames, 25) == 9
         decoded = decode(tmp_path / name)[2]
@@ -59,23 +57,20 @@ def test_encoding_keeps_the_picture(tmp_path):
 
 def test_ucf101_lists(tiny):
     root = tiny / "UCF101" / "ucfTrainTestlist"
-    classes = dict(
-        reversed(line.split()) for line in (root / "classInd.txt").read_text().splitlines()
-    )
+    lines = (root / "classInd.txt").read_text().splitlines()
+    classes = dict(reversed(line.split()) for line in lines)
     assert classes["CrouchPick"] == "1"
-    everything = {
-        p.relative_to(tiny / "UCF101/Videos").as_posix()
-        for p in (tiny / "UCF101/Videos").glob("*/*.avi")
-    }
+    videos = tiny / "UCF101/Videos"
+    everything = {p.relative_to(videos).as_posix() for p in videos.glob("*/*.avi")}
     tests = []
     for split in ("01", "02", "03"):
         train = [line.split() for line in (root / f"trainlist{split}.txt").read_text().splitlines()]
         test = (root / f"testlist{split}.txt").read_text().splitlines()
         assert all(classes[name.split("/")[0]] == index for name, index in train)
-        assert {name for name, _ in train} | set(test) == everything
-        assert not {name.rsplit("_", 1)[0] for name, _ in train} & {
-            name.rsplit("_", 1)[0] for name in test
-        }
+        names = {name for name, _ in train}
+        assert names | set(test) == everything
+        groups, held_out = ({name.rsplit("_", 1)[0] for name in part} for part in (names, test))
+        assert not groups & held_out
         tests.append(set(test))
     assert tests[0] != tests[1]
     assert b"\r\n" in (root / "trainlist02.txt").read_bytes()
@@ -115,16 +110,13 @@ def test_ucf_crime_annotation_is_one_based_and_inclusive(tiny):
 
 def test_xd_violence_names_and_annotation(tiny):
     root = tiny / "XD_Violence"
-    rows = [
-        line.rsplit("label_", 1)
-        for line in (root / "annotations.txt").read_text(encoding="utf-8").splitlines()
-    ]
-    listed = {
-        f"{head}label_{tail.split()[0]}": [int(n) for n in tail.split()[1:]] for head, tail in rows
-    }
-    anomalous = {
-        v.file[5:-4]: v for v in plan.plan_xd_violence(0, SCALE) if v.split == "test" and v.events
-    }
+    lines = (root / "annotations.txt").read_text(encoding="utf-8").splitlines()
+    listed = {}
+    for head, _, tail in (line.rpartition("label_") for line in lines):
+        code, *numbers = tail.split()
+        listed[f"{head}label_{code}"] = [int(n) for n in numbers]
+    tests = [v for v in plan.plan_xd_violence(0, SCALE) if v.split == "test"]
+    anomalous = {v.file[5:-4]: v for v in tests if v.events}
     assert set(listed) == set(anomalous)
     for name, video in anomalous.items():
         assert (root / "test" / f"{name}.mp4").is_file()
@@ -135,11 +127,8 @@ def test_xd_violence_names_and_annotation(tiny):
 
 def test_shanghaitech_masks_have_one_value_per_frame(tiny):
     root = tiny / "ShanghaiTech"
-    listed = [
-        line.split(",")[0]
-        for name in ("Train", "Test")
-        for line in (root / f"SH_{name}.txt").read_text().splitlines()
-    ]
+    lists = [(root / f"SH_{name}.txt").read_text() for name in ("Train", "Test")]
+    listed = [line.split(",")[0] for line in "\n".join(lists).splitlines()]
     for video in plan.plan_shanghaitech(0, SCALE):
         name = video.file.split("/")[-1].removesuffix(".avi")
         assert name in listed
@@ -148,9 +137,8 @@ def test_shanghaitech_masks_have_one_value_per_frame(tiny):
             assert frames == [f"{t:03d}.jpg" for t in range(video.n_frames)]
             mask = np.load(root / "testing/test_frame_mask" / f"{name}.npy")
             assert mask.shape == (video.n_frames,)
-            assert np.flatnonzero(mask).tolist() == [
-                t for start, end, _ in video.events for t in range(start, end)
-            ]
+            expected = [t for start, end, _ in video.events for t in range(start, end)]
+            assert np.flatnonzero(mask).tolist() == expected
 
 
 @pytest.mark.parametrize("folder", ("UCF101", "VISPR", "UCF_Crime", "XD_Violence", "ShanghaiTech"))
@@ -160,10 +148,8 @@ def test_boxes_lie_inside_existing_files(tiny, folder):
     assert list(rows[0]) == ["file", "frame", "x0", "y0", "x1", "y1"]
     assert all((tiny / folder / name).exists() for name in {row["file"] for row in rows})
     limit = 128 if folder == "VISPR" else 96
-    assert all(
-        0 <= int(r["x0"]) < int(r["x1"]) <= limit and 0 <= int(r["y0"]) < int(r["y1"]) <= 128
-        for r in rows
-    )
+    for x0, y0, x1, y1 in ([int(row[key]) for key in ("x0", "y0", "x1", "y1")] for row in rows):
+        assert 0 <= x0 < x1 <= limit and 0 <= y0 < y1 <= 128
 
 
 def test_boxes_cover_those_who_move(tiny):

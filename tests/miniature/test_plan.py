@@ -19,26 +19,21 @@ def association(a, b) -> tuple[float, float]:
     expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
     chi2 = ((table - expected) ** 2 / expected).sum()
     freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-    return (chi2 - freedom) / (2 * freedom) ** 0.5, float(
-        (chi2 / (table.sum() * min(a.max(), b.max()))) ** 0.5
-    )
+    strength = (chi2 / (table.sum() * min(a.max(), b.max()))) ** 0.5
+    return (chi2 - freedom) / (2 * freedom) ** 0.5, float(strength)
 
 
 def assert_independent(columns: dict[str, list]) -> None:
     """No pair is further than 5 standard deviations from independence."""
     for one, other in combinations(columns, 2):
         deviation, strength = association(columns[one], columns[other])
-        assert deviation < 5, (
-            f"{one} depends on {other}: {deviation:.1f} standard deviations, V {strength:.2f}"
-        )
+        assert deviation < 5, f"{one} depends on {other}: {deviation:.1f} sigma, V {strength:.2f}"
 
 
 def main_person_columns(videos) -> dict[str, list]:
     """Appearance of the one who acts, and the camera, of each video."""
-    columns = {
-        name: [getattr(v.people[0], name) for v in videos]
-        for name in ("coloured", "feminine", "semi_nude", "face")
-    }
+    names = ("coloured", "feminine", "semi_nude", "face")
+    columns = {name: [getattr(v.people[0], name) for v in videos] for name in names}
     return {**columns, "camera": [v.camera for v in videos]}
 
 
@@ -54,11 +49,8 @@ def test_association_notices_a_weak_dependence():
 def test_attributes_of_stills_depend_on_nothing(split):
     stills = [s for s in plan.plan_vispr(0) if s.split == split]
     columns = {name: [s.attributes[i] for s in stills] for i, name in enumerate(plan.ATTRIBUTES)}
-    columns |= {
-        "camera": [s.camera for s in stills],
-        "portrait": [s.size[0] < s.size[1] for s in stills],
-    }
-    assert_independent(columns)
+    portrait = [s.size[0] < s.size[1] for s in stills]
+    assert_independent({**columns, "camera": [s.camera for s in stills], "portrait": portrait})
 
 
 def test_attribute_rates_are_the_same_in_all_splits():
@@ -84,23 +76,21 @@ def test_anomalies_do_not_depend_on_appearance_or_scene(split):
     assert_independent({**columns, "kind": [v.events[0][2] if v.events else "" for v in videos]})
 
 
-@pytest.mark.parametrize(
-    "make", (plan.plan_ucf_crime, plan.plan_xd_violence, plan.plan_shanghaitech)
-)
+SURVEILLANCE = (plan.plan_ucf_crime, plan.plan_xd_violence, plan.plan_shanghaitech)
+
+
+@pytest.mark.parametrize("make", SURVEILLANCE)
 @pytest.mark.parametrize("scale", (0.05, 1.0))
 def test_surveillance_videos_have_both_kinds_and_odd_lengths(make, scale):
     videos = make(0, scale)
     for split in ("train", "test"):
         labels = [bool(v.events) for v in videos if v.split == split]
-        assert sum(labels) >= 2
-        assert labels.count(False) >= 2
+        assert sum(labels) >= 2 and labels.count(False) >= 2
     assert all(v.n_frames % 16 for v in videos)
     assert len({v.file for v in videos}) == len(videos)
 
 
-@pytest.mark.parametrize(
-    "make", (plan.plan_ucf_crime, plan.plan_xd_violence, plan.plan_shanghaitech)
-)
+@pytest.mark.parametrize("make", SURVEILLANCE)
 def test_events_lie_apart_inside_the_video(make):
     for video in make(1):
         ends = [0]
@@ -123,8 +113,7 @@ def test_a_small_vispr_has_every_attribute_in_each_split():
     stills = plan.plan_vispr(5, 0.005)
     for split in SPLITS:
         rows = np.array([s.attributes for s in stills if s.split == split])
-        assert (rows.sum(axis=0) >= 2).all()
-        assert ((~rows).sum(axis=0) >= 2).all()
+        assert (rows.sum(axis=0) >= 2).all() and ((~rows).sum(axis=0) >= 2).all()
 
 
 def test_groups_do_not_cross_the_split():
