@@ -66,8 +66,7 @@ class StageParams(CommonParams):
         least |= dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0)
         own = {name: value for name, value in least.items() if hasattr(self, name)}
         check_ranges(self, at_least=own)
-        if not 0 < self.validation_fraction < 1:
-            value = self.validation_fraction
+        if not 0 < (value := self.validation_fraction) < 1:
             raise UserError(f"--validation_fraction must lie between 0 and 1, not {value}")
 
 
@@ -89,10 +88,8 @@ class InitAnonymizerParams(StageParams):
     """Release: divided by 5 on stagnation."""
     frames_per_video: int = 2
     """Frames drawn from each video of a batch (ours)."""
-    batch_videos: int = 8
-    """Videos per batch; 8 videos x 2 frames + 16 images = the release's batch of 32."""
     batch_images: int = 16
-    """Images per batch; see batch_videos."""
+    """Images per batch; 8 videos x 2 frames + 16 images = the release's batch of 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,19 +209,11 @@ INIT_ANONYMIZER = {
     "miniature_ted_spad_plus": replace(MINIATURE_INIT_ANONYMIZER, **NARROW),
 }
 
-INIT_UTILITY = {
-    "paper": InitUtilityParams(),
-    "miniature": InitUtilityParams(
-        **SMALL, ft_arch="small", learning_rate=2e-3, epochs=6, warmup_steps=20, batch_videos=16
-    ),
-}
-
-INIT_PRIVACY = {
-    "paper": InitPrivacyParams(),
-    "miniature": InitPrivacyParams(
-        **SMALL, fb_arch="small", learning_rate=2e-3, epochs=6, batch_images=48
-    ),
-}
+BRIEF = SMALL | {"learning_rate": 2e-3, "epochs": 6}
+MINIATURE_FT = InitUtilityParams(**BRIEF, ft_arch="small", warmup_steps=20, batch_videos=16)
+INIT_UTILITY = {"paper": InitUtilityParams(), "miniature": MINIATURE_FT}
+MINIATURE_FB = InitPrivacyParams(**BRIEF, fb_arch="small", batch_images=48)
+INIT_PRIVACY = {"paper": InitPrivacyParams(), "miniature": MINIATURE_FB}
 
 PAPER = TrainAnonymizerParams()
 MINIATURE = TrainAnonymizerParams(
@@ -233,15 +222,15 @@ MINIATURE = TrainAnonymizerParams(
 )  # fmt: skip
 SPACT = {"utility_loss": "ce", "omega": 0.0}
 PLUS = {"distillation_weight": 1.0, "ce_on_all_clips": True}
-RELEASE = replace(
-    PAPER, learning_rate=1e-5, fa_learning_rate_factor=0.4, epochs=100, alternate="batches",
-    batch_norm="running", precision="fp16", gradient_clip=0.0, settle_epochs=0,
-)  # fmt: skip
+RELEASE = {
+    "learning_rate": 1e-5, "fa_learning_rate_factor": 0.4, "epochs": 100, "alternate": "batches",
+    "batch_norm": "running", "precision": "fp16", "gradient_clip": 0.0, "settle_epochs": 0,
+}  # fmt: skip
 TRAIN_ANONYMIZER = {
     "paper": PAPER,
     "paper_spact": replace(PAPER, **SPACT),
     "paper_ted_spad_plus": replace(PAPER, **PLUS),
-    "release": RELEASE,
+    "release": replace(PAPER, **RELEASE),
     "miniature": MINIATURE,
     "miniature_spact": replace(MINIATURE, **SPACT),
     # five of these take the CPU time of three of TeD-SPAD (224 and 220 s)
@@ -296,14 +285,14 @@ def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
     scale = params.preset.split("_")[0].replace("release", "paper")
     narrow = params.preset if params.preset.endswith("_ted_spad_plus") else ""
     files = {}
-    for role, given, script, folder, output in (
-        ("init_fa", params.init_fa, "init_anonymizer", narrow or scale, "fa_recon.pth"),
-        ("init_ft", params.init_ft, "init_utility", scale, "ft_action.pth"),
-        ("init_fb", params.init_fb, "init_privacy", scale, "fb_ssl.pth"),
+    for role, given, output in (
+        ("init_fa", params.init_fa, f"init_anonymizer_{narrow or scale}/fa_recon.pth"),
+        ("init_ft", params.init_ft, f"init_utility_{scale}/ft_action.pth"),
+        ("init_fb", params.init_fb, f"init_privacy_{scale}/fb_ssl.pth"),
     ):
-        default = config.SAVED_MODELS_ROOT / f"{script}_{folder}" / output
-        files[role] = given or str(default)
+        files[role] = given or str(config.SAVED_MODELS_ROOT / output)
         if not Path(files[role]).is_file():
             missing = f"--{role}: {files[role]} does not exist"
+            script = output.split(f"_{scale}")[0]
             raise UserError(f"{missing}; run {script}.py first or name another file")
     return files

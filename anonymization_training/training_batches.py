@@ -21,17 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from anonymization_training.params_anonymization import StageParams
 from aux_code import config
+from aux_code.datasets import transforms
 from aux_code.datasets.clip_sampling import random_clip, triplet_clips, uniform_clips
 from aux_code.datasets.decode import DecodedCache, UnreadableMedia
-from aux_code.datasets.transforms import (
-    BUDGET_VIEWS,
-    MODERATE,
-    MODERATE_VIEWS,
-    STRONG,
-    Policy,
-    augment_batch,
-    augment_images,
-)
+from aux_code.datasets.transforms import Policy
 from aux_code.datasets.ucf101 import Ucf101, Ucf101Item
 from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.datasets.vispr import Vispr
@@ -100,9 +93,9 @@ class _Sample(NamedTuple):
     masks: list[np.ndarray] | None = None
 
 
-AUGMENTATIONS = {"strong": STRONG, "moderate": MODERATE}
+AUGMENTATIONS = {"strong": transforms.STRONG, "moderate": transforms.MODERATE}
 """Name on the command line -> policy for clips."""
-VIEW_AUGMENTATIONS = {"strong": BUDGET_VIEWS, "moderate": MODERATE_VIEWS}
+VIEWS = {"strong": transforms.BUDGET_VIEWS, "moderate": transforms.MODERATE_VIEWS}
 """Name on the command line -> policy for the two views of an image."""
 
 
@@ -202,19 +195,16 @@ def _augmented(
     n_views, n = len(arrays[0]), len(samples)
     flat = [own[k] for k in range(n_views) for own in arrays]
     generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in samples]
-    augment = augment_images if samples[0].label is None else augment_batch
+    of_image = samples[0].label is None
+    augment = transforms.augment_images if of_image else transforms.augment_batch
     return augment(flat, policy, size, generators).unflatten(0, (n_views, n))
 
 
 def _begin_loading(worker: int) -> None:
-    """Begins a decoding process.
-
-    Ctrl-C and schedulers signal the whole process group; the training saves first, then ends its
-    workers. An allocator that keeps freed memory decodes and augments a quarter faster.
-    """
+    """Signals go to the whole process group; the training saves first, then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    keep_freed_memory()
+    keep_freed_memory()  # decodes and augments a quarter faster
 
 
 class BatchSource:
@@ -232,12 +222,7 @@ class BatchSource:
     """
 
     def __init__(
-        self,
-        samples: ClipSamples | ImageSamples,
-        policy: Policy,
-        batch_size: int,
-        params: StageParams,
-        folder: Path,
+        self, samples: Dataset, policy: Policy, batch_size: int, params: StageParams, folder: Path
     ):
         self.samples, self.batch_size = samples, batch_size
         self.collate = partial(collate, size=params.size, policy=policy)
@@ -248,8 +233,7 @@ class BatchSource:
         if batch_size % world_size():
             raise UserError(
                 f"{world_size()} processes cannot share batches of {batch_size} equally; change "
-                "--batch_videos and --batch_images, which are those of all processes together, or "
-                "--nproc_per_node"
+                "--batch_videos and --batch_images (of all processes) or --nproc_per_node"
             )
 
     def batches(self, first_step: int, n_steps: int) -> Iterator[ClipBatch | ImageBatch]:
@@ -259,14 +243,9 @@ class BatchSource:
             UserError: no file of a batch is readable, or too many of the data set are not.
         """
         keys = [self._keys(step) for step in range(first_step, first_step + n_steps)]
-        loader = DataLoader(
-            self.samples,
-            batch_sampler=keys,
-            collate_fn=self.collate,
-            num_workers=self.n_workers,
-            worker_init_fn=_begin_loading,
-            pin_memory=torch.cuda.is_available(),
-        )
+        how = {"num_workers": self.n_workers, "worker_init_fn": _begin_loading}
+        how |= {"collate_fn": self.collate, "pin_memory": torch.cuda.is_available()}
+        loader = DataLoader(self.samples, batch_sampler=keys, **how)
         for batch, errors in loader:
             # every rank counts what any of them met, so that all of them stop or none
             met = gather_objects((batch is None, errors)) if any_rank(bool(errors)) else []
@@ -274,10 +253,8 @@ class BatchSource:
                 self.unreadable.record(error.path, error.reason)
             lost = [str(e.path) for is_lost, met_there in met if is_lost for e in met_there]
             if lost:
-                raise UserError(
-                    f"not one file of a batch is readable: {', '.join(lost)}; replace them or "
-                    "enlarge the batches"
-                )
+                names = ", ".join(lost)
+                raise UserError(f"not one file of a batch is readable: {names}; replace them")
             yield batch
 
     def _keys(self, step: int) -> list[tuple[int, int]]:
@@ -313,7 +290,7 @@ def image_source(
 ) -> BatchSource:
     """Batches of two views of images."""
     samples = ImageSamples(paths, cache, params.seed)
-    policy = VIEW_AUGMENTATIONS[params.augmentation]
+    policy = VIEWS[params.augmentation]
     return BatchSource(samples, policy, params.batch_images, params, folder)
 
 
@@ -330,9 +307,8 @@ def readable_images(paths: Sequence[Path], cache: DecodedCache) -> list[np.ndarr
         except UnreadableMedia as error:
             log.warning("left out: %s", error)
     if not images:
-        raise UserError(
-            f"not one of {len(paths)} images is readable, such as {paths[0]}; replace them"
-        )
+        counts = f"not one of {len(paths)} images"
+        raise UserError(f"{counts} is readable, such as {paths[0]}; replace them")
     return images
 
 
@@ -362,11 +338,7 @@ def load_training_data(params: StageParams, with_images: bool = True) -> Trainin
 def person_masks(
     people: PersonBoxes, path: Path, indices: np.ndarray, height_width: tuple[int, int]
 ) -> np.ndarray:
-    """uint8 (T, H, W, 3), 255 inside a box, for these frames of the video at `path`.
-
-    Args:
-        people: boxes that need no frames: of a file, or detected beforehand.
-    """
+    """uint8 (T, H, W, 3), 255 inside a box, for these frames; `people` needs no frames."""
     boxes = people.of_frames(path, indices)
     masks = np.zeros((len(indices), *height_width, 3), dtype=np.uint8)
     for mask, of_frame in zip(masks, boxes, strict=True):

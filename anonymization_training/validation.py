@@ -13,23 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anonymization_training import training_batches
 from anonymization_training.minimax import Networks, set_modes
 from anonymization_training.params_anonymization import StageParams, TrainAnonymizerParams
-from anonymization_training.training_batches import (
-    VIEW_AUGMENTATIONS,
-    TrainingData,
-    person_masks,
-    readable_images,
-)
+from anonymization_training.training_batches import VIEWS, TrainingData, readable_images
 from aux_code import config
+from aux_code.datasets import transforms
 from aux_code.datasets.clip_sampling import uniform_clips
 from aux_code.datasets.decode import UnreadableMedia
-from aux_code.datasets.transforms import (
-    EVALUATION,
-    augment_batch,
-    augment_images,
-    evaluation_images,
-)
+from aux_code.datasets.transforms import EVALUATION, augment_batch, evaluation_images
 from aux_code.datasets.vispr import Vispr
 from aux_code.distributed import rank, sum_over_ranks, world_size
 from aux_code.errors import UserError
@@ -91,7 +83,8 @@ def recognition_accuracy(
             continue
         arrays, masks = frames, None
         if people is not None:
-            arrays = [person_masks(people, video.path, c, frames[0].shape[1:3]) for c in indices]
+            paint, shape = training_batches.person_masks, frames[0].shape[1:3]
+            arrays = [paint(people, video.path, clip, shape) for clip in indices]
             masks = augment_batch(arrays, EVALUATION, params.size, [None] * n_modes)[:, :1]
             masks = masks.to(device)
         clips = augment_batch(frames, EVALUATION, params.size, [None] * n_modes).to(device)
@@ -100,10 +93,8 @@ def recognition_accuracy(
         n_counted += 1
     hits, n_counted = sum_over_ranks(torch.tensor([hits, n_counted])).tolist()
     if not n_counted:
-        n_videos = len(data.validation)
-        raise UserError(
-            f"not one of {n_videos} validation videos is readable; look at the data set"
-        )
+        counts = f"not one of {len(data.validation)} validation videos"
+        raise UserError(f"{counts} is readable; look at the data set")
     return hits / n_counted
 
 
@@ -137,8 +128,8 @@ class Validation:
         images = readable_images(data.images.paths[:N_VIEWED_IMAGES], data.cache)
         places = [(view, k) for view in range(2) for k in range(len(images))]
         generators = [seeded_generator("probe", *place) for place in places]
-        policy = VIEW_AUGMENTATIONS[params.augmentation]
-        views = augment_images(images * 2, policy, params.size, generators).to(device)
+        policy = VIEWS[params.augmentation]
+        views = transforms.augment_images(images * 2, policy, params.size, generators).to(device)
         embedding = torch.cat([networks.fb(networks.fa(part)) for part in views.split(64)])
         accuracy = nt_xent_accuracy(*embedding.chunk(2)).item()  # of (N, D) each
         return {"top1": top1, "nt_xent_accuracy": accuracy}
