@@ -96,8 +96,7 @@ def load_fb_model(
 
     Args:
         arch: "r50" or "small".
-        saved_model_file: weights; "imagenet" or torchvision's ResNet-50 for the backbone; None:
-            random.
+        saved_model_file: weights; "imagenet" or torchvision's ResNet-50: backbone; None: random.
         num_pa: number of private attributes.
         ssl: self-supervised, with projection head.
         arguments: of `build_privacy`.

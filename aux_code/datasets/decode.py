@@ -52,11 +52,7 @@ def frame_rate(path: Path | str, default: float = FOLDER_FPS) -> float:
 
 
 def iterate_frames(path: Path | str, n_threads: int = 1) -> Iterator[np.ndarray]:
-    """Streams all frames, uint8 (H,W,3) RGB each, in constant memory.
-
-    Raises:
-        UnreadableMedia: the file does not open, or no frame of it decodes.
-    """
+    """Streams all frames, uint8 (H,W,3) RGB; UnreadableMedia if none decodes."""
     if Path(path).is_dir():
         yield from _same_size(map(read_image, frame_files(path)), path)
         return

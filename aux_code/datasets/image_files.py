@@ -27,12 +27,9 @@ _UPRIGHT = {
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """Decodes one image, upright, as uint8 (H,W,3) RGB.
+    """One image, upright, as uint8 (H,W,3) RGB; UnreadableMedia if missing, truncated or none.
 
     Transparency is dropped, 16-bit grey is scaled to 8 bit.
-
-    Raises:
-        UnreadableMedia: the file is missing, truncated or no image.
     """
     try:
         with Image.open(path) as image:
@@ -65,11 +62,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def frame_files(folder: Path | str) -> list[Path]:
-    """The images of a folder of frames in order, by number where names hold one.
-
-    Raises:
-        UnreadableMedia: the folder holds no image.
-    """
+    """The images of a folder of frames, by number where names hold one; UnreadableMedia if none."""
     files = files_of(Path(folder), IMAGE_SUFFIXES)
     if not files:
         raise UnreadableMedia(folder, "the folder holds no image files")

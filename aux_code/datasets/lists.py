@@ -26,11 +26,7 @@ def require_root(root: Path | str, constant: str) -> Path:
 
 
 def first_existing(candidates: Sequence[Path], what: str) -> Path:
-    """The first of several places where archives put a thing.
-
-    Raises:
-        UserError: none exists; it names them all.
-    """
+    """The first of several places where archives put a thing; a UserError that names them all."""
     for path in candidates:
         if path.exists():
             return path
@@ -76,11 +72,7 @@ def some_of(what: str, things: Sequence[object]) -> list[str]:
 
 
 def report_missing(missing: Sequence[Path], n_listed: int, what: str) -> None:
-    """Warns of listed files that are absent, and stops where they are more than 1 %.
-
-    Raises:
-        UserError: too many are absent; it names the first ones.
-    """
+    """Warns of listed files that are absent; a UserError where they are more than 1 %."""
     for line in some_of(f"of {n_listed} {what} are missing", missing):
         if len(missing) > MAX_MISSING_SHARE * n_listed:
             command = "python -m aux_code.datasets.check"

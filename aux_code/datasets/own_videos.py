@@ -66,8 +66,7 @@ def _read_csv(path: Path, split: str) -> list[SurveillanceVideo]:
 def _video(row: dict[str, str], root: Path, split: str) -> SurveillanceVideo:
     if None in row:
         raise ValueError("more fields than the header has")
-    file = row["video"].strip()
-    label = _LABELS.get(row["label"].strip().lower())
+    file, label = row["video"].strip(), _LABELS.get(row["label"].strip().lower())
     if not file:
         raise ValueError("the video's name is empty")
     if label is None:

@@ -93,11 +93,7 @@ def video_stem(name: str) -> str:
 
 
 def with_unique_names(videos: Sequence[SurveillanceVideo], root: Path) -> list[SurveillanceVideo]:
-    """Gives videos that share a name the one made of their path.
-
-    Raises:
-        UserError: a video is listed twice.
-    """
+    """Videos that share a name get one made of their path; a UserError if one is listed twice."""
     counts = Counter(video.name for video in videos)
     names = (v.name if counts[v.name] == 1 else _path_name(v.path, root) for v in videos)
     unique = [replace(video, name=name) for video, name in zip(videos, names)]

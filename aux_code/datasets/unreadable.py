@@ -63,8 +63,7 @@ class UnreadableLog:
 
     def __init__(self, folder: Path | str, n_total: int, max_share: float = 0.01):
         self.path = Path(folder) / "unreadable.txt"
-        self.n_total = n_total
-        self.max_share = max_share
+        self.n_total, self.max_share = n_total, max_share
         self._reasons: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -76,11 +75,7 @@ class UnreadableLog:
         return list(self._reasons)
 
     def record(self, path: Path | str, reason: str = "does not decode") -> None:
-        """Counts a file, once. Under torchrun all ranks count, and rank 0 writes.
-
-        Raises:
-            UserError: more than `max_share` of the data set is unreadable.
-        """
+        """Counts a file, once, or stops by a UserError above `max_share`; rank 0 writes."""
         if str(path) in self._reasons:
             return
         self._reasons[str(path)] = reason

@@ -78,11 +78,7 @@ def _remember(path: Path | str, index: VideoIndex) -> VideoIndex:
 
 
 def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContainer:
-    """Opens a file and sets its video stream's decoder up; to be closed by the caller (`with`).
-
-    Raises:
-        UnreadableMedia: no such file, no media file, or no video in it.
-    """
+    """Opens a file, for `with`, and sets its decoder up; UnreadableMedia if it holds no video."""
     try:
         container = av.open(str(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:

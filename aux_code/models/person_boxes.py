@@ -144,7 +144,6 @@ def open_person_boxes(
         detector_weights: local weights of torchvision's Faster R-CNN.
         place: the data set's folder, or one video, at or above which person_boxes.csv is taken if
             neither is given; without one the detector looks, with torchvision's weights.
-        device: where the detector runs.
 
     Raises:
         UserError: both options, a file that cannot be read, or no weights (says what to put where).
@@ -163,12 +162,8 @@ def load_person_detector(
 ) -> nn.Module:
     """torchvision's Faster R-CNN (ResNet-50, COCO), in eval mode.
 
-    Args:
-        weights_file: local copy of the weights; None: torchvision's cache, else its download.
-        device: where it runs.
-
-    Raises:
-        UserError: no such file, weights that do not fit, or no network (says what to put where).
+    `weights_file`: local copy of the weights; None: torchvision's cache, else its download. A
+    UserError if it is absent or does not fit, or without a network (says what to put where).
     """
     from torchvision.models import detection
 
@@ -190,13 +185,11 @@ def load_person_detector(
 def detect_person_boxes(
     frames: Tensor, detector: nn.Module, threshold: float = 0.5, chunk: int = _CHUNK
 ) -> list[Tensor]:
-    """Finds people.
+    """Finds people in frames (N, 3, H, W) in [0, 1], `chunk` of them per pass.
 
     Args:
-        frames: (N, 3, H, W) in [0, 1], on the detector's device.
         detector: as torchvision's: list of images -> list of {"boxes", "labels", "scores"}.
         threshold: least confidence, in [0, 1] (ours; the paper does not state one).
-        chunk: frames per pass.
 
     Returns:
         N tensors (K, 4) on the CPU: x0, y0, x1, y1 in pixels of the frames as given.

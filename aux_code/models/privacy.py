@@ -107,13 +107,9 @@ def build_privacy(arch: str, num_pa: int = 7, ssl: bool = False, **arguments) ->
     """Builds an f_B with random weights.
 
     Args:
-        arch: a key of PRIVACY_NETWORKS.
+        arch: a key of PRIVACY_NETWORKS, else a UserError; `arguments`: further ones of it.
         num_pa: number of private attributes; not used with `ssl`.
         ssl: projection head and unit embeddings in place of attribute logits.
-        arguments: further ones of the architecture.
-
-    Raises:
-        UserError: unknown architecture.
     """
     if arch not in PRIVACY_NETWORKS:
         known = ", ".join(PRIVACY_NETWORKS)

@@ -204,13 +204,9 @@ def build_utility(
     """Builds an f_T with random weights.
 
     Args:
-        arch: a key of UTILITY_NETWORKS.
+        arch: a key of UTILITY_NETWORKS, else a UserError; `arguments`: further ones of it.
         num_classes: actions; the release has one more than UCF101's 101.
         freeze_bn: freeze all batch norms, those of the head included.
-        arguments: further ones of the architecture.
-
-    Raises:
-        UserError: unknown architecture.
     """
     if arch not in UTILITY_NETWORKS:
         known = ", ".join(UTILITY_NETWORKS)

@@ -38,12 +38,8 @@ def read_weight_file(path: Path | str, role: str) -> WeightFile:
     Reads our checkpoints, the published ones (key `<role>_model_state_dict`, beside optimizer
     states), a state dict alone, and a file or a folder with `model.safetensors`.
 
-    Args:
-        path: file or folder.
-        role: "fa", "ft", "fb" or "mgfn".
-
-    Raises:
-        UserError: missing, empty, truncated or of another kind, or it holds other networks only.
+    `role`: "fa", "ft", "fb" or "mgfn". A UserError for a path that is missing, empty, truncated, of
+    another kind, or holds other networks only.
     """
     path = Path(path)
     if path.is_dir() or path.suffix == ".safetensors":
