@@ -1,19 +1,16 @@
 """The DALI reader: crop, resize and layout in a DALI graph, decoding too where DALI can.
 
-On a GPU, DALI decodes (NVDEC) and everything stays there. On a CPU, DALI's own decoder knows VP8,
-VP9 and Motion JPEG; other codecs, folders of frames, rotated videos and those in which a detector
-looks for people are fed to the same graph by PyAV. A video that DALI refuses half-way is read on by
-PyAV.
+On a GPU, DALI decodes (NVDEC) and everything stays there; on a CPU it knows VP8, VP9 and Motion
+JPEG. PyAV feeds the same graph with other codecs, folders of frames, rotated videos and those in
+which a detector looks for people, and reads on a video that DALI refuses half-way.
 
-The operator is the video reader of `fn.experimental`, which follows `fn.readers.video`: it runs on
-CPU and GPU, takes frames at irregular times, and repeats the video's last frame past its end, which
-is the rule for tails (the older one pads with zeros and takes constant rates on a GPU alone).
-
-This module imports DALI, which takes a second; nothing but `readers.make_reader` imports it.
+The video reader of `fn.experimental` runs on CPU and GPU, takes frames at irregular times and
+repeats the last frame past the end, the rule for tails (`fn.readers.video` pads with zeros).
+Importing DALI takes a second: only `readers.make_reader` imports this module.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -29,14 +26,7 @@ from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.datasets.video_index import open_video, upright_size, video_stream
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import Clip, ClipGeometry, Cut
-from feature_extraction.readers import (
-    FrameStream,
-    SourceClip,
-    VideoEnd,
-    announced_frames,
-    clips_of,
-    view_boxes,
-)
+from feature_extraction.readers import FrameStream, VideoEnd, announced_frames, clips_of, view_boxes
 from feature_extraction.video_inputs import VideoInput
 
 log = logging.getLogger(__name__)
@@ -45,12 +35,8 @@ CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
 GPU_CODECS = CPU_CODECS | {"h264", "hevc", "mpeg4", "av1"}
 CLIPS_PER_RUN = 4
 BYTES_PER_RUN = 64 * 2**20
-_CUT_TYPES = {
-    "anchor": types.INT32,
-    "shape": types.INT32,
-    "roi_start": types.FLOAT,
-    "roi_end": types.FLOAT,
-}
+_INT, _FLOAT = (np.int32, types.INT32), (np.float32, types.FLOAT)
+_CUT_TYPES = {"anchor": _INT, "shape": _INT, "roi_start": _FLOAT, "roi_end": _FLOAT}
 
 
 @dataclass(frozen=True)
@@ -134,18 +120,14 @@ class DaliReader:
     def _decoding_graph(self, path: Path, facts: VideoFacts) -> Pipeline:
         """A graph for one file: DALI decodes clip after clip. Only `build` needs the GPU."""
         geometry = self.geometry
+        device = "gpu" if self.device.type == "cuda" else "cpu"
+        files = {"device": device, "filenames": [str(path.resolve())], "labels": [0]}
+        places = {"stride": geometry.stride, "step": geometry.frames_per_feature}
+        places |= {"sequence_length": geometry.frames_per_clip, "pad_mode": "edge"}
         pipeline = self._pipeline(batch_size=1)
         with pipeline:
             frames, _, frame_indices = fn.experimental.readers.video(
-                name="video",
-                device="gpu" if self.device.type == "cuda" else "cpu",
-                filenames=[str(path.resolve())],
-                labels=[0],
-                sequence_length=geometry.frames_per_clip,
-                stride=geometry.stride,
-                step=geometry.frames_per_feature,
-                pad_mode="edge",
-                enable_frame_num="sequence",
+                name="video", **files, **places, enable_frame_num="sequence"
             )
             cuts = list(map(_arrays, geometry.cuts(facts.height, facts.width)))
             pipeline.set_outputs(self._views(frames, cuts), frame_indices)
@@ -161,29 +143,24 @@ class DaliReader:
         """One graph for everything that PyAV decodes, whatever its size."""
         pipeline = self._pipeline(batch_size=CLIPS_PER_RUN)
         with pipeline:
-            frames = fn.external_source(name="frames", layout="FHWC", dtype=types.UINT8, ndim=4)
-            cuts = []
-            for v in range(len(self.geometry.windows)):
-                named = {name: (f"{name}{v}", kind) for name, kind in _CUT_TYPES.items()}
-                source = fn.external_source
-                cuts.append({k: source(name=n, dtype=t, ndim=1) for k, (n, t) in named.items()})
+            source = fn.external_source
+            frames = source(name="frames", layout="FHWC", dtype=types.UINT8, ndim=4)
+            cuts = [
+                {k: source(name=f"{k}{v}", dtype=t, ndim=1) for k, (_, t) in _CUT_TYPES.items()}
+                for v in range(len(self.geometry.windows))
+            ]
             frames = frames.gpu() if self.device.type == "cuda" else frames
             pipeline.set_outputs(self._views(frames, cuts))
         return pipeline
 
     def _views(self, frames, cuts: list[dict]):
         """What all graphs share: uint8 (T,H,W,C) -> float32 (n_crops,T,C,size,size) in [0,1]."""
+        options = {"interp_type": types.INTERP_LINEAR, "antialias": True, "dtype": types.FLOAT}
         views = []
         for cut in cuts:
-            view = fn.resize(
-                fn.slice(frames, cut["anchor"], cut["shape"], axis_names="HW"),
-                size=[self.geometry.size] * 2,
-                roi_start=cut["roi_start"],
-                roi_end=cut["roi_end"],
-                interp_type=types.INTERP_LINEAR,
-                antialias=True,
-                dtype=types.FLOAT,
-            )
+            touched = fn.slice(frames, cut["anchor"], cut["shape"], axis_names="HW")
+            options |= {"roi_start": cut["roi_start"], "roi_end": cut["roi_end"]}
+            view = fn.resize(touched, size=[self.geometry.size] * 2, **options)
             view = view * np.float32(1 / 255)
             views.append(fn.transpose(view, perm=[0, 3, 1, 2], output_layout="FCHW"))
         return fn.stack(*views)
@@ -210,10 +187,7 @@ class DaliReader:
 
 
 def video_facts(path: Path) -> VideoFacts | None:
-    """Counts a file's packets and decodes its first frame; None if there is none.
-
-    Raises UnreadableMedia: the file does not open or holds no video.
-    """
+    """None if no frame decodes. Raises UnreadableMedia: it does not open or holds no video."""
     with open_video(path) as container:
         stream = video_stream(container)
         n_frames = end = 0
@@ -238,17 +212,15 @@ def video_facts(path: Path) -> VideoFacts | None:
         )
 
 
-def _groups(clips: Iterable[SourceClip]) -> Iterator[list[SourceClip]]:
-    """As many clips as one run of the graph takes, fewer of large frames."""
-    clips = iter(clips)
+def _groups(clips: Iterator) -> Iterator[list]:
+    """As many `SourceClip`s as one run of the graph takes, fewer of large frames."""
     for first in clips:
         fitting = max(1, min(CLIPS_PER_RUN, -(-BYTES_PER_RUN // first.frames.nbytes)))
         yield [first, *islice(clips, fitting - 1)]
 
 
 def _arrays(cut: Cut) -> dict[str, np.ndarray]:
-    whole = {name: np.array(getattr(cut, name), np.int32) for name in ("anchor", "shape")}
-    return whole | {k: np.array(getattr(cut, k), np.float32) for k in ("roi_start", "roi_end")}
+    return {k: np.array(getattr(cut, k), dtype) for k, (dtype, _) in _CUT_TYPES.items()}
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,5 +1,4 @@
-"""From clips to features: networks in their form for inference, clips of several videos in one
-batch."""
+"""From clips to features: the networks' inference form, clips of several videos in one batch."""
 
 import logging
 import time
@@ -62,9 +61,8 @@ class ClipEncoder:
     """f_A on every frame, then f_T on the clip, both in their form for inference.
 
     On a GPU a batch passes both at once: in fp32 the rest of its batch changes a feature by less
-    than 1e-5. On a CPU, where large passes gain nothing, none holds frames of two clips, so that a
-    feature is the same bit for bit whatever its batch (unless `frames_per_pass` says otherwise).
-    `seed` is of the noise of an f_A that releases some.
+    than 1e-5. On a CPU no pass holds frames of two clips: a feature is the same bit for bit in any
+    batch (unless `frames_per_pass` says otherwise). `seed` is of the noise of f_A, if it has any.
     """
 
     def __init__(
@@ -84,11 +82,8 @@ class ClipEncoder:
         self._transfers = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, names: Sequence[str], clips: Sequence[Clip]) -> np.ndarray:
-        """Features of clips with the same number of crops: float32 (len(clips), n_crops, F).
-
-        The names are of the videos; with the clips' indices they seed the noise.
-        """
-        return self.launch(names, clips).wait()
+        """Clips and their videos' names (they seed noise) -> float32 (len(clips), n_crops, F)."""
+        return self.launch(names, clips).features.cpu().numpy()
 
     @torch.inference_mode()
     def launch(self, names: Sequence[str], clips: Sequence[Clip]) -> "LaunchedPass":
@@ -118,16 +113,15 @@ class ClipEncoder:
         return moved
 
     def _anonymize(self, sources: Sequence[tuple[str, Clip, int]], clips: Tensor) -> Tensor:
-        """(video, clip, view) of each, (B*V,3,T,H,W) -> the same shape; one by one where each has
-        its boxes or its noise."""
+        """(B*V,3,T,H,W) -> the same shape; one by one where each has its boxes or its noise."""
         if not self._noisy and sources[0][1].boxes is None:
             n_frames = self.frames_per_pass or self._pass_length(clips)
             return apply_per_frame(self.anonymizer, clips, chunk=n_frames)
         outputs = []
         for (name, clip, v), view in zip(sources, clips, strict=True):
             for module in self._noisy:
-                generator = seeded_generator(self.seed, "noise", name, clip.index, v)
-                module.set_noise_generator(generator)
+                noise = seeded_generator(self.seed, "noise", name, clip.index, v)
+                module.set_noise_generator(noise)
             boxes = clip.boxes[v] if clip.boxes is not None else None
             anonymize = partial(apply_anonymizer, self.anonymizer, boxes=boxes)
             outputs.append(apply_per_frame(anonymize, view.unsqueeze(0), chunk=0))
@@ -144,22 +138,17 @@ class ClipEncoder:
 
 @dataclass(frozen=True)
 class LaunchedPass:
-    """A pass that a GPU may still be computing: features (B, V, F) on the device, and the timer of
-    its parts, which tells when they are there."""
+    """A pass that a GPU may still be computing: its features (B, V, F) and timer."""
 
     features: Tensor
     timer: PassTimer
-
-    def wait(self) -> np.ndarray:
-        """The finished features."""
-        return self.features.cpu().numpy()
 
 
 class _VideoInWork:
     """Features of a video that is not complete yet, in one array that doubles.
 
-    An array per clip, kept for hours, would break the memory between the networks' temporary
-    tensors up into pieces too small to be used again: it would grow without end.
+    An array per clip, kept for hours, would split the memory between the networks' temporary
+    tensors into pieces too small to be used again: it would grow without end.
     """
 
     def __init__(self):
@@ -201,8 +190,7 @@ class Extraction:
     _launched: tuple[list[Item], LaunchedPass] | None = None
 
     def run(self, items: Iterable[Item], n_videos: int) -> Iterator[tuple[int, float]]:
-        """Extracts everything that `ReadAhead` yields, a video's file as soon as its last feature
-        is there; yields (clips so far, clips per second) every few seconds."""
+        """Extracts what `ReadAhead` yields; yields (clips so far, clips/s) every few seconds."""
         started = reported = waiting = time.monotonic()
         with progress(description="features", total=n_videos, unit="video") as bar:
             for item in items:
@@ -220,8 +208,8 @@ class Extraction:
             self._collect()
         seconds = max(time.monotonic() - started, 1e-9)
         parts = ", ".join(f"{part} {value:.1f} s" for part, value in self.seconds.items())
-        rate = self.n_clips / seconds
-        log.info("%d clips in %.1f s: %.1f clips/s (%s)", self.n_clips, seconds, rate, parts)
+        text = "%d clips in %.1f s: %.1f clips/s (%s)"
+        log.info(text, self.n_clips, seconds, self.n_clips / seconds, parts)
 
     def _take(self, item: Item) -> None:
         name = item.video.name
@@ -238,8 +226,7 @@ class Extraction:
                 self._encode()
 
     def _encode(self) -> None:
-        """Starts the waiting clips' pass, then takes the features of the pass before; a CPU has
-        both by then."""
+        """Starts the waiting clips' pass, then takes the last pass's features, on a CPU both."""
         batch, self._batch = self._batch, []
         if batch:
             names = [item.video.name for item in batch]
@@ -253,7 +240,7 @@ class Extraction:
         if self._launched is None:
             return
         (batch, launched), self._launched = self._launched, None
-        features = launched.wait()
+        features = launched.features.cpu().numpy()  # waits for a GPU
         for part, seconds in launched.timer.seconds().items():
             self.seconds[part] += seconds
         self.n_clips += len(batch)

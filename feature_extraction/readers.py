@@ -12,9 +12,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
-import av
 import numpy as np
 import torch
+from av.container import InputContainer
 from torch import Tensor
 
 from aux_code.datasets.decode import RgbConverter, frame_rate, iterate_frames
@@ -52,10 +52,8 @@ def resolve_reader(name: str) -> str:
     """auto -> dali where it is installed, else pyav; dali by name where it is not: a UserError."""
     found = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
     if name == "dali" and not found:
-        raise UserError(
-            "--reader dali: NVIDIA DALI is not installed (pip install nvidia-dali-cuda130, Linux "
-            "only); --reader pyav gives the same clips"
-        )
+        remedy = "pip install nvidia-dali-cuda130 (Linux only), or --reader pyav: the same clips"
+        raise UserError(f"--reader dali: NVIDIA DALI is not installed; {remedy}")
     return ("dali" if found else "pyav") if name == "auto" else name
 
 
@@ -111,8 +109,7 @@ def view_boxes(
 
 
 def clips_of(frames: Iterator[Frame], geometry: ClipGeometry) -> Iterator[SourceClip]:
-    """Cuts a stream of unknown length as `clip_sampling.consecutive_clips` does one of known
-    length; only the frames that a clip shows are called for.
+    """As `clip_sampling.consecutive_clips`, of unknown length; calls only for frames of a clip.
 
     Clip k starts at frame k * frames_per_feature; the last frame completes a clip that is short.
     """
@@ -136,8 +133,7 @@ def _source_clip(index: int, numbered: list[tuple[int, np.ndarray]]) -> SourceCl
 
 
 class FrameStream:
-    """The frames of a video file, a folder of frames or an image, in order; then `end` tells what
-    came, and refuses a video of which less than `min_decoded_share` decoded."""
+    """The frames of a file, a folder of frames or an image in order, then `end`: what came."""
 
     def __init__(self, path: Path, min_decoded_share: float):
         self.path, self.min_decoded_share = path, min_decoded_share
@@ -152,7 +148,7 @@ class FrameStream:
             yield frame
 
     def end(self) -> VideoEnd:
-        """After the last frame. Raises UnreadableMedia if too little of what is announced came."""
+        """After the last. Raises UnreadableMedia if less than `min_decoded_share` came."""
         if self._n_frames == 0:
             raise UnreadableMedia(self.path, "no frame of its video decodes")
         share = min(1.0, self._n_frames / max(self._announced, 1.0))
@@ -191,14 +187,9 @@ class FrameStream:
             self._problems.append(f"the decoder marks {n_corrupt} frames as damaged")
 
 
-def announced_frames(
-    container: av.container.InputContainer, n_frames: int, end_seconds: float
-) -> float:
-    """Frames that a file says it holds: its count, else the `n_frames` that were read, the last of
-    which ends at `end_seconds`, scaled by its duration.
-
-    Not duration times rate: where frames come at irregular times, the stated rate is that of some.
-    """
+def announced_frames(container: InputContainer, n_frames: int, end_seconds: float) -> float:
+    """A file's stated count, else the `n_frames` read up to `end_seconds`, scaled by its duration:
+    duration times rate errs where frames come at irregular times."""
     if frames := video_stream(container).frames:
         return float(frames)
     duration = stated_seconds(container)
