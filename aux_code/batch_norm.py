@@ -17,10 +17,8 @@ def keep_running_statistics(*nets: nn.Module) -> Iterator[None]:
     they are."""
     norms = [module for net in nets for module in net.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    counts = [
-        norm.num_batches_tracked.clone() if norm.num_batches_tracked is not None else None
-        for norm in norms
-    ]
+    tracked = [norm.num_batches_tracked for norm in norms]
+    counts = [None if count is None else count.clone() for count in tracked]
     for norm in norms:
         norm.momentum = 0.0
     try:

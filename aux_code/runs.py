@@ -87,10 +87,8 @@ def run_script(main: Callable[[], int | None], go_on: str = GO_ON) -> None:
         if not distributed.tells_of_a_lost_process(error):
             raise
         first_line = str(error).strip().splitlines()[0]
-        sys.stderr.write(
-            f"error: rank {distributed.rank()} lost another process of this job ({first_line}); start the same command "
-            "again, with --resume to go on from the last saved state\n"
-        )
+        lost = f"rank {distributed.rank()} lost another process of this job ({first_line})"
+        sys.stderr.write(f"error: {lost}; {go_on}\n")
         status = 1
     except KeyboardInterrupt:
         sys.stderr.write(f"interrupted; {go_on}\n")
@@ -98,10 +96,7 @@ def run_script(main: Callable[[], int | None], go_on: str = GO_ON) -> None:
     except Terminated:
         sys.stderr.write(f"terminated; {go_on}\n")
         status = 143
-    if status not in (
-        1,
-        2,
-    ):  # after an error another process may be gone, or still wait for this one
+    if status not in (1, 2):  # else another process may be gone, or still wait for this one
         distributed.leave()
     raise SystemExit(status)
 
