@@ -114,9 +114,8 @@ def main() -> int:
     outcome = run_steps(steps, n_jobs, forced, params.overwrite)
     timings = {name: took for name, took in read_timings().items() if name in names}
     shown = dict.fromkeys([*methods, *settings.feature_level])
-    results = collect_results(
-        params.preset, params.seeds, shown, params.protocol, worked_seconds(timings)
-    )
+    seconds = worked_seconds(timings)
+    results = collect_results(params.preset, params.seeds, shown, params.protocol, seconds)
     size = STAGES["dali_extraction"].presets[params.preset].size
     options = ReportOptions(tuple(steps), size, tables, timings, params.show_raw)
     for path in write_all(results, options):

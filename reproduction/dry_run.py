@@ -32,10 +32,9 @@ def check_inputs(settings: PlanSettings) -> tuple[list[str], list[str]]:
         constant = f"{name.upper()}_ROOT"
         root = getattr(config, constant)
         if not root.is_dir():
-            missing.append(
-                f"{root} does not exist: put the data set there, edit {constant} in "
-                "aux_code/config.py, or set TED_SPAD_DATA_ROOT; without data try --preset miniature"
-            )
+            text = f"{root} does not exist: put the data set there, edit {constant} in aux_code/"
+            text += "config.py, or set TED_SPAD_DATA_ROOT; without data try --preset miniature"
+            missing.append(text)
             continue
         findings = find(name)
         problems = [f"{name}: {problem}" for problem in findings.problems]
@@ -75,11 +74,9 @@ class Reckoning(NamedTuple):
 
 
 def shell_script(
-    steps: Sequence[Step],
-    time_left: Reckoning,
-    problems: tuple[Sequence[str], Sequence[str]] = ((), ()),
-    overwrite: bool = False,
-) -> str:
+    steps: Sequence[Step], time_left: Reckoning,
+    problems: tuple[Sequence[str], Sequence[str]] = ((), ()), overwrite: bool = False,
+) -> str:  # fmt: skip
     """The plan as a script that can be pasted; comments tell what is done, missing, and how long.
 
     `problems` are those of `check_inputs`; `overwrite` is passed on to the steps.
@@ -95,8 +92,8 @@ def shell_script(
         lines.append("#   not measured yet: see docs/scaling.md, or give --tflops N")
     random = [s for s in rest if s.stage == "init_utility" and "--init_weights" not in s.arguments]
     if any(step.scale == "paper" for step in random):
-        lines.append("# NOTE: f_T starts from random weights, the paper's from Kinetics-400's: ")
-        lines[-1] += "give --init_weights FILE"
+        text = "f_T starts from random weights, the paper's from Kinetics-400's"
+        lines.append(f"# NOTE: {text}: give --init_weights FILE")
     for word, texts in zip(("MISSING", "INCOMPLETE"), problems):
         lines += [f"# {word}: " + text.replace("\n", "\n#   ") for text in texts]
     lines.append(f"cd {shlex.quote(str(config.REPOSITORY_ROOT))}")

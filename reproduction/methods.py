@@ -17,9 +17,8 @@ class Attacker:
 
 
 PLAIN_ATTACKER = Attacker("", "released frames as they are")
-AVERAGING_ATTACKER = Attacker(
-    "_averaged", "mean of 16 releases of the same image", ("--average_frames", "16")
-)
+_SIXTEEN = ("--average_frames", "16")
+AVERAGING_ATTACKER = Attacker("_averaged", "mean of 16 releases of the same image", _SIXTEEN)
 FEATURE_ATTACKER = Attacker("_features", "f_T's features", ("--level", "feature"))
 """Table 1's: it sees what feature extraction stores, of a still clip of each image."""
 
@@ -33,9 +32,7 @@ class Method:
     kind: Literal["given", "reconstruction", "trained"]  # --anonymizer: its name, or a checkpoint
     preset_suffix: str = ""  # of train_anonymizer's preset, after `paper` or `miniature`
     own_initialisation: bool = False  # init_anonymizer too is run with the preset of this suffix
-    miniature_options: tuple[
-        str, ...
-    ] = ()  # of train_anonymizer.py: the miniature's clips are short
+    miniature_options: tuple[str, ...] = ()  # of train_anonymizer.py, for short clips
     utility_arch: str = ""  # f_T (Table 10); empty: that of init_utility's preset
     miniature_utility_arch: str = ""  # its frames are too small for the paper's networks
     miniature_label: str = ""  # where `label` would not be true there

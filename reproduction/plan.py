@@ -52,16 +52,12 @@ STAGES = {
             ("train_anonymizer", "1 train the anonymizer", "last", "train_anonymizer"),
         )
     },
-    "train_privacy": Stage(
-        "privacy_training/train_privacy.py", "2 privacy attacker", stage_2.PRESETS, stage_2.made_of,
-        ("attacker.pth", "privacy_state.pth"),
-    ),
-    "dali_extraction": Stage(
-        "feature_extraction/dali_extraction.py", "3 extract features", stage_3.PRESETS
-    ),
-    "main": Stage(
-        "anomaly_detection_mgfn/main.py", "4 anomaly detection", stage_4.PRESETS, stage_4.made_of
-    ),
+    "train_privacy": Stage("privacy_training/train_privacy.py", "2 privacy attacker",
+                           stage_2.PRESETS, stage_2.made_of, ("attacker.pth", "privacy_state.pth")),
+    "dali_extraction": Stage("feature_extraction/dali_extraction.py", "3 extract features",
+                             stage_3.PRESETS),
+    "main": Stage("anomaly_detection_mgfn/main.py", "4 anomaly detection",
+                  stage_4.PRESETS, stage_4.made_of),
 }  # fmt: skip
 
 
@@ -77,9 +73,7 @@ class Step:
     outputs: tuple[Path, ...]  # exist once it is done; the first one says what it was made of
     method: str = "shared"  # the table's row that it is for
     needs: tuple[str, ...] = ()  # names of the steps that must be done first
-    environment: dict[str, str] = field(
-        default_factory=dict
-    )  # where it differs from this process's
+    environment: dict[str, str] = field(default_factory=dict)  # beside this process's variables
     data_root: Path | None = None  # where its data sets lie; None: where config.py says
     state: Path | None = None  # file of an unfinished training
     features: Path | None = None  # folder of an extraction
@@ -186,11 +180,7 @@ def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSett
 
 
 def build_plan(methods: Iterable[str], seeds: Iterable[int], settings: PlanSettings) -> list[Step]:
-    """Every step of the methods and seeds, each after those it needs.
-
-    Raises:
-        UserError: a preset that a script does not have.
-    """
+    """Every step, each after those it needs; UserError for a preset that a script lacks."""
     steps: list[Step] = []
     for seed in dict.fromkeys(seeds):
         plan = _SeedPlan(settings, seed)
@@ -226,11 +216,10 @@ def anonymizer_argument(preset: str, seed: int, method: Method) -> str:
     """What the later stages take as --anonymizer."""
     if method.kind == "given":
         return method.name
-    trained = method.kind == "trained"
-    run, file = (
-        (f"anonymizer_{method.name}", "last") if trained else ("init_anonymizer", "fa_recon")
-    )
-    return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, run) / f"{file}.pth")
+    run, file = "init_anonymizer", "fa_recon.pth"
+    if method.kind == "trained":
+        run, file = f"anonymizer_{method.name}", "last.pth"
+    return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, run) / file)
 
 
 def training_log(preset: str, seed: int, method: Method) -> Path:
@@ -239,8 +228,7 @@ def training_log(preset: str, seed: int, method: Method) -> Path:
 
 
 def miniature_root(seed: int) -> Path:
-    """Where the embedded benchmark of a seed lies: DATA_ROOT if it holds one (of any size), else
-    below ARTIFACT_ROOT."""
+    """The embedded benchmark of a seed: DATA_ROOT if that holds one, else below ARTIFACT_ROOT."""
     marker = config.DATA_ROOT / "miniature.json"
     if marker.is_file() and read_json(marker).get("seed") == seed:
         return config.DATA_ROOT
@@ -306,9 +294,7 @@ class _SeedPlan:
     def _init_anonymizer(self, suffix: str) -> Step:
         return self._add("init_anonymizer", f"init_anonymizer{suffix}", suffix=suffix)
 
-    def _init_utility(
-        self, method: str, anonymizer: str, maker: Step | None, arch: str = ""
-    ) -> Step:
+    def _init_utility(self, method: str, anonymizer: str, maker: Step | None, arch="") -> Step:
         """f_T on the frames of an anonymizer; `arch` if it is not that of the preset."""
         words = ("--anonymizer", anonymizer, *(("--ft_arch", arch) if arch else ()))
         weights = self.settings.utility_weights
@@ -327,11 +313,9 @@ class _SeedPlan:
         }
         words = tuple(w for option, s in starts.items() for w in (option, str(s.outputs[0])))
         words += method.miniature_options if self.is_small else ()
-        run = f"anonymizer_{method.name}"
-        run += f"_{arch}" if arch != self._usual_arch(method) else ""
-        return self._add(
-            "train_anonymizer", run, words, starts.values(), suffix, method=method.name
-        )
+        name, needs = method.name, starts.values()
+        run = f"anonymizer_{name}" + (f"_{arch}" if arch != self._usual_arch(method) else "")
+        return self._add("train_anonymizer", run, words, needs, suffix, method=name)
 
     def _usual_arch(self, method: Method) -> str:
         """The f_T that a row is defined with; empty: that of init_utility's preset."""
@@ -369,10 +353,7 @@ class _SeedPlan:
         self, stage: str, run: str, words: Words = (), needs: Makers = (), suffix: str = "",
         **own: Any,
     ) -> Step:  # fmt: skip
-        """The step of a run, added unless it is there.
-
-        `own`: what differs from a training that leaves a checkpoint in its run's folder.
-        """
+        """The step of a run, added unless there; `own`: where it differs from a training."""
         run = self._run(run)
         files = [config.SAVED_MODELS_ROOT / run / file for file in STAGES[stage].files]
         own = {"name": run, "outputs": (files[0],), "state": files[1], **own}

@@ -116,8 +116,8 @@ def _signal(processes: Sequence[PlainProcess | ForkedProcess], number: int) -> b
 
 @contextmanager
 def _seen_by_the_server(environment: Mapping[str, str]) -> Iterator[None]:
-    """The server starts with these variables, since libraries read OMP_NUM_THREADS when they are
-    imported. Its copies do not import the script that this process runs."""
+    """The server starts with these variables: libraries read OMP_NUM_THREADS when imported. Its
+    copies do not import the script that this process runs."""
     main, variables = sys.modules["__main__"], dict(os.environ)
     sys.modules["__main__"] = ModuleType("__main__")
     os.environ.update(environment)

@@ -23,7 +23,7 @@ from reproduction.images import SampleSource, training_images
 from reproduction.methods import ABLATION_TABLES, DATASETS, METHODS
 from reproduction.plan import Step, training_log
 from reproduction.results import Results, build_summary
-from reproduction.tables import Timings
+from reproduction.runner import Timings
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +97,8 @@ class _Report:
             state=f"Preset {self.preset}. {note} Written on {time.strftime('%Y-%m-%d')}.",
             headline=tables.headline(self.results),
             starts=sorted({attack.start for result in self.results for attack in result.attacks}),
-            sections=sections,
-            miniature=self.preset == "miniature",
-        )
+            sections=sections, miniature=self.preset == "miniature",
+        )  # fmt: skip
 
     def _main_result(self) -> Blocks:
         if "8" in self.options.tables:
@@ -144,8 +143,8 @@ class _Report:
             yield text + "show real people and are left out; reproduce.py --show_raw adds them."
 
     def _scores(self) -> Blocks:
-        drawn = [(video, self._score_figure(video)) for video in self.source.videos()]
-        drawn = [(video, figure) for video, figure in drawn if figure]
+        found = ((video, self._score_figure(video)) for video in self.source.videos())
+        drawn = [(video, figure) for video, figure in found if figure]
         if drawn:
             text = "Anomaly scores of UCF-Crime test videos with the true events, and frames as "
             text += "released. Chosen without looking at scores: by name, the first video of the "

@@ -53,13 +53,10 @@ def log_path(step: Step) -> Path:
     return config.LOGS_ROOT / "reproduce" / f"{step.name}.log"
 
 
-def _timings_path() -> Path:
-    return config.LOGS_ROOT / "reproduce" / "timings.json"
-
-
 def read_timings() -> Timings:
     """What each step took when it last ran here; empty without any."""
-    return read_json(_timings_path()) if _timings_path().is_file() else {}
+    path = config.LOGS_ROOT / "reproduce" / "timings.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def expected_seconds(step: Step, timings: Mapping[str, dict[str, Any]]) -> float | None:
@@ -81,12 +78,9 @@ def clock(seconds: float) -> str:
 
 
 def run_steps(
-    steps: Sequence[Step],
-    jobs: int,
-    forced: frozenset[str] = frozenset(),
-    overwrite: bool = False,
+    steps: Sequence[Step], jobs: int, forced: frozenset[str] = frozenset(), overwrite: bool = False,
     stream: TextIO | None = None,
-) -> Outcome:
+) -> Outcome:  # fmt: skip
     """Runs what is not done, at most `jobs` at once; a failure stops only what depends on it.
 
     Args:
@@ -115,13 +109,9 @@ def run_steps(
 
 class _Runner:
     def __init__(
-        self,
-        steps: Sequence[Step],
-        jobs: int,
-        wishes: tuple[frozenset[str], bool],
-        lock: Connection,
-        stream: TextIO,
-    ):
+        self, steps: Sequence[Step], jobs: int, wishes: tuple[frozenset[str], bool],
+        lock: Connection, stream: TextIO,
+    ):  # fmt: skip
         self.waiting, self.total, self.jobs = list(steps), len(steps), jobs
         self.forced, self.overwrite = wishes
         self.lock, self.stream, self.begun = lock, stream, time.time()
@@ -142,30 +132,27 @@ class _Runner:
                 time.sleep(0.1)
 
     def _advance(self) -> None:
-        """Starts what can start, the longest chain first; takes out of the queue what is done and
-        what waits for a failure."""
+        """Starts what can, the longest chain first; drops what is done or waits for a failure."""
         for step in sorted(self.waiting, key=lambda step: -self.rank[step.name]):
             if not {*self.outcome.failed, *self.outcome.not_run}.isdisjoint(step.needs):
                 self.outcome.not_run.append(step.name)
             elif not {*self.outcome.done, *self.outcome.kept}.issuperset(step.needs):
                 continue
-            elif self._progress(step) == "done" and step.name not in self.forced:
-                self.outcome.kept.append(step.name)
-            elif len(self.running) < self.jobs:
-                self.running.append(self._start(step))
-                self._tell("start ", step)
             else:
-                continue
+                if step.name not in self.progress:  # looked up once: all that it needs is there
+                    self.progress[step.name] = progress_of(step)
+                if self.progress[step.name] == "done" and step.name not in self.forced:
+                    self.outcome.kept.append(step.name)
+                elif len(self.running) < self.jobs:
+                    self.running.append(self._start(step))
+                    self._tell("start ", step)
+                else:
+                    continue
             self.waiting.remove(step)
 
-    def _progress(self, step: Step) -> Progress:
-        """Looked up once, when everything that it needs is there."""
-        if step.name not in self.progress:
-            self.progress[step.name] = progress_of(step)
-        return self.progress[step.name]
-
     def _start(self, step: Step) -> _Running:
-        progress, overwrite = self._progress(step), self.overwrite or step.name in self.forced
+        progress = self.progress[step.name]
+        overwrite = self.overwrite or step.name in self.forced
         if step.features is not None:
             if progress == "done":  # forced: the script would find nothing to do
                 shutil.rmtree(step.features)
@@ -197,7 +184,7 @@ class _Runner:
             "finished": finished, "seconds": seconds, "cpu_seconds": running.process.cpu_seconds,
             "status": status, "command": step.shell_line(), "commit": git_commit(),
         }  # fmt: skip
-        write_json(_timings_path(), self.timings)
+        write_json(config.LOGS_ROOT / "reproduce" / "timings.json", self.timings)
         self.outcome.done.append(step.name)
         warning = f"; some inputs failed, see {log_path(step)}" if status else ""
         self._tell("done  ", step, f" in {clock(seconds)}{self._left()}{warning}")
@@ -245,11 +232,11 @@ def _reason(status: int, missing: list[str]) -> str:
 
 @contextmanager
 def _only_one_here() -> Iterator[Connection]:
-    """A lock on the artefacts that this process and its steps hold: two runs would write the same
-    files. A connection, since one of these can be given to other processes."""
-    folder = config.LOGS_ROOT / "reproduce"
-    folder.mkdir(parents=True, exist_ok=True)
-    with Connection(os.open(folder / "lock", os.O_RDWR | os.O_CREAT)) as lock:
+    """A lock on ARTIFACT_ROOT that this process and its steps hold; a connection, since one of
+    these can be given to other processes."""
+    path = config.LOGS_ROOT / "reproduce" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Connection(os.open(path, os.O_RDWR | os.O_CREAT)) as lock:
         try:
             fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -6,7 +6,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -18,15 +18,13 @@ from aux_code.series import mean_and_deviation
 from reproduction.methods import ABLATION_TABLES, DATASETS, METHODS, TABLE_1
 from reproduction.plan import STAGES, Step
 from reproduction.results import Results
-from reproduction.runner import clock
+from reproduction.runner import Timings, clock
 
 PROTOCOLS = {
     "validation": "epoch chosen on validation data, nothing chosen on test data",
     "last": "the last epoch",
     "best_on_test": "epoch chosen on the test data, as in the paper, which flatters every row",
 }
-Timings = Mapping[str, Mapping[str, Any]]
-"""Step -> seconds, cpu_seconds, started and finished (seconds since the epoch), commit."""
 
 
 class Column(NamedTuple):
@@ -69,10 +67,8 @@ def paper_table(results: Results, number: str) -> Table:
     if number == "8":
         names, columns = [method.name for method in results.main_methods()], main_columns(results)
         left_out = [METHODS[n].label for n in published.TABLE_8 if n not in results.by_method]
-        text = (
-            "Below a value: its change against raw. Leakage removed: (raw − x) / (raw − chance). "
-        )
-        text += "Per method the strongest attacker counts."
+        text = "Below a value: its change against raw. Leakage removed: (raw − x) / (raw − chance)."
+        text += " Per method the strongest attacker counts."
         absent = f"Not measured: {', '.join(left_out)}." if left_out else ""
         notes = [text, absent, _coverage(results)]
         return method_table("Table 8: privacy and utility", results, names, columns, notes)
