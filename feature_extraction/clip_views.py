@@ -1,5 +1,4 @@
-"""From a clip's decoded frames to what the networks see: crops, resized, and the person boxes moved
-along."""
+"""From a clip's frames to what the networks see: resized crops, the person boxes moved along."""
 
 import math
 from dataclasses import dataclass
@@ -25,8 +24,7 @@ class Window(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A window in pixels: the whole pixels it touches, and where in them it begins and ends; each
-    (y, x)."""
+    """A window in pixels: those it touches, where in them it begins and ends; each (y, x)."""
 
     anchor: tuple[int, int]
     shape: tuple[int, int]
@@ -117,19 +115,15 @@ class ClipGeometry:
 
 
 def resized(frames: np.ndarray, size: int) -> Tensor:
-    """uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]: `augment` without a crop, faster: its
-    matrices hold weights of all pixels, here the same filter reads the few that count."""
+    """uint8 (T,H,W,3) -> float32 (T,3,size,size) in [0,1]: `augment` without a crop, faster."""
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
     planes = planes.to(torch.float32, memory_format=torch.contiguous_format)
-    planes = functional.interpolate(
-        planes, (size, size), mode="bilinear", antialias=True, align_corners=False
-    )
+    planes = functional.interpolate(planes, (size, size), mode="bilinear", antialias=True)
     return planes.div_(255).clamp_(0, 1)
 
 
 def _pixels(start: float, share: float, n: int, sub_pixel: bool) -> tuple[int, int, float, float]:
-    """Of a stretch of an axis of n pixels: its first pixel, their number, its start and end in
-    them."""
+    """A stretch of an axis of n pixels: first pixel, number of pixels, start and end in them."""
     if not sub_pixel:
         length = max(1, round(share * n))
         return round(start * n), length, 0.0, float(length)

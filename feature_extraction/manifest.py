@@ -39,8 +39,7 @@ _TABLES = ("videos", "failed")
 def manifest_header(
     params: FeatureExtractionParams, inputs: VideoInputs, device: torch.device
 ) -> dict[str, Any]:
-    """How the features are made: the manifest without its videos and what only the networks tell.
-    `precision` is the one in force: fp32 where the device has no fast bf16."""
+    """The manifest without videos and feature_dim; `precision`: in force, fp32 if no fast bf16."""
     header = {"format_version": 1, "dataset": inputs.dataset, **fingerprint(params)}
     del header["seed"]  # it draws the noise of those f_A that add some, and decides nothing else
     header["reader"] = resolve_reader(params.reader)
@@ -50,14 +49,12 @@ def manifest_header(
     header["anonymizer"] = {"name": anonymizer, "sha256": files["anonymizer"]["sha256"]}
     header["utility"] = files["utility"]
     if anonymizer in OBFUSCATIONS and OBFUSCATIONS[anonymizer]().requires_boxes:
-        origin = boxes_origin(params.boxes, params.detector_weights, inputs.root)
-        header["person_boxes"] = origin
+        header["person_boxes"] = boxes_origin(params.boxes, params.detector_weights, inputs.root)
     return header
 
 
 def weights_of(params: FeatureExtractionParams) -> tuple[str, str]:
-    """(anonymizer, file of f_T), the empty options resolved; what no stage has written yet is a
-    UserError."""
+    """(anonymizer, file of f_T), empty options resolved. Raises UserError: not written yet."""
     anonymizer = params.anonymizer or _written_by("train_anonymizer", "last.pth", params)
     utility = params.utility or anonymizer
     if utility in OBFUSCATIONS:
@@ -85,19 +82,17 @@ def progress(
     """What stands there of an extraction with these parameters; builds no network.
 
     A video that failed is not done: a rerun tries it again. Features made in another way are of no
-    use. Data or weights that are not there yet are no error here: the extraction says what is
-    missing.
+    use. Missing data or weights are no error here: the extraction names them.
     """
     try:
         inputs = list_inputs(params.dataset)
         header = manifest_header(params, inputs, device)
         folder = FeatureFolder(output_folder(params, inputs), header)
-        if not folder.path.is_file():
-            return "to do"
-        return "resumes" if folder.left(inputs.videos) else "done"
+        if folder.path.is_file():
+            return "resumes" if folder.left(inputs.videos) else "done"
     except UserError as error:
         log.debug("to do: %s", error)
-        return "to do"
+    return "to do"
 
 
 class FeatureFolder:
@@ -115,9 +110,8 @@ class FeatureFolder:
         try:
             self._entries.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"cannot write to {self.folder} ({error.strerror}); choose another --output"
-            ) from error
+            text = f"cannot write to {self.folder} ({error.strerror}); choose another --output"
+            raise UserError(text) from error
         empty = {**self.header, "videos": {}, "failed": {}}
         if not self.path.exists():
             self._create_manifest(empty)
@@ -132,8 +126,7 @@ class FeatureFolder:
         self.assemble()
 
     def left(self, videos: Iterable[VideoInput]) -> list[VideoInput]:
-        """The videos without complete features of their present source; says which sources have
-        changed, and how many cannot be compared."""
+        """The videos without complete features of their present source; warns of changed ones."""
         entries, left, n_unknown = self.read()["videos"], [], 0
         for video in videos:
             entry = entries.get(video.name)
@@ -163,8 +156,8 @@ class FeatureFolder:
     def assemble(self) -> None:
         """Writes the manifest anew, unless it says what the records say already.
 
-        Whoever writes looks again: another process may have recorded videos and put its manifest
-        there in between. It need not look for ever, since whoever records more assembles later.
+        Whoever writes looks again: another process may have put its manifest there in between. It
+        need not look for ever, since whoever records more assembles later.
         """
         for _ in range(10):
             manifest = self.read()
@@ -176,10 +169,8 @@ class FeatureFolder:
         """The manifest as the records have it now: videos and failures of all processes."""
         manifest = self._stored()
         if different := self._differences(manifest):
-            raise UserError(
-                f"{self.folder} holds features made in another way ({'; '.join(different)}); "
-                "give another --output, or --overwrite to replace them"
-            )
+            text = f"{self.folder} holds features made in another way ({'; '.join(different)})"
+            raise UserError(f"{text}; give another --output, or --overwrite to replace them")
         videos, failed, made_of = manifest["videos"], manifest["failed"], self._made_of
         for record in map(read_json, sorted(self._entries.glob("*.json"))):
             if record["made_of"] != made_of:
@@ -206,9 +197,8 @@ class FeatureFolder:
         manifest = read_json(self.path)
         tables = [manifest.get(key) for key in _TABLES] if isinstance(manifest, dict) else [None]
         if not all(isinstance(table, dict) for table in tables):
-            raise UserError(
-                f"{self.path} is not a manifest of this script; give another --output or remove it"
-            )
+            remedy = "give another --output or remove it"
+            raise UserError(f"{self.path} is not a manifest of this script; {remedy}")
         return manifest
 
     def _differences(self, manifest: dict[str, Any]) -> list[str]:
@@ -235,8 +225,7 @@ class FeatureFolder:
             return False
 
     def _remove_half_files(self) -> None:
-        """Of killed processes: writing a file takes seconds, these are an hour old by the clock of
-        the file system."""
+        """Of killed processes: an hour old by the file system's clock; writing takes seconds."""
         os.utime(self._entries)
         for path in (*self.folder.glob(".*.tmp"), *self._entries.glob(".*.tmp")):
             with contextlib.suppress(FileNotFoundError):  # renamed by a process that lives

@@ -44,9 +44,7 @@ def source_of(path: Path) -> dict[str, Any]:
     Bytes and digest decide whether a source is the same. The digest is the SHA-256 of the first MiB
     followed by the last one (they overlap in small files); of a folder of frames, of its first
     frame's first and its last frame's last MiB, with the sum of all bytes and the latest mtime.
-
-    Raises:
-        OSError, UnreadableMedia: it is not there.
+    Raises OSError or UnreadableMedia: it is not there.
     """
     files = frame_files(path) if path.is_dir() else [path]
     states = [file.stat() for file in files]
@@ -73,14 +71,12 @@ def source_or_none(path: Path) -> dict[str, Any] | None:
 
 
 def list_inputs(dataset: str) -> VideoInputs:
-    """The videos of a known data set, of a folder, of a .txt list of paths (relative to the list),
-    or one file alone.
+    """The videos of a known data set, a folder, a .txt list of paths relative to it, or one file.
 
     A folder with train.csv or test.csv is an own data set; else every video file and every folder
     of images in it counts. A folder of nothing but images is one video, an image a clip of it.
 
-    Raises:
-        UserError: nothing there, nothing usable in it, or two videos of one name.
+    Raises UserError: nothing there, nothing usable in it, or two videos of one name.
     """
     path = Path(dataset)
     if dataset in LOADERS or (path.is_dir() and any((path / name).is_file() for name in _LISTS)):
@@ -143,10 +139,11 @@ def _refuse_same_names(videos: tuple[VideoInput, ...]) -> tuple[VideoInput, ...]
     first: dict[str, Path] = {}
     for video in videos:
         if video.name in first:
-            raise UserError(
-                f"{first[video.name]} and {video.path} would both be written as {video.name}.npy; "
+            both = f"{first[video.name]} and {video.path} would both be written as {video.name}.npy"
+            remedy = (
                 "list each video once, rename one, or extract them in two calls with two --output"
             )
+            raise UserError(f"{both}; {remedy}")
         first[video.name] = video.path
     return videos
 
