@@ -37,8 +37,7 @@ class Run:
 
     @cached_property
     def writer(self):
-        """TensorBoard writer at LOGS_ROOT/<run_id>, made when first used; under torchrun only rank
-        0 writes."""
+        """TensorBoard writer at LOGS_ROOT/<run_id>, made when first used; only rank 0 writes."""
         if not distributed.is_main():
             return _NoWriter()
         from torch.utils.tensorboard import SummaryWriter
@@ -73,15 +72,12 @@ def run_script(main: Callable[[], int | None], go_on: str = GO_ON) -> None:
         sys.stderr.write(f"error: {error}\n")
         status = 2
     except OSError as error:
-        # A folder that cannot be written, a file in place of a folder, a full disk: the user's to
-        # mend. Errors of the operating system without a path are the program's, and their traceback
-        # is needed.
+        # A path or a full disk is the user's to mend; an error without a path is the program's.
         if error.filename is None and error.errno not in _FULL_DISK:
             raise
         where = f"{error.filename}: " if error.filename is not None else ""
-        sys.stderr.write(
-            f"error: {where}{error.strerror or error}; make it accessible or choose another path\n"
-        )
+        remedy = "make it accessible or choose another path"
+        sys.stderr.write(f"error: {where}{error.strerror or error}; {remedy}\n")
         status = 2
     except RuntimeError as error:
         if not distributed.tells_of_a_lost_process(error):
@@ -102,8 +98,7 @@ def run_script(main: Callable[[], int | None], go_on: str = GO_ON) -> None:
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt it passes through `except Exception`, so that a loop
-    can save."""
+    """SIGTERM arrived; like KeyboardInterrupt it passes through `except Exception`."""
 
 
 def _raise_terminated(signum: int, frame: object) -> None:
@@ -111,8 +106,7 @@ def _raise_terminated(signum: int, frame: object) -> None:
 
 
 class InterruptRequest:
-    """Turns the first Ctrl-C or SIGTERM into a request that a training loop honours between two
-    steps.
+    """Turns the first Ctrl-C or SIGTERM into a request that a loop honours between two steps.
 
     Used as a context manager around the loop: `requested` tells that it is time to save, and
     `honour` then ends the script as the signal would have. A second signal ends it at once.
@@ -159,9 +153,8 @@ def start_run(params: CommonParams, stage: str) -> Run:
     folder = run_folder(params, stage)
     run_id = folder.name
     if distributed.is_main():
-        write_json(
-            folder / f"params_{stage}.json", {"stage": stage, **asdict(params), "run_id": run_id}
-        )
+        resolved = {"stage": stage, **asdict(params), "run_id": run_id}
+        write_json(folder / f"params_{stage}.json", resolved)
     seed_everything(params.seed)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
@@ -184,6 +177,5 @@ def derived_seed(*keys: object) -> int:
 
 
 def seeded_generator(*keys: object) -> torch.Generator:
-    """A CPU generator for one draw, e.g. seeded_generator(seed, "views", epoch, index): no state to
-    save or restore."""
+    """A CPU generator for one draw, e.g. of (seed, "views", epoch, index): no state to save."""
     return torch.Generator().manual_seed(derived_seed(*keys))
