@@ -42,9 +42,8 @@ def write_video(
 ) -> Path:
     """Writes painted frames; `times` are presentation times in 1/1000 s, else 25 fps."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixel_format = (
-        "yuvj420p" if codec == "mjpeg" else "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
-    )
+    is_odd = size[0] % 2 or size[1] % 2
+    pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv444p" if is_odd else "yuv420p"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *size, pixel_format

@@ -11,6 +11,11 @@ from aux_code import config
 from aux_code.datasets import check, ucf101, vispr
 from tests.datasets.media import painted_frame, write_video
 
+OFFICIAL = {
+    "ucf101": (9537, 3783), "vispr": (10_000, 8_000), "ucf_crime": (1610, 290),
+    "xd_violence": (3954, 800), "shanghaitech": (238, 199),
+}  # fmt: skip
+
 
 @pytest.fixture
 def small_ucf101(tmp_path, monkeypatch):
@@ -35,13 +40,8 @@ def test_complete(small_ucf101, capsys):
 
 
 def test_official_counts_are_those_of_the_papers():
-    assert {name: tuple(m.OFFICIAL_COUNTS.values()) for name, (_, m) in check.CHECKS.items()} == {
-        "ucf101": (9537, 3783),
-        "vispr": (10_000, 8_000),
-        "ucf_crime": (1610, 290),
-        "xd_violence": (3954, 800),
-        "shanghaitech": (238, 199),
-    }
+    found = {name: tuple(m.OFFICIAL_COUNTS.values()) for name, (_, m) in check.CHECKS.items()}
+    assert found == OFFICIAL
 
 
 def test_missing_files_are_named_and_counted(small_ucf101, capsys):
@@ -141,24 +141,14 @@ def test_own_folder(tmp_path, capsys):
     assert check.main([str(tmp_path), "--decode"]) == 3
 
 
-@pytest.mark.parametrize(
-    ("name", "counts"),
-    [
-        ("ucf101", ("9,537", "3,783")),
-        ("vispr", ("10,000", "8,000")),
-        ("ucf_crime", ("1,610", "290")),
-        ("xd_violence", ("3,954", "800")),
-        ("shanghaitech", ("238", "199")),
-    ],
-)
-def test_missing_and_empty_roots(tmp_path, monkeypatch, capsys, name, counts):
-    constant = f"{name.upper()}_ROOT"
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_missing_and_empty_roots(tmp_path, monkeypatch, capsys, name):
+    constant, counts = f"{name.upper()}_ROOT", [f"{count:,}" for count in OFFICIAL[name]]
     monkeypatch.setattr(config, constant, tmp_path / "absent")
     assert check.main([name]) == 3
     out = capsys.readouterr().out
-    assert (
-        f"Set {constant} in" in out and "TED_SPAD_DATA_ROOT" in out and "aux_code.miniature" in out
-    )
+    for text in (f"Set {constant} in", "TED_SPAD_DATA_ROOT", "aux_code.miniature"):
+        assert text in out
     assert f"train: 0 found, {counts[0]} expected\n  test: 0 found, {counts[1]} expected" in out
     (tmp_path / "absent").mkdir()
     assert check.main([name]) == 3

@@ -171,13 +171,8 @@ def test_fixed_distance_in_short_videos(n_frames, distance, anchor, negative):
 
 def test_wrong_arguments():
     g = generator()
-    for call in (
-        lambda: random_clip(0, 16, 2, g),
-        lambda: random_clip(10, 0, 2, g),
-        lambda: random_clip(10, 16, 0, g),
-        lambda: uniform_clips(10, 16, 2, 0),
-        lambda: consecutive_clips(10, 16, 2, 0),
-        lambda: triplet_clips(100, 16, 2, g, 0),
-    ):
+    calls = [(random_clip, (*numbers, g)) for numbers in ((0, 16, 2), (10, 0, 2), (10, 16, 0))]
+    calls += [(uniform_clips, (10, 16, 2, 0)), (consecutive_clips, (10, 16, 2, 0))]
+    for function, arguments in (*calls, (triplet_clips, (100, 16, 2, g, 0))):
         with pytest.raises(UserError, match="at least 1"):
-            call()
+            function(*arguments)

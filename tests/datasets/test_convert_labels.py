@@ -113,17 +113,11 @@ def test_refuses_everything_else(tmp_path, protocol):
 @pytest.mark.parametrize(
     "content",
     [
-        [1, 2],
-        {},
-        {3: [0] * 7},
-        {"2017_1": [0] * 6},
-        {"2017_1": [0.5] * 7},
-        {"2017_1": [float("nan")] * 7},
-        {"2017_1": "abcdefg"},
-        {"2017_1": None},
+        [1, 2], {}, {3: [0] * 7}, {"2017_1": [0] * 6}, {"2017_1": [0.5] * 7},
+        {"2017_1": [float("nan")] * 7}, {"2017_1": "abcdefg"}, {"2017_1": None},
         {"a/2017_1.jpg": [0] * 7, "b/2017_1.jpg": [1] * 7},
     ],
-)
+)  # fmt: skip
 def test_wrong_labels_name_the_file(tmp_path, content):
     with pytest.raises(UserError, match="old.pkl"):
         convert_labels.read_labels(dump(tmp_path / "old.pkl", content))

@@ -189,10 +189,7 @@ def test_packets_that_do_not_decode_in_the_middle(tmp_path, caplog):
     path.write_bytes(bytes(content))
     with caplog.at_level(logging.WARNING):
         sequential = list(iterate_frames(path))
-        try:
-            frames = read_frames(path, range(len(sequential)))
-        except IndexError:
-            pytest.fail("fewer frames by index than by decoding")
+        frames = read_frames(path, range(len(sequential)))
         assert count_frames(path) == len(sequential)
     np.testing.assert_array_equal(frames, np.stack(sequential))
 

@@ -24,9 +24,7 @@ FILES = {
     "ucf_crime": {
         "Anomaly_Train.txt": "Abuse/Abuse001_x264.mp4\n",
         "Anomaly_Test.txt": "Abuse/Abuse028_x264.mp4\n",
-        "Temporal_Anomaly_Annotation_for_Testing_Videos.txt": (
-            "Abuse028_x264.mp4  Abuse  165  240  -1  -1\n"
-        ),
+        "Temporal_Anomaly_Annotation_for_Testing_Videos.txt": "Abuse028_x264.mp4 Abuse 1 2 -1 -1\n",
         "Videos/Abuse/Abuse001_x264.mp4": "video",
     },
     "xd_violence": {

@@ -11,12 +11,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from aux_code.datasets import video_index
-from aux_code.datasets.decode import (
-    UnreadableMedia,
-    count_frames,
-    iterate_frames,
-    read_frames,
-)
+from aux_code.datasets.decode import UnreadableMedia, count_frames, iterate_frames, read_frames
 from tests.datasets.media import painted_frame, painted_number, write_video
 
 N_FRAMES = 40
@@ -163,11 +158,9 @@ def test_packed_b_frames(tmp_path):
 
 def test_pictures_change_their_size(tmp_path):
     """Frames have one size, the first one's, wherever reading begins."""
-    options = {"deadline": "realtime", "cpu-used": "8", "g": "10"}
-    parts = [
-        write_video(tmp_path / f"{size[0]}.webm", 20, "libvpx-vp9", size, options)
-        for size in ((48, 64), (96, 128))
-    ]
+    vp9 = {"deadline": "realtime", "cpu-used": "8", "g": "10"}
+    files = {tmp_path / "a.webm": (48, 64), tmp_path / "b.webm": (96, 128)}
+    parts = [write_video(file, 20, "libvpx-vp9", size, vp9) for file, size in files.items()]
     path = tmp_path / "both.webm"
     with av.open(str(parts[0])) as template, av.open(str(path), "w") as output:
         stream = output.add_stream_from_template(template.streams.video[0])
@@ -191,11 +184,8 @@ def test_damaged_files_raise_nothing_else(tmp_path, source):
     for path in (source, copy(source, tmp_path / "a.ts"), avi):
         whole = path.read_bytes()
         for _ in range(15):
-            content = bytearray(whole)
             begin = rng.integers(len(whole) // 20, len(whole) - 200)
-            length = rng.integers(1, len(whole) // 5)
-            del content[begin : begin + length]
-            path.write_bytes(content)
+            path.write_bytes(whole[:begin] + whole[begin + rng.integers(1, len(whole) // 5) :])
             video_index._cache.clear()
             try:
                 n_frames = len(list(iterate_frames(path)))

@@ -50,25 +50,17 @@ ANNOTATIONS = "Temporal_Anomaly_Annotation_for_Testing_Videos.txt"
 @pytest.fixture
 def ucf_crime(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "UCF_CRIME_ROOT", tmp_path)
-    write(
-        tmp_path / "Anomaly_Train.txt",
-        "Abuse/Abuse001_x264.mp4 ",
-        "Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4",
-    )
-    write(
-        tmp_path / "Anomaly_Test.txt",
-        "Abuse/Abuse028_x264.mp4",
-        "Arson/Arson010_x264.mp4",
-        "Testing_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4  ",
-        line_end="\r\n",
-    )
-    write(
-        tmp_path / ANNOTATIONS,
+    normal = "Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4"
+    write(tmp_path / "Anomaly_Train.txt", "Abuse/Abuse001_x264.mp4 ", normal)
+    normal = "Testing_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4  "
+    test = ("Abuse/Abuse028_x264.mp4", "Arson/Arson010_x264.mp4", normal)
+    write(tmp_path / "Anomaly_Test.txt", *test, line_end="\r\n")
+    lines = (
         "Abuse028_x264.mp4  Abuse  165  240  -1  -1  ",
         "Arson010_x264.mp4\tArson  1  20  31 40",
         "Normal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1",
-        line_end="\r\n",
     )
+    write(tmp_path / ANNOTATIONS, *lines, line_end="\r\n")
     return tmp_path
 
 

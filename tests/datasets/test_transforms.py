@@ -39,11 +39,10 @@ def ramp(height=60, width=80):
     return np.stack([red, green, np.full_like(red, 255)], axis=-1).round().astype(np.uint8)[None]
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "size"), [(240, 320, 224), (90, 70, 48), (40, 50, 64), (500, 1000, 112)]
-)
-def test_evaluation_is_centre_crop_and_antialiased_resize(height, width, size):
+@pytest.mark.parametrize("sizes", [(240, 320, 224), (90, 70, 48), (40, 50, 64), (500, 1000, 112)])
+def test_evaluation_is_centre_crop_and_antialiased_resize(sizes):
     """The release evaluates some data sets on a square crop; here 0.8 h x 0.8 w serves all."""
+    height, width, size = sizes
     frames = noise(2, height, width, 3)
     result = evaluation_transform(frames, size)
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
