@@ -1,7 +1,8 @@
 # make setup      the environment, in .venv (or give another one: make test PYTHON=/path/to/python)
 # make reproduce  the main table on the embedded miniature benchmark -> results/report.html
 #                 more options in ARGS, e.g. make reproduce ARGS="--seeds 0 1 2"
-# make test       all tests        make check  lint        make benchmarks  speed figures -> benchmarks/README.md        make clean
+# make test       all tests     make check  lint and format     make format  mends both
+# make benchmarks speed figures -> benchmarks/README.md        make clean
 
 SHELL := /bin/bash
 VENV ?= .venv
@@ -39,9 +40,11 @@ test: $(ENVIRONMENT)
 
 check: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
 
 format: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
 
 benchmarks: $(ENVIRONMENT)
 	$(PYTHON) benchmarks/report.py $(ARGS)

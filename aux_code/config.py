@@ -1,6 +1,6 @@
 """Paths, and nothing else. Edit them here, or set the two environment variables.
 
-DATA_ROOT       (environment variable TED_SPAD_DATA_ROOT)      holds the data sets, each in its folder
+DATA_ROOT       (environment variable TED_SPAD_DATA_ROOT)      holds the data sets, a folder each
 ARTIFACT_ROOT   (environment variable TED_SPAD_ARTIFACT_ROOT)  receives what the stages write
 
 Read the constants as `config.NAME` where they are used, so that an edit or a test that changes one

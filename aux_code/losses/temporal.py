@@ -56,7 +56,7 @@ def local_local_temporal_contrastive_loss(
     """
     if first_view.shape != second_view.shape or first_view.dim() != 3:
         raise ValueError(
-            f"two views (B, n_clips, D), got {tuple(first_view.shape)} and {tuple(second_view.shape)}"
+            f"views (B, n_clips, D), got {tuple(first_view.shape)} and {tuple(second_view.shape)}"
         )
     if first_view.shape[1] < 2:
         raise ValueError("temporal contrast needs at least two clips of each video")
