@@ -99,8 +99,7 @@ class ClipGeometry:
         return Cut(*zip(rows, columns, strict=True))
 
     def boxes(self, boxes: list[np.ndarray], source_hw: tuple[int, int]) -> list[list[Tensor]]:
-        """Person boxes per frame, (K,4) each, x0 y0 x1 y1 in pixels -> per view and frame, in
-        pixels of the view, clipped to it; those outside are dropped."""
+        """Per frame (K,4) x0 y0 x1 y1 in pixels -> per view and frame, clipped to the view."""
         height, width = source_hw
         shares = [np.asarray(b, np.float64).reshape(-1, 4) / ([width, height] * 2) for b in boxes]
         return [[self._moved(frame, window) for frame in shares] for window in self.windows]

@@ -176,8 +176,7 @@ class DaliReader:
             return torch.from_numpy(np.array(outputs.as_array()))
         with torch.cuda.stream(self._copying):
             copy = torch.from_dlpack(outputs.as_tensor()).clone()
-        # from here on DALI may write to its buffers; networks at work do not delay it
-        self._copying.synchronize()
+        self._copying.synchronize()  # DALI may write again; networks at work do not delay it
         copy.record_stream(torch.cuda.default_stream(self.device))  # where the networks read it
         return copy
 

@@ -1,9 +1,8 @@
 """manifest.json of a folder of features, and the one question what is left to extract into it.
 
-Every video has a record of its own, .entries/<video>.json, written whole or not at all after its
-.npy (or when it failed). The manifest is put together from the records when a process enters or
-leaves the folder. So processes on one or several machines write side by side without a lock, and a
-kill at any moment loses the videos in work, nothing else.
+Every video has its record, .entries/<video>.json, written whole or not at all after its .npy (or
+when it failed); the manifest is put together from them when a process enters or leaves the folder.
+So processes on several machines write side by side without a lock; a kill loses the videos in work.
 """
 
 import contextlib
@@ -98,8 +97,8 @@ def progress(
 class FeatureFolder:
     """The feature files of one data set and their manifest; a context manager for who writes.
 
-    `header` is the manifest without `videos` and `failed`. Features in the folder that were made in
-    another way are a UserError in `with` and in all that reads, or given up with `overwrite`.
+    `header`: the manifest without `videos` and `failed`. Features that were made in another way are
+    a UserError in `with` and in all that reads, or given up with `overwrite`.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], overwrite: bool = False):

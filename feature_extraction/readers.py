@@ -67,8 +67,7 @@ def make_reader(
     """A reader for one thread; `name` is dali or pyav."""
     if name == "pyav":
         return PyavReader(geometry, min_decoded_share, box_source)
-    # imported here: DALI is optional and takes seconds
-    from feature_extraction.dali_reader import DaliReader
+    from feature_extraction.dali_reader import DaliReader  # optional, and takes seconds
 
     return DaliReader(geometry, min_decoded_share, box_source, device)
 

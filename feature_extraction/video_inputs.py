@@ -117,8 +117,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _named(files: list[Path], root: Path) -> tuple[VideoInput, ...]:
-    """Names: the file's without its ending; where that is not unique, the path below `root`, `__`
-    for slashes; where even that is not, with the ending."""
+    """The first unique of: stem, path below `root` (`__` for slashes), that with its ending."""
     choices = []
     for path in files:
         stem = root.resolve().name if path == root else path.name if path.is_dir() else path.stem
