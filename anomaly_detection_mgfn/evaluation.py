@@ -57,12 +57,8 @@ class Evaluated(NamedTuple):
 def evaluate_choices(
     training: MilTraining, data: TrainingData, source: FeatureSource, videos: LabelledVideos
 ) -> dict[str, Any]:
-    """Scores the test videos with the last, the validation-chosen and the test-chosen weights, and
-    writes everything.
-
-    Returns what the results file holds. The scores file, the categories and the false-alarm rate
-    belong to the protocol `validation`.
-    """
+    """Scores the test videos with all three choices of weights and writes everything; returns what
+    the results file holds. Its scores, categories and false alarms are those of `validation`."""
     params, net, made_of = training.params, training.net, training.state.made_of
     seconds = training.state.seconds
     weights = {"last": (training.epoch, detached_copy(net))}
@@ -86,8 +82,7 @@ def evaluate_checkpoint(params: MgfnParams, run: Run) -> None:
     """--eval_only: scores the test videos with a checkpoint of this stage or a published one.
 
     Raises:
-        UserError: not exactly one of the two files is named, or its network takes other features:
-            of another dimension, anonymizer, network or geometry.
+        UserError: not exactly one of the two files is named, or it takes other features.
     """
     if bool(params.checkpoint) == bool(params.pretrained_ckpt):
         raise UserError("--eval_only needs either --checkpoint PATH or --pretrained_ckpt PATH")
@@ -122,6 +117,7 @@ def write_results(params: MgfnParams, run: Run, found: Evaluated) -> dict[str, A
     names = [truth.name for truth in truths]
     write_scores(path.with_name(f"{path.stem}_scores.npz"), names, clip_scores)
     positives = sum(int(truth.positives.sum()) for truth in truths)
+    keys = ("name", "category", "n_frames", "events")
     content = {
         "dataset": label,
         "run_id": params.run_id,
@@ -133,10 +129,7 @@ def write_results(params: MgfnParams, run: Run, found: Evaluated) -> dict[str, A
         "false_alarm_rate": false_alarm_rate(clip_scores, truths, params.threshold),
         "false_alarm_threshold": params.threshold,
         "chance_ap": positives / sum(truth.n_frames for truth in truths),
-        "videos": [
-            {key: getattr(truth, key) for key in ("name", "category", "n_frames", "events")}
-            for truth in truths
-        ],
+        "videos": [{key: getattr(truth, key) for key in keys} for truth in truths],
         "parameters": asdict(params),
         "device": str(run.device),
         "seconds": found.seconds,
@@ -163,12 +156,8 @@ def write_scores(path: Path, names: list[str], clip_scores: list[np.ndarray]) ->
 
 
 def write_seeds(params: MgfnParams, results: Sequence[dict[str, Any]]) -> None:
-    """Writes results/anomaly_<dataset>_<run_id>_seeds.json: mean and deviation over trainings.
-
-    Args:
-        params: of the series.
-        results: of each training, in the order of the seeds.
-    """
+    """Writes results/anomaly_<dataset>_<run_id>_seeds.json: mean and deviation of the trainings'
+    `results`, which are in the order of the seeds."""
     keys = ("auc", "ap", "average_precision")
     areas: dict[str, list[float]] = {}
     for own in results:

@@ -122,9 +122,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist; run dali_extraction.py or give --features DIR")
     manifest = read_json(path)
     tables = ("videos", "failed", "anonymizer", "utility")
-    if not isinstance(manifest, dict) or not all(
-        isinstance(manifest.get(key, {}), dict) for key in tables
-    ):
+    parts = [manifest.get(key, {}) for key in tables] if isinstance(manifest, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path} is not a manifest of dali_extraction.py; extract the features")
     return manifest
 

@@ -8,12 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from anomaly_detection_mgfn.feature_bags import FeatureSource
-from aux_code.datasets.surveillance import (
-    SurveillanceDataset,
-    SurveillanceVideo,
-    frame_labels,
-    load_surveillance,
-)
+from aux_code.datasets.surveillance import frame_labels, load_surveillance
+from aux_code.datasets.surveillance_types import SurveillanceDataset, SurveillanceVideo
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -45,12 +41,10 @@ def truth_from_labels(
     positives = np.add.reduceat(labels.astype(np.int64), starts)
     sizes = np.diff(np.append(starts, len(labels)))
     steps = np.diff(np.concatenate([[0], labels.astype(np.int8), [0]]))
-    events = tuple(
-        zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True)
-    )
-    return VideoTruth(
-        name, category, label, len(labels), frames_per_feature, events, positives, sizes - positives
-    )
+    begins, ends = (np.flatnonzero(steps == step).tolist() for step in (1, -1))
+    events, length = tuple(zip(begins, ends, strict=True)), len(labels)
+    counts = positives, sizes - positives
+    return VideoTruth(name, category, label, length, frames_per_feature, events, *counts)
 
 
 class LabelledVideos(NamedTuple):
@@ -90,15 +84,12 @@ def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> 
     kinds = {video.label for video in train}
     if training and kinds != {0, 1}:
         found = "no" if not kinds else "only normal" if kinds == {0} else "only anomalous"
-        raise UserError(
-            f"{_list_file(data, 'train')}: {found} training videos; training needs both kinds"
-        )
+        path = _list_file(data, "train")
+        raise UserError(f"{path}: {found} training videos; training needs both kinds")
     truths = [_truth(video, source) for video in test]
     if not any(t.positives.any() for t in truths) or not any(t.negatives.any() for t in truths):
-        raise UserError(
-            f"{_list_file(data, 'test')}: the test videos need anomalous and normal frames; check "
-            "it and the annotations"
-        )
+        path = _list_file(data, "test")
+        raise UserError(f"{path}: the test videos need anomalous and normal frames; check them")
     return LabelledVideos(train, truths, missing)
 
 

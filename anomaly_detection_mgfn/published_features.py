@@ -116,9 +116,7 @@ def read_lists(params: MgfnParams) -> tuple[list[ListedVideo], list[ListedVideo]
     """
     lists = [Path(item) for item in params.features_list]
     if len(lists) != 2 and not (params.eval_only and len(lists) == 1):
-        raise UserError(
-            "--features_list takes TRAIN.list TEST.list (with --eval_only TEST.list will do)"
-        )
+        raise UserError("--features_list takes TRAIN.list TEST.list (--eval_only: TEST.list)")
     folder = Path(params.features) if params.features else None
     *train, test = (read_list(path, folder) for path in lists)
     train = train[0] if train and not params.eval_only else []
@@ -224,9 +222,7 @@ def read_ground_truth(
             video needs.
     """
     if not params.ground_truth:
-        raise UserError(
-            "--features_list needs --ground_truth GT.npy, the test videos' frame labels"
-        )
+        raise UserError("--features_list needs --ground_truth GT.npy: the test frames' labels")
     path, spacing = Path(params.ground_truth), source.frames_per_feature
     labels = read_array(path, mapped=True).reshape(-1)
     if not np.isin(labels, (0, 1)).all():
@@ -234,23 +230,18 @@ def read_ground_truth(
     entries = [source.entries[video.name] for video in videos]
     borders = np.cumsum([0, *(entry.n_frames for entry in entries)])
     parts = [np.asarray(part, np.uint8) for part in np.split(labels, borders[1:-1])]
-    lengths = [
-        f"{video.name}: {entry.n_clips} features, {entry.n_frames} frames"
-        for video, entry in zip(videos, entries, strict=True)
-    ]
-    wrong = [
-        text
-        for text, entry in zip(lengths, entries, strict=True)
-        if abs(-(-entry.n_frames // spacing) - entry.n_clips) > 1
-    ]
+    pairs = zip(videos, entries, strict=True)
+    lengths = [f"{v.name}: {e.n_clips} features, {e.n_frames} frames" for v, e in pairs]
+    expected = [-(-entry.n_frames // spacing) for entry in entries]
+    fits = [abs(n - entry.n_clips) <= 1 for n, entry in zip(expected, entries, strict=True)]
+    wrong = [text for text, fit in zip(lengths, fits, strict=True) if not fit]
     if wrong:
         raise UserError(
             f"{source.location}: lengths do not fit: {_named(wrong)}; see --frames_per_feature"
         )
     against = [v.name for v, part in zip(videos, parts, strict=True) if not v.label and part.any()]
     if borders[-1] != len(labels):
-        for text in lengths:
-            log.error("%s", text)
+        log.error("%s", "\n".join(lengths))
         raise UserError(
             f"{path} has {len(labels)} frames, the videos of {source.location} have {borders[-1]} "
             "(each named above); normal videos that would hold anomalous frames: "

@@ -117,18 +117,16 @@ def find_networks(params: MgfnParams, meta: dict[str, Any]) -> Networks:
     """
     features = meta.get("features")
     if not features:
-        raise UserError(
-            f"{params.checkpoint} does not say how its features were made; give one of main.py's"
-        )
+        text = f"{params.checkpoint} does not say how its features were made"
+        raise UserError(f"{text}; give one of main.py's")
     chosen = {}
     for role, given in (("anonymizer", params.anonymizer), ("utility", params.utility)):
         recorded = features.get(role) or {}
         name, digest = recorded.get("name") or recorded.get("path") or "", recorded.get("sha256")
         path = given or (find_file(name, digest) if digest else name)
         if digest and not given and not Path(path).exists():
-            raise UserError(
-                f"{role} '{path}' of the training features is not there; give it as --{role} PATH"
-            )
+            text = f"{role} '{path}' of the training features is not there"
+            raise UserError(f"{text}; give it as --{role} PATH")
         if not (has_content(path, digest) if digest else path == name):
             raise UserError(
                 f"--{role} {path}: {params.checkpoint} was trained on features of another {role} "
@@ -147,8 +145,7 @@ def find_file(name: str, digest: str) -> str:
 
 
 def extract(params: MgfnParams, networks: Networks, folder: Path) -> bool:
-    """Runs stage 3 on the videos, which keeps what is there of the same files; whether some
-    failed."""
+    """Stage 3 on the videos, which keeps what is there of the same files; whether some failed."""
     options = {
         "preset": extraction_preset(params),
         "dataset": Path(params.score).resolve(),
@@ -174,8 +171,7 @@ def _words(options: dict[str, Any]) -> list[str]:
 
 
 def run_repository_script(script: str, arguments: list[str]) -> int:
-    """Runs a script of the repository as a process of its own: stages hand over through the disk
-    only.
+    """Runs another stage's script as a process: stages hand over through the disk only.
 
     Raises:
         UserError: it ended with another status than 0 or 3; its own message stands above.
@@ -189,23 +185,17 @@ def run_repository_script(script: str, arguments: list[str]) -> int:
 
 
 def video_paths(params: MgfnParams, source: FeatureSource) -> dict[str, Path]:
-    """Name in the manifest -> file or folder of frames, of the videos that --score names: the
-    folder may hold features of others, too.
+    """Name in the manifest -> file or folder of frames, of the videos that --score names alone.
 
     Raises:
         UserError: there is none.
     """
     root = Path(params.score).resolve()
     listed = {Path(video.path).resolve() for video in own_list(params)}
-    sources = {
-        name: Path(video["source"]["path"]).resolve()
-        for name, video in source.manifest["videos"].items()
-    }
-    paths = {
-        name: path
-        for name, path in sources.items()
-        if path == root or root in path.parents or path in listed
-    }
+    videos = source.manifest["videos"].items()
+    sources = {name: Path(video["source"]["path"]).resolve() for name, video in videos}
+    named = {p for p in sources.values() if root in (p, *p.parents) or p in listed}
+    paths = {name: path for name, path in sources.items() if path in named}
     below = (root, *sorted(root.rglob("*")), *sorted(listed))
     for name in sources.keys() - paths.keys():  # perhaps the same file, which lay elsewhere then
         same = (own for own in below if own.name == sources[name].name)

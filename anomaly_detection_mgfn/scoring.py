@@ -27,7 +27,7 @@ def align_clip_scores(
     Raises:
         AlignmentError: the counts differ by more than one clip; the message names the video.
     """
-    scores = np.asarray(clip_scores).reshape(-1)
+    scores = np.asarray(clip_scores).reshape(-1)  # (n_clips,)
     expected = -(-n_frames // frames_per_feature)
     if n_frames < 1 or len(scores) == 0 or abs(len(scores) - expected) > 1:
         raise AlignmentError(
