@@ -57,8 +57,7 @@ class ReproduceParams:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
     jobs: int = 0
-    """Steps that run at once; 0: one with a GPU or in the paper preset, else one for each of at
-    most two cores."""
+    """Steps at once; 0: one with a GPU or in the paper preset, else one for each of two cores."""
     tflops: float = 0.0
     """TFLOP per second with which --dry_run reckons for steps of the paper that were not measured;
     0: it says only what was measured."""
@@ -67,8 +66,7 @@ class ReproduceParams:
     slurm: bool = False
     """Print a bash script that submits the plan to Slurm, a job for each step; run nothing."""
     force: tuple[str, ...] = ()
-    """Names of steps (as --dry_run lists them) to run again although they are done; `all` for
-    all."""
+    """Names of steps (see --dry_run) to run again although they are done; `all` for all."""
     overwrite: bool = False
     """Let the steps replace results of other parameters or inputs that took over ten minutes."""
     show_raw: bool = False

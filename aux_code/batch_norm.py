@@ -13,8 +13,7 @@ from aux_code.distributed import all_reduce, world_size
 
 @contextlib.contextmanager
 def keep_running_statistics(*nets: nn.Module) -> Iterator[None]:
-    """Passes inside normalise as the modes say but leave running means, variances and counts as
-    they are."""
+    """Passes inside normalise as the modes say, but leave all running statistics as they are."""
     norms = [module for net in nets for module in net.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     tracked = [norm.num_batches_tracked for norm in norms]

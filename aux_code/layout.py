@@ -10,8 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from aux_code.batch_norm import keep_running_statistics
 
 FRAMES_PER_PASS = {"cpu": 4, "cuda": 32}
-"""Frames of a pass where nobody says: a CPU gains nothing from more, a GPU is busy with so many of
-the paper's size."""
+"""Frames of a pass where nobody says: a CPU gains nothing from more, so many keep a GPU busy."""
 
 
 def apply_per_frame(

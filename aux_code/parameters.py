@@ -40,8 +40,7 @@ class CommonParams:
     preset: str = free("paper")
     """Name of the set of defaults that the other options change (ours)."""
     run_id: str = free("")
-    """Name of the run: its folder below saved_models/ and of its results; empty: derived from
-    script and preset."""
+    """Name of the run, its folder and its results; empty: derived from script and preset."""
     seed: int = 0
     """Seed of every random generator of the run."""
     device: Literal["auto", "cpu", "cuda"] = free("auto")

@@ -9,8 +9,7 @@ from tqdm import tqdm
 def progress(
     iterable: Iterable | None = None, description: str = "", total: int | None = None, **kwargs
 ) -> tqdm:
-    """A tqdm bar on stderr; without a terminal at most one line in ten seconds, so that logs stay
-    readable."""
+    """A tqdm bar on stderr; without a terminal at most one line in ten seconds."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(
         iterable, desc=description, total=total, mininterval=interval, dynamic_ncols=True, **kwargs

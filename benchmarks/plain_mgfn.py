@@ -1,5 +1,4 @@
-"""The baseline of benchmarks/mgfn.py: MGFN's epoch as a plain loop, in fp32, with the default
-allocator."""
+"""The baseline of benchmarks/mgfn.py: MGFN's epoch as a plain loop, fp32, default allocator."""
 
 import time
 from pathlib import Path
@@ -140,8 +139,7 @@ class PlainEpoch:
 
 
 def list_metrics(clip_scores: list[np.ndarray], labels: list[np.ndarray]) -> tuple[float, float]:
-    """(ROC AUC, PR area) of frame lists: each score repeated 32 times, cut to the video's
-    frames."""
+    """(ROC AUC, PR area) of frame lists: each score 32 times, cut to the video's frames."""
     scores: list[float] = []
     truth: list[int] = []
     for own, frames in zip(clip_scores, labels, strict=True):

@@ -106,8 +106,7 @@ def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
 
 
 def report_end(outcome: Outcome, folder: Path) -> int:
-    """Names what failed, in the run's unreadable.txt too, and what other shards have to do; gives
-    the exit status."""
+    """Names what failed (unreadable.txt, too) and what other shards have to do; exit status."""
     write_unreadable(folder, outcome.unreadable)
     for name, reason in outcome.failed.items():
         sys.stderr.write(f"failed: {name}: {reason}\n")

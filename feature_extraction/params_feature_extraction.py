@@ -12,24 +12,20 @@ class FeatureExtractionParams(PersonBoxParams, CommonParams):
     `frames_per_feature` frames."""
 
     dataset: str = by_content("ucf_crime")
-    """ucf_crime, xd_violence or shanghaitech; or a folder of videos, one video or image, or a .txt
-    list of paths."""
+    """ucf_crime, xd_violence, shanghaitech; or a folder of videos, a video, image or .txt list."""
     anonymizer: str = by_content("")
     """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of
     train_anonymizer's run."""
     utility: str = by_content("")
-    """Checkpoint that holds f_T; empty: the anonymizer's checkpoint, or of init_utility's run for
-    raw, blur, ..."""
+    """Checkpoint of f_T; empty: the anonymizer's, or init_utility's for raw, blur, ..."""
     output: str = free("")
     """Folder of the feature files; empty: features/<dataset>/<run_id>."""
     reader: Literal["auto", "dali", "pyav"] = "auto"
     """Who decodes and resizes; auto takes DALI where it is installed (paper: DALI on GPU)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks; bf16 is twice as fast where the device has it (ours: the release
-    has fp16)."""
+    """Arithmetic of the networks; bf16 is twice as fast where the device has it (release: fp16)."""
     shard: str = free("0/1")
-    """I/N: this process takes part I of N of the videos, I from 0 to N - 1; torchrun's RANK and
-    WORLD_SIZE go first."""
+    """I/N: this process takes part I (from 0) of N of the videos; torchrun's RANK goes first."""
     frames_per_clip: int = 16
     """Frames of a clip (paper, section 4)."""
     stride: int = 2
@@ -39,8 +35,7 @@ class FeatureExtractionParams(PersonBoxParams, CommonParams):
     crop: float = 0.8
     """Share of height and width that the crop keeps (paper, section 4)."""
     n_crops: Literal[1, 10] = 1
-    """1: centre crop (paper); 10: four corners and centre, each also mirrored: features become (n,
-    10, D) (ours)."""
+    """1: centre crop (paper); 10: corners and centre, mirrored, too: features (n, 10, D) (ours)."""
     size: int = 224
     """Height and width of the frames that the networks see, in pixels (paper)."""
     batch_size: int = free(8)

@@ -174,8 +174,7 @@ Change = Callable[[np.ndarray, int], np.ndarray]
 def anonymized_copy(
     source: VideoSource, anonymize: Change, writer: VideoWriter, per_pass: int, side_by_side: bool
 ) -> int:
-    """Copies all frames, `per_pass` at a time, with the original to the left if `side_by_side`;
-    returns their number."""
+    """Copies all frames, the original to the left if `side_by_side`; returns their number."""
     n_frames, frames = 0, iter(source)
     with progress(description="anonymizing", total=source.n_announced, unit="frame") as bar:
         while group := list(islice(frames, per_pass)):

@@ -13,23 +13,15 @@ import csv
 import io
 from pathlib import Path
 
+from aux_code.datasets import surveillance_types as st
 from aux_code.datasets.lists import broken_line, some_of
-from aux_code.datasets.surveillance_types import (
-    ANOMALY,
-    NORMAL,
-    Events,
-    SurveillanceDataset,
-    SurveillanceVideo,
-    assemble,
-    video_stem,
-)
 from aux_code.errors import UserError
 
 _LABELS = {"0": 0, "normal": 0, "1": 1, "anomalous": 1, "anomaly": 1, "abnormal": 1}
 _COLUMNS = {"video", "label", "anomalies", "category"}
 
 
-def load(root: Path) -> SurveillanceDataset:
+def load(root: Path) -> st.SurveillanceDataset:
     """Reads train.csv and test.csv; one of them will do, for users who only score or only train."""
     lists = [path for name in ("train", "test") if (path := root / f"{name}.csv").is_file()]
     if not lists:
@@ -38,10 +30,10 @@ def load(root: Path) -> SurveillanceDataset:
     videos = [video for path in lists for video in _read_csv(path, path.stem)]
     without = [v.name for v in videos if v.split == "test" and v.label and not v.events]
     report = some_of("anomalous test videos without anomalies", without)
-    return assemble(root.resolve().name, root, videos, report, lists)
+    return st.assemble(root.resolve().name, root, videos, report, lists)
 
 
-def _read_csv(path: Path, split: str) -> list[SurveillanceVideo]:
+def _read_csv(path: Path, split: str) -> list[st.SurveillanceVideo]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -63,7 +55,7 @@ def _read_csv(path: Path, split: str) -> list[SurveillanceVideo]:
     return videos
 
 
-def _video(row: dict[str, str], root: Path, split: str) -> SurveillanceVideo:
+def _video(row: dict[str, str], root: Path, split: str) -> st.SurveillanceVideo:
     if None in row:
         raise ValueError("more fields than the header has")
     file, label = row["video"].strip(), _LABELS.get(row["label"].strip().lower())
@@ -74,11 +66,11 @@ def _video(row: dict[str, str], root: Path, split: str) -> SurveillanceVideo:
     events = _events((row.get("anomalies") or "").strip())
     if events and not label:
         raise ValueError("a normal video has no anomalies")
-    category = ((row.get("category") or "").strip() or ANOMALY) if label else NORMAL
-    return SurveillanceVideo(video_stem(file), root / file, split, label, category, events)
+    category = ((row.get("category") or "").strip() or st.ANOMALY) if label else st.NORMAL
+    return st.SurveillanceVideo(st.video_stem(file), root / file, split, label, category, events)
 
 
-def _events(text: str) -> Events:
+def _events(text: str) -> st.Events:
     """ "start-end;start-end" -> ((start, end), ...)."""
     events = []
     for part in filter(None, (part.strip() for part in text.split(";"))):

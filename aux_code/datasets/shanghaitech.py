@@ -14,23 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from aux_code.datasets import surveillance_types as st
 from aux_code.datasets.lists import broken_line, numbered_lines, some_of
-from aux_code.datasets.surveillance_types import (
-    ANOMALY,
-    NORMAL,
-    Events,
-    SurveillanceDataset,
-    SurveillanceVideo,
-    assemble,
-    unlisted,
-    video_stem,
-)
 from aux_code.errors import UserError
 
 OFFICIAL_COUNTS = {"train": 238, "test": 199}
 
 
-def load(root: Path) -> SurveillanceDataset:
+def load(root: Path) -> st.SurveillanceDataset:
     """Reads lists and masks, from which labels come; no video needs to be there."""
     mask_folder = root / "testing" / "test_frame_mask"
     masks = {path.stem: path for path in sorted(mask_folder.glob("*.npy"))}
@@ -38,7 +29,7 @@ def load(root: Path) -> SurveillanceDataset:
     for split in ("train", "test"):
         lists.append(path := root / f"SH_{split.title()}.txt")
         for number, line in numbered_lines(path):
-            name = video_stem(re.split(r"[,\s]", line)[0])
+            name = st.video_stem(re.split(r"[,\s]", line)[0])
             if not re.fullmatch(r"\d+_\d+", name):
                 raise broken_line(path, number, line, "'<scene>_<id>', such as 01_001 or 01_0014")
             if name in masks or not _is_testing_video(name, root):
@@ -50,7 +41,9 @@ def load(root: Path) -> SurveillanceDataset:
         raise UserError(f"{some_of(problem, without)[0]}; unpack them there")
     names = {video.name for video in videos}
     lists += [path for name, path in masks.items() if name in names]
-    return assemble("shanghaitech", root, videos, unlisted("masks", masks.keys() - names), lists)
+    return st.assemble(
+        "shanghaitech", root, videos, st.unlisted("masks", masks.keys() - names), lists
+    )
 
 
 def _is_testing_video(name: str, root: Path) -> bool:
@@ -58,18 +51,20 @@ def _is_testing_video(name: str, root: Path) -> bool:
     return len(name.split("_")[1]) == 4 or (root / "testing" / "frames" / name).exists()
 
 
-def _video(name: str, split: str, root: Path, masks: dict[str, Path]) -> SurveillanceVideo:
+def _video(name: str, split: str, root: Path, masks: dict[str, Path]) -> st.SurveillanceVideo:
     if name not in masks:
         path = root / "training" / "videos" / f"{name}.avi"
-        return SurveillanceVideo(name, path, split, 0, NORMAL)
+        return st.SurveillanceVideo(name, path, split, 0, st.NORMAL)
     path = root / "testing" / "frames" / name
     events = mask_events(read_mask(masks[name]))
-    label, category = (1, ANOMALY) if events else (0, NORMAL)
+    label, category = (1, st.ANOMALY) if events else (0, st.NORMAL)
     # A training video's annotation is its label alone, whatever its mask tells.
-    return SurveillanceVideo(name, path, split, label, category, events if split == "test" else ())
+    return st.SurveillanceVideo(
+        name, path, split, label, category, events if split == "test" else ()
+    )
 
 
-def mask_events(mask: np.ndarray) -> Events:
+def mask_events(mask: np.ndarray) -> st.Events:
     """Runs of non-zero values in a mask (n_frames,), 0-based, end exclusive."""
     steps = np.diff(np.concatenate([[0], (mask != 0).astype(np.int8), [0]]))
     starts, ends = np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist()

@@ -11,17 +11,8 @@ https://www.crcv.ucf.edu/projects/real-world/, for research use.
 from functools import cached_property
 from pathlib import Path
 
+from aux_code.datasets import surveillance_types as st
 from aux_code.datasets.lists import broken_line, files_of, first_existing, numbered_lines
-from aux_code.datasets.surveillance_types import (
-    NORMAL,
-    VIDEO_SUFFIXES,
-    Events,
-    SurveillanceDataset,
-    SurveillanceVideo,
-    assemble,
-    unlisted,
-    video_stem,
-)
 from aux_code.errors import UserError
 
 OFFICIAL_COUNTS = {"train": 1610, "test": 290}
@@ -30,7 +21,7 @@ _NORMAL_FOLDERS = {"Training_Normal_Videos_Anomaly", "Testing_Normal_Videos_Anom
 _EXPECTED = "'<name> <class> <start1> <end1> <start2> <end2>', frames from 1, -1 for none"
 
 
-def load(root: Path) -> SurveillanceDataset:
+def load(root: Path) -> st.SurveillanceDataset:
     """Reads lists and annotations; no video needs to be there."""
     places = [root, root / "Anomaly_Detection_splits"]
     lists = [
@@ -40,8 +31,10 @@ def load(root: Path) -> SurveillanceDataset:
     files, events = _VideoFiles(root), _read_annotations(lists[2])
     videos = _read_list(lists[0], "train", files, {})
     videos += _read_list(lists[1], "test", files, events)
-    report = unlisted("annotations", events.keys() - {v.name for v in videos if v.split == "test"})
-    return assemble("ucf_crime", root, videos, report, lists)
+    report = st.unlisted(
+        "annotations", events.keys() - {v.name for v in videos if v.split == "test"}
+    )
+    return st.assemble("ucf_crime", root, videos, report, lists)
 
 
 class _VideoFiles:
@@ -57,7 +50,7 @@ class _VideoFiles:
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
-        for path in files_of(self.root, VIDEO_SUFFIXES, deep=True):
+        for path in files_of(self.root, st.VIDEO_SUFFIXES, deep=True):
             found.setdefault(path.name, []).append(path)
         return found
 
@@ -71,26 +64,26 @@ class _VideoFiles:
 
 
 def _read_list(
-    path: Path, split: str, files: _VideoFiles, events: dict[str, Events]
-) -> list[SurveillanceVideo]:
+    path: Path, split: str, files: _VideoFiles, events: dict[str, st.Events]
+) -> list[st.SurveillanceVideo]:
     videos = []
     for number, line in numbered_lines(path):
         folder, slash, file = line.partition("/")
-        if not slash or not file.lower().endswith(VIDEO_SUFFIXES) or "/" in file:
+        if not slash or not file.lower().endswith(st.VIDEO_SUFFIXES) or "/" in file:
             raise broken_line(path, number, line, "'<Category>/<Name>_x264.mp4'")
-        name, normal = video_stem(file), folder in _NORMAL_FOLDERS
+        name, normal = st.video_stem(file), folder in _NORMAL_FOLDERS
         video_events = events.get(name, ())
         if split == "test" and normal == bool(video_events):
             problem = "has no event in" if not normal else "is normal, but has an event in"
             remedy = "correct one of the two files"
             raise UserError(f"{path}, line {number}: {line} {problem} {ANNOTATIONS}; {remedy}")
-        label, category = (0, NORMAL) if normal else (1, folder)
-        video = SurveillanceVideo(name, files.find(line), split, label, category, video_events)
+        label, category = (0, st.NORMAL) if normal else (1, folder)
+        video = st.SurveillanceVideo(name, files.find(line), split, label, category, video_events)
         videos.append(video)
     return videos
 
 
-def _read_annotations(path: Path) -> dict[str, Events]:
+def _read_annotations(path: Path) -> dict[str, st.Events]:
     events = {}
     for number, line in numbered_lines(path):
         try:
@@ -98,14 +91,14 @@ def _read_annotations(path: Path) -> dict[str, Events]:
             first, second = _event(*map(int, numbers[:2])), _event(*map(int, numbers[2:]))
         except (ValueError, TypeError) as error:
             raise broken_line(path, number, line, _EXPECTED) from error
-        name = video_stem(name)
+        name = st.video_stem(name)
         if name in events:
             raise broken_line(path, number, line, "each video once")
         events[name] = first + second
     return events
 
 
-def _event(start: int, end: int) -> Events:
+def _event(start: int, end: int) -> st.Events:
     """1-based inclusive start..end -> ((start - 1, end),); -1, -1 -> ()."""
     if start == end == -1:
         return ()

@@ -13,17 +13,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from aux_code.datasets import surveillance_types as st
 from aux_code.datasets.lists import broken_line, files_of, first_existing, numbered_lines, some_of
-from aux_code.datasets.surveillance_types import (
-    ANOMALY,
-    NORMAL,
-    VIDEO_SUFFIXES,
-    Events,
-    SurveillanceDataset,
-    SurveillanceVideo,
-    assemble,
-    video_stem,
-)
 from aux_code.errors import UserError
 
 OFFICIAL_COUNTS = {"train": 3954, "test": 800}
@@ -35,7 +26,7 @@ TRAIN_FOLDERS = ("train", "1-1004", "1005-2004", "2005-2804", "2805-3319", "3320
 TEST_FOLDERS = ("test", "videos")
 
 
-def load(root: Path) -> SurveillanceDataset:
+def load(root: Path) -> st.SurveillanceDataset:
     """Lists the videos by their folders, labels them by their names and reads the test events."""
     annotations = first_existing([root / "annotations.txt"], "XD-Violence's annotations")
     events = _read_annotations(annotations)
@@ -50,15 +41,17 @@ def load(root: Path) -> SurveillanceDataset:
             problem = f"is {by_name} by its name, but has {by_list}"
             raise UserError(f"{video.path} {problem} in {annotations}; correct one of the two")
     report = _report(root, train, test, events)
-    return assemble("xd_violence", root, [*train, *test], report, [annotations])
+    return st.assemble("xd_violence", root, [*train, *test], report, [annotations])
 
 
 def _videos(root: Path, folders: Sequence[str]) -> list[Path]:
-    found = (path for name in folders for path in files_of(root / name, VIDEO_SUFFIXES, deep=True))
+    found = (
+        path for name in folders for path in files_of(root / name, st.VIDEO_SUFFIXES, deep=True)
+    )
     return [path for path in found if path.is_file()]
 
 
-def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> list[str]:
+def _report(root: Path, train: list, test: list, events: dict[str, st.Events]) -> list[str]:
     """Lines on what is not there: all of a split, or test videos that are annotated."""
     report = []
     splits = ("training", train, TRAIN_FOLDERS[:2]), ("test", test, TEST_FOLDERS)
@@ -73,19 +66,19 @@ def _report(root: Path, train: list, test: list, events: dict[str, Events]) -> l
     return report + some_of("annotated test videos are missing", absent)
 
 
-def _video(path: Path, split: str, events: dict[str, Events]) -> SurveillanceVideo:
-    name = video_stem(path.name)
+def _video(path: Path, split: str, events: dict[str, st.Events]) -> st.SurveillanceVideo:
+    name = st.video_stem(path.name)
     match = re.search(r"_label_([A-Z0-9-]+)$", name)
     codes = match[1].split("-") if match else []
     if not codes or not set(codes) <= {"A", "0", *CATEGORIES}:
         known = ", ".join(CATEGORIES)
         raise UserError(f"{path}: the name must end in _label_A or _label_<codes> of {known}, 0")
     kinds = [CATEGORIES[code] for code in codes if code in CATEGORIES]
-    label, category = (0, NORMAL) if codes == ["A"] else (1, kinds[0] if kinds else ANOMALY)
-    return SurveillanceVideo(name, path, split, label, category, events.get(name, ()))
+    label, category = (0, st.NORMAL) if codes == ["A"] else (1, kinds[0] if kinds else st.ANOMALY)
+    return st.SurveillanceVideo(name, path, split, label, category, events.get(name, ()))
 
 
-def _read_annotations(path: Path) -> dict[str, Events]:
+def _read_annotations(path: Path) -> dict[str, st.Events]:
     events = {}
     for number, line in numbered_lines(path):
         # A name may hold blanks; its end is known by its label.
@@ -93,7 +86,7 @@ def _read_annotations(path: Path) -> dict[str, Events]:
         if not match:
             expected = "'<name>_label_<codes> <start> <end> [<start> <end> ...]'"
             raise broken_line(path, number, line, expected)
-        name, bounds = video_stem(match[1]), list(map(int, match[2].split()))
+        name, bounds = st.video_stem(match[1]), list(map(int, match[2].split()))
         pairs = tuple(zip(bounds[::2], bounds[1::2], strict=True))
         if name in events or any(start >= end for start, end in pairs):
             raise broken_line(path, number, line, "each video once, and start before end")

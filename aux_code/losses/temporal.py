@@ -1,5 +1,4 @@
-"""Losses on the temporal structure of a video's clips: the paper's triplet and the two that it is
-compared with."""
+"""Losses on the time structure of a video's clips: the paper's triplet and two to compare."""
 
 import torch
 from torch import Tensor

@@ -5,6 +5,6 @@ formats.
     [--contact_sheet PNG]
 
 `plan` draws what is shown (labels, cameras, motions) as plain data; `looks`, `people`, `motions`,
-`scenes`, `events`, `stills` and `drawing` turn it into pictures; `formats` and `render` write
+`scenes`, `events`, `stills` and `drawing` turn it into images; `formats` and `render` write
 files. Needs numpy, Pillow and PyAV, not torch.
 """

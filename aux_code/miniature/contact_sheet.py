@@ -1,5 +1,4 @@
-"""A labelled sheet of what the benchmark shows: stills with their attributes, actions and events as
-strips."""
+"""A labelled sheet of what the benchmark shows: stills, and actions and events as strips."""
 
 from pathlib import Path
 
@@ -45,8 +44,7 @@ def _strip(
 
 
 def strips_sheet(seed: int) -> Image.Image:
-    """One clip of each action, then one event of each anomaly (a few frames around it), then a
-    normal video."""
+    """One clip of each action, then one event of each anomaly, then a normal video."""
     clips = {video.action: video for video in plan.plan_ucf101(seed)}
     crimes = plan.plan_ucf_crime(seed)
     videos = {video.events[0][2] if video.events else "normal": video for video in crimes}

@@ -11,7 +11,7 @@ Limb = tuple[float, float]  # absolute angles of the upper and the lower part
 @dataclass(frozen=True)
 class Pose:
     """Angles of the body; `lift` (of the height) is the jump, `roll` turns the whole body about its
-    feet, `shift` moves it (of the height, towards where it faces). `planar` arms lie in the picture
+    feet, `shift` moves it (of the height, towards where it faces). `planar` arms lie in the image
     plane in every view; other limbs are foreshortened from the front."""
 
     arms: tuple[Limb, Limb] = ((-0.06, 0.02), (0.06, 0.10))
@@ -69,8 +69,7 @@ def fight(t: float, phase: float) -> Pose:
 
 
 def fall(t: float, phase: float) -> Pose:
-    """Goes over backwards within 10 frames, faster and faster, the feet sliding; then lies with a
-    twitch."""
+    """Goes over backwards within 10 frames, ever faster, feet sliding; then lies with a twitch."""
     way = min(1.0, t / 10) ** 1.7
     flail = 0.5 * sin(t * 0.9 + phase) * (1 - 0.7 * way)
     arms = ((-0.8 * way + flail, -1.2 * way), (2.0 * way - flail, 2.4 * way))

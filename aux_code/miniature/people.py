@@ -47,8 +47,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Joints in canvas pixels. Arms are (shoulder, elbow, hand), legs (hip, knee, foot), index 0
-    far or left."""
+    """Joints in canvas pixels; (shoulder, elbow, hand), (hip, knee, foot); index 0 far or left."""
 
     neck: Point
     head: Point
