@@ -119,21 +119,16 @@ def write_results(params: MgfnParams, run: Run, found: Evaluated) -> dict[str, A
     positives = sum(int(truth.positives.sum()) for truth in truths)
     keys = ("name", "category", "n_frames", "events")
     content = {
-        "dataset": label,
-        "run_id": params.run_id,
-        "frames_per_feature": truths[0].frames_per_feature,
-        "protocols": found.protocols,
-        "missing_videos": found.videos.missing,
-        **found.made_of,
+        "dataset": label, "run_id": params.run_id,
+        "frames_per_feature": truths[0].frames_per_feature, "protocols": found.protocols,
+        "missing_videos": found.videos.missing, **found.made_of,
         "per_category": category_metrics(clip_scores, truths),
         "false_alarm_rate": false_alarm_rate(clip_scores, truths, params.threshold),
         "false_alarm_threshold": params.threshold,
         "chance_ap": positives / sum(truth.n_frames for truth in truths),
         "videos": [{key: getattr(truth, key) for key in keys} for truth in truths],
-        "parameters": asdict(params),
-        "device": str(run.device),
-        "seconds": found.seconds,
-    }
+        "parameters": asdict(params), "device": str(run.device), "seconds": found.seconds,
+    }  # fmt: skip
     write_json(path, content)
     for name, own in found.protocols.items():
         text = "%s, %s (epoch %d): AUC %.4f, AP %.4f"

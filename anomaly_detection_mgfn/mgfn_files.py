@@ -19,12 +19,9 @@ from aux_code.models.weight_files import load_strictly, read_weight_file
 def network_arguments(params: MgfnParams, feature_dim: int) -> dict[str, Any]:
     """Keyword arguments of MGFN for these parameters."""
     return {
-        "feature_dim": feature_dim,
-        "dims": list(params.dims),
-        "depths": list(params.depths),
-        "dropout": params.dropout,
-        "magnitude_ratio": params.magnitude_ratio,
-    }
+        "feature_dim": feature_dim, "dims": list(params.dims), "depths": list(params.depths),
+        "dropout": params.dropout, "magnitude_ratio": params.magnitude_ratio,
+    }  # fmt: skip
 
 
 def checkpoint_meta(

@@ -147,14 +147,11 @@ def find_file(name: str, digest: str) -> str:
 def extract(params: MgfnParams, networks: Networks, folder: Path) -> bool:
     """Stage 3 on the videos, which keeps what is there of the same files; whether some failed."""
     options = {
-        "preset": extraction_preset(params),
-        "dataset": Path(params.score).resolve(),
-        "anonymizer": networks.anonymizer,
-        "utility": networks.utility,
-        "output": folder,
+        "preset": extraction_preset(params), "dataset": Path(params.score).resolve(),
+        "anonymizer": networks.anonymizer, "utility": networks.utility, "output": folder,
         "run_id": f"{params.run_id}_extraction",
         **{key: networks.features.get(key) for key in ("size", "crop", "n_crops")},
-    }
+    }  # fmt: skip
     words = [*_words(options), *common_options(params)]
     return run_repository_script(EXTRACTION_SCRIPT, words) == 3
 
@@ -240,15 +237,11 @@ def report_video(params: MgfnParams, networks: Networks, video: ScoredVideo, fol
     _write_csv(folder / "intervals.csv", header, spans)
     roles = {"anonymizer": networks.anonymizer, "utility": networks.utility}
     content = {
-        "video": path.name,
-        "n_frames": len(scores),
-        "fps": fps,
-        "threshold": params.threshold,
+        "video": path.name, "n_frames": len(scores), "fps": fps, "threshold": params.threshold,
         "min_interval_seconds": params.min_interval,
-        "intervals": [dict(zip(header, span, strict=True)) for span in spans],
-        "events": events,
+        "intervals": [dict(zip(header, span, strict=True)) for span in spans], "events": events,
         "inputs": describe_inputs({"checkpoint": params.checkpoint, **roles}),
-    }
+    }  # fmt: skip
     write_json(folder / "scores.json", content)
     size = int(networks.features.get("size") or 224)
     strip = anonymized_frames(path, networks.anonymizer, size, len(scores), params.boxes)

@@ -26,12 +26,8 @@ from aux_code.batch_norm import keep_running_statistics
 from aux_code.devices import autocast
 from aux_code.distributed import average_gradients, gather_rows, mean_over_ranks
 from aux_code.layout import apply_per_frame
+from aux_code.losses import temporal
 from aux_code.losses.nt_xent import nt_xent_loss
-from aux_code.losses.temporal import (
-    local_local_temporal_contrastive_loss,
-    temporal_invariance_loss,
-    temporally_distinct_loss,
-)
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -110,11 +106,8 @@ class Updater:
 
     def state_dict(self) -> dict:
         """Optimizer, scaler and count."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "n_updates": self.n_updates,
-        }
+        states = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return {**states, "n_updates": self.n_updates}
 
     def load_state_dict(self, state: dict) -> None:
         """See state_dict."""
@@ -138,12 +131,9 @@ def build_updaters(networks: Networks, params: Params, device: torch.device) -> 
     def updater(net: nn.Module, factor: float, gradient_clip: float = 0.0) -> Updater:
         return Updater(net, params.learning_rate * factor, params.precision, device, gradient_clip)
 
-    return Updaters(
-        updater(networks.fa, params.fa_learning_rate_factor, params.gradient_clip),
-        updater(networks.ft, params.ft_learning_rate_factor),
-        updater(networks.fb, params.fb_learning_rate_factor),
-        updater(networks.ft, params.ft_learning_rate_factor),
-    )
+    fa = updater(networks.fa, params.fa_learning_rate_factor, params.gradient_clip)
+    ft, settle = (updater(networks.ft, params.ft_learning_rate_factor) for _ in range(2))
+    return Updaters(fa, ft, updater(networks.fb, params.fb_learning_rate_factor), settle)
 
 
 @contextlib.contextmanager
@@ -280,11 +270,11 @@ def temporal_term(embedding: Tensor, params: Params) -> Tensor:
     """The term beside the cross-entropy, of embeddings (K, B, D) of K clips of each video."""
     if params.utility_loss == "triplet":
         anchor, positive, negative = embedding
-        return temporally_distinct_loss(anchor, positive, negative, params.margin)
+        return temporal.temporally_distinct_loss(anchor, positive, negative, params.margin)
     if params.utility_loss == "invariance":
-        return temporal_invariance_loss(*map(gather_rows, embedding), params.temperature)
+        return temporal.temporal_invariance_loss(*map(gather_rows, embedding), params.temperature)
     first, second = embedding.transpose(0, 1).chunk(2, dim=1)  # (B, K / 2, D) each
-    return local_local_temporal_contrastive_loss(first, second, params.temperature)
+    return temporal.local_local_temporal_contrastive_loss(first, second, params.temperature)
 
 
 def budget_loss(

@@ -49,13 +49,11 @@ def recipe(
 
 def describe_inputs(inputs: Mapping[str, Path | str]) -> dict[str, dict[str, str]]:
     """Role -> {"path", "sha256"}; what does not exist (names such as `raw`) is kept as a name."""
-    return {
-        role: {
-            "path": str(path),
-            "sha256": sha256(path) if str(path) and Path(path).exists() else "",
-        }
-        for role, path in inputs.items()
-    }
+    described = {}
+    for role, path in inputs.items():
+        digest = sha256(path) if str(path) and Path(path).exists() else ""
+        described[role] = {"path": str(path), "sha256": digest}
+    return described
 
 
 def sha256(path: Path | str) -> str:
@@ -110,18 +108,12 @@ def build_meta(
     """
     values = asdict(params) if is_dataclass(params) else params
     return {
-        "format_version": FORMAT_VERSION,
-        "stage": stage,
-        "architectures": architectures,
+        "format_version": FORMAT_VERSION, "stage": stage, "architectures": architectures,
         "parameters": json.loads(json.dumps(values, default=plain)),
-        "seed": int(getattr(params, "seed", 0)),
-        "git_commit": git_commit(),
-        "inputs": made_of.inputs,
-        "data": made_of.data,
-        "in_force": made_of.in_force,
-        "metrics": metrics,
-        "seconds": seconds,
-    }
+        "seed": int(getattr(params, "seed", 0)), "git_commit": git_commit(),
+        "inputs": made_of.inputs, "data": made_of.data, "in_force": made_of.in_force,
+        "metrics": metrics, "seconds": seconds,
+    }  # fmt: skip
 
 
 def record_of(path: Path | str) -> dict[str, Any]:

@@ -46,14 +46,8 @@ class Run:
 
 
 class _NoWriter:
-    def add_scalar(self, *_, **__) -> None:
-        """Nothing."""
-
-    def add_image(self, *_, **__) -> None:
-        """Nothing."""
-
-    def flush(self) -> None:
-        """Nothing."""
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
 
 
 GO_ON = "the same command with --resume goes on from the last saved state"

@@ -52,13 +52,11 @@ Sizes = tuple[int, int, int, int]
 
 OPTIONS = {
     "sizes": ([112, 224], "pixels; the first gives the ratios"),
-    "videos": (2, "per batch, three clips each"),
-    "frames": (16, "per clip"),
-    "images": (4, "per batch, two views each"),
-    "rounds": (3, "of all sides in turns"),
+    "videos": (2, "per batch, three clips each"), "frames": (16, "per clip"),
+    "images": (4, "per batch, two views each"), "rounds": (3, "of all sides in turns"),
     "recompute_chunk": (PAPER.recompute_chunk, "frames; 0 keeps all"),
     "memory": (True, "measure peak memory"),
-}
+}  # fmt: skip
 
 
 def build_networks() -> Networks:

@@ -33,12 +33,10 @@ from benchmarks.model_costs import inference_gflop
 
 N_FRAMES = 16
 OPTIONS = {
-    "size": (224, "height and width of the frames in pixels"),
-    "rounds": (7, "rounds that count"),
+    "size": (224, "height and width of the frames in pixels"), "rounds": (7, "rounds that count"),
     "chunk": (4, "frames per pass of the prepared f_A"),
-    "product": (2048, "rows and columns of the ceiling's matrices"),
-    "threads": machine.THREADS,
-}
+    "product": (2048, "rows and columns of the ceiling's matrices"), "threads": machine.THREADS,
+}  # fmt: skip
 
 
 class OneDnnProduct(MatrixProduct):

@@ -107,10 +107,8 @@ class OurEpoch:
         normal, anomalous, test = ([path.stem for path in kind] for kind in files[:3])
         bags = [load_bags(self.params, source, names, CPU) for names in (normal, anomalous)]
         held_out = [kind[::5] for kind in bags]
-        truths = [
-            truth_from_labels(name, "Anomaly", int(own.any()), own, 32)
-            for name, own in zip(test, files.labels, strict=True)
-        ]
+        named = zip(test, files.labels, strict=True)
+        truths = [truth_from_labels(n, "Anomaly", int(own.any()), own, 32) for n, own in named]
         self.data = TrainingData(
             *bags,
             torch.cat(held_out),

@@ -35,14 +35,11 @@ class Case(NamedTuple):
 
 FRAME, CLIP = (1, 3, 224, 224), (1, 3, 16, 224, 224)
 CASES = {
-    "fa_unet++": Case(load_fa_model, FRAME),
-    "fa_unet": Case(lambda: load_fa_model("unet"), FRAME),
-    "ft_i3d": Case(load_ft_model, CLIP),
-    "ft_r3d_18": Case(lambda: load_ft_model("r3d_18"), CLIP),
-    "ft_mvitv2": Case(lambda: load_ft_model("mvitv2"), CLIP),
-    "fb_r50": Case(load_fb_model, FRAME),
+    "fa_unet++": Case(load_fa_model, FRAME), "fa_unet": Case(lambda: load_fa_model("unet"), FRAME),
+    "ft_i3d": Case(load_ft_model, CLIP), "ft_r3d_18": Case(lambda: load_ft_model("r3d_18"), CLIP),
+    "ft_mvitv2": Case(lambda: load_ft_model("mvitv2"), CLIP), "fb_r50": Case(load_fb_model, FRAME),
     "mgfn": Case(MGFN, (32, 1, 32, 2049)),
-}
+}  # fmt: skip
 
 
 def n_parameters(case: Case) -> int:

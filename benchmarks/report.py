@@ -54,14 +54,11 @@ def run_benchmark(name: str, options: list[str]) -> dict[str, Any]:
     except (IndexError, ValueError, KeyError) as error:
         raise SystemExit(f"{name} did not end with its line of JSON") from error
     return {
-        "benchmark": name,
-        "command": shlex.join(["python", f"benchmarks/{name}.py", *options]),
+        "benchmark": name, "command": shlex.join(["python", f"benchmarks/{name}.py", *options]),
         "machine": lines[0] if "cores" in lines[0] else describe_machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": (git_commit() or "unknown")[:12],
-        "seconds": round(time.monotonic() - start),
-        **measured,
-    }
+        "date": time.strftime("%Y-%m-%d"), "commit": (git_commit() or "unknown")[:12],
+        "seconds": round(time.monotonic() - start), **measured,
+    }  # fmt: skip
 
 
 def keep(measured: dict[str, Any], path: Path) -> None:

@@ -132,14 +132,10 @@ def plateau(
     window = params.plateau_epochs or 0.25 * last
     gain = recent_gain(validation_cmap, window)
     return {
-        "best_epoch": selected,
-        "last_epoch": last,
-        "best_epoch_before_end": selected < last,
-        "window_epochs": window,
-        "gain": gain,
-        "tolerance": params.plateau_gain,
+        "best_epoch": selected, "last_epoch": last, "best_epoch_before_end": selected < last,
+        "window_epochs": window, "gain": gain, "tolerance": params.plateau_gain,
         "reached": gain is not None and gain <= params.plateau_gain,
-    }
+    }  # fmt: skip
 
 
 def _named(names: list[str], values: np.ndarray) -> dict[str, float | None]:

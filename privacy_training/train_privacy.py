@@ -98,18 +98,12 @@ def _report(attack: Attack, splits: Splits, names: list[str], recipe: Recipe) ->
     body = leakage_report(attack.history, *labels, names, params)
     body["absent_attributes"] = {"train": untrained_attributes(params), **body["absent_attributes"]}
     return {
-        "run_id": run.run_id,
-        "level": params.level,
-        "attacker": params.attacker,
-        "anonymizer": params.anonymizer,
-        "average_frames": params.average_frames,
-        **body,
+        "run_id": run.run_id, "level": params.level, "attacker": params.attacker,
+        "anonymizer": params.anonymizer, "average_frames": params.average_frames, **body,
         "n_pictures": {name: len(images.labels) for name, images in vars(splits).items()},
         "unreadable": {name: images.unreadable for name, images in vars(splits).items()},
-        **asdict(recipe),
-        "parameters": asdict(params),
-        "device": str(run.device),
-    }
+        **asdict(recipe), "parameters": asdict(params), "device": str(run.device),
+    }  # fmt: skip
 
 
 def _write_outputs(attack: Attack, splits: Splits, report: dict, recipe: Recipe) -> None:

@@ -96,14 +96,12 @@ CONTROLS = tuple(m.name for m in _ROWS if m.control)
 DATASETS = ("ucf_crime", "xd_violence", "shanghaitech")
 
 ABLATION_TABLES = {
-    "2": ("spact", "ted_spad", "invariance_1"),
-    "3": ("spact", "lltc", "ted_spad"),
+    "2": ("spact", "ted_spad", "invariance_1"), "3": ("spact", "lltc", "ted_spad"),
     "4": ("spact", "omega_0.01", "ted_spad", "omega_1", "omega_10"),
-    "5": ("margin_0.5", "ted_spad", "margin_2"),
-    "6": ("ted_spad", "distance_8", "distance_32"),
+    "5": ("margin_0.5", "ted_spad", "margin_2"), "6": ("ted_spad", "distance_8", "distance_32"),
     "9": ("spact", "invariance_0.1", "invariance_0.5", "invariance_1", "invariance_2"),
     "10": ("ted_spad", "mvitv2", "r3d_18"),
-}
+}  # fmt: skip
 """Table number -> its rows, by method name. All of them report VISPR cMAP and UCF-Crime AUC."""
 
 TABLE_1 = ("raw", "spact", "ted_spad")

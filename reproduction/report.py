@@ -81,15 +81,12 @@ class _Report:
     def page(self) -> str:
         """One HTML text with its images inside."""
         contents = {
-            "The main result": self._main_result,
-            "Ablations and other tables": self._other_tables,
+            "The main result": self._main_result, "Ablations and other tables": self._other_tables,
             "What an attacker still sees": self._leakage,
-            "What the later stages are given": self._samples,
-            "Scores over time": self._scores,
+            "What the later stages are given": self._samples, "Scores over time": self._scores,
             "Images over the training": self._training,
-            "Detection by kind of anomaly": self._detection,
-            "Settings and timings": self._settings,
-        }
+            "Detection by kind of anomaly": self._detection, "Settings and timings": self._settings,
+        }  # fmt: skip
         sections = {title: list(_until_data_lacks(make())) for title, make in contents.items()}
         note = tables.measurement_note(self.results)
         environment = jinja2.Environment(autoescape=True, trim_blocks=True)

@@ -130,12 +130,10 @@ def check_shanghaitech(findings: Findings) -> None:
 
 
 CHECKS: dict[str, tuple[Callable[[Findings], None], ModuleType]] = {
-    "ucf101": (check_ucf101, ucf101),
-    "vispr": (check_vispr, vispr),
-    "ucf_crime": (check_surveillance, ucf_crime),
-    "xd_violence": (check_surveillance, xd_violence),
+    "ucf101": (check_ucf101, ucf101), "vispr": (check_vispr, vispr),
+    "ucf_crime": (check_surveillance, ucf_crime), "xd_violence": (check_surveillance, xd_violence),
     "shanghaitech": (check_shanghaitech, shanghaitech),
-}
+}  # fmt: skip
 """Name of a data set -> its check, the module with its OFFICIAL_COUNTS."""
 
 

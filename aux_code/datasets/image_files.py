@@ -15,14 +15,10 @@ _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error)
 _IMAGE_ERRORS += (Image.DecompressionBombError,)
 _EXIF_ERRORS = (*_IMAGE_ERRORS, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 """EXIF's orientation -> what turns the image upright."""
 
 

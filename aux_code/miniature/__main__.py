@@ -37,9 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = _arguments(argv)
     try:
-        record = render_benchmark(
-            options.root, options.seed, options.scale, options.only, options.force, options.workers
-        )
+        words = (options.seed, options.scale, options.only, options.force, options.workers)
+        record = render_benchmark(options.root, *words)
         if options.contact_sheet:
             write_contact_sheet(options.contact_sheet, options.seed)
     except (UserError, OSError) as error:
@@ -50,9 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     for name, data_set in record["sets"].items():
         counts = ", ".join(f"{count} {split}" for split, count in data_set["counts"].items())
-        log.info(
-            "%s: %s (%.1f s)", options.root / DATA_SETS[name].folder, counts, data_set["seconds"]
-        )
+        folder = options.root / DATA_SETS[name].folder
+        log.info("%s: %s (%.1f s)", folder, counts, data_set["seconds"])
     return 0
 
 

@@ -244,13 +244,9 @@ def _accident(
 
 
 _DUTIES = {
-    "Fighting": _fighting,
-    "Assault": _assault,
-    "Stealing": _stealing,
-    "Running": _running,
-    "Vandalism": _vandalism,
-    "Explosion": _flight,
-}
+    "Fighting": _fighting, "Assault": _assault, "Stealing": _stealing, "Running": _running,
+    "Vandalism": _vandalism, "Explosion": _flight,
+}  # fmt: skip
 
 
 def _distractors(rng: np.random.Generator, story: Story, n_frames: int) -> None:

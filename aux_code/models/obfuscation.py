@@ -111,12 +111,9 @@ def box_mask(boxes: Sequence[Tensor], frames: Tensor) -> Tensor:
 
 
 OBFUSCATIONS = {
-    "raw": Raw,
-    "downsample2x": lambda: Downsample(2),
-    "downsample4x": lambda: Downsample(4),
-    "blur": Blur,
-    "blacken": Blacken,
-}
+    "raw": Raw, "downsample2x": lambda: Downsample(2), "downsample4x": lambda: Downsample(4),
+    "blur": Blur, "blacken": Blacken,
+}  # fmt: skip
 """Name on the command line -> constructor without arguments."""
 
 

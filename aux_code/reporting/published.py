@@ -29,14 +29,10 @@ TABLE_8 = {
 """Name of a method -> the paper's row."""
 
 TABLE_8_LABELS = {
-    "raw": "Raw",
-    "downsample2x": "Downsample-2x",
-    "downsample4x": "Downsample-4x",
-    "blur": "Obfuscation: blurring",
-    "blacken": "Obfuscation: blackening",
-    "spact": "SPAct (ω = 0)",
+    "raw": "Raw", "downsample2x": "Downsample-2x", "downsample4x": "Downsample-4x",
+    "blur": "Obfuscation: blurring", "blacken": "Obfuscation: blackening", "spact": "SPAct (ω = 0)",
     "ted_spad": "TeD-SPAD",
-}
+}  # fmt: skip
 
 CHANCE_CMAP = 24.78
 """Mean prevalence of the seven VISPR1 attributes in the test set, percent: a blind guess."""
@@ -68,14 +64,11 @@ ABLATIONS: dict[str, dict[str, tuple[float, float]]] = {
 TeD-SPAD with I3D (2048-d)."""
 
 ABLATION_TITLES = {
-    "2": "Utility loss",
-    "3": "Distinctiveness objective",
-    "4": "Weight ω of the distinctiveness loss",
-    "5": "Margin μ of the triplet loss",
-    "6": "Clip distance of the negative",
-    "9": "Weight of the temporal invariance loss",
+    "2": "Utility loss", "3": "Distinctiveness objective",
+    "4": "Weight ω of the distinctiveness loss", "5": "Margin μ of the triplet loss",
+    "6": "Clip distance of the negative", "9": "Weight of the temporal invariance loss",
     "10": "Utility network f_T",
-}
+}  # fmt: skip
 
 TABLE_1 = {"raw": 63.15, "spact": 55.60, "ted_spad": 52.30}
 """Feature-level leakage: VISPR cMAP in percent of an attacker on I3D features of still clips."""
