@@ -54,12 +54,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc's allocator to keep freed memory instead of handing it back after every layer.
-
-    Half of eager CPU time is otherwise page faults of large temporaries. Holds for the whole
-    process, whose memory does not shrink any more. Returns whether the allocator took it (False
-    with other C libraries).
-    """
+    """Tells glibc's allocator to keep freed memory of large temporaries, whose page faults are half
+    of eager CPU time otherwise; False with other C libraries. Holds for the whole process."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
@@ -68,11 +64,8 @@ def keep_freed_memory() -> bool:
 
 
 def prepare_for_training(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network on `device` with channels-last weights, which its activations follow.
-
-    On a CPU the process's allocator keeps freed memory from now on. Under torchrun batch norms take
-    their statistics over the batches of all ranks. The state dict keeps its names.
-    """
+    """The network on `device` with channels-last weights, which its activations follow. Under
+    torchrun batch norms take the statistics of all ranks. The state dict keeps its names."""
     if device.type == "cpu":
         keep_freed_memory()
     network = network.to(device)

@@ -12,20 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from aux_code.errors import UserError
+from aux_code.models import weight_files as wf
 from aux_code.models.anonymizers import ANONYMIZERS, NarrowOutput, build_anonymizer
 from aux_code.models.obfuscation import OBFUSCATIONS
 from aux_code.models.privacy import PRIVACY_NETWORKS, build_privacy
 from aux_code.models.utility import UTILITY_NETWORKS, UtilityNetwork, build_utility
-from aux_code.models.weight_files import (
-    Adapted,
-    WeightFile,
-    compare,
-    download,
-    load_partly,
-    load_strictly,
-    read_weight_file,
-    with_current_names,
-)
 
 _NARROW_PREFIX = "network."
 _BUILDERS = {"fa": build_anonymizer, "ft": build_utility, "fb": build_privacy}
@@ -172,7 +163,7 @@ def _load(
     return network
 
 
-def _read(role: str, arch: str, saved_model_file: Path | str) -> WeightFile:
+def _read(role: str, arch: str, saved_model_file: Path | str) -> wf.WeightFile:
     """The weights of a file, or those that torchvision has under a name."""
     name = str(saved_model_file)
     if (role, arch, name) in _LIBRARY_WEIGHTS:
@@ -180,15 +171,15 @@ def _read(role: str, arch: str, saved_model_file: Path | str) -> WeightFile:
 
         weights = get_weight(_LIBRARY_WEIGHTS[role, arch, name])
         remedy = f"put it at {{cached}}, or give its path for '{name}'"
-        return download(weights, f"{name} weights of '{arch}'", remedy)
+        return wf.download(weights, f"{name} weights of '{arch}'", remedy)
     if any(name == known for *_, known in _LIBRARY_WEIGHTS) and not Path(name).exists():
         others = ", ".join(f"{a} ({known})" for r, a, known in _LIBRARY_WEIGHTS if r == role)
         problem = f"torchvision has no {name} weights of '{arch}', only those of {others}"
         raise UserError(f"{problem}; give a file")
-    return read_weight_file(saved_model_file, role)
+    return wf.read_weight_file(saved_model_file, role)
 
 
-def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
+def _load_weights(network: nn.Module, role: str, file: wf.WeightFile) -> None:
     """Strictly, or as those of a backbone where the file is of a known pre-trained kind.
 
     A narrow output has no weights: files of the plain and the wrapped network serve both.
@@ -200,15 +191,15 @@ def _load_weights(network: nn.Module, role: str, file: WeightFile) -> None:
     if isinstance(network, NarrowOutput) and not wrapped:
         network.network.architecture = network.architecture
         network = network.network
-    if file.bare and compare(network, with_current_names(network, file.state)):
+    if file.bare and wf.compare(network, wf.with_current_names(network, file.state)):
         adapted = _adapt_backbone(role, network.architecture, file.state)
         if adapted:
-            load_partly(network, file, adapted)
+            wf.load_partly(network, file, adapted)
             return
-    load_strictly(network, file)
+    wf.load_strictly(network, file)
 
 
-def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> Adapted | None:
+def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> wf.Adapted | None:
     """Kinetics and ImageNet weights for a network's backbone; None: the file is of another kind."""
     arch, ssl = architecture["arch"], architecture["arguments"].get("ssl", False)
     classes = len(state.get("fc.bias", state.get("head.1.bias", ())))
@@ -216,11 +207,13 @@ def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> 
     head = {n.replace("head.1.", "fc."): state[n] for n in state if n not in body}
     if role == "ft" and arch in _VIDEO_BACKBONES and classes == 400:
         place, head_place = ("i3d.", "i3d.") if arch == "largei3d" else ("backbone.", "")
-        return Adapted(_below(place, body) | _below(head_place, head), (f"{head_place}fc.", "mlp."))
+        return wf.Adapted(
+            _below(place, body) | _below(head_place, head), (f"{head_place}fc.", "mlp.")
+        )
     if role == "fb" and arch == "r50" and classes == 1000:
-        return Adapted(_below("0.", body), ("1.",)) if ssl else Adapted(body | head, ("fc.",))
+        return wf.Adapted(_below("0.", body), ("1.",)) if ssl else wf.Adapted(body | head, ("fc.",))
     if role == "fa" and arch == "unet++" and classes == 1000:
-        return Adapted(_below("encoder.", body), ("decoder.", "segmentation_head."))
+        return wf.Adapted(_below("encoder.", body), ("decoder.", "segmentation_head."))
     return None
 
 
@@ -229,7 +222,7 @@ def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _rebuild(role: str, path: Path | str) -> nn.Module:
-    file = read_weight_file(path, role)
+    file = wf.read_weight_file(path, role)
     described = file.architecture or next(_fitting(role, file), None)
     if described is None:
         raise UserError(f"{path} has no meta, and its weights fit no known architecture of {role}")
@@ -250,7 +243,7 @@ def _candidates(role: str, state: dict[str, Tensor]) -> list[dict[str, Any]]:
     return [{"arch": arch, "arguments": form} for arch in PRIVACY_NETWORKS for form in forms]
 
 
-def _fitting(role: str, file: WeightFile) -> Iterator[dict[str, Any]]:
+def _fitting(role: str, file: wf.WeightFile) -> Iterator[dict[str, Any]]:
     """The descriptions of the networks into which a file's weights go without a difference.
 
     A Kinetics file of a backbone gives features and Kinetics classes; its embeddings are random.
@@ -260,7 +253,7 @@ def _fitting(role: str, file: WeightFile) -> Iterator[dict[str, Any]]:
         with torch.device("meta"):
             network = _build(role, candidate["arch"], candidate["arguments"])
         adapted = _adapt_backbone(role, candidate, file.state) if role == "ft" else None
-        if not compare(network, with_current_names(network, file.state)) or (
-            file.bare and adapted and not compare(network, adapted.completed(network)[0])
+        if not wf.compare(network, wf.with_current_names(network, file.state)) or (
+            file.bare and adapted and not wf.compare(network, adapted.completed(network)[0])
         ):
             yield candidate

@@ -7,10 +7,7 @@ import numpy as np
 
 
 def mean_and_deviation(values: Iterable[float | None]) -> dict[str, float | None]:
-    """{"mean", "deviation"}: standard deviation with n - 1; None where there are too few values.
-
-    Values that are None, such as the score of a class without positives, are left out.
-    """
+    """{"mean", "deviation"} (n - 1) of the values but None; None where there are too few."""
     known = [value for value in values if value is not None]
     return {
         "mean": float(np.mean(known)) if known else None,

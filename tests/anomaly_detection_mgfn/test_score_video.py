@@ -82,11 +82,7 @@ def test_videos_are_found_by_the_source_of_their_features(tmp_path):
     source = FeatureSource(tmp_path, {}, 1, 1, 32, {"videos": videos})
     paths = video_paths(detector_params(score=str(tmp_path / "new")), source)
     found = {name: path.relative_to(tmp_path).as_posix() for name, path in paths.items()}
-    assert found == {
-        "x__a": "new/x/a.mp4",
-        "y__a": "new/y/a.mp4",
-        "moved": "new/moved.mp4",
-    }
+    assert found == {"x__a": "new/x/a.mp4", "y__a": "new/y/a.mp4", "moved": "new/moved.mp4"}
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no video of --score"):
         video_paths(detector_params(score=str(tmp_path / "empty")), source)

@@ -10,12 +10,7 @@ from aux_code.datasets.transforms import evaluation_transform, transform_boxes
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.errors import UserError
 from feature_extraction.clip_views import ClipGeometry
-from feature_extraction.readers import (
-    VideoEnd,
-    clips_of,
-    make_reader,
-    resolve_reader,
-)
+from feature_extraction.readers import VideoEnd, clips_of, make_reader, resolve_reader
 from feature_extraction.video_inputs import VideoInput
 from tests.datasets import media
 from tests.feature_extraction.videos import painted, write_sound, write_video

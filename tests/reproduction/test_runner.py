@@ -16,14 +16,7 @@ from aux_code import config
 from aux_code.checkpoints import read_json, write_json
 from aux_code.errors import UserError
 from reproduction.plan import Step, progress_of
-from reproduction.runner import (
-    Outcome,
-    clock,
-    expected_seconds,
-    log_path,
-    read_timings,
-    run_steps,
-)
+from reproduction.runner import Outcome, clock, expected_seconds, log_path, read_timings, run_steps
 from reproduction.tables import worked_seconds
 
 
