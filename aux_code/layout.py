@@ -1,4 +1,4 @@
-"""The one place where clips (B, C, T, H, W) meet frames (B*T, C, H, W)."""
+"""The one place where clips (B, C, T, H, W) meet frames (B*T, C, H, W); and their sizes."""
 
 import contextlib
 
@@ -54,3 +54,11 @@ def apply_per_frame(
 
 def _takes_batch_statistics(net: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) and module.training for module in net.modules())
+
+
+def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
+    """Extends frames (N, C, H, W) at the right and bottom by their border pixels to multiples."""
+    height, width = frames.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    edges = (0, right, 0, bottom)
+    return nn.functional.pad(frames, edges, mode="replicate") if any(edges) else frames

@@ -11,6 +11,5 @@ def progress(
 ) -> tqdm:
     """A tqdm bar on stderr; without a terminal at most one line in ten seconds."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(
-        iterable, desc=description, total=total, mininterval=interval, dynamic_ncols=True, **kwargs
-    )
+    options = {"desc": description, "mininterval": interval, "dynamic_ncols": True, **kwargs}
+    return tqdm(iterable, total=total, **options)

@@ -16,10 +16,7 @@ def mean_and_deviation(values: Iterable[float | None]) -> dict[str, float | None
 
 
 def over_seeds(results: Sequence[Any]) -> Any:
-    """Nested dictionaries of numbers, one per seed -> the same keys with mean and deviation.
-
-    The keys are those of the first one.
-    """
+    """Nested dictionaries of numbers, one per seed -> keys of the first with mean and deviation."""
     if isinstance(results[0], dict):
         return {key: over_seeds([own.get(key) for own in results]) for key in results[0]}
     return mean_and_deviation(results)

@@ -7,13 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aux_code.errors import UserError
-
-
-def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
-    """Extends frames (N, C, H, W) at the right and bottom by their border pixels to multiples."""
-    height, width = frames.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    return F.pad(frames, (0, right, 0, bottom), mode="replicate") if bottom or right else frames
+from aux_code.layout import pad_to_multiple
 
 
 class DoubleConv(nn.Module):

@@ -4,7 +4,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from aux_code.models.anonymizers import pad_to_multiple
+from aux_code.layout import pad_to_multiple
 
 
 class UNetPlusPlus(smp.UnetPlusPlus):
