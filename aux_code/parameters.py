@@ -104,11 +104,8 @@ def check_ranges(
     at_most: Mapping[str, float] | None = None,
     below: Mapping[str, float] | None = None,
 ) -> None:
-    """Refuses what would fail late, or run and mean nothing; for `__post_init__` of parameters.
-
-    Bounds are field -> value; every element of a tuple is compared, NaN keeps no bound. A UserError
-    names the option and the bound.
-    """
+    """Refuses what would fail late or mean nothing: a UserError names the option and the bound.
+    Bounds are field -> value; every element of a tuple is compared, NaN keeps no bound."""
     rules = (
         ("at least", at_least, lambda value, bound: value >= bound),
         ("above", above, lambda value, bound: value > bound),

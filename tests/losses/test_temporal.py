@@ -65,7 +65,7 @@ def test_lltc_is_nt_xent_among_the_clips_of_each_video():
 def test_lltc_wrong_shapes():
     with pytest.raises(ValueError, match="at least two clips"):
         local_local_temporal_contrastive_loss(torch.zeros(2, 1, 3), torch.zeros(2, 1, 3), 0.1)
-    with pytest.raises(ValueError, match="two views"):
+    with pytest.raises(ValueError, match="views"):
         local_local_temporal_contrastive_loss(torch.zeros(2, 3), torch.zeros(2, 3), 0.1)
 
 
