@@ -1,6 +1,6 @@
 """Costs of the networks at the paper's sizes: parameters, GFLOP, peak memory, also in training.
 
-GFLOP are counted by torch.utils.flop_counter: a multiplication and an addition are two; convolutions
+GFLOP are counted by torch.utils.flop_counter: multiplication and addition are two; convolutions
 and matrix products count. A training pass is forward and backward. Memory is the highest sum of the
 tensors that the profiler saw allocated on the CPU, in fp32, beyond weights and input. A unit is a
 frame (f_A), a clip (f_T), an image (f_B) or a batch of 32 bags of 32 segments (MGFN).
