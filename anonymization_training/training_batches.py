@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from anonymization_training.params_anonymization import StageParams
 from aux_code import config
 from aux_code.datasets import transforms
-from aux_code.datasets.clip_sampling import random_clip, triplet_clips, uniform_clips
+from aux_code.datasets.clip_sampling import disjoint_clips, random_clip, triplet_clips
 from aux_code.datasets.decode import DecodedCache, UnreadableMedia
 from aux_code.datasets.transforms import Policy
 from aux_code.datasets.ucf101 import Ucf101, Ucf101Item
@@ -42,7 +42,8 @@ class ClipBatch(NamedTuple):
 
     clips: Tensor
     """(K, B, 3, T, H, W) in [0, 1]: K views of each video. K = 1: anchor; 2: two times; 3: anchor,
-    positive, negative; 8 (LLTC): four times in a first view, then in a second one."""
+    positive, negative; 8 (LLTC): four times in a first view, then in a second one; the first time
+    is the anchor."""
     labels: Tensor
     """(B,) class indices."""
     person_masks: Tensor | None
@@ -138,7 +139,7 @@ def clip_indices(n_frames: int, sampling: Sampling, generator: torch.Generator) 
     if sampling.views == "ce":
         return [random_clip(n_frames, length, stride, generator)]
     if sampling.views == "lltc":
-        times = list(uniform_clips(n_frames, length, stride, 4))
+        times = list(disjoint_clips(n_frames, length, stride, 4, generator))
         return times + times
     triplet = triplet_clips(n_frames, length, stride, generator, sampling.negative_distance or None)
     return [triplet.anchor, triplet.negative] if sampling.views == "invariance" else list(triplet)

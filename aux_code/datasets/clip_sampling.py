@@ -12,6 +12,8 @@ Videos that are too short (ours; the release leaves this to chance):
   stride of all three clips is reduced to the largest one with which two spans fit; if even stride 1
   leaves no room, the anchor starts at one end of the video and the negative at the other, which is
   the least possible overlap.
+3. Several disjoint clips: the stride is reduced likewise; if even stride 1 leaves no room, their
+  starts are spread evenly from one end of the video to the other.
 """
 
 from typing import NamedTuple
@@ -106,6 +108,25 @@ def triplet_clips(
         starts = first, first + span - 1 + distance
     anchor, negative = (_clip_at(start, n_frames, clip_length, stride) for start in starts)
     return TripletClips(anchor, anchor.copy(), negative)
+
+
+def disjoint_clips(
+    n_frames: int, clip_length: int, stride: int, n_clips: int, generator: Generator
+) -> np.ndarray:
+    """Random clips (n_clips, clip_length) in random order, no two of which share a span.
+
+    All sets of starts are equally likely. The module's docstring has the rule for short videos.
+    """
+    stride = fitting_stride(n_frames, clip_length, stride, n_clips)
+    span = clip_span(clip_length, stride)
+    n_places = n_frames - n_clips * (span - 1)  # once every clip has shrunk to its first frame
+    if n_places < n_clips:
+        clips = uniform_clips(n_frames, clip_length, stride, n_clips)
+    else:
+        places = torch.randperm(n_places, generator=generator)[:n_clips].sort().values.numpy()
+        starts = places + (span - 1) * np.arange(n_clips)
+        clips = np.stack([_clip_at(s, n_frames, clip_length, stride) for s in starts])
+    return clips[torch.randperm(n_clips, generator=generator).numpy()]
 
 
 def _random_disjoint_starts(n_frames: int, span: int, generator: Generator) -> tuple[int, int]:

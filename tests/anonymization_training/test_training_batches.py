@@ -172,8 +172,18 @@ def test_triplets_share_the_anchor_and_negatives_are_disjoint_from_it():
     assert near[2][0] - near[0][-1] == 5
     a, b = clip_indices(N_FRAMES, sampling("invariance"), seeded_generator(0))
     assert a[-1] < b[0] or b[-1] < a[0]
-    lltc = clip_indices(N_FRAMES, sampling("lltc"), seeded_generator(0))
-    assert len(lltc) == 8 and all(np.array_equal(lltc[k], lltc[k + 4]) for k in range(4))
+
+
+def test_lltc_takes_four_disjoint_times_anew_in_every_epoch_and_any_of_them_as_anchor():
+    """Always the same ones, which overlap, and the first as anchor taught the least of a video."""
+    epochs = [clip_indices(40, sampling("lltc"), seeded_generator(0, epoch)) for epoch in range(20)]
+    for clips in epochs:
+        assert len(clips) == 8 and all(np.array_equal(clips[k], clips[k + 4]) for k in range(4))
+        frames = np.concatenate([np.arange(clip[0], clip[-1] + 1) for clip in clips[:4]])
+        assert len(set(frames.tolist())) == len(frames) == 28
+    assert len({tuple(int(clip[0]) for clip in clips[:4]) for clips in epochs}) > 15
+    places = {sorted(clip[0] for clip in clips[:4]).index(clips[0][0]) for clips in epochs}
+    assert places == {0, 1, 2, 3}
 
 
 def test_views_of_one_time_are_augmented_differently(videos, pictures, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from aux_code.datasets.clip_sampling import (
     clip_span,
     consecutive_clips,
+    disjoint_clips,
     fitting_stride,
     random_clip,
     triplet_clips,
@@ -167,6 +168,24 @@ def test_fixed_distance_in_short_videos(n_frames, distance, anchor, negative):
     clips = triplet_clips(n_frames, 4, 2, generator(), distance)
     np.testing.assert_array_equal(clips.anchor, anchor)
     np.testing.assert_array_equal(clips.negative, negative)
+
+
+def test_several_disjoint_clips_reach_every_set_of_starts_in_every_order():
+    g = generator()
+    drawn = {tuple(disjoint_clips(9, 3, 1, 2, g)[:, 0].tolist()) for _ in range(800)}
+    assert drawn == {(a, b) for a in range(7) for b in range(7) if abs(a - b) >= 3}
+    for n_frames, stride in ((124, 2), (300, 2), (123, 1), (64, 1)):
+        clips = disjoint_clips(n_frames, 16, 2, 4, g)
+        assert (np.diff(clips) == stride).all() and 0 <= clips.min() <= clips.max() < n_frames
+        clips = clips[np.argsort(clips[:, 0])]
+        assert (clips[1:, 0] > clips[:-1, -1]).all()
+
+
+def test_disjoint_clips_of_a_short_video_are_spread_evenly():
+    drawn = [disjoint_clips(40, 16, 2, 4, generator(seed))[:, 0].tolist() for seed in range(20)]
+    assert {tuple(sorted(starts)) for starts in drawn} == {(0, 8, 16, 24)}
+    assert {starts[0] for starts in drawn} == {0, 8, 16, 24}
+    np.testing.assert_array_equal(disjoint_clips(2, 3, 2, 4, generator()), [[0, 1, 1]] * 4)
 
 
 def test_wrong_arguments():
