@@ -40,7 +40,7 @@ class StageParams(CommonParams):
     warmup_steps: int = 0
     """Steps in which the learning rate rises from 0 (ours; the release's is read by nothing)."""
     schedule: Schedule = "constant"
-    """After the warm-up; plateau: divided by 5 when the epoch's loss does not fall (release)."""
+    """After the warm-up; plateau: a fifth after each epoch without a new lowest loss (release)."""
     final_learning_rate_factor: float = 0.0
     """Where linear and cosine end, as a share of the base learning rate (ours)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = free("auto")

@@ -17,7 +17,7 @@ from aux_code.distributed import any_rank, barrier, gather_objects, is_main, ran
 from aux_code.errors import UserError
 from aux_code.progress import progress
 from aux_code.runs import InterruptRequest, Run, derived_seed
-from aux_code.schedules import learning_rate_factor, set_learning_rate
+from aux_code.schedules import learning_rate_factor, plateau_divisions, set_learning_rate
 from aux_code.training_state import TrainingState, detached_copy
 
 
@@ -31,10 +31,8 @@ class Position:
     """Epochs that have ended."""
     epoch_sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Name of a loss -> (sum, count) in this epoch."""
-    lowest_loss: float = float("inf")
-    """Of an epoch, for the plateau."""
-    plateau_factor: float = 1.0
-    """On the learning rates."""
+    epoch_losses: list[float] = field(default_factory=list)
+    """Mean of the first loss in each epoch, for the plateau."""
     best: float | None = None
     """The trade-off of best.pth."""
     nt_xent_accuracy: float | None = None
@@ -135,10 +133,7 @@ class StepLoop:
             return None
         means = {name: total / count for name, (total, count) in position.epoch_sums.items()}
         position.epoch, position.epoch_sums = position.epoch + 1, {}
-        if self.params.schedule == "plateau":
-            loss = next(iter(means.values()))
-            position.plateau_factor /= 5 if loss >= position.lowest_loss else 1
-            position.lowest_loss = min(loss, position.lowest_loss)
+        position.epoch_losses.append(next(iter(means.values())))
         return means
 
     def save(
@@ -173,13 +168,14 @@ class StepLoop:
             self.state.save_if_due(asdict(self.position))
 
     def _set_rates(self, updaters: list[Updater]) -> None:
-        params = self.params
-        factor = self.position.plateau_factor * learning_rate_factor(
+        params, falls = self.params, plateau_divisions(self.position.epoch_losses)
+        factor = learning_rate_factor(
             self.position.step - self.first_step,
             self.last_step - self.first_step,
             params.warmup_steps,
             "constant" if params.schedule == "plateau" else params.schedule,
             params.final_learning_rate_factor,
         )
+        factor /= 5**falls if params.schedule == "plateau" else 1
         for updater in updaters:
             set_learning_rate(updater.optimizer, updater.learning_rate, factor)

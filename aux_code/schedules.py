@@ -1,6 +1,8 @@
 """Learning-rate schedules as pure functions of the step."""
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 
 
 def learning_rate_factor(
@@ -25,6 +27,13 @@ def learning_rate_factor(
     if kind == "cosine":
         return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
     raise ValueError(f"unknown schedule '{kind}': constant, linear or cosine")
+
+
+def plateau_divisions(losses: Sequence[float]) -> int:
+    """How often the plateau schedule has divided the rate (release): after each epoch whose loss is
+    no lower than the lowest before it."""
+    lowest = accumulate(losses, min)
+    return sum(loss >= before for loss, before in zip(losses[1:], lowest, strict=False))
 
 
 def set_learning_rate(optimizer, base: float, factor: float) -> None:

@@ -13,7 +13,7 @@ from aux_code.errors import UserError
 from aux_code.metrics import attribute_metrics
 from aux_code.progress import progress
 from aux_code.runs import Run, seeded_generator
-from aux_code.schedules import learning_rate_factor, set_learning_rate
+from aux_code.schedules import learning_rate_factor, plateau_divisions, set_learning_rate
 from aux_code.training_state import TrainingState
 from privacy_training.leakage_report import recent_gain
 from privacy_training.params_privacy import PrivacyParams
@@ -55,8 +55,7 @@ class Attack:
     def plateau_rate(self) -> float:
         """The rate of the next epoch after its divisions; a function of the train losses so far."""
         losses = [entry["train_loss"] for entry in self.history][self.params.warmup_epochs :]
-        falls = sum(later >= earlier for earlier, later in zip(losses, losses[1:], strict=False))
-        divisions = falls if self.params.schedule == "plateau" else 0
+        divisions = plateau_divisions(losses) if self.params.schedule == "plateau" else 0
         return self.params.learning_rate / self.params.lr_divisor**divisions
 
 

@@ -83,17 +83,23 @@ def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
 def bootstrap_interval(
     probabilities: np.ndarray, labels: np.ndarray, n_bootstrap: int, seed: int
 ) -> list[float]:
-    """95 % interval of the cMAP under resampling of the images with replacement; [low, high]."""
+    """95 % interval of the cMAP under resampling of the images with replacement; [low, high].
+
+    Every draw has the classes of the score itself: one without a positive of any of them has no
+    such cMAP and does not count. Empty if none counts.
+    """
     n, generator = len(labels), np.random.default_rng(seed)
+    present = labels.any(axis=0)
+    probabilities, labels = probabilities[:, present], labels[:, present]
     cmaps = []
     for start in range(0, n_bootstrap, _DRAWS_AT_ONCE):
         drawn = generator.integers(0, n, (min(_DRAWS_AT_ONCE, n_bootstrap - start), n))
         counts = np.stack([np.bincount(draw, minlength=n) for draw in drawn])
         columns = zip(probabilities.T, labels.T, strict=True)
-        precisions = np.stack([weighted_average_precision(p, y, counts) for p, y in columns])
-        precisions = precisions[:, ~np.isnan(precisions).all(axis=0)]
-        cmaps.append(np.nanmean(precisions, axis=0))
+        precisions = [weighted_average_precision(p, y, counts) for p, y in columns]
+        cmaps.append(np.mean(precisions, axis=0))  # NaN without a positive of a class
     values = np.concatenate(cmaps)
+    values = values[~np.isnan(values)]
     return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) else []
 
 

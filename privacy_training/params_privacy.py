@@ -72,8 +72,8 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     weight_decay: float = 0.0
     """Decoupled weight decay (ours); 0 is Adam."""
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
-    """After the warm-up: divided by lr_divisor whenever the train loss did not fall (plateau,
-    paper), to 0 as a cosine, or constant."""
+    """After the warm-up: divided by lr_divisor after each epoch whose train loss is no lower than
+    the lowest before (plateau, release), to 0 as a cosine, or constant."""
     warmup_epochs: int = 5
     """Epochs over which the rate rises linearly (paper: a warm-up; its length is the release's)."""
     lr_divisor: float = 5.0

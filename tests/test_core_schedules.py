@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aux_code.schedules import learning_rate_factor, set_learning_rate
+from aux_code.schedules import learning_rate_factor, plateau_divisions, set_learning_rate
 
 TABLE = [
     # kind, n_steps, warm-up, floor, {step: factor}
@@ -26,6 +26,11 @@ def test_table(kind: str, n_steps: int, warmup: int, floor: float, factors: dict
 def test_unknown_schedule_is_an_error():
     with pytest.raises(ValueError, match="wobble"):
         learning_rate_factor(5, 10, 0, "wobble")
+
+
+def test_the_plateau_compares_with_the_lowest_loss_so_far():
+    losses = [1.0, 0.9, 0.95, 0.94, 0.9, 0.8]
+    assert [plateau_divisions(losses[:n]) for n in range(7)] == [0, 0, 0, 1, 2, 3, 3]
 
 
 def test_every_group_gets_base_times_factor():

@@ -46,3 +46,9 @@ def test_running_average_by_hand():
     expected = [1.0, 0.75 + 0.25 * 3, 0.75 * 1.5 - 0.25 * 2]
     assert seen == [(pytest.approx(e), pytest.approx(2 * e)) for e in expected]
     assert build_attack(net, PrivacyParams(), None).averaged is None
+
+
+def test_the_plateau_divides_where_the_lowest_loss_is_not_undercut():
+    attack = Attack(Says(), None, PrivacyParams(warmup_epochs=1), None)
+    attack.history = [{"train_loss": loss} for loss in (0.1, 0.9, 0.8, 0.85, 0.82)]
+    assert attack.plateau_rate() == pytest.approx(1e-3 / 25)
