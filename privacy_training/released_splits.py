@@ -8,7 +8,14 @@ import torch
 from aux_code import config
 from aux_code.artefacts import Recipe
 from aux_code.datasets.unreadable import UnreadableLog
-from aux_code.datasets.vispr import ATTRIBUTE_SETS, Vispr, annotated_attributes, canonical_name
+from aux_code.datasets.vispr import (
+    ATTRIBUTE_SETS,
+    SAFE,
+    SPLITS,
+    Vispr,
+    annotated_attributes,
+    canonical_name,
+)
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
 from aux_code.models.person_boxes import PersonBoxes, open_person_boxes
@@ -38,7 +45,8 @@ def attack_splits(params: PrivacyParams, run: Run, recipe: Recipe) -> tuple[Spli
 def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
     """The attributes to predict: those of the sets and those named one by one, each once.
 
-    `all` stands for what the training images have; see `untrained_attributes` for the others.
+    `all` stands for what the training images have, but for "nothing private"; see
+    `untrained_attributes` for the others.
 
     Raises:
         UserError: a set of another name. Names of attributes are checked with the annotations.
@@ -46,7 +54,7 @@ def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
     names: list[str] = []
     for name in params.attributes or ("vispr1",):
         if name == "all":
-            found = annotated_attributes(config.VISPR_ROOT, ("train",))
+            found = annotated_attributes(config.VISPR_ROOT, ("train",)) - {SAFE}
             names += sorted(found, key=_attribute_number)
         elif name.startswith("vispr") and name not in ATTRIBUTE_SETS:
             known = f"{', '.join(ATTRIBUTE_SETS)} and all"
@@ -60,7 +68,7 @@ def untrained_attributes(params: PrivacyParams) -> list[str]:
     """What `all` leaves out: attributes of validation or test images that no training image has."""
     if "all" not in params.attributes:
         return []
-    left_out = annotated_attributes(config.VISPR_ROOT) - set(attribute_names(params))
+    left_out = annotated_attributes(config.VISPR_ROOT) - {SAFE, *attribute_names(params)}
     return sorted(left_out, key=_attribute_number)
 
 
@@ -88,9 +96,9 @@ def build_splits(params: PrivacyParams, run: Run) -> Splits:
     if net.requires_boxes:
         root, weights = config.VISPR_ROOT, params.detector_weights
         people = open_person_boxes(params.boxes, weights, root, run.device)
+    sources = {split: _image_source(params, run, split, people) for split in SPLITS}
     sets = []
-    for split in ("train", "val", "test"):
-        source = _image_source(params, run, split, people)
+    for split, source in sources.items():
         # the mean of K releases has little noise: fewer different means are worth their time
         n_releases = max(1, params.n_releases // params.average_frames) if split == "train" else 1
         released = release_images(source, releaser, split, n_releases, params.seed)

@@ -91,19 +91,22 @@ def check_ucf101(findings: Findings) -> None:
 
 
 def check_vispr(findings: Findings) -> None:
-    """10,000 + 8,000 images with annotations."""
+    """10,000 + 8,000 images with annotations; val2017 need not be there."""
     root = require_root(findings.root, "VISPR_ROOT")
-    for split in findings.official:
+    own_validation = vispr.has_validation(root)
+    for split in [*findings.official, *["val"] * own_validation]:
         findings.counts[split] = 0
         try:
-            images = vispr.Vispr(root, split, load_labels=False).paths
+            images = vispr.Vispr(root, split, load_labels=False, hold_out=False).paths
             findings.media += images
             findings.counts[split] = len(images)
-            labelled = vispr.Vispr(root, split)
+            labelled = vispr.Vispr(root, split, hold_out=False)
             findings.counts[split] = len(labelled)
             findings.problems += [f"{split}: {line}" for line in labelled.report]
         except UserError as error:
             findings.problems.append(str(error))
+    tenth = "no labelled images in val2017: a tenth of train stands for it"
+    findings.notes.append(f"val: {findings.counts['val']:,} found" if own_validation else tenth)
 
 
 def check_surveillance(findings: Findings) -> None:

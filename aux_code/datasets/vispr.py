@@ -3,6 +3,9 @@
     ROOT/train2017/<id>.jpg     val2017, test2017
     ROOT/train2017/<id>.json    or in ROOT/annotations/train2017, or in ROOT/train2017_annotation
 
+The labels that circulate are of train and test: without labelled images in val2017 a tenth of
+train, always the same, stands for val, and train lacks it.
+
 Orekondy, Schiele, Fritz: Towards a Visual Privacy Advisor, ICCV 2017;
 https://tribhuvanesh.github.io/vpa, for research use.
 """
@@ -10,13 +13,14 @@ https://tribhuvanesh.github.io/vpa, for research use.
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from aux_code.datasets.lists import files_of, report_missing, require_root, some_of
 from aux_code.errors import UserError
+from aux_code.runs import derived_seed
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,9 @@ VISPR2 = (
 ATTRIBUTE_SETS = {"vispr1": VISPR1, "vispr2": VISPR2}
 """Name of a set -> its attributes."""
 
+SAFE = "a0_safe"
+"""Says that an image shows nothing private."""
+
 _ALIASES = {"a65_rel_soci": "a65_rel_social"}
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -52,6 +59,7 @@ class Vispr(Sequence):
         split: train, val or test.
         attributes: what the columns of `labels` mean; any of the data set's 68.
         load_labels: False reads no annotation: f_A trains without labels (paper, section 3).
+        hold_out: False leaves all of train2017 in train.
 
     Attributes:
         paths: the images.
@@ -65,14 +73,17 @@ class Vispr(Sequence):
         split: str = "train",
         attributes: Sequence[str] = VISPR1,
         load_labels: bool = True,
+        hold_out: bool = True,
     ):
         self.root = require_root(root, "VISPR_ROOT")
         if split not in SPLITS:
             raise UserError(f"VISPR has the splits {', '.join(SPLITS)}, not {split!r}")
         folder = self.root / f"{split}2017"
-        self.paths = files_of(folder, _IMAGE_SUFFIXES)
+        self.paths = _own(self.root, split, _images, hold_out)
         if not self.paths:
-            raise UserError(f"{folder} holds no images; unpack {split}2017 of VISPR there")
+            held_out = " with annotations, or ten images in train2017" if split == "val" else ""
+            remedy = f"unpack {split}2017 of VISPR there{held_out}"
+            raise UserError(f"{folder} holds no images; {remedy}")
         counts = Counter(path.stem for path in self.paths)
         if twice := [stem for stem, count in counts.items() if count > 1]:
             names = ", ".join(twice[:5])
@@ -81,7 +92,7 @@ class Vispr(Sequence):
         self.report: list[str] = []
         self.labels: np.ndarray | None = None
         if load_labels:
-            self._load_labels(split)
+            self._load_labels(split, hold_out)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -89,8 +100,9 @@ class Vispr(Sequence):
     def __getitem__(self, index: int) -> Path:
         return self.paths[index]
 
-    def _load_labels(self, split: str) -> None:
-        annotations = {path.stem: path for path in _annotation_files(self.root, split)}
+    def _load_labels(self, split: str, hold_out: bool) -> None:
+        files = _own(self.root, split, _annotation_files, hold_out)
+        annotations = {path.stem: path for path in files}
         if not annotations:
             places = ", ".join(map(str, _annotation_places(self.root, split)))
             raise UserError(f"no VISPR annotations (*.json) of {split}2017; looked in {places}")
@@ -129,8 +141,12 @@ class Vispr(Sequence):
 def listed(root: Path) -> tuple[list[Path], list[Path]]:
     """(annotations, images) of all splits that are there."""
     annotations = [path for split in SPLITS for path in _annotation_files(root, split)]
-    images = [path for split in SPLITS for path in files_of(root / f"{split}2017", _IMAGE_SUFFIXES)]
-    return annotations, images
+    return annotations, [path for split in SPLITS for path in _images(root, split)]
+
+
+def has_validation(root: Path) -> bool:
+    """Whether val2017 has labelled images; if not, a tenth of train stands for it."""
+    return bool(_images(root, "val") and _annotation_files(root, "val"))
 
 
 def canonical_name(attribute: str) -> str:
@@ -140,8 +156,24 @@ def canonical_name(attribute: str) -> str:
 
 def annotated_attributes(root: Path, splits: Sequence[str] = SPLITS) -> set[str]:
     """Every attribute that some image of some of the splits has."""
-    files = (file for split in splits for file in _annotation_files(root, split))
+    files = (file for split in splits for file in _own(root, split, _annotation_files))
     return {name for file in files for name in _read_annotation(file)}
+
+
+def _own(
+    root: Path, split: str, files: Callable[[Path, str], list[Path]], hold_out: bool = True
+) -> list[Path]:
+    """The files (`_images` or `_annotation_files`) of a split, which may be a part of a folder."""
+    if split == "test" or not hold_out or has_validation(root):
+        return files(root, split)
+    stems = {path.stem for path in _images(root, "train")}
+    by_draw = sorted(stems, key=lambda stem: derived_seed("VISPR without val2017", stem))
+    held_out = set(by_draw[: len(stems) // 10])
+    return [path for path in files(root, "train") if (path.stem in held_out) == (split == "val")]
+
+
+def _images(root: Path, split: str) -> list[Path]:
+    return files_of(root / f"{split}2017", _IMAGE_SUFFIXES)
 
 
 def _annotation_places(root: Path, split: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """The check of the data sets on small copies in the real layouts, whole and damaged."""
 
 import json
+import shutil
 import time
 
 import numpy as np
@@ -97,6 +98,8 @@ def test_vispr(tmp_path, monkeypatch, capsys):
         Image.fromarray(painted_frame(1)).save(tmp_path / split / "2017_1.jpg")
         (tmp_path / split / "2017_1.json").write_text(json.dumps({"labels": list(vispr.VISPR1)}))
     assert check.main(["vispr", "--decode"]) == 0
+    out = capsys.readouterr().out
+    assert "no labelled images in val2017: a tenth of train" in out and "train: 1 found" in out
     whole = (tmp_path / "test2017" / "2017_1.jpg").read_bytes()
     (tmp_path / "test2017" / "2017_1.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "train2017" / "2017_9.json").write_text("{}")
@@ -104,6 +107,9 @@ def test_vispr(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "test2017/2017_1.jpg: not a readable image" in out
     assert f"train: 1 annotations have no image: {tmp_path / 'train2017' / '2017_9.jpg'}" in out
+    shutil.copytree(tmp_path / "train2017", tmp_path / "val2017")
+    assert check.main(["vispr"]) == 3
+    assert "note: val: 1 found" in capsys.readouterr().out
 
 
 def test_shanghaitech_masks_are_compared_with_the_frames(tmp_path, monkeypatch, capsys):

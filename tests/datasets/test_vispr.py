@@ -71,13 +71,32 @@ def test_images_without_labels_need_no_annotation(tmp_path):
         Vispr(root)
 
 
+def test_without_labelled_images_of_its_own_val_is_a_tenth_of_train(tmp_path):
+    """The labels that circulate are of train and test; val2017 may lie there without any."""
+    root = make_vispr(tmp_path, labels={f"2017_{i}": [VISPR1[i % 7]] for i in range(40)})
+    whole = Vispr(root, hold_out=False)
+    splits = {split: Vispr(root, split) for split in ("train", "val")}
+    assert [len(data) for data in splits.values()] == [36, 4]
+    assert sorted([*splits["train"], *splits["val"]]) == whole.paths
+    for data in splits.values():
+        numbers = [int(path.stem.split("_")[1]) for path in data]
+        np.testing.assert_array_equal(data.labels.argmax(1), np.array(numbers) % 7)
+    (root / "val2017").mkdir()
+    (root / "val2017" / "2017_99.jpg").touch()
+    assert Vispr(root, "val").paths == splits["val"].paths
+    unlabelled = Vispr(root, load_labels=False)
+    assert unlabelled.paths == splits["train"].paths, "nobody trains on what is held out"
+    (root / "val2017" / "2017_99.json").write_text(json.dumps({"labels": ["a4_gender"]}))
+    assert Vispr(root).paths == whole.paths and len(Vispr(root, "val")) == 1
+
+
 def test_mismatches_are_reported(tmp_path, caplog):
     labels = {f"2017_{i}": ["a4_gender"] for i in range(200)}
     root = make_vispr(tmp_path, labels=labels)
     (root / "train2017" / "2017_7.json").unlink()
     (root / "train2017" / "2017_9.jpg").unlink()
     (root / "train2017" / "._2017_8.jpg").touch()
-    data = Vispr(root)
+    data = Vispr(root, hold_out=False)
     assert len(data) == len(data.labels) == 198
     text = " | ".join(data.report)
     assert "1 images have no annotation and are left out: 2017_7" in text
