@@ -3,7 +3,7 @@
 import logging
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 FILES = {"last": "last.pth", "validation": "best.pth", "best_on_test": "best_on_test.pth"}
 """Protocol -> checkpoint."""
+SHOWN = ("validation", "checkpoint")
+"""Protocols whose clip scores are the run's."""
 
 
 def results_path(params: MgfnParams) -> Path:
@@ -46,8 +48,8 @@ class Evaluated(NamedTuple):
 
     protocols: dict[str, dict[str, float]]
     """Name -> `frame_metrics` and epoch."""
-    clip_scores: list[np.ndarray]
-    """Of each test video, (n_clips,): those that are written."""
+    clip_scores: dict[str, list[np.ndarray]]
+    """Protocol -> of each test video, (n_clips,)."""
     videos: LabelledVideos
     made_of: dict[str, Any]
     """`inputs`, of a training also `data` and `in_force`."""
@@ -74,7 +76,7 @@ def evaluate_choices(
         own = {**meta, "metrics": protocols[name]}
         save_network(training.folder / FILES[name], state, epoch, own)
     recorded = {kind: getattr(made_of, kind) for kind in ("inputs", "data", "in_force")}
-    found = Evaluated(protocols, clip_scores["validation"], videos, recorded, seconds)
+    found = Evaluated(protocols, clip_scores, videos, recorded, seconds)
     return write_results(params, training.run, found)
 
 
@@ -101,7 +103,8 @@ def evaluate_checkpoint(params: MgfnParams, run: Run) -> None:
     protocols = {"checkpoint": {**frame_metrics(scores, videos.test), "epoch": loaded.epoch}}
     inputs = describe_inputs({"checkpoint": path, "manifest": source.location})
     seconds = time.monotonic() - started
-    write_results(params, run, Evaluated(protocols, scores, videos, {"inputs": inputs}, seconds))
+    found = {"checkpoint": scores}
+    write_results(params, run, Evaluated(protocols, found, videos, {"inputs": inputs}, seconds))
 
 
 def frame_metrics(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> dict[str, float]:
@@ -111,11 +114,17 @@ def frame_metrics(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> di
 
 
 def write_results(params: MgfnParams, run: Run, found: Evaluated) -> dict[str, Any]:
-    """Writes and returns the results and, beside them, the clip scores of every test video."""
-    truths, clip_scores = found.videos.test, found.clip_scores
+    """Writes and returns the results and, beside them, the clip scores of every test video: keyed
+    by its name those of `validation` (or of the checkpoint), by PROTOCOL/NAME the others."""
+    truths, shown = found.videos.test, next(n for n in SHOWN if n in found.clip_scores)
     label, path = dataset_label(params.dataset), results_path(params)
-    names = [truth.name for truth in truths]
-    write_scores(path.with_name(f"{path.stem}_scores.npz"), names, clip_scores)
+    arrays = {
+        truth.name if protocol == shown else f"{protocol}/{truth.name}": scores
+        for protocol, of_videos in found.clip_scores.items()
+        for truth, scores in zip(truths, of_videos, strict=True)
+    }
+    write_scores(path.with_name(f"{path.stem}_scores.npz"), arrays)
+    clip_scores = found.clip_scores[shown]
     positives = sum(int(truth.positives.sum()) for truth in truths)
     keys = ("name", "category", "n_frames", "events")
     content = {
@@ -137,12 +146,12 @@ def write_results(params: MgfnParams, run: Run, found: Evaluated) -> dict[str, A
     return content
 
 
-def write_scores(path: Path, names: list[str], clip_scores: list[np.ndarray]) -> None:
-    """Writes an .npz with a float32 array (n_clips,) per video, keyed by its name."""
+def write_scores(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz with float32 arrays (n_clips,), whatever their names are."""
 
     def write(file) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, scores in zip(names, clip_scores, strict=True):
+            for name, scores in arrays.items():
                 with archive.open(f"{name}.npy", "w") as entry:
                     array = np.asarray(scores, dtype=np.float32)
                     np.lib.format.write_array(entry, array, allow_pickle=False)

@@ -25,46 +25,36 @@ def ranking_metrics(
     """
     if not np.any(positives) or not np.any(negatives):
         raise ValueError("ranking metrics need positive and negative frames")
+    areas = weighted_areas(scores, positives[None], negatives[None])
+    return RankingMetrics(*(float(area[0]) for area in areas))
+
+
+def weighted_areas(
+    scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray
+) -> RankingMetrics:
+    """`ranking_metrics` under many weightings at once, such as the counts of bootstrap draws.
+
+    Scores (n,); `positives`, `negatives` (m, n): how often each counts -> three times (m,); NaN
+    where a weighting has no positive, for the ROC AUC also where it has no negative.
+    """
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    true = np.cumsum(positives[order], dtype=np.float64)[last]
-    false = np.cumsum(negatives[order], dtype=np.float64)[last]
-    recall = true / true[-1]
-    precision = true / (true + false)
-    roc_auc = np.trapezoid(np.append(0.0, recall), np.append(0.0, false / false[-1]))
-    # scikit-learn's curve begins at (recall 0, precision 1); both areas follow it.
-    pr_auc = np.trapezoid(np.append(1.0, precision), np.append(0.0, recall))
-    step = float(np.sum(np.diff(np.append(0.0, recall)) * precision))
-    return RankingMetrics(float(roc_auc), float(pr_auc), step)
+    true = np.cumsum(positives[:, order], axis=1, dtype=np.float64)[:, last]
+    false = np.cumsum(negatives[:, order], axis=1, dtype=np.float64)[:, last]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, alarms = true / true[:, -1:], false / false[:, -1:]
+        # scikit-learn's curve begins at (recall 0, precision 1); so do clips that do not count
+        precision = np.where(true + false > 0, true / (true + false), 1.0)
+    step = (np.diff(recall, axis=1, prepend=0.0) * precision).sum(1)
+    recall, alarms = (np.pad(curve, ((0, 0), (1, 0))) for curve in (recall, alarms))
+    precision = np.pad(precision, ((0, 0), (1, 0)), constant_values=1.0)
+    roc_auc, pr_auc = np.trapezoid(recall, alarms, axis=1), np.trapezoid(precision, recall, axis=1)
+    return RankingMetrics(roc_auc, pr_auc, step)
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     """Step-wise AP of scores (n,) against labels (n,) in {0, 1}; NaN without a positive."""
-    positives = labels.astype(np.float64)
-    if positives.sum() == 0:
-        return float("nan")
-    if positives.sum() == len(positives):
-        return 1.0
-    return ranking_metrics(scores, positives, 1.0 - positives).average_precision
-
-
-def weighted_average_precision(
-    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """`average_precision` under many weightings at once, such as the counts of bootstrap draws.
-
-    Scores (n,), labels (n,) in {0, 1}, weights (m, n), how often each item counts -> (m,) in
-    [0, 1]; NaN where no positive counts.
-    """
-    order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    ordered = weights[:, order].astype(np.float64)
-    true = np.cumsum(ordered * labels[order], axis=1)[:, last]
-    precision = true / np.maximum(np.cumsum(ordered, axis=1)[:, last], 1e-12)
-    gains = np.diff(true, axis=1, prepend=0.0)
-    positives = true[:, -1]
-    means = (gains * precision).sum(1) / np.maximum(positives, 1e-12)
-    return np.where(positives > 0, means, np.nan)
+    return float(weighted_areas(scores, labels[None], 1.0 - labels[None]).average_precision[0])
 
 
 class AttributeMetrics(NamedTuple):

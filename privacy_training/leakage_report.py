@@ -5,19 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from aux_code.metrics import (
-    attribute_metrics,
-    chance_cmap,
-    f1_always_yes,
-    weighted_average_precision,
-)
+from aux_code.intervals import bootstrap, cmap_of, limits
+from aux_code.metrics import attribute_metrics, chance_cmap, f1_always_yes
 from privacy_training.params_privacy import PrivacyParams
 
 SMOOTHING = 3
 """Evaluations whose mean validation cMAP selects an epoch, not one lucky epoch (ours)."""
 _IN_CURVE = ("epoch", "train_loss", "validation_cmap", "test_cmap")
-_DRAWS_AT_ONCE = 100
-"""Bootstrap draws per pass; bounds the memory."""
 
 
 def leakage_report(
@@ -50,13 +44,13 @@ def leakage_report(
     for name, entry in chosen.items():
         probabilities = entry["test"].numpy()
         scores = attribute_metrics(probabilities, test_labels)
-        drawn = (params.n_bootstrap, params.seed)
+        drawn = (len(test_labels), params.n_bootstrap, params.seed)
         protocols[name] = {
             "cmap": scores.cmap,
             "f1": scores.f1,
             "per_attribute": _named(names, scores.per_attribute),
             "epoch": entry["epoch"],
-            "confidence_interval": bootstrap_interval(probabilities, test_labels, *drawn),
+            "confidence_interval": limits(bootstrap(*drawn, cmap_of(probabilities, test_labels))),
         }
     # a guess that says yes as often as it is true has the prevalence as F1, too
     prevalence = chance_cmap(test_labels)
@@ -78,29 +72,6 @@ def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
     """Centred moving average (n,) -> (n,); shorter at the ends."""
     half = width // 2
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
-
-
-def bootstrap_interval(
-    probabilities: np.ndarray, labels: np.ndarray, n_bootstrap: int, seed: int
-) -> list[float]:
-    """95 % interval of the cMAP under resampling of the images with replacement; [low, high].
-
-    Every draw has the classes of the score itself: one without a positive of any of them has no
-    such cMAP and does not count. Empty if none counts.
-    """
-    n, generator = len(labels), np.random.default_rng(seed)
-    present = labels.any(axis=0)
-    probabilities, labels = probabilities[:, present], labels[:, present]
-    cmaps = []
-    for start in range(0, n_bootstrap, _DRAWS_AT_ONCE):
-        drawn = generator.integers(0, n, (min(_DRAWS_AT_ONCE, n_bootstrap - start), n))
-        counts = np.stack([np.bincount(draw, minlength=n) for draw in drawn])
-        columns = zip(probabilities.T, labels.T, strict=True)
-        precisions = [weighted_average_precision(p, y, counts) for p, y in columns]
-        cmaps.append(np.mean(precisions, axis=0))  # NaN without a positive of a class
-    values = np.concatenate(cmaps)
-    values = values[~np.isnan(values)]
-    return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) else []
 
 
 def recent_gain(validation_cmap: Mapping[int, float], window: float) -> float | None:

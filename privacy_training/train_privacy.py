@@ -109,8 +109,8 @@ def _report(attack: Attack, splits: Splits, names: list[str], recipe: Recipe) ->
 def _write_outputs(attack: Attack, splits: Splits, report: dict, recipe: Recipe) -> None:
     """Attacker, test predictions, tables, plots, and last the report, which says that it is done.
 
-    Predictions are of the epoch that validation chose: names (N), probabilities and labels (N,
-    n_attributes).
+    Predictions: names (N), labels (N, n_attributes), and probabilities of the epoch that validation
+    chose, `last` and `best_on_test` those of the other protocols.
     """
     params, run_id = attack.params, attack.run.run_id
     default = {"arch": params.attacker, "arguments": {}}
@@ -121,10 +121,11 @@ def _write_outputs(attack: Attack, splits: Splits, report: dict, recipe: Recipe)
     checkpoint = {"fb_model_state_dict": weights, "epoch": epoch, "meta": meta}
     save_checkpoint(attack.run.folder / "attacker.pth", checkpoint)
 
-    chosen = attack.history[report["protocols"]["validation"]["epoch"] - 1]["test"]
-    labels = splits.test.labels.cpu()
-    names = np.array(splits.test.names)
-    arrays = {"names": names, "probabilities": chosen.numpy(), "labels": labels.numpy()}
+    epochs = {name: scores["epoch"] for name, scores in report["protocols"].items()}
+    predicted = {name: attack.history[epoch - 1]["test"] for name, epoch in epochs.items()}
+    chosen, labels = predicted.pop("validation"), splits.test.labels.cpu()
+    arrays = {"names": np.array(splits.test.names), "labels": labels.numpy()}
+    arrays |= {name: own.numpy() for name, own in (predicted | {"probabilities": chosen}).items()}
     path = _result_file(run_id, ".npz")
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
     write_tables(_result_file(run_id, ".md"), [paper_table([report, *_compared(params)])])

@@ -10,11 +10,15 @@ import numpy as np
 from aux_code.artefacts import record_of, sha256
 from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
+from aux_code.intervals import ScoredVideo, areas_of, bootstrap, cmap_of, pooled_difference
 from aux_code.metrics import leakage_removed
 from aux_code.series import mean_and_deviation
 from reproduction import methods
 from reproduction.methods import DATASETS, FEATURE_ATTACKER, METHODS, Attacker, Method
 from reproduction.plan import anomaly_result, anomaly_scores, privacy_result
+
+N_DRAWS = 1000
+"""Bootstrap draws of an interval."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class MethodResult:
     preset: str
     seed: int
     method: Method
+    protocol: str
     attacks: list[Attack] = field(default_factory=list)  # on images; the strongest first
     detection: dict[str, Any] = field(default_factory=dict)  # data set -> the file of stage 4
     values: dict[str, float] = field(default_factory=dict)
@@ -55,16 +60,74 @@ class MethodResult:
     feature_cmap (Table 1), `DATASET:auc`, `DATASET:ap`, `DATASET:false_alarm_rate` and
     `DATASET:auc:CATEGORY`."""
 
+    _draws: dict[str, Any] = field(default_factory=dict, repr=False)
+
     def frame_scores(self, dataset: str, video: str) -> tuple[np.ndarray, list[list[int]]] | None:
         """(scores (n_frames,), each of a clip, and true events) of a test video, or None."""
         content = self.detection.get(dataset, {})
         entry = next((v for v in content.get("videos", ()) if v["name"] == video), None)
-        path = anomaly_scores(self.preset, self.seed, self.method.name, dataset)
-        if entry is None or not path.is_file():
+        scores = self._clip_scores(dataset).get(video)
+        if entry is None or scores is None:
             return None
-        with np.load(path, allow_pickle=False) as file:
-            scores = np.repeat(file[video], content["frames_per_feature"])
+        scores = np.repeat(scores, content["frames_per_feature"])
         return scores[: entry["n_frames"]], entry["events"]
+
+    def draws(self, metric: str) -> tuple[list[str], np.ndarray] | None:
+        """Names of the test items of cmap, DATASET:auc or DATASET:ap, and the metric (N_DRAWS,) of
+        as many random draws of them, the same for all methods; None without such a file."""
+        if metric not in self._draws:
+            self._draws[metric] = self._drawn(metric)
+        return self._draws[metric]
+
+    def _drawn(self, metric: str) -> tuple[list[str], np.ndarray] | None:
+        if metric == "cmap":
+            found = self._predictions()
+            return found and (found[0], bootstrap(len(found[0]), N_DRAWS, 0, cmap_of(*found[1:])))
+        dataset, _, area = metric.partition(":")
+        scores = self._clip_scores(dataset, self.protocol)
+        content = self.detection.get(dataset, {})
+        videos = content.get("videos", [])
+        if not videos or {video["name"] for video in videos} - scores.keys():
+            return None
+        names = [video["name"] for video in videos]
+        per_clip = content["frames_per_feature"]
+        scored = [_scored(video, scores[video["name"]], per_clip) for video in videos]
+        return names, bootstrap(len(names), N_DRAWS, 0, areas_of(scored))[("auc", "ap").index(area)]
+
+    def _clip_scores(self, dataset: str, protocol: str = "validation") -> dict[str, np.ndarray]:
+        """Test video -> (n_clips,) of a protocol; empty without the file."""
+        path = anomaly_scores(self.preset, self.seed, self.method.name, dataset)
+        start = "" if protocol == "validation" else f"{protocol}/"
+        arrays = _arrays(path).items()
+        return {name.removeprefix(start): own for name, own in arrays if name.startswith(start)}
+
+    def _predictions(self) -> tuple[list[str], np.ndarray, np.ndarray] | None:
+        """Test images, probabilities and labels (n, n_attributes) of the strongest attacker."""
+        if not self.attacks:
+            return None
+        attacker = self.attacks[0].attacker
+        path = privacy_result(self.preset, self.seed, self.method.name, attacker)
+        arrays = _arrays(path.with_suffix(".npz"))
+        key = "probabilities" if self.protocol == "validation" else self.protocol
+        known = {"names", "labels", key} <= arrays.keys()
+        return (arrays["names"].tolist(), arrays[key], arrays["labels"]) if known else None
+
+
+def _scored(video: dict[str, Any], scores: np.ndarray, frames_per_clip: int) -> ScoredVideo:
+    labels = np.zeros(video["n_frames"], np.int64)
+    for start, end in video["events"]:
+        labels[start:end] = 1
+    starts = np.arange(0, len(labels), frames_per_clip)
+    scores = np.append(scores, scores[-1])[: len(starts)]  # a container may lack a last frame
+    positives = np.add.reduceat(labels, starts)
+    return ScoredVideo(scores, positives, np.diff(np.append(starts, len(labels))) - positives)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 @dataclass
@@ -105,6 +168,17 @@ class Results:
         """Mean over the seeds, None without a value."""
         return self.spread(method, metric)[0]
 
+    def difference(self, method: str, metric: str) -> list[float]:
+        """95 % interval of method - raw in cmap, DATASET:auc or DATASET:ap: test items drawn anew,
+        the same for both, each seed's its own, mean over the seeds. [] where it is not known."""
+        raw = {result.seed: result.draws(metric) for result in self.by_method.get("raw", ())}
+        pairs = []
+        for result in self.by_method.get(method, ()):
+            ours, theirs = result.draws(metric), raw.get(result.seed)
+            if ours and theirs and ours[0] == theirs[0]:
+                pairs.append((ours[1], theirs[1]))
+        return pooled_difference(pairs)
+
     def chance_cmap(self) -> float | None:
         """Mean over the seeds of the cMAP of a guess without information."""
         chances = {r.seed: r.attacks[0].content["chance"]["cmap"] for r in self if r.attacks}
@@ -141,7 +215,7 @@ def collect_results(
 
 
 def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult:
-    result = MethodResult(preset, seed, method)
+    result = MethodResult(preset, seed, method, protocol)
     for attacker in (*method.attackers, FEATURE_ATTACKER):
         content = _content(privacy_result(preset, seed, method.name, attacker), protocol)
         if content and attacker == FEATURE_ATTACKER:

@@ -68,7 +68,8 @@ def paper_table(results: Results, number: str) -> Table:
         names, columns = [method.name for method in results.main_methods()], main_columns(results)
         left_out = [METHODS[n].label for n in published.TABLE_8 if n not in results.by_method]
         text = "Below a value: its change against raw. Leakage removed: (raw − x) / (raw − chance)."
-        text += " Per method the strongest attacker counts."
+        text += " Per method the strongest attacker counts. In brackets: 95 % interval of the "
+        text += "difference to raw, in points, over other test items (paired); bold: without zero."
         absent = f"Not measured: {', '.join(left_out)}." if left_out else ""
         notes = [text, absent, _coverage(results)]
         return method_table("Table 8: privacy and utility", results, names, columns, notes)
@@ -156,7 +157,12 @@ def _cells(results: Results, name: str, column: Column) -> tuple[str, str]:
     """Ours and the paper's, each with its change against raw on a second line."""
     ours, theirs = results.mean(name, column.metric), column.paper.get(name)
     raw = results.mean("raw", column.metric) if column.paper_raw else None
-    measured = percent(*results.spread(name, column.metric)) + _change(ours, raw)
+    measured, interval = percent(*results.spread(name, column.metric)), ""
+    if raw is not None and name != "raw" and (limits := results.difference(name, column.metric)):
+        low, high = (100 * limit for limit in limits)
+        interval = f"\n[{low:+.1f}, {high:+.1f}]"
+        measured = f"**{measured}**" if low > 0 or high < 0 else measured
+    measured += _change(ours, raw) + interval
     return measured, _published(theirs) + _change(theirs, column.paper_raw)
 
 

@@ -70,7 +70,7 @@ def test_training_writes_three_protocols_and_the_scores_they_come_from(run_main,
     assert best >= max(metrics["auc"] for metrics in found["protocols"].values())
     assert best > 0.75, "the synthetic events are easy to find"
     scores = np.load(config.RESULTS_ROOT / "anomaly_own_a_scores.npz")
-    truth, flat = [], []
+    truth, flat = [], {"validation": [], "last": [], "best_on_test": []}
     for video in found["videos"]:
         name, n_frames = video["name"], video["n_frames"]
         labels = np.zeros(n_frames)
@@ -78,9 +78,12 @@ def test_training_writes_three_protocols_and_the_scores_they_come_from(run_main,
             labels[start:end] = 1
         assert video["events"] == [list(e) for e in small_set.events[name]]
         truth.append(labels)
-        flat.append(frame_scores(scores[name], n_frames, found["frames_per_feature"]))
-    expected = roc_auc_score(np.concatenate(truth), np.concatenate(flat))
-    assert found["protocols"]["validation"]["auc"] == pytest.approx(expected, abs=1e-9)
+        for protocol, own in flat.items():
+            key = name if protocol == "validation" else f"{protocol}/{name}"
+            own.append(frame_scores(scores[key], n_frames, found["frames_per_feature"]))
+    for protocol, own in flat.items():
+        expected = roc_auc_score(np.concatenate(truth), np.concatenate(own))
+        assert found["protocols"][protocol]["auc"] == pytest.approx(expected, abs=1e-9)
     assert found["chance_ap"] == pytest.approx(np.concatenate(truth).mean())
     assert 0 <= found["false_alarm_rate"] <= 1
     assert found["inputs"]["manifest"]["sha256"]
@@ -255,7 +258,7 @@ def test_process_says_what_is_wrong_in_one_line(small_set, tmp_path):
 def test_scores_of_any_video_name(tmp_path):
     names = ["file", "a=b #1.x", "ünïcode", "args"]
     arrays = [np.arange(3, dtype=np.float32) + i for i in range(4)]
-    write_scores(tmp_path / "s.npz", names, arrays)
+    write_scores(tmp_path / "s.npz", dict(zip(names, arrays, strict=True)))
     found = np.load(tmp_path / "s.npz")
     assert sorted(found.files) == sorted(names)
     for name, array in zip(names, arrays):

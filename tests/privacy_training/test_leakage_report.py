@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from aux_code.metrics import attribute_metrics
-from privacy_training.leakage_report import bootstrap_interval, leakage_report, plateau, smooth
+from privacy_training.leakage_report import leakage_report, plateau, smooth
 from privacy_training.params_privacy import PrivacyParams
 
 NAMES = ["a17_color", "a4_gender"]
@@ -74,31 +74,6 @@ def test_absent_attribute_is_reported_not_averaged_as_zero_and_chance_stands_bes
     always = attribute_metrics(np.ones_like(labels), labels)
     assert chance["f1_always_yes"] == pytest.approx(always.f1) == pytest.approx(2 / 3)
     assert chance["cmap"] == chance["f1"] == 0.5
-
-
-def test_interval_covers_the_score_and_narrows_with_more_images():
-    generator = np.random.default_rng(0)
-    widths = []
-    for n in (60, 960):
-        labels = (generator.random((n, 2)) < 0.4).astype(np.float32)
-        probabilities = 0.4 * labels + 0.6 * generator.random((n, 2))
-        low, high = bootstrap_interval(probabilities, labels, 200, seed=0)
-        widths.append(high - low)
-    assert widths[1] < 0.5 * widths[0]
-
-
-def test_interval_is_that_of_scores_computed_draw_by_draw():
-    """Against the plain way, with ties; a draw that lacks a class of the score does not count."""
-    generator = np.random.default_rng(3)
-    labels = (generator.random((40, 3)) < (0.4, 0.04, 1.0)).astype(np.float32)
-    probabilities = np.round(0.3 * labels + 0.7 * generator.random((40, 3)), 1)
-    draws, again = [], np.random.default_rng(5)
-    for _ in range(230):
-        drawn = again.integers(0, 40, 40)
-        if labels[drawn].any(0).all():
-            draws.append(attribute_metrics(probabilities[drawn], labels[drawn]).cmap)
-    found = bootstrap_interval(probabilities, labels, 230, seed=5)
-    assert 100 < len(draws) < 230 and found == pytest.approx(np.quantile(draws, [0.025, 0.975]))
 
 
 GAINS = [

@@ -15,6 +15,7 @@ from aux_code.checkpoints import load_checkpoint, read_json, write_json
 from aux_code.datasets import lists
 from aux_code.datasets.vispr import VISPR1, VISPR2
 from aux_code.errors import UserError
+from aux_code.metrics import attribute_metrics
 from aux_code.model_loaders import load_budget, load_fa_model, load_fb_model, load_ft_model
 from aux_code.training_state import TrainingState
 from privacy_training import attribute_prediction, released_splits, train_privacy
@@ -45,6 +46,8 @@ def test_predictions_attacker_and_plots_are_kept(run_stage):
     with np.load(config.RESULTS_ROOT / "privacy_tiny.npz") as saved:
         assert saved["probabilities"].shape == saved["labels"].shape == (32, 7)
         assert saved["names"][0] == "2017_00000000.jpg"
+        last = attribute_metrics(saved["last"], saved["labels"]).cmap
+        assert last == pytest.approx(result["protocols"]["last"]["cmap"])
     attacker = load_budget(config.SAVED_MODELS_ROOT / "tiny" / "attacker.pth")
     assert attacker(torch.rand(2, 3, 24, 24)).shape == (2, 7)
     assert result["inputs"]["fa"] == {"path": "raw", "sha256": ""}

@@ -19,7 +19,7 @@ from reproduction import report, tables
 from reproduction.figures import ablation_changes, category_bars, trade_off
 from reproduction.images import Sample, SampleSource, training_images
 from reproduction.methods import DATASETS, FEATURE_ATTACKER, METHODS
-from reproduction.plan import privacy_result, training_log
+from reproduction.plan import anomaly_scores, privacy_result, training_log
 from reproduction.results import build_summary, collect_results
 from reproduction.tables import Column, worked_seconds
 from tests.reproduction.synthetic_results import CHANCE_CMAP, write_all, write_anomaly, write_attack
@@ -123,7 +123,7 @@ def test_the_main_table_shows_changes_against_raw_and_sets_controls_apart():
     table = tables.paper_table(measured(**VALUES), "8")
     ted = row_of(table, "TeD-SPAD")
     assert ted[1:3] == ("60.00\n-25.00 %", "42.21\n-32.25 %")
-    assert ted[4:7] == ("53.54", "93.00\n-2.11 %", "74.81\n-3.69 %")
+    assert ted[4:7] == ("53.54", "93.00\n-2.11 %\n[+0.0, +0.0]", "74.81\n-3.69 %")
     assert set(row_of(table, "TeD-SPAD+ (ours)")[2::2]) == {MISSING}, "not the paper's"
     assert any("Not measured: Downsample-2x" in note for note in table.notes)
     assert [table.rows[i][0] for i in table.emphasised] == ["Control: Reconstruction only"]
@@ -132,6 +132,34 @@ def test_the_main_table_shows_changes_against_raw_and_sets_controls_apart():
     assert "42.21<br>-32.25 %" in text and "drawn scenes" in text
     lines = [line for line in text.split("### ")[1].splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1 and len(lines) == 2 + len(table.rows)
+
+
+def test_differences_have_paired_intervals_and_are_bold_where_these_exclude_zero():
+    """24 videos, half of them anomalous; images that an attacker reads, or reads in part."""
+    names, seen = [f"v{k:02d}" for k in range(24)], np.random.default_rng(0).random((24, 2, 8))
+    events = [[[64, 128]] if k < 12 else [] for k in range(24)]
+    videos = [{"name": n, "n_frames": 250, "category": "", "events": e}
+              for n, e in zip(names, events, strict=True)]  # fmt: skip
+    labels = np.arange(200)[:, None] % 2 == np.arange(7) % 2
+    for method, hidden, cmap in (("raw", 0.5, 0.9), ("ted_spad", 0.55, 0.85), ("spact", 2, 0.5)):
+        write_anomaly(method, 0, "ucf_crime", 0.9, 0.8, videos=videos)
+        scores = {n: hidden * seen[k, 1] + (np.arange(8) // 2 == 1) * (k < 12)
+                  for k, n in enumerate(names)}  # fmt: skip
+        np.savez(anomaly_scores("miniature", 0, method, "ucf_crime"), **scores)
+        path = write_attack(method, 0, cmap).with_suffix(".npz")
+        noise = hidden * np.random.default_rng(1).random(labels.shape)
+        np.savez(
+            path, names=np.arange(200).astype(str), labels=labels, probabilities=labels + noise
+        )
+    table = tables.paper_table(collected(methods=("raw", "ted_spad", "spact")), "8")
+    assert row_of(table, "Raw")[1] == "90.00"
+    same, lower = row_of(table, "TeD-SPAD"), row_of(table, "SPAct (ω = 0)")
+    assert same[5].startswith("90.00") and "**" not in same[5] + same[1]
+    for cell, change in ((lower[1], "-44.44 %"), (lower[5], "")):
+        value, *_, interval = cell.split("\n")
+        low, high = map(float, interval.strip("[]").split(", "))
+        assert value.startswith("**") and low < high < 0 and change in cell
+    assert "| **50.00**<br>-44.44 %<br>[-" in table.markdown()
 
 
 def test_the_table_says_how_much_was_measured():
@@ -157,7 +185,7 @@ def test_tables_say_whether_the_order_agrees():
     assert table.notes[:2] == in_order and not table.warnings
     assert "One seed (0)" in table.notes[-1] and "chosen on validation data" in table.notes[-1]
     assert row_of(table, "TeD-SPAD")[1:] == (
-        "50.00\n-37.50 %", "42.21\n-32.25 %", "91.00\n+1.11 %", "74.81\n-3.69 %",
+        "50.00\n-37.50 %", "42.21\n-32.25 %", "91.00\n+1.11 %\n[+0.0, +0.0]", "74.81\n-3.69 %",
     )  # fmt: skip
     text = "{}: 2 of 3 pairs of rows are in the paper's order; not so: {} < {}."
     assert tables.paper_table(measured(**values, ted_spad=(0.58, 0.85)), "2").warnings == (
