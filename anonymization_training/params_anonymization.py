@@ -99,7 +99,8 @@ class InitUtilityParams(PersonBoxParams, StageParams):
     ft_arch: str = "largei3d"
     """Architecture of the utility network f_T (paper: I3D with ResNet-50)."""
     anonymizer: str = by_content("raw")
-    """What clips pass before f_T: raw, downsample2x or 4x, blur, blacken or a checkpoint."""
+    """Of clips before f_T: raw, downsample2x or 4x, blur, blacken, mosaicK[_grey][_noiseS] (K x K
+    pixels to one) or a checkpoint."""
     init_weights: str = by_content("")
     """Local file of Kinetics-400 or other weights to start from; empty: random initialisation."""
     learning_rate: float = 1e-4

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from aux_code.errors import UserError
 from aux_code.models import weight_files as wf
 from aux_code.models.anonymizers import ANONYMIZERS, NarrowOutput, build_anonymizer
-from aux_code.models.obfuscation import OBFUSCATIONS
+from aux_code.models.obfuscation import NAMES, build_obfuscation, is_named
 from aux_code.models.privacy import PRIVACY_NETWORKS, build_privacy
 from aux_code.models.utility import UTILITY_NETWORKS, UtilityNetwork, build_utility
 
@@ -99,7 +99,7 @@ def load_fb_model(
 
 
 def load_anonymizer(name_or_path: Path | str) -> nn.Module:
-    """What `--anonymizer` names: a key of OBFUSCATIONS (raw, blur, ...), or a file with an f_A.
+    """What `--anonymizer` names: raw, blur, mosaic4, ... (`build_obfuscation`), or a file's f_A.
 
     Rebuilt from the file's `meta`, else from the published layouts, in eval mode. Its attribute
     `requires_boxes` says whether `apply_anonymizer` needs person boxes.
@@ -107,11 +107,11 @@ def load_anonymizer(name_or_path: Path | str) -> nn.Module:
     Raises:
         UserError: neither a known name nor a file, or a file without a known f_A.
     """
-    if str(name_or_path) in OBFUSCATIONS:
-        return OBFUSCATIONS[str(name_or_path)]().eval()
+    if is_named(str(name_or_path)):
+        return build_obfuscation(str(name_or_path))
     if not Path(name_or_path).exists():
         remedy = "give a name, or the checkpoint of train_anonymizer.py or init_anonymizer.py"
-        known = f"neither a file nor one of {', '.join(OBFUSCATIONS)}"
+        known = f"neither a file nor one of {NAMES}"
         raise UserError(f"anonymizer '{name_or_path}' is {known}; {remedy}")
     network = _rebuild("fa", name_or_path)
     network.requires_boxes = False

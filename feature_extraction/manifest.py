@@ -23,7 +23,7 @@ from aux_code.artefacts import Recipe, describe_inputs, differences
 from aux_code.checkpoints import read_json, write_json
 from aux_code.devices import supports_bf16
 from aux_code.errors import UserError
-from aux_code.models.obfuscation import OBFUSCATIONS
+from aux_code.models.obfuscation import OBFUSCATIONS, is_named
 from aux_code.models.person_boxes import boxes_origin
 from aux_code.parameters import fingerprint
 from feature_extraction.params_feature_extraction import FeatureExtractionParams
@@ -56,7 +56,7 @@ def weights_of(params: FeatureExtractionParams) -> tuple[str, str]:
     """(anonymizer, file of f_T), empty options resolved. Raises UserError: not written yet."""
     anonymizer = params.anonymizer or _written_by("train_anonymizer", "last.pth", params)
     utility = params.utility or anonymizer
-    if utility in OBFUSCATIONS:
+    if is_named(utility):
         utility = _written_by("init_utility", "ft_action.pth", params)
     return anonymizer, utility
 

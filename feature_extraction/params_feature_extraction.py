@@ -14,8 +14,8 @@ class FeatureExtractionParams(PersonBoxParams, CommonParams):
     dataset: str = by_content("ucf_crime")
     """ucf_crime, xd_violence, shanghaitech; or a folder of videos, a video, image or .txt list."""
     anonymizer: str = by_content("")
-    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint; empty: last.pth of
-    train_anonymizer's run."""
+    """raw, downsample2x or 4x, blur, blacken, mosaicK[_grey][_noiseS], or a checkpoint; empty:
+    last.pth of train_anonymizer's run."""
     utility: str = by_content("")
     """Checkpoint of f_T; empty: the anonymizer's, or init_utility's for raw, blur, ..."""
     output: str = free("")

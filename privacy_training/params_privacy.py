@@ -25,7 +25,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     """How much a fresh attacker learns from what an anonymizer releases, all that it sees."""
 
     anonymizer: str = by_content("raw")
-    """raw, downsample2x, downsample4x, blur, blacken, or a checkpoint with an f_A."""
+    """raw, downsample2x or 4x, blur, blacken, mosaicK[_grey][_noiseS], or a checkpoint with f_A."""
     level: Literal["image", "feature"] = "image"
     """image: attack f_A's output. feature: f_T's feature of it as a still clip (paper, Table 1)."""
     utility: Path | None = by_content(None)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from aux_code.checkpoints import write_atomically
 from aux_code.errors import UserError
+from aux_code.models.anonymizers import NarrowOutput
 
 _HEADER = ["file", "frame", "x0", "y0", "x1", "y1"]
 
@@ -28,6 +30,14 @@ class Raw(Obfuscation):
 
     def forward(self, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
         return frames
+
+
+class Grey(Obfuscation):
+    """Luma (ITU-R BT.601): frames (N, 3, H, W) -> (N, 1, H, W)."""
+
+    def forward(self, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
+        weights = torch.tensor([0.299, 0.587, 0.114]).to(frames)
+        return (frames * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 class Downsample(Obfuscation):
@@ -115,6 +125,29 @@ OBFUSCATIONS = {
     "blur": Blur, "blacken": Blacken,
 }  # fmt: skip
 """Name on the command line -> constructor without arguments."""
+NAMES = f"{', '.join(OBFUSCATIONS)} or mosaicK[_grey][_noiseS]"
+_MOSAIC = re.compile(r"mosaic([1-9]\d*)(_grey)?(?:_noise(\d*\.\d+))?")
+
+
+def is_named(anonymizer: str) -> bool:
+    """Whether an `--anonymizer` is a name, not a file."""
+    return anonymizer in OBFUSCATIONS or bool(_MOSAIC.fullmatch(anonymizer))
+
+
+def build_obfuscation(name: str) -> nn.Module:
+    """The anonymizer of a name, which learns nothing.
+
+    `mosaicK`: K x K pixels become their mean; `_grey`: of their luma; `_noiseS`: with noise of
+    standard deviation S (pixels in [0, 1]), as a narrow f_A releases it.
+    """
+    if name in OBFUSCATIONS:
+        return OBFUSCATIONS[name]().eval()
+    pixels, grey, noise = _MOSAIC.fullmatch(name).groups()
+    network = NarrowOutput(
+        Grey() if grey else Raw(), 1 if grey else 3, 1 / int(pixels), float(noise or 0)
+    )
+    network.requires_boxes = False
+    return network.eval()
 
 
 def read_boxes(csv_path: Path | str) -> dict[str, dict[int, np.ndarray]]:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 from aux_code.errors import UserError
+from aux_code.model_loaders import load_anonymizer
 from aux_code.models.obfuscation import OBFUSCATIONS, Blur, box_mask, read_boxes
 from aux_code.models.person_boxes import detect_person_boxes, load_person_detector
 
@@ -138,3 +140,18 @@ def test_detector_without_weights_names_the_file(tmp_path, monkeypatch):
 
 def _no_network(*arguments, **options):
     raise OSError("no network")
+
+
+def test_a_mosaic_is_the_mean_of_its_pixels_in_grey_and_with_noise_if_named():
+    frames = torch.rand(4, 3, 48, 48)
+    coarse = F.avg_pool2d(frames, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    torch.testing.assert_close(load_anonymizer("mosaic4")(frames), coarse)
+    grey = load_anonymizer("mosaic4_grey")(frames)
+    luma = (coarse * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(grey, luma.expand_as(frames))
+    noise = load_anonymizer("mosaic4_grey_noise0.05")(frames) - grey
+    assert noise.std() == pytest.approx(0.05, rel=0.1) and torch.equal(noise[:, 0], noise[:, 1])
+    assert torch.equal(noise[..., ::4, ::4], noise[..., 3::4, 3::4])  # one draw per released value
+    for name in ("mosaic0", "mosaic4_gray", "mosaic4_noise", "mosaic4_noise0.05_grey"):
+        with pytest.raises(UserError, match=r"neither a file nor one of raw, .*mosaicK\[_grey\]"):
+            load_anonymizer(name)
