@@ -1,17 +1,18 @@
 """Small feature folders in the real on-disk format, with an own-videos data set beside them."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from anomaly_detection_mgfn import main as script
 from aux_code import config
 from aux_code.checkpoints import write_json
-from aux_code.datasets.surveillance import load_surveillance
 
 FEATURE_DIM = 16
-FRAMES_PER_FEATURE = 32
+SMALL = ("--preset", "miniature", "--device", "cpu", "--n_threads", "1")
 
 
 @dataclass
@@ -30,9 +31,7 @@ class SmallSet:
         write_features(self.features, self.arrays, self.n_frames, **changes)
 
 
-def write_features(
-    folder: Path, arrays: dict[str, np.ndarray], n_frames: dict[str, int], **changes
-) -> None:
+def write_features(folder: Path, arrays: dict, n_frames: dict[str, int], **changes) -> None:
     """Feature files and manifest as stage 3 writes them; `changes` replace fields."""
     folder.mkdir(parents=True, exist_ok=True)
     videos = {}
@@ -40,62 +39,63 @@ def write_features(
         np.save(folder / f"{name}.npy", array)
         counts = {"n_frames": n_frames[name], "n_clips": len(array), "fps": 30.0}
         videos[name] = {"file": f"{name}.npy", **counts, "status": "complete"}
-    geometry = {"frames_per_clip": 16, "stride": 2, "frames_per_feature": FRAMES_PER_FEATURE}
-    geometry |= {"crop": 0.8, "size": 48, "feature_dim": FEATURE_DIM, "n_crops": 1}
-    networks = {
-        "anonymizer": {"name": "raw", "sha256": ""},
-        "utility": {"path": "ft.pth", "sha256": "", "arch": "small"},
-    }
-    header = {"format_version": 1, "dataset": "own", **geometry, **networks}
-    header |= {"precision": "fp32", "reader": "pyav", "videos": videos, "failed": {}}
+    header = {
+        "format_version": 1, "dataset": "own", "precision": "fp32", "reader": "pyav", "size": 48,
+        "frames_per_clip": 16, "stride": 2, "frames_per_feature": 32, "crop": 0.8, "n_crops": 1,
+        "feature_dim": FEATURE_DIM, "anonymizer": {"name": "raw", "sha256": ""}, "failed": {},
+        "utility": {"path": "ft.pth", "sha256": "", "arch": "small"}, "videos": videos,
+    }  # fmt: skip
     write_json(folder / "manifest.json", header | changes)
 
 
 def clip_count(n_frames: int) -> int:
     """ceil(n_frames / 32), the design's number of clips."""
-    return -(-n_frames // FRAMES_PER_FEATURE)
+    return -(-n_frames // 32)
 
 
-def make_small_set(root: Path, n_train: int = 24, n_test: int = 12, n_crops: int = 1) -> SmallSet:
+def make_small_set(root: Path, n_crops: int = 1) -> SmallSet:
     """Half of the videos anomalous: in an event, the features are shifted. Lengths are not
     multiples of 32."""
     rng = np.random.default_rng(5)
     small = SmallSet(root / "own", root / "features", {}, {}, {}, {})
     (small.dataset / "videos").mkdir(parents=True)
-    files = {}
-    for split, count in (("train", n_train), ("test", n_test)):
+    for split, count in (("train", 24), ("test", 12)):
         lines = ["video,label,anomalies"]
         for i in range(count):
-            stem = f"{split} {i:02d}#ö"
+            name, label, start = f"{split} {i:02d}#ö", i % 2, int(rng.integers(20, 50))
             n_frames = int(rng.integers(3, 9)) * 32 + int(rng.integers(1, 31))
-            start = int(rng.integers(20, 50))
-            files[stem] = (n_frames, i % 2, [(start, start + 45)] if i % 2 else [])
-            (small.dataset / "videos" / f"{stem}.mp4").touch()
-            spans = ";".join(f"{s}-{e}" for s, e in files[stem][2])
-            lines.append(f"videos/{stem}.mp4,{i % 2},{spans}")
+            features = rng.normal(size=(clip_count(n_frames), n_crops, FEATURE_DIM))
+            if label:
+                features[start // 32 : (start + 44) // 32 + 1, :, :4] += 2.5
+            features = features.astype(np.float32)
+            small.arrays[name] = features if n_crops > 1 else features[:, 0]
+            small.n_frames[name], small.labels[name] = n_frames, label
+            small.events[name] = [(start, start + 45)] if label else []
+            (small.dataset / "videos" / f"{name}.mp4").touch()
+            lines.append(f"videos/{name}.mp4,{label},{f'{start}-{start + 45}' if label else ''}")
         (small.dataset / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    videos = load_surveillance(str(small.dataset))
-    for video in (*videos.train, *videos.test):
-        n_frames, label, events = files[Path(video.path).stem]
-        features = rng.normal(size=(clip_count(n_frames), n_crops, FEATURE_DIM)).astype(np.float32)
-        for start, end in events:
-            features[start // 32 : (end - 1) // 32 + 1, :, :4] += 2.5
-        small.arrays[video.name] = features if n_crops > 1 else features[:, 0]
-        small.n_frames[video.name], small.labels[video.name] = n_frames, label
-        small.events[video.name] = events
     small.write(n_crops=n_crops)
     return small
 
 
-@pytest.fixture
-def small_set(tmp_path, monkeypatch) -> SmallSet:
-    """A data set and its features; the artefacts of a run go to tmp_path too."""
+@pytest.fixture(autouse=True)
+def roots(tmp_path, monkeypatch) -> None:
+    """The artefacts of a run go to tmp_path."""
     for name in ("SAVED_MODELS", "RESULTS", "LOGS"):
         monkeypatch.setattr(config, f"{name}_ROOT", tmp_path / name.lower())
+
+
+@pytest.fixture
+def small_set(tmp_path) -> SmallSet:
     return make_small_set(tmp_path)
 
 
 @pytest.fixture
-def make_set():
-    """`make_small_set`, for tests that need another size."""
-    return make_small_set
+def run_main(monkeypatch):
+    """main.py in this process: run_main(options) -> status."""
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["main.py", *SMALL, *map(str, options)])
+        return script.main()
+
+    return run

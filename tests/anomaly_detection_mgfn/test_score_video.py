@@ -10,44 +10,41 @@ from anomaly_detection_mgfn.feature_bags import FeatureSource
 from anomaly_detection_mgfn.params_mgfn import MINIATURE
 from anomaly_detection_mgfn.score_plot import anonymized_frames
 from anomaly_detection_mgfn.score_video import find_networks, result_folders, video_paths
-from aux_code import config
 from aux_code.artefacts import sha256
 from aux_code.errors import UserError
 
 
 @pytest.fixture
-def meta(tmp_path, monkeypatch):
+def weights(tmp_path):
+    path = tmp_path / "saved_models" / "run" / "ft.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    return path
+
+
+@pytest.fixture
+def meta(weights):
     """Meta of a detector whose f_T lies in a run's folder and is recorded by its name alone."""
-    monkeypatch.setattr(config, "SAVED_MODELS_ROOT", tmp_path / "saved_models")
-    weights = tmp_path / "saved_models" / "run" / "ft.pth"
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"weights")
     utility = {"path": "ft.pth", "sha256": sha256(weights)}
     return {"features": {"anonymizer": {"name": "blur", "sha256": ""}, "utility": utility}}
 
 
-def detector_params(**changes):
-    return replace(MINIATURE, checkpoint="best.pth", **changes)
+def find(meta, **changes):
+    return find_networks(replace(MINIATURE, checkpoint="best.pth", **changes), meta)
 
 
-def test_networks_are_those_of_the_training_features(meta, tmp_path):
-    networks = find_networks(detector_params(), meta)
-    assert networks.anonymizer == "blur"
-    assert networks.utility == str(tmp_path / "saved_models" / "run" / "ft.pth")
-
-
-def test_other_networks_are_refused(meta, tmp_path):
-    with pytest.raises(UserError, match="raw"):
-        find_networks(detector_params(anonymizer="raw"), meta)
+def test_networks_are_those_of_the_training_features_and_others_refused(meta, weights, tmp_path):
+    networks = find(meta)
+    assert (networks.anonymizer, networks.utility) == ("blur", str(weights))
     other = tmp_path / "other.pth"
     other.write_bytes(b"other weights")
-    with pytest.raises(UserError, match="other.pth"):
-        find_networks(detector_params(utility=str(other)), meta)
-    (tmp_path / "saved_models" / "run" / "ft.pth").unlink()
-    with pytest.raises(UserError, match="--utility"):
-        find_networks(detector_params(), meta)
-    with pytest.raises(UserError, match="how its features were made"):
-        find_networks(detector_params(), {})
+    for words, changes in (("raw", {"anonymizer": "raw"}), ("other.pth", {"utility": str(other)})):
+        with pytest.raises(UserError, match=words):
+            find(meta, **changes)
+    weights.unlink()
+    for words, found in (("--utility", meta), ("how its features were made", {})):
+        with pytest.raises(UserError, match=words):
+            find(found)
 
 
 @pytest.mark.parametrize("recorded", ["folder", "its weights"])
@@ -59,11 +56,12 @@ def test_a_model_folder_is_found_by_its_content(meta, tmp_path, recorded):
     weights.write_bytes(b"weights of f_A")
     digest = sha256(folder if recorded == "folder" else weights)
     meta["features"]["anonymizer"] = {"name": "elsewhere/released", "sha256": digest}
-    assert find_networks(detector_params(), meta).anonymizer == str(folder)
-    assert find_networks(detector_params(anonymizer=str(folder)), meta)
+    assert find(meta).anonymizer == str(folder)
+    assert find(meta, anonymizer=str(folder))
     weights.write_bytes(b"other weights")
-    with pytest.raises(UserError, match="features of another anonymizer"):
-        find_networks(detector_params(anonymizer=str(folder)), meta)
+    for anonymizer in (str(folder), "raw"):
+        with pytest.raises(UserError, match="trained on features of another anonymizer"):
+            find(meta, anonymizer=anonymizer)
 
 
 def test_every_video_has_a_folder_of_its_own(tmp_path):
@@ -80,12 +78,13 @@ def test_videos_are_found_by_the_source_of_their_features(tmp_path):
     sources |= {"b": "other/b.mp4", "a": "old/a.mp4"}
     videos = {name: {"source": {"path": str(tmp_path / own)}} for name, own in sources.items()}
     source = FeatureSource(tmp_path, {}, 1, 1, 32, {"videos": videos})
-    paths = video_paths(detector_params(score=str(tmp_path / "new")), source)
-    found = {name: path.relative_to(tmp_path).as_posix() for name, path in paths.items()}
+    new, empty = (replace(MINIATURE, score=str(tmp_path / name)) for name in ("new", "empty"))
+    paths = video_paths(new, source).items()
+    found = {name: path.relative_to(tmp_path).as_posix() for name, path in paths}
     assert found == {"x__a": "new/x/a.mp4", "y__a": "new/y/a.mp4", "moved": "new/moved.mp4"}
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no video of --score"):
-        video_paths(detector_params(score=str(tmp_path / "empty")), source)
+        video_paths(empty, source)
 
 
 def test_frames_are_shown_only_where_they_are_anonymized(tmp_path):

@@ -19,7 +19,7 @@ def painted(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 def write_video(
-    path: Path, n_frames: int, codec: str = "libx264", height: int = HEIGHT, width: int = WIDTH
+    path: Path, n_frames: int, codec="libx264", height=HEIGHT, width=WIDTH, paint=painted
 ) -> Path:
     """An MP4, AVI or WebM with `n_frames` painted frames at 25 fps."""
     with av.open(str(path), "w") as container:
@@ -28,7 +28,7 @@ def write_video(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.bit_rate = 4_000_000
         for i in range(n_frames):
-            frame = av.VideoFrame.from_ndarray(painted(i, height, width), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(paint(i, height, width), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
