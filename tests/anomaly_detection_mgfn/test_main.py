@@ -68,9 +68,9 @@ def test_training_writes_three_protocols_and_the_scores_they_come_from(run, smal
     assert set(protocols) == {"last", "validation", "best_on_test"}
     for metrics in protocols.values():
         assert set(metrics) == {"auc", "ap", "average_precision", "epoch"}
-    best = protocols["best_on_test"]["auc"]
-    assert best == max(metrics["auc"] for metrics in protocols.values())
-    assert best > 0.75, "the synthetic events are easy to find"
+    areas = {name: metrics["auc"] for name, metrics in protocols.items()}
+    assert areas["best_on_test"] == max(areas.values())
+    assert min(areas.values()) > 0.75, "the synthetic events are easy to find"
     truth, flat = [], []
     for video in found["videos"]:
         name, n_frames = video["name"], video["n_frames"]

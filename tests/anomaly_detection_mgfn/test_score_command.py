@@ -71,8 +71,7 @@ def test_a_folder_of_videos_to_scores_intervals_pictures_and_copies(tmp_path, sc
     assert (interval["start"], interval["end"], interval["end_seconds"]) == (0, 70, 2.8)
     assert list(csv.DictReader((folder / "intervals.csv").open()))[0]["end"] == "70"
     with av.open(str(folder / "anonymized.mp4")) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    copy = np.stack(frames)
+        copy = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert copy.shape == (70, 48, 64, 3) and copy.max() < 40
     assert {path.name for path in output.iterdir()} == {"a_b", "features"}
     for path in output.rglob("*.png"):  # the colours of the plot are not near it
