@@ -71,7 +71,7 @@ def test_training_writes_three_protocols_and_the_scores_they_come_from(run, smal
     areas = {name: metrics["auc"] for name, metrics in protocols.items()}
     assert areas["best_on_test"] == max(areas.values())
     assert min(areas.values()) > 0.75, "the synthetic events are easy to find"
-    truth, flat = [], []
+    truth, flat = [], {protocol: [] for protocol in protocols}
     for video in found["videos"]:
         name, n_frames = video["name"], video["n_frames"]
         labels = np.zeros(n_frames)
@@ -79,9 +79,12 @@ def test_training_writes_three_protocols_and_the_scores_they_come_from(run, smal
             labels[start:end] = 1
         assert video["events"] == [list(e) for e in small_set.events[name]]
         truth.append(labels)
-        flat.append(frame_scores(scores[name], n_frames, found["frames_per_feature"]))
-    expected = roc_auc_score(np.concatenate(truth), np.concatenate(flat))
-    assert protocols["validation"]["auc"] == pytest.approx(expected, abs=1e-9)
+        for protocol, own in flat.items():
+            key = name if protocol == "validation" else f"{protocol}/{name}"
+            own.append(frame_scores(scores[key], n_frames, found["frames_per_feature"]))
+    for protocol, own in flat.items():
+        expected = roc_auc_score(np.concatenate(truth), np.concatenate(own))
+        assert areas[protocol] == pytest.approx(expected, abs=1e-9)
     assert found["chance_ap"] == pytest.approx(np.concatenate(truth).mean())
     assert 0 <= found["false_alarm_rate"] <= 1
     assert found["inputs"]["manifest"]["sha256"]
@@ -217,7 +220,7 @@ def test_seeds_are_summarised_and_each_gives_results_of_its_own(run):
 def test_scores_of_any_video_name(tmp_path):
     names = ["file", "a=b #1.x", "ünïcode", "args"]
     arrays = {name: np.arange(3) + i for i, name in enumerate(names)}
-    write_scores(tmp_path / "s.npz", list(arrays), list(arrays.values()))
+    write_scores(tmp_path / "s.npz", arrays)
     found = np.load(tmp_path / "s.npz")
     assert found.files == list(arrays)
     for name, array in arrays.items():
