@@ -1,31 +1,60 @@
-"""Tiny players and batches for the stage's tests."""
+"""Tiny players and batches, equal for equal calls, and the stage's scripts on a tiny rendering."""
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from anonymization_training import init_anonymizer, init_privacy, init_utility
 from anonymization_training.minimax import Networks, Updater, Updaters
 from anonymization_training.params_anonymization import MINIATURE, TrainAnonymizerParams
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code import config
+from aux_code.checkpoints import load_checkpoint
+from aux_code.miniature.render import render_benchmark
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from aux_code.training_state import TrainingState
 
-N_VIEWS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
-CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 TINY = tuple("--preset miniature --device cpu --size 24 --batch_videos 16 --batch_images 8".split())
+CPU = torch.device("cpu")
+N_VIEWS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
 
 
-class SwapRedAndBlue(nn.Module):
-    """An anonymizer; the identity could not tell frames from colour planes."""
+def params(**changed) -> TrainAnonymizerParams:
+    """TeD-SPAD's with some fields replaced."""
+    return replace(MINIATURE, **{"precision": "fp32", "utility_weight": 0.7} | changed)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        assert frames.shape[1] == 3
-        return frames.flip(1)
 
-    replacement = forward
+def networks(teacher: bool = False) -> Networks:
+    """The small players."""
+    torch.manual_seed(0)
+    fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=5)
+    fb = load_fb_model("small", ssl=True)
+    return Networks(fa, ft, fb, load_ft_model("small", num_classes=5).eval() if teacher else None)
+
+
+def batch(views: str = "triplet", size: int = 24) -> tuple[ClipBatch, ImageBatch]:
+    """Clips of 3 videos and two views of 4 images."""
+    generator = torch.Generator().manual_seed(1)
+    clips = torch.rand(N_VIEWS[views], 3, 3, 8, size, size, generator=generator)
+    images = torch.rand(2, 4, 3, size, size, generator=generator)
+    videos = ClipBatch(clips, torch.tensor([1, 2, 4]), None, ("a.avi", "b.avi", "c.avi"))
+    return videos, ImageBatch(images, ("1.jpg", "2.jpg"))
+
+
+def updater(net: nn.Module, rate: float = 1e-2, precision="fp32", clip=0.0) -> Updater:
+    """fp32, unclipped."""
+    return Updater(net, rate, precision, CPU, clip)
+
+
+def updaters(players: Networks) -> Updaters:
+    """One for each network."""
+    return Updaters(*(updater(net) for net in (players.fa, players.ft, players.fb, players.ft)))
 
 
 @pytest.fixture(autouse=True)
@@ -37,65 +66,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def params():
-    """params(**changed): TeD-SPAD's with some fields replaced."""
-
-    def build(**changed) -> TrainAnonymizerParams:
-        return replace(MINIATURE, **{"precision": "fp32", "utility_weight": 0.7} | changed)
-
-    return build
-
-
-@pytest.fixture
-def networks():
-    """networks(): the small players, always with the same weights."""
-
-    def build(teacher: bool = False) -> Networks:
-        torch.manual_seed(0)
-        fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=5)
-        built = Networks(fa, ft, load_fb_model("small", ssl=True))
-        built.teacher = load_ft_model("small", num_classes=5).eval() if teacher else None
-        return built
-
-    return build
-
-
-@pytest.fixture
-def batch():
-    """batch(views): clips of 3 videos and two views of 4 images, always the same."""
-
-    def build(views: str = "triplet", size: int = 24) -> tuple[ClipBatch, ImageBatch]:
-        generator = torch.Generator().manual_seed(1)
-        clips = torch.rand(N_VIEWS[views], 3, 3, 8, size, size, generator=generator)
-        images = torch.rand(2, 4, 3, size, size, generator=generator)
-        videos = ClipBatch(clips, torch.tensor([1, 2, 4]), None, ("a.avi", "b.avi", "c.avi"))
-        return videos, ImageBatch(images, ("1.jpg", "2.jpg"))
-
-    return build
-
-
-@pytest.fixture
-def updater():
-    """updater(net, learning_rate): fp32, unclipped."""
-
-    def build(net: nn.Module, rate: float = 1e-2, precision="fp32", clip=0.0) -> Updater:
-        return Updater(net, rate, precision, CPU, clip)
-
-    return build
-
-
-@pytest.fixture
-def updaters(updater):
-    """updaters(networks): one for each."""
-    return lambda n: Updaters(updater(n.fa), updater(n.ft), updater(n.fb), updater(n.ft))
-
-
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """UCF101 and VISPR of the miniature benchmark at a twentieth of its size."""
-    from aux_code.miniature.render import render_benchmark
-
     root = tmp_path_factory.mktemp("stage 1") / "data"
     render_benchmark(root, seed=0, scale=0.05, only=["ucf101", "vispr"], workers=1)
     return root
@@ -103,25 +76,20 @@ def tiny_data(tmp_path_factory) -> Path:
 
 def point_config_to(monkeypatch: pytest.MonkeyPatch, data: Path, artifacts: Path) -> None:
     """What the two environment variables do for a new process."""
-    monkeypatch.setattr(config, "DATA_ROOT", data)
-    monkeypatch.setattr(config, "UCF101_ROOT", data / "UCF101")
-    monkeypatch.setattr(config, "VISPR_ROOT", data / "VISPR")
-    monkeypatch.setattr(config, "ARTIFACT_ROOT", artifacts)
-    for name in ("saved_models", "features", "results", "logs"):
-        monkeypatch.setattr(config, f"{name.upper()}_ROOT", artifacts / name)
+    roots = {"DATA": data, "UCF101": data / "UCF101", "VISPR": data / "VISPR"}
+    folders = {name.upper(): artifacts / name for name in ("saved_models", "results", "logs")}
+    for name, root in (roots | folders | {"ARTIFACT": artifacts}).items():
+        monkeypatch.setattr(config, f"{name}_ROOT", root)
 
 
 @pytest.fixture(scope="session")
 def inits(tiny_data: Path, tmp_path_factory) -> dict[str, Path]:
     """Role -> checkpoint: the initialisations after three steps, through the scripts' mains."""
-    from anonymization_training import init_anonymizer, init_privacy, init_utility
-
-    artifacts = tmp_path_factory.mktemp("inits")
+    saved = tmp_path_factory.mktemp("inits") / "saved_models"
     with pytest.MonkeyPatch.context() as patch:
-        point_config_to(patch, tiny_data, artifacts)
+        point_config_to(patch, tiny_data, saved.parent)
         for script in (init_anonymizer, init_utility, init_privacy):
             script.main([*TINY, "--max_steps", "3"])
-    saved = artifacts / "saved_models"
     return {
         "init_fa": saved / "init_anonymizer_miniature" / "fa_recon.pth",
         "init_ft": saved / "init_utility_miniature" / "ft_action.pth",
@@ -129,10 +97,20 @@ def inits(tiny_data: Path, tmp_path_factory) -> dict[str, Path]:
     }
 
 
-@pytest.fixture
-def init_options(inits: dict[str, Path]) -> list[str]:
-    """Options that name the initial checkpoints."""
+def naming(inits: dict[str, Path]) -> list[str]:
+    """Options that name these initial checkpoints."""
     return [word for role, path in inits.items() for word in (f"--{role}", str(path))]
+
+
+def same_weights(first: Path, second: Path) -> None:
+    """Every tensor of every network of two checkpoints, bit for bit; metrics and epoch too."""
+    a, b = load_checkpoint(first), load_checkpoint(second)
+    roles = [key for key in a if key.endswith("_model_state_dict")]
+    assert roles and a["epoch"] == b["epoch"] and a["meta"]["metrics"] == b["meta"]["metrics"]
+    for role in roles:
+        assert a[role].keys() == b[role].keys()
+        for name, value in a[role].items():
+            assert torch.equal(value, b[role][name]), (role, name)
 
 
 @pytest.fixture
@@ -140,3 +118,30 @@ def artifacts(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """config points to the tiny data and to an empty folder for this test."""
     point_config_to(monkeypatch, tiny_data, tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def environment(artifacts: Path, tiny_data: Path) -> dict[str, str]:
+    """Of processes that read the tiny data and write below this test's folder."""
+    roots = {"TED_SPAD_DATA_ROOT": str(tiny_data), "TED_SPAD_ARTIFACT_ROOT": str(artifacts)}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **roots}
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch):
+    """interrupt(n, run): calls `run` and ends it after the n-th save of its state."""
+
+    def interrupted(n: int, run: Callable) -> None:
+        save, saved = TrainingState.save, []
+
+        def save_then_stop(self, position) -> None:
+            save(self, position)
+            saved.append(position)
+            if len(saved) == n:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(TrainingState, "save", save_then_stop)
+            run()
+
+    return interrupted

@@ -1,56 +1,34 @@
 """Run by test_distributed.py, alone or under torchrun: minimax steps on this rank's share of fixed
-batches.
-
-Usage: distributed_steps.py OUTPUT UTILITY_LOSS BUDGET_POSITIVES. Rank 0 writes the losses of each
-step and the weights.
-"""
+batches. Rank 0 writes each term's losses and weights to the file of the first argument."""
 
 import sys
-from dataclasses import replace
 
 import torch
 
 from anonymization_training.minimax import Networks, build_updaters, minimax_step
-from anonymization_training.params_anonymization import MINIATURE
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code import distributed
 from aux_code.devices import prepare_for_training
-from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from tests.anonymization_training.conftest import CPU, N_VIEWS, networks, params
 
-CPU = torch.device("cpu")
-N_VIEWS = {"triplet": 3, "invariance": 2, "lltc": 8}
+POSITIVES = {"triplet": "views", "invariance": "frames", "lltc": "views"}
 N_VIDEOS, N_IMAGES, SIZE, N_STEPS = 8, 8, 16, 3
 
 
-def main() -> None:
-    """Three steps of each kind in double precision: what is left of differences is no rounding."""
-    output, term, positives = sys.argv[1:]
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=5)
-    nets = [fa, ft, load_fb_model("small", ssl=True)]
-    networks = Networks(*(prepare_for_training(net.double(), CPU) for net in nets))
-    params = replace(
-        MINIATURE,
-        precision="fp32",
-        gradient_clip=0.5,
-        utility_loss=term,
-        omega=0.5,
-        utility_weight=0.7,
-        budget_positives=positives,
-    )
-    updaters = build_updaters(networks, params, CPU)
+def three_steps(term: str) -> dict[str, list]:
+    """In double precision: what is left of differences is no rounding."""
+    nets = list(vars(networks()).values())[:3]
+    players = Networks(*(prepare_for_training(net.double(), CPU) for net in nets))
+    changed = {"gradient_clip": 0.5, "omega": 0.5, "budget_positives": POSITIVES[term]}
+    goal = params(utility_loss=term, **changed)
+    updaters = build_updaters(players, goal, CPU)
     for updater in updaters:
         # Biases before a batch norm have no gradient but rounding, which Adam would blow up to full
         # steps.
         updater.optimizer.param_groups[0]["eps"] = 1e-5
-    losses = [
-        minimax_step(networks, *own_share(step, N_VIEWS[term]), params, updaters)
-        for step in range(N_STEPS)
-    ]
-    if distributed.is_main():
-        torch.save({"losses": losses, "states": [net.state_dict() for net in nets]}, output)
-    distributed.leave()
+    shares = [own_share(step, N_VIEWS[term]) for step in range(N_STEPS)]
+    losses = [minimax_step(players, *share, goal, updaters) for share in shares]
+    return {"losses": losses, "states": [net.state_dict() for net in nets]}
 
 
 def own_share(step: int, n_views: int) -> tuple[ClipBatch, ImageBatch]:
@@ -65,4 +43,8 @@ def own_share(step: int, n_views: int) -> tuple[ClipBatch, ImageBatch]:
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    results = {term: three_steps(term) for term in POSITIVES}
+    if distributed.is_main():
+        torch.save(results, sys.argv[1])
+    distributed.leave()

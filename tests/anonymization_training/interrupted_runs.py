@@ -1,10 +1,8 @@
-"""Runs train_anonymizer.py several times and ends each at another moment; a process of its own for
-the tests.
+"""Runs train_anonymizer.py with these arguments several times, as forks of one process that has
+imported PyTorch, and prints the list of exit codes.
 
-Usage: interrupted_runs.py ARGUMENTS..., with a JSON list [[run_id, signal, file, n, "before" |
-"after"], ...] on stdin: the signal arrives just before or after the file of this name gets its
-content for the n-th time. Prints the list of wait statuses. The runs are forks, so that PyTorch is
-imported once.
+On stdin a JSON list [[run_id, signal, file, n, "before" | "after"], ...]: the run gets the signal
+just before or after the file of this name gets its content for the n-th time.
 """
 
 import json
@@ -16,27 +14,14 @@ from anonymization_training import train_anonymizer
 from aux_code.runs import run_script
 
 
-def main() -> None:
-    """One fork after the other."""
-    statuses = []
-    for run_id, name, file, n, moment in json.load(sys.stdin):
-        child = os.fork()
-        if child == 0:
-            signal_at(getattr(signal, name), file, n, moment)
-            run_script(
-                lambda run_id=run_id: train_anonymizer.main([*sys.argv[1:], "--run_id", run_id])
-            )
-        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    sys.stdout.write(json.dumps(statuses))
-
-
 def signal_at(number: int, file: str, n: int, moment: str) -> None:
     """Makes this process send itself the signal around a write."""
     replace, count = os.replace, [0]
 
     def counting(source, target) -> None:
-        count[0] += os.path.basename(target) == file
-        due = count[0] == n and os.path.basename(target) == file
+        is_file = os.path.basename(target) == file
+        count[0] += is_file
+        due = is_file and count[0] == n
         if due and moment == "before":
             os.kill(os.getpid(), number)
         replace(source, target)
@@ -47,4 +32,11 @@ def signal_at(number: int, file: str, n: int, moment: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    statuses = []
+    for run_id, name, *when in json.load(sys.stdin):
+        if not (child := os.fork()):
+            signal_at(getattr(signal, name), *when)
+            argv = [*sys.argv[1:], "--run_id", run_id]
+            run_script(lambda argv=argv: train_anonymizer.main(argv))
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    sys.stdout.write(json.dumps(statuses))

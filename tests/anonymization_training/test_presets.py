@@ -1,116 +1,128 @@
-"""Every preset builds its networks; the paper's take a step of each kind at full architecture and
-full size."""
+"""Every preset builds its networks; the paper's take both steps at full architecture."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from anonymization_training.minimax import (
-    Networks,
-    build_updaters,
-    step_adversaries,
-    step_anonymizer,
-)
-from anonymization_training.params_anonymization import (
-    INIT_ANONYMIZER,
-    INIT_PRIVACY,
-    INIT_UTILITY,
-    TRAIN_ANONYMIZER,
-)
+from anonymization_training import minimax
+from anonymization_training import params_anonymization as presets
+from anonymization_training.minimax import Networks, Updater, build_updaters
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from tests.anonymization_training.conftest import CPU
 
-ALL = {
-    "init_anonymizer": INIT_ANONYMIZER,
-    "init_utility": INIT_UTILITY,
-    "init_privacy": INIT_PRIVACY,
-    "train_anonymizer": TRAIN_ANONYMIZER,
-}
-CPU = torch.device("cpu")
+FA, FT, FB = presets.INIT_ANONYMIZER, presets.INIT_UTILITY, presets.INIT_PRIVACY
+MINIMAX = presets.TRAIN_ANONYMIZER
 
 
-def test_the_paper_is_the_default_of_every_script_and_the_miniature_exists():
-    for script, presets in ALL.items():
-        assert next(iter(presets)) == "paper" and "miniature" in presets, script
-
-
-def test_the_papers_values():
+def test_the_papers_values_are_the_default_of_every_script():
     """Paper, sections 3 and 4, and the release where the paper is silent."""
-    paper = TRAIN_ANONYMIZER["paper"]
+    for script in (FA, FT, FB, MINIMAX):
+        assert next(iter(script)) == "paper" and "miniature" in script
+    paper, release = MINIMAX["paper"], MINIMAX["release"]
     assert (paper.size, paper.clip_length, paper.stride) == (224, 16, 2)
     assert (paper.batch_videos, paper.batch_images) == (8, 12)
     assert (paper.omega, paper.margin, paper.temperature, paper.epochs) == (0.1, 1.0, 0.1, 80)
     assert (paper.utility_weight, paper.budget_weight, paper.learning_rate) == (0.7, 1.0, 1e-4)
     assert (paper.utility_loss, paper.alternate) == ("triplet", "steps")
-    assert TRAIN_ANONYMIZER["paper_spact"] == replace(paper, utility_loss="ce", omega=0.0)
-    release = TRAIN_ANONYMIZER["release"]
-    changed = (release.alternate, release.batch_norm, release.fa_learning_rate_factor)
-    assert changed == ("batches", "running", 0.4)
+    assert MINIMAX["paper_spact"] == replace(paper, utility_loss="ce", omega=0.0)
+    assert (release.alternate, release.batch_norm) == ("batches", "running")
+    assert release.fa_learning_rate_factor == 0.4
 
 
-@pytest.mark.parametrize("name", INIT_ANONYMIZER)
+@pytest.mark.parametrize("name", FA)
+@torch.no_grad()
 def test_anonymizers_of_the_presets_keep_the_shape_of_frames(name):
-    params = INIT_ANONYMIZER[name]
+    params = FA[name]
     narrow = {k: getattr(params, k) for k in ("output_channels", "output_scale", "output_noise")}
-    fa = load_fa_model(params.fa_arch, **narrow).eval()
     frames = torch.rand(1, 3, 48, 48)
-    with torch.no_grad():
-        output = fa(frames)
+    output = load_fa_model(params.fa_arch, **narrow).eval()(frames)
     assert output.shape == frames.shape
     if "plus" in name:
         assert torch.equal(output[:, 0], output[:, 1])
-        columns = [output[..., i::4] for i in range(4)]
-        assert all(torch.equal(columns[0], other) for other in columns[1:])
+        assert all(torch.equal(output[..., 0::4], output[..., i::4]) for i in range(1, 4))
 
 
-@pytest.mark.parametrize("name", TRAIN_ANONYMIZER)
+@pytest.mark.parametrize("name", MINIMAX)
 def test_every_preset_has_initialisations_and_omega_0_without_a_term(name):
-    params = TRAIN_ANONYMIZER[name]
+    params = MINIMAX[name]
     assert (params.utility_loss == "ce") == (params.omega == 0)
     scale = name.split("_")[0].replace("release", "paper")
-    assert scale in INIT_UTILITY and scale in INIT_PRIVACY and scale in INIT_ANONYMIZER
+    assert scale in FT and scale in FB and scale in FA
 
 
-@pytest.fixture(scope="module")
-def paper_networks() -> Networks:
+def build_paper_networks() -> Networks:
     """UNet++, I3D-ResNet50 and ResNet-50 with random weights."""
+    archs = FA["paper"].fa_arch, FT["paper"].ft_arch, FB["paper"].fb_arch
+    assert archs == ("unet++", "largei3d", "r50")
     torch.manual_seed(0)
-    params = INIT_ANONYMIZER["paper"], INIT_UTILITY["paper"], INIT_PRIVACY["paper"]
-    archs = [params[0].fa_arch, params[1].ft_arch, params[2].fb_arch]
-    assert archs == ["unet++", "largei3d", "r50"]
     fa, ft = load_fa_model("unet++"), load_ft_model("largei3d")
     return Networks(fa, ft, load_fb_model("r50", ssl=True))
 
 
-def take_both_steps(networks: Networks, params, n_views: int, n_frames: int) -> dict[str, float]:
-    """Both steps of a preset on one video and two images; all players move."""
-    clips = torch.rand(n_views, 1, 3, n_frames, params.size, params.size)
-    batch = ClipBatch(clips, torch.tensor([1]), None, ("a",))
-    images = ImageBatch(torch.rand(2, 2, 3, params.size, params.size), ("b", "c"))
-    updaters = build_updaters(networks, params, CPU)
-    watched = [next(net.parameters()) for net in (networks.fa, networks.ft, networks.fb)]
-    before = [weight.clone() for weight in watched]
-    losses = step_anonymizer(networks, batch, images, params, updaters.fa)
-    moved = [not torch.equal(a, b) for a, b in zip(before, watched, strict=True)]
-    assert moved == [True, False, False]
-    losses |= step_adversaries(networks, batch, images, params, updaters)
-    assert all(not torch.equal(a, b) for a, b in zip(before, watched, strict=True))
-    return losses
+def random_batch(params, n_videos: int, n_images: int) -> tuple[ClipBatch, ImageBatch]:
+    """Clips and views as the parameters say."""
+    shape = (n_videos, 3, params.clip_length, params.size, params.size)
+    clips = ClipBatch(torch.rand(3, *shape), torch.ones(n_videos).long(), None, ("a",))
+    views = torch.rand(2, n_images, 3, params.size, params.size)
+    return clips, ImageBatch(views, ("b", "c"))
 
 
-def test_the_papers_steps_at_full_size(paper_networks):
-    """Everything as the preset has it, 3 clips of 16 frames of 224 x 224 pixels, of one video."""
-    params = TRAIN_ANONYMIZER["paper"]
-    losses = take_both_steps(paper_networks, params, n_views=3, n_frames=params.clip_length)
-    assert set(losses) >= {"step1/total", "step1/triplet", "step2/cross_entropy", "step2/budget"}
-    assert losses["step1/utility"] == pytest.approx(losses["step2/utility"], rel=0.2)
+def test_the_papers_steps_at_full_size(monkeypatch):
+    """3 clips of 16 frames of 224 x 224 pixels of each of two videos and 24 images, everything else
+    as the preset has it, on tensors that have shapes and no values: the weights that a step trains
+    get a gradient, and no others (UNet++ does not use its encoder.layer4)."""
+    params, learned = MINIMAX["paper"], []
+
+    def backward(self, loss) -> None:
+        loss.backward()
+        learned.append([])
+        for net in (players.fa, players.ft, players.fb):
+            used = [p for n, p in net.named_parameters() if not n.startswith("encoder.layer4.")]
+            learned[-1].append({p.grad is not None and p.grad.shape == p.shape for p in used})
+
+    monkeypatch.setattr(Updater, "update", backward)
+    monkeypatch.setattr(minimax, "finite", lambda losses, prefix: {
+        prefix + name: loss.shape for name, loss in losses.items()
+    })  # fmt: skip
+    with FakeTensorMode():
+        players = build_paper_networks()
+        updaters = build_updaters(players, params, CPU)
+        data = random_batch(params, 2, params.batch_images)
+        losses = minimax.minimax_step(players, *data, params, updaters)
+    yes, no = {True}, {False}
+    assert learned == [[yes, no, no], [no, yes, no], [no, yes, yes]]  # f_T keeps its own to the end
+    parts = ("utility", "budget", "cross_entropy", "triplet")
+    names = ["step1/total", *(f"{step}/{part}" for step in ("step1", "step2") for part in parts)]
+    assert losses == dict.fromkeys(names, torch.Size([]))
 
 
-@pytest.mark.parametrize("name", ["release", "paper_spact", "paper_ted_spad_plus"])
+@pytest.fixture(scope="module")
+def paper_networks() -> Networks:
+    """With values."""
+    return build_paper_networks()
+
+
+@pytest.mark.parametrize("name", ["paper", "release", "paper_spact", "paper_ted_spad_plus"])
 def test_presets_step_at_full_architecture_and_full_clip_length(paper_networks, name):
-    """16 frames, small ones, every other parameter as it is but fp16, which a CPU emulates."""
-    params = replace(TRAIN_ANONYMIZER[name], size=48, precision="fp32")
-    losses = take_both_steps(paper_networks, params, n_views=3, n_frames=16)
-    assert set(losses) >= {"step1/total", "step2/cross_entropy", "step2/budget"}
+    """3 clips of 16 small frames of one video, 2 images, every other parameter as it is but fp16,
+    which a CPU emulates; all players move."""
+    params = replace(MINIMAX[name], size=48, precision="fp32")
+    data, updaters = random_batch(params, 1, 2), build_updaters(paper_networks, params, CPU)
+    players = (paper_networks.fa, paper_networks.ft, paper_networks.fb)
+    before = [next(net.parameters()).clone() for net in players]
+
+    def moved() -> list[bool]:
+        now = [next(net.parameters()) for net in players]
+        return [not torch.equal(a, b) for a, b in zip(before, now, strict=True)]
+
+    losses = minimax.step_anonymizer(paper_networks, *data, params, updaters.fa)
+    assert moved() == [True, False, False]
+    losses |= minimax.step_adversaries(paper_networks, *data, params, updaters)
+    assert moved() == [True, True, True]
+    assert losses.keys() >= {"step1/total", "step2/cross_entropy", "step2/budget"}
     assert ("step1/triplet" in losses) == (params.utility_loss == "triplet")
+    if name == "paper":
+        assert losses["step1/utility"] == pytest.approx(losses["step2/utility"], rel=0.2)

@@ -7,120 +7,77 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from unittest.mock import Mock, call
 
 import pytest
 import torch
 from torch import nn
 
-from anonymization_training.minimax import NonFiniteLoss, Updater
+from anonymization_training.minimax import NonFiniteLoss
 from anonymization_training.step_loop import StepLoop
+from anonymization_training.training_batches import ImageBatch
 from aux_code.artefacts import Recipe
 from aux_code.errors import UserError
 from aux_code.runs import Terminated
 from aux_code.training_state import TrainingState
-
-CPU = torch.device("cpu")
-
-
-class Batch(NamedTuple):
-    """A batch that knows its files."""
-
-    number: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Two files."""
-        return f"{self.number}.avi", f"{self.number}.jpg"
-
-    def to(self, device: torch.device) -> "Batch":
-        """Itself."""
-        return self
+from tests.anonymization_training.conftest import CPU, updater
 
 
-class Source(NamedTuple):
+class Source:
     """Numbered batches in epochs of three."""
 
-    steps_per_epoch: int = 3
+    steps_per_epoch = 3
 
-    def batches(self, first_step: int, n_steps: int) -> list[Batch]:
-        """Those of these steps."""
-        return [Batch(n) for n in range(first_step, first_step + n_steps)]
-
-
-class Scalars(list):
-    """A TensorBoard writer's ear."""
-
-    n_flushed = 0
-
-    def flush(self) -> None:
-        """Counts."""
-        self.n_flushed += 1
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Keeps it."""
-        self.append((name, value, step))
+    def batches(self, first_step: int, n_steps: int) -> list[ImageBatch]:
+        numbers = range(first_step, first_step + n_steps)
+        return [ImageBatch(torch.tensor(n), (f"{n}.avi", f"{n}.jpg")) for n in numbers]
 
 
 @pytest.fixture
 def loop(tmp_path: Path):
-    """loop(**parameters): without a saved state, with one updater of base rate 1; `.run.writer` is
-    kept, and what `train` saw."""
+    """loop(**parameters): with one updater of base rate 1; `.run.writer` and what `train` saw are
+    kept."""
 
-    def build(resume: bool = False, **changed) -> StepLoop:
+    def build(resume: bool = False, minutes: float = 60.0, **changed) -> StepLoop:
         fields = {"schedule": "constant", "warmup_steps": 0, "final_learning_rate_factor": 0.0}
         fields |= {"seed": 0, "max_steps": 0, "resume": resume}
-        updater = Updater(nn.Linear(1, 1), 1.0, "fp32", CPU, 0.0)
-        minutes = changed.pop("minutes", 60.0)
-        state = TrainingState(tmp_path / "state.pth", Recipe({}), {"updater": updater}, minutes)
-        run = SimpleNamespace(device=CPU, writer=Scalars())
+        one = updater(nn.Linear(1, 1), 1.0)
+        state = TrainingState(tmp_path / "state.pth", Recipe({}), {"updater": one}, minutes)
+        run = SimpleNamespace(device=CPU, writer=Mock())
         built = StepLoop(run, SimpleNamespace(**fields | changed), state)
-        built.updaters, built.epochs, built.rates = [updater], [], []
+        built.updaters, built.epochs, built.rates = [one], [], []
         return built
 
     return build
 
 
-def train(
-    loop: StepLoop,
-    *epochs: int,
-    losses: list[float] | None = None,
-    step: Callable[[Batch], None] = lambda batch: None,
-) -> StepLoop:
-    """Runs what remains of phases of so many epochs; step n has the loss losses[n], or n."""
+def train(loop: StepLoop, *epochs: int, losses=range(99), step=lambda number: None) -> StepLoop:
+    """Runs what remains of phases of so many epochs; step n has the n-th loss."""
     with loop:
         for n_epochs in epochs:
             for (batch,) in loop.steps("test", n_epochs, loop.updaters, Source()):
                 loop.rates.append(loop.updaters[0].optimizer.param_groups[0]["lr"])
-                step(batch)
-                value = float(batch.number) if losses is None else losses[batch.number]
-                if means := loop.note({"loss": value}):
-                    loop.epochs.append((loop.position.step, means))
+                step(number := int(batch.views))
+                if means := loop.note({"loss": float(losses[number])}):
+                    loop.epochs.append((loop.position.step, means["loss"]))
     return loop
 
 
-def stop(n_steps: int) -> Callable[[Batch], None]:
-    """A Ctrl-C in the last of so many steps."""
-    return lambda batch: batch.number == n_steps - 1 and os.kill(os.getpid(), signal.SIGINT)
+def stop(n_steps: int, number: int = signal.SIGINT) -> Callable[[int], None]:
+    """A signal, Ctrl-C, in the last of so many steps."""
+    return lambda step: step == n_steps - 1 and os.kill(os.getpid(), number)
 
 
-def test_rates_warm_up_and_follow_the_cosine_in_each_phase(loop):
+@pytest.mark.parametrize("n_steps", [3, 8])
+def test_rates_warm_up_and_follow_the_cosine_in_each_phase(loop, n_steps):
     options = {"schedule": "cosine", "warmup_steps": 2, "final_learning_rate_factor": 0.1}
-    expected = [0.5, 1.0] + [0.1 + 0.9 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
-    assert train(loop(**options), 2, 2).rates == pytest.approx(2 * expected)
-    for n_steps in (3, 8):
-        with pytest.raises(KeyboardInterrupt):
-            train(loop(**options), 2, 2, step=stop(n_steps))
-        resumed = train(loop(resume=True, **options), 2, 2)
-        assert resumed.rates == pytest.approx((2 * expected)[n_steps:])
-
-
-def test_max_steps_ends_each_phase_early(loop):
-    assert train(loop(max_steps=4), 2, 1).epochs == [
-        (3, {"loss": 1.0}),
-        (4, {"loss": 3.0}),
-        (7, {"loss": 5.0}),
-    ]
+    phase = [0.5, 1.0] + [0.1 + 0.9 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
+    expected = phase + phase
+    assert train(loop(**options), 2, 2).rates == pytest.approx(expected)
+    with pytest.raises(KeyboardInterrupt):
+        train(loop(**options), 2, 2, step=stop(n_steps))
+    resumed = train(loop(resume=True, **options), 2, 2)
+    assert resumed.rates == pytest.approx(expected[n_steps:])
 
 
 def test_the_plateau_divides_by_five_after_each_epoch_that_does_not_fall(loop):
@@ -133,13 +90,14 @@ def test_the_plateau_divides_by_five_after_each_epoch_that_does_not_fall(loop):
     assert resumed.rates == pytest.approx(expected[9:])
 
 
-def test_every_step_is_logged_and_epochs_end_with_their_means(loop):
-    trained = train(loop(max_steps=7), 3)
-    assert trained.run.writer == [("loss", float(n), n + 1) for n in range(7)]
-    assert trained.epochs == [(3, {"loss": 1.0}), (6, {"loss": 4.0}), (7, {"loss": 6.0})]
+def test_every_step_is_logged_epochs_end_with_their_means_and_max_steps_ends_each_phase(loop):
+    trained = train(loop(max_steps=4), 2, 1)
+    logged, flushed = trained.run.writer.add_scalar, trained.run.writer.flush
+    assert logged.mock_calls == [call("loss", float(n), n + 1) for n in range(7)]
+    assert trained.epochs == [(3, 1.0), (4, 3.0), (7, 5.0)]
     position = trained.position
     assert (position.step, position.epoch, position.epoch_sums) == (7, 3, {})
-    assert trained.run.writer.n_flushed == 1
+    flushed.assert_called_once_with()
 
 
 def test_the_end_is_saved_and_what_lies_between_by_the_clock(loop, monkeypatch):
@@ -151,33 +109,36 @@ def test_the_end_is_saved_and_what_lies_between_by_the_clock(loop, monkeypatch):
     assert saved == [5, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(
-    "number, error", [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
-)
+SIGNALS = [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
+
+
+@pytest.mark.parametrize("number, error", SIGNALS)
 def test_a_signal_finishes_the_step_and_saves_in_the_middle_of_an_epoch(loop, number, error):
     handler = signal.getsignal(number)
     with pytest.raises(error):
-        train(loop(), 2, step=lambda b: b.number == 1 and os.kill(os.getpid(), number))
+        train(loop(), 2, step=stop(2, number))
     assert signal.getsignal(number) == handler
     position = loop(resume=True).position
     assert position.step == 2 and position.epoch_sums == {"loss": (1.0, 2)}
 
 
 def test_a_source_that_ends_early_is_named(loop, monkeypatch):
-    monkeypatch.setattr(Source, "batches", lambda self, first, n: [Batch(first)])
+    monkeypatch.setattr(Source, "batches", lambda self, *_: [ImageBatch(torch.tensor(0), ())])
     with pytest.raises(UserError, match="test: only 1 of 6 batches held a readable file"):
         train(loop(), 2)
 
 
-@pytest.mark.parametrize("saved_before", [True, False])
+KEPT = [(0.0, "state is kept in .*state.pth", 2), (60.0, "no state was saved", 0)]
+
+
+@pytest.mark.parametrize("minutes, kept, n_steps", KEPT)
 def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_last_good_state(
-    loop, saved_before
+    loop, minutes, kept, n_steps
 ):
-    def step(batch: Batch) -> None:
-        if batch.number == 2:
+    def step(number: int) -> None:
+        if number == 2:
             raise NonFiniteLoss("step1/total is nan")
 
-    kept = "state is kept in .*state.pth" if saved_before else "no state was saved"
     with pytest.raises(UserError, match=f"step 2: step1/total is nan; .*{kept}.*: 2.avi, 2.jpg"):
-        train(loop(minutes=0.0 if saved_before else 60.0), 2, step=step)
-    assert loop(resume=True).position.step == (2 if saved_before else 0)
+        train(loop(minutes=minutes), 2, step=step)
+    assert loop(resume=True).position.step == n_steps

@@ -4,6 +4,7 @@ the probe sees what an anonymizer leaves."""
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,23 +12,26 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from anonymization_training import validation
 from anonymization_training.init_anonymizer import reconstruction_step
 from anonymization_training.minimax import Networks
 from anonymization_training.training_batches import ClipBatch, ImageBatch, TrainingData
-from anonymization_training.validation import (
-    Validation,
-    obfuscate,
-    recognition_accuracy,
-    ridge_scores,
-)
 from aux_code import config
 from aux_code.datasets.decode import DecodedCache
 from aux_code.datasets.transforms import evaluation_transform
 from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.datasets.vispr import VISPR1
-from tests.anonymization_training.conftest import SwapRedAndBlue
+from tests.anonymization_training.conftest import CPU, params, updater
 
-CPU = torch.device("cpu")
+
+class SwapRedAndBlue(nn.Module):
+    """An anonymizer; the identity could not tell frames from colour planes."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        assert frames.shape[1] == 3
+        return frames.flip(1)
+
+    replacement = forward
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -37,21 +41,20 @@ def test_anonymizer_gets_whole_frames_of_clips(masked):
     masks = torch.ones(2, 1, 5, 4, 6) if masked else None
     expected = clips.flip(1)
     if masked:
-        masks[:, :, :, :, :2] = 0
+        masks[..., :2] = 0
         expected[..., :2] = clips[..., :2]
-    assert torch.equal(obfuscate(SwapRedAndBlue(), clips, masks), expected)
+    assert torch.equal(validation.obfuscate(SwapRedAndBlue(), clips, masks), expected)
 
 
-def test_reconstruction_learns_from_whole_frames_of_clips(updater):
-    """The release hands f_A one colour of three consecutive frames."""
+def test_reconstruction_learns_from_whole_frames_of_clips():
     seen, fa = [], nn.Conv2d(3, 3, 1)
     fa.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    colour = torch.tensor([0.1, 0.5, 0.9])
-    clips = colour.view(1, 1, 3, 1, 1, 1).expand(1, 2, 3, 8, 4, 4)
+    colour = torch.tensor([0.1, 0.5, 0.9]).view(3, 1, 1)
+    clips = colour[..., None].expand(1, 2, 3, 8, 4, 4)
     clips = ClipBatch(clips, torch.tensor([1, 1]), None, ("a", "b"))
-    images = ImageBatch(colour.view(1, 1, 3, 1, 1).expand(2, 3, 3, 4, 4), ("1", "2", "3"))
+    images = ImageBatch(colour.expand(2, 3, 3, 4, 4), ("1", "2", "3"))
     reconstruction_step(fa, clips, images, frames_per_video=4, updater=updater(fa))
-    assert torch.equal(seen[0], colour.view(1, 3, 1, 1).expand(2 * 4 + 3, 3, 4, 4))
+    assert torch.equal(seen[0], colour.expand(2 * 4 + 3, 3, 4, 4))
 
 
 class Listener(nn.Module):
@@ -66,31 +69,15 @@ def test_recognition_is_measured_in_rgb_on_the_crop_of_every_evaluation(tmp_path
     """The release validates on BGR, and crops some data sets square."""
     picture = np.zeros((30, 50, 3), np.uint8)
     picture[..., 0], picture[..., 1] = 200, np.linspace(0, 255, 50)
-    folder = tmp_path / "video"
-    folder.mkdir()
     for i in range(6):
-        Image.fromarray(picture).save(folder / f"{i:04d}.png")
-    data = TrainingData(None, [Ucf101Item(folder, 1, 0)], None, DecodedCache(0))
-    params, ft = SimpleNamespace(clip_length=4, stride=1, size=16), Listener()
-    assert recognition_accuracy(ft, nn.Identity(), data, params, CPU, n_modes=2) == 1.0
+        Image.fromarray(picture).save(tmp_path / f"{i:04d}.png")
+    data = TrainingData(None, [Ucf101Item(tmp_path, 1, 0)], None, DecodedCache(0))
+    goal, ft = SimpleNamespace(clip_length=4, stride=1, size=16), Listener()
+    assert validation.recognition_accuracy(ft, nn.Identity(), data, goal, CPU, n_modes=2) == 1.0
     expected = evaluation_transform(picture[None], 16)[0]
     assert ft.clips.shape == (2, 3, 4, 16, 16)
     torch.testing.assert_close(ft.clips, expected[None, :, None].expand_as(ft.clips))
     assert expected[0].mean() > 0.7 and expected[2].max() == 0
-
-
-class MeanColours(nn.Module):
-    """An f_B whose features are the mean colours."""
-
-    def extract_features(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3))
-
-
-class Grey(nn.Module):
-    """An f_A that leaves nothing."""
-
-    def forward(self, frames: Tensor) -> Tensor:
-        return torch.full_like(frames, 0.5)
 
 
 @pytest.fixture
@@ -109,29 +96,29 @@ def vispr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def probed(fa: nn.Module, params, n_epochs: int = 1) -> list[float]:
-    """What TensorBoard hears of the probe."""
-    values = []
-    writer = SimpleNamespace(add_scalar=lambda name, value, epoch: values.append(value))
+def probed(fa: nn.Module, n_epochs: int = 1) -> list[float]:
+    """What TensorBoard hears of the probe; f_B's features are the mean colours."""
+    fb, run = nn.Identity(), SimpleNamespace(device=CPU, writer=Mock())
+    fb.extract_features = lambda images: images.mean((2, 3))
     data = TrainingData(None, None, None, DecodedCache(2**20))
-    networks = Networks(fa, nn.Identity(), MeanColours())
-    run = SimpleNamespace(device=CPU, writer=writer)
-    validation = Validation(networks, data, params(size=16), run)
+    own = validation.Validation(Networks(fa, nn.Identity(), fb), data, params(size=16), run)
     for epoch in range(n_epochs):
-        validation.probe(epoch)
-    assert not values or not networks.fb.training
+        own.probe(epoch)
+    values = [heard.args[1] for heard in run.writer.add_scalar.call_args_list]
+    assert not values or not fb.training
     return values
 
 
-def test_the_probe_reads_what_is_there_and_not_what_is_gone(vispr, params):
-    assert probed(nn.Identity(), params) == [pytest.approx(1.0)]
-    assert probed(Grey(), params)[0] < 0.8
+def test_the_probe_reads_what_is_there_and_not_what_is_gone(vispr):
+    assert probed(nn.Identity()) == [pytest.approx(1.0)]
+    grey = nn.Threshold(2.0, 0.5)  # in place of everything
+    assert probed(grey)[0] < 0.8
 
 
-def test_without_labels_the_probe_is_silent(vispr, params, caplog):
+def test_without_labels_the_probe_is_silent(vispr, caplog):
     for path in vispr.glob("*.json"):
         path.unlink()
-    assert probed(nn.Identity(), params, n_epochs=2) == []
+    assert probed(nn.Identity(), n_epochs=2) == []
     assert caplog.text.count("no privacy probe") == 1
 
 
@@ -139,8 +126,8 @@ def test_rows_held_out_do_not_fit():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(400, 3, generator=generator, dtype=torch.float64)
     labels, held_out = (features[:, :1] > 0).double(), torch.arange(400) % 4 == 0
-    scores = ridge_scores(features, labels, held_out)
+    scores = validation.ridge_scores(features, labels, held_out)
     labels[held_out] = 1 - labels[held_out]
-    again = ridge_scores(features, labels, held_out)
+    again = validation.ridge_scores(features, labels, held_out)
     assert torch.equal(again, scores) and scores.shape == (100, 1)
     assert ((scores > 0.5) == (features[held_out, :1] > 0)).double().mean() > 0.8

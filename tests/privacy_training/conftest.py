@@ -10,22 +10,15 @@ import torch
 from PIL import Image
 
 from aux_code import config
-from aux_code.checkpoints import save_checkpoint
+from aux_code.checkpoints import read_json, save_checkpoint
 from aux_code.datasets.vispr import VISPR1
+from aux_code.errors import UserError
 from privacy_training import train_privacy
+from tests.anonymization_training.conftest import interrupt, one_thread  # noqa: F401
 
 COUNTS = {"train": 48, "val": 24, "test": 32}
 COMMON = "--preset miniature --size 24 --batch_size 16 --n_bootstrap 20 --device cpu".split()
 COMMON += ["--minutes_between_saves", "0"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small operations are faster on one thread, and a machine that tests has other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -71,7 +64,18 @@ def run_stage(run_main):
 
     def run(*options: object, run_id: str = "tiny") -> dict:
         assert run_main(*options, run_id=run_id) == 0
-        return json.loads((config.RESULTS_ROOT / f"privacy_{run_id}.json").read_text())
+        return read_json(config.RESULTS_ROOT / f"privacy_{run_id}.json")
+
+    return run
+
+
+@pytest.fixture
+def refused(run_main):
+    """refused(message, option, value, ...): the script ends with a UserError that says this."""
+
+    def run(message: str, *options: object, run_id: str = "tiny") -> None:
+        with pytest.raises(UserError, match=message):
+            run_main(*options, run_id=run_id)
 
     return run
 
@@ -80,8 +84,8 @@ def run_stage(run_main):
 def checkpoint_of(tmp_path):
     """checkpoint_of(role, net) writes a checkpoint of one network in our format."""
 
-    def write(role: str, net: torch.nn.Module, name: str = "") -> str:
-        path = tmp_path / f"{name or role}.pth"
+    def write(role: str, net: torch.nn.Module) -> str:
+        path = tmp_path / f"{role}.pth"
         meta = {"architectures": {role: net.architecture}}
         save_checkpoint(path, {f"{role}_model_state_dict": net.state_dict(), "meta": meta})
         return str(path)

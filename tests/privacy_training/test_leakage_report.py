@@ -1,15 +1,21 @@
-"""The report: protocols, thresholds, chance, absent attributes."""
+"""From what the attacker's network says to the report: averaged weights, probabilities, protocols,
+thresholds, chance, absent attributes."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from aux_code.metrics import attribute_metrics
-from privacy_training.leakage_report import leakage_report, plateau, smooth
+from privacy_training.attribute_prediction import Attack, build_attack, predict
+from privacy_training.leakage_report import bootstrap_interval, leakage_report, plateau, smooth
 from privacy_training.params_privacy import PrivacyParams
+from privacy_training.released_images import ReleasedImages
 
 NAMES = ["a17_color", "a4_gender"]
-PARAMS = PrivacyParams(n_bootstrap=10)
+PARAMS = PrivacyParams(n_bootstrap=10, precision="fp32")
 LABELS = np.array([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 1]], dtype=np.float32)
 
 
@@ -18,14 +24,12 @@ def entry(epoch: int, validation: torch.Tensor, test: torch.Tensor) -> dict:
     return {**losses, "validation": validation, "test": test}
 
 
-def blended(epoch: int, validation_quality: float, test_quality: float) -> dict:
-    """Probabilities that are a blend of the truth and of its contrary."""
-
-    def blend(quality):
-        noise = np.random.default_rng(epoch).random(LABELS.shape)
-        return torch.from_numpy(quality * LABELS + (1 - quality) * noise * (1 - LABELS)).float()
-
-    return entry(epoch, blend(validation_quality), blend(test_quality))
+def blended(epoch: int, *qualities: float) -> dict:
+    """Probabilities of validation and test that are a blend of the truth and of its contrary."""
+    noise = np.random.default_rng(epoch).random(LABELS.shape) * (1 - LABELS)
+    return entry(
+        epoch, *(torch.from_numpy(q * LABELS + (1 - q) * noise).float() for q in qualities)
+    )
 
 
 def report_of(history: list[dict], test_labels: np.ndarray = LABELS) -> dict:
@@ -37,6 +41,7 @@ def report_of(history: list[dict], test_labels: np.ndarray = LABELS) -> dict:
 
 
 def test_three_protocols_choose_their_own_epochs():
+    assert smooth(np.array([0.0, 3.0, 0.0, 0.0])) == pytest.approx([1.5, 1.0, 1.0, 0.0])
     qualities = [(0.0, 1.0), (0.0, 0.0), (0.9, 0.3), (0.9, 0.4), (0.9, 0.1), (0.0, 0.0)]
     report = report_of([blended(i + 1, *pair) for i, pair in enumerate(qualities)])
     epochs = {name: scores["epoch"] for name, scores in report["protocols"].items()}
@@ -58,10 +63,37 @@ def test_epochs_that_were_not_evaluated_cannot_be_chosen():
     assert [e["test_cmap"] is None for e in report["curve"]] == [True, False, True, False]
 
 
-def test_f1_thresholds_probabilities_not_logits():
-    """A logit of 0.2 is a probability of 0.55: positive, which 0.5 on logits would miss."""
-    said = torch.where(torch.from_numpy(LABELS) > 0, 0.2, -0.2).sigmoid()
+class Says(nn.Module):
+    """A network whose logits are written in its images' first pixels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :2, 0, 0]
+
+
+def test_predictions_are_probabilities_and_f1_thresholds_them_at_one_half():
+    """A logit of 0.2 is a probability of 0.55: the release thresholds logits at 0.5, which loses
+    it."""
+    images = torch.zeros(6, 3, 2, 2)
+    logits = images[:, :2, 0, 0] = torch.where(torch.from_numpy(LABELS) > 0, 0.2, -0.2)
+    attack = Attack(Says(), None, PARAMS, SimpleNamespace(device=torch.device("cpu")))
+    said = predict(attack, ReleasedImages([images], torch.from_numpy(LABELS)), batch_size=4)
+    torch.testing.assert_close(said, logits.sigmoid())
     assert report_of([entry(1, said, said)])["protocols"]["last"]["f1"] == 1.0
+    assert attribute_metrics(logits.numpy(), LABELS).f1 == 0
+
+
+def test_running_average_by_hand():
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    average = build_attack(net, PrivacyParams(weight_averaging=0.75), None).averaged
+    seen = []
+    for value in (1.0, 3.0, -2.0):
+        nn.init.constant_(net[0].weight, value)
+        net[1].running_mean.fill_(2 * value)
+        average.update_parameters(net)
+        seen.append((average.module[0].weight.item(), average.module[1].running_mean.item()))
+    expected = [1.0, 0.75 + 0.25 * 3, 0.75 * 1.5 - 0.25 * 2]
+    assert seen == [(pytest.approx(e), pytest.approx(2 * e)) for e in expected]
+    assert build_attack(net, PrivacyParams(), None).averaged is None
 
 
 def test_absent_attribute_is_reported_not_averaged_as_zero_and_chance_stands_beside_f1():
@@ -76,26 +108,39 @@ def test_absent_attribute_is_reported_not_averaged_as_zero_and_chance_stands_bes
     assert chance["cmap"] == chance["f1"] == 0.5
 
 
+def test_interval_is_that_of_scores_computed_draw_by_draw():
+    """Against the plain way, with ties and with an attribute that some draws lack."""
+    generator = np.random.default_rng(3)
+    labels = (generator.random((40, 3)) < (0.4, 0.04, 1.0)).astype(np.float32)
+    probabilities = np.round(0.3 * labels + 0.7 * generator.random((40, 3)), 1)
+    draws, again = [], np.random.default_rng(5)
+    for _ in range(230):
+        drawn = again.integers(0, 40, 40)
+        draws.append(attribute_metrics(probabilities[drawn], labels[drawn]).cmap)
+    found = bootstrap_interval(probabilities, labels, 230, seed=5)
+    assert found == pytest.approx(np.quantile(draws, [0.025, 0.975]))
+
+
+RISE = [0.3, 0.5, 0.6, 0.6, 0.6, 0.6]
 GAINS = [
-    ([0.3, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], 0.0, True),
-    ([0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.7, 0.7], 0.1, False), ([0.3, 0.6], 0.3, False),
-    ([0.3, 0.6, 0.6, 0.6, 0.6, 0.6, 0.5, 0.4], -0.1, True), ([0.6], None, False),
-]  # fmt: skip
+    # validation cMAPs; what the last quarter adds, whether that is a plateau
+    ([*RISE, 0.6, 0.6], 0.0, True),
+    ([0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.7, 0.7], 0.1, False),
+    ([0.3, 0.6], 0.3, False),
+    ([*RISE, 0.5, 0.4], -0.1, True),
+    ([0.6], None, False),
+]
 
 
-@pytest.mark.parametrize(("scores", "gain", "reached"), GAINS)
+@pytest.mark.parametrize("scores, gain, reached", GAINS)
 def test_plateau_is_what_the_last_quarter_adds_on_validation(scores, gain, reached):
     found = plateau(dict(enumerate(scores, 1)), 1, PARAMS)
     assert found["gain"] == (None if gain is None else pytest.approx(gain, abs=1e-3))
     assert found["reached"] == reached and found["last_epoch"] == len(scores)
 
 
-@pytest.mark.parametrize(("tolerance", "reached"), [(0.005, True), (0.003, False)])
+@pytest.mark.parametrize("tolerance, reached", [(0.005, True), (0.003, False)])
 def test_plateau_over_a_window_of_epochs(tolerance, reached):
     cmaps = {1: 0.2, 4: 0.5, 8: 0.6, 12: 0.602, 16: 0.604}
     found = plateau(cmaps, 16, PrivacyParams(plateau_epochs=8, plateau_gain=tolerance))
     assert found["reached"] == reached and found["gain"] == pytest.approx(0.004)
-
-
-def test_smoothing():
-    assert smooth(np.array([0.0, 3.0, 0.0, 0.0])) == pytest.approx([1.5, 1.0, 1.0, 0.0])

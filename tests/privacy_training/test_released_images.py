@@ -1,7 +1,6 @@
 """What the attacker sees: geometry, channel order, noise, averaging, augmentation."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,25 +19,35 @@ from privacy_training.released_images import ImageSource, Releaser, release_imag
 CPU = torch.device("cpu")
 
 
-def source_of(folder: Path, images: list[np.ndarray], people=None) -> ImageSource:
-    paths = [folder / f"{i}.png" for i in range(len(images))]
-    for path, image in zip(paths, images):
-        Image.fromarray(image).save(path)
-    labels = torch.arange(len(paths)).float()[:, None]
-    log = UnreadableLog(folder, len(paths))
-    return ImageSource(paths, labels, 16, people, log, batch=2, n_workers=2)
+@pytest.fixture
+def source_of(tmp_path):
+    """source_of(images, people): files labelled 0, 1, ..., released in 16 x 16 pixels."""
 
+    def build(images: list[np.ndarray], people=None) -> ImageSource:
+        paths = [tmp_path / f"{i}.png" for i in range(len(images))]
+        for path, image in zip(paths, images):
+            Image.fromarray(image).save(path)
+        labels, log = torch.arange(len(paths)).float()[:, None], UnreadableLog(tmp_path, len(paths))
+        return ImageSource(paths, labels, 16, people, log, batch=2, n_workers=2)
 
-def released_by(net: nn.Module | str, source: ImageSource, **arguments) -> torch.Tensor:
-    """The one release of the test split by an anonymizer."""
-    net = load_anonymizer(net) if isinstance(net, str) else net
-    return release_images(source, Releaser(net, CPU, **arguments), "test", 1, 0).releases[0]
+    return build
 
 
 @pytest.fixture
 def images() -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, (20 + 4 * i, 30, 3), dtype=np.uint8) for i in range(5)]
+
+
+def evaluated(images: list[np.ndarray]) -> torch.Tensor:
+    """The geometry of every evaluation."""
+    return torch.cat([evaluation_transform(image[None], 16) for image in images])
+
+
+def released_by(net: nn.Module | str, source: ImageSource, **arguments) -> torch.Tensor:
+    """The one release of the test split by an anonymizer."""
+    net = load_anonymizer(net) if isinstance(net, str) else net
+    return release_images(source, Releaser(net, CPU, **arguments), "test", 1, 0).releases[0]
 
 
 def small_anonymizer(noise: float = 0.0):
@@ -48,36 +57,25 @@ def small_anonymizer(noise: float = 0.0):
     return net.eval()
 
 
-def test_raw_release_is_the_evaluation_geometry_in_rgb(tmp_path, images):
+def test_raw_release_is_the_evaluation_geometry_in_rgb(source_of, images):
     releaser = Releaser(load_anonymizer("raw"), CPU)
-    released = release_images(source_of(tmp_path, images), releaser, "test", 4, 0)
+    released = release_images(source_of(images), releaser, "test", 4, 0)
     assert len(released.releases) == 1
-    expected = torch.cat([evaluation_transform(image[None], 16) for image in images])
-    torch.testing.assert_close(released.releases[0], expected)
+    torch.testing.assert_close(released.releases[0], evaluated(images))
     assert released.labels[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert released.names == [f"{i}.png" for i in range(5)]
 
 
-def test_channels_and_crop(tmp_path):
-    """A red image with a green border outside the central 0.8: only red comes, in channel 0."""
-    image = np.zeros((50, 50, 3), dtype=np.uint8)
-    image[..., 1] = 255
-    image[5:45, 5:45] = (255, 0, 0)
-    released = released_by("raw", source_of(tmp_path, [image, image]))
-    assert released[:, 0].min() > 0.999 and released[:, 1:].max() < 0.001
-
-
-def test_boxes_follow_the_image(tmp_path):
+def test_boxes_follow_the_image(source_of):
     """Source 50 x 50, crop [5, 45), size 16: a box of [15, 25) x [5, 45) covers columns 4 to 7."""
     image = np.full((50, 50, 3), 255, dtype=np.uint8)
     people = PersonBoxes({"0.png": {0: np.array([[15, 5, 25, 45]], np.float32)}})
-    released = released_by("blacken", source_of(tmp_path, [image], people))
-    black = (released[0] == 0).all(0)
+    black = (released_by("blacken", source_of([image], people))[0] == 0).all(0)
     assert black[:, 4:8].all() and not black[:, :4].any() and not black[:, 8:].any()
 
 
-def test_random_anonymizer_gets_several_releases_of_training_images(tmp_path, images):
-    source, noisy = source_of(tmp_path, images), Releaser(small_anonymizer(0.1), CPU)
+def test_random_anonymizer_gets_several_releases_of_training_images(source_of, images):
+    source, noisy = source_of(images), Releaser(small_anonymizer(0.1), CPU)
     released, again = (release_images(source, noisy, "train", 3, 0) for _ in range(2))
     assert len(released.releases) == 3
     assert not torch.equal(released.release(0), released.release(1))
@@ -85,29 +83,29 @@ def test_random_anonymizer_gets_several_releases_of_training_images(tmp_path, im
     assert torch.equal(released.release(2), again.release(2))
 
 
-def test_averaging_attacker_removes_noise(tmp_path, images):
-    source = source_of(tmp_path, images)
+def test_averaging_attacker_removes_noise(source_of, images):
+    source = source_of(images)
     clean = released_by(small_anonymizer(), source)
     for n, error in ((1, 0.2), (16, 0.05)):
         released = released_by(small_anonymizer(0.2), source, average_frames=n)
         assert (released - clean).std().item() == pytest.approx(error, rel=0.1)
 
 
-def test_feature_level_is_the_feature_of_a_still_clip(tmp_path, images):
+def test_feature_level_is_the_feature_of_a_still_clip(source_of, images):
     ft, fa = load_ft_model("small", num_classes=4).eval(), small_anonymizer()
-    released = released_by(fa, source_of(tmp_path, images), utility=ft, clip_frames=16)
-    frames = torch.cat([evaluation_transform(image[None], 16) for image in images])
+    released = released_by(fa, source_of(images), utility=ft, clip_frames=16)
     with torch.no_grad():
-        expected = ft.extract_features(fa(frames)[:, :, None].expand(-1, -1, 16, -1, -1))
+        stills = fa(evaluated(images))[:, :, None].expand(-1, -1, 16, -1, -1)
+        expected = ft.extract_features(stills)
     torch.testing.assert_close(released, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_frames_of_a_noisy_still_clip_differ(tmp_path, images):
+def test_frames_of_a_noisy_still_clip_differ(source_of, images):
     class Spread(nn.Module):
         def extract_features(self, clips):
             return clips.std(dim=2).mean(dim=(1, 2, 3))[:, None]
 
-    source = source_of(tmp_path, images)
+    source = source_of(images)
     assert released_by(small_anonymizer(0.1), source, utility=Spread()).min() > 0.05
     assert released_by("raw", source, utility=Spread()).max() < 1e-6
 
