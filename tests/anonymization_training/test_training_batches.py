@@ -146,13 +146,14 @@ def test_shapes_ranges_labels_and_device(videos, clips_of, views, n_views):
     assert moved.names == batch.names and moved.person_masks is None
 
 
+def indices(views: str, *key, distance: int = 0, n_frames: int = N_FRAMES) -> list[np.ndarray]:
+    """Of the clips of a video."""
+    sampling, generator = Sampling(views, 4, 2, 0, distance), seeded_generator(0, *key)
+    return training_batches.clip_indices(n_frames, sampling, generator)
+
+
 def test_triplets_share_the_anchor_and_negatives_are_disjoint_from_it():
     """The release lets the negative overlap the anchor in a third of the draws."""
-
-    def indices(views: str, *key, distance: int = 0) -> list[np.ndarray]:
-        sampling, generator = Sampling(views, 4, 2, 0, distance), seeded_generator(0, *key)
-        return training_batches.clip_indices(N_FRAMES, sampling, generator)
-
     for index in range(40):
         anchor, positive, negative = indices("triplet", "clip", 0, index)
         assert np.array_equal(anchor, positive)
@@ -161,8 +162,18 @@ def test_triplets_share_the_anchor_and_negatives_are_disjoint_from_it():
     assert negative[0] - anchor[-1] == 5
     a, b = indices("invariance")
     assert a[-1] < b[0] or b[-1] < a[0]
-    lltc = indices("lltc")
-    assert len(lltc) == 8 and all(np.array_equal(lltc[k], lltc[k + 4]) for k in range(4))
+
+
+def test_lltc_takes_four_disjoint_times_anew_in_every_epoch_and_any_of_them_as_anchor():
+    """Always the same ones, which overlap, and the first as anchor taught the least of a video."""
+    epochs = [indices("lltc", epoch, n_frames=40) for epoch in range(20)]
+    for clips in epochs:
+        assert len(clips) == 8 and all(np.array_equal(clips[k], clips[k + 4]) for k in range(4))
+        frames = np.concatenate([np.arange(clip[0], clip[-1] + 1) for clip in clips[:4]])
+        assert len(set(frames.tolist())) == len(frames) == 28
+    starts = [[int(clip[0]) for clip in clips[:4]] for clips in epochs]
+    assert len(set(map(tuple, starts))) > 15
+    assert {sorted(of_epoch).index(of_epoch[0]) for of_epoch in starts} == {0, 1, 2, 3}
 
 
 def test_views_of_one_time_are_augmented_differently(videos, pictures, clips_of, images_of):
