@@ -9,26 +9,24 @@ from reproduction import plan, processes
 from reproduction.plan import Stage, Step
 from tests.reproduction import toy_step
 
-ROOTS = ("UCF101", "VISPR", "UCF_CRIME", "XD_VIOLENCE", "SHANGHAITECH")
-
 
 @pytest.fixture
 def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every folder that the stages write to lies in the temporary folder."""
-    for name in ("SAVED_MODELS_ROOT", "FEATURES_ROOT", "RESULTS_ROOT", "LOGS_ROOT"):
-        monkeypatch.setattr(config, name, tmp_path / name.removesuffix("_ROOT").lower())
+    """Every folder that the stages read from and write to lies in the temporary folder."""
+    for name in ("SAVED_MODELS", "FEATURES", "RESULTS", "LOGS", "DATA"):
+        monkeypatch.setattr(config, f"{name}_ROOT", tmp_path / name.lower())
+    for name in ("UCF101", "VISPR", "UCF_CRIME", "XD_VIOLENCE", "SHANGHAITECH"):
+        folder = getattr(config, f"{name}_ROOT").name
+        monkeypatch.setattr(config, f"{name}_ROOT", tmp_path / "data" / folder)
     monkeypatch.setattr(config, "ARTIFACT_ROOT", tmp_path)
-    monkeypatch.setattr(config, "DATA_ROOT", tmp_path / "data")
     return tmp_path
 
 
 @pytest.fixture
 def make_step(artifacts: Path, monkeypatch: pytest.MonkeyPatch):
     """make_step(name, needs=[steps], **options of the toy) -> Step."""
-    stage = Stage(
-        "tests/reproduction/toy_step.py", "toy", toy_step.PRESETS, toy_step.made_of, "toy_state.pth"
-    )
-    monkeypatch.setitem(plan.STAGES, "toy", stage)
+    script, presets = "tests/reproduction/toy_step.py", toy_step.PRESETS
+    monkeypatch.setitem(plan.STAGES, "toy", Stage(script, "toy", presets, toy_step.made_of))
     monkeypatch.setattr(processes, "PRELOADED", ("torch", "numpy", "tyro"))
 
     def make(name: str, needs: tuple[Step, ...] = (), **options) -> Step:

@@ -1,4 +1,4 @@
-"""A stage in small: copies what it reads; waits, fails, is interrupted like a training."""
+"""A stage in small: copies what it reads; waits, fails, is killed or interrupted like one."""
 
 import os
 import sys
@@ -18,8 +18,6 @@ from aux_code.training_state import TrainingState, is_finished
 
 @dataclass(frozen=True, kw_only=True)
 class ToyParams(CommonParams):
-    """What the toy takes."""
-
     reads: tuple[Path, ...] = by_content(())
     value: int = 0
     n_workers: int = free(0)
@@ -34,12 +32,10 @@ PRESETS = {"paper": ToyParams(), "miniature": ToyParams(), "changed": ToyParams(
 
 
 def made_of(params: ToyParams) -> Recipe:
-    """Of its parameters and what it reads."""
     return recipe(params, {str(i): path for i, path in enumerate(params.reads)})
 
 
 def main() -> int:
-    """Steps that are saved one by one, then the output."""
     params = parse(PRESETS)
     made, folder = made_of(params), run_folder(params, "toy")
     output, state_path = folder / "out.json", folder / "toy_state.pth"
@@ -55,6 +51,8 @@ def main() -> int:
         sys.stderr.write(f"saved {i + 1}\n")
     while sum(os.times()[:2]) < params.busy:
         pass
+    if params.status < 0:
+        os.kill(os.getpid(), -params.status)
     if params.status not in (0, 3):
         sys.stderr.write("something went wrong here\n")
         return params.status
