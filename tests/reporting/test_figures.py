@@ -8,11 +8,9 @@ from aux_code.reporting.table import Table, percent
 
 
 def test_scores_last_to_the_end_of_the_video_in_seconds():
-    scores = np.repeat(np.float32([0.1, 0.9]), 25)
-    frames = np.zeros((2, 4, 4, 3), np.uint8)
-    strips = [Strip("Raw", frames, (10, 40))]
-    figure = score_figure([Curve("raw", scores, "red")], [(5, 20)], 25.0, strips, threshold=0.5)
-    curves, strip = figure.axes
+    raw = Curve("raw", np.repeat(np.float32([0.1, 0.9]), 25), "red")
+    strips = [Strip("Raw", np.zeros((2, 4, 4, 3), np.uint8), (10, 40))]
+    curves, strip = score_figure([raw], [(5, 20)], 25.0, strips, threshold=0.5).axes
     threshold, curve = curves.lines
     assert curve.get_xdata()[[0, 25, 50]].tolist() == [0, 1, 2]
     assert curve.get_ydata()[[24, 25, 50]] == pytest.approx([0.1, 0.9, 0.9])
@@ -25,11 +23,8 @@ def test_scores_last_to_the_end_of_the_video_in_seconds():
 
 def test_bars_stand_beside_chance_and_say_where_there_is_nothing_to_find():
     chance = {"a1_age": 0.25, **{f"a{i}_x": 0.5 for i in range(2, 8)}, "a8_face": 0.0}
-    attacks = [
-        AttributeScores("raw", {"a1_age": 0.75}, "red", {"a1_age": 0.1}),
-        AttributeScores("blur", {"a1_age": None}, "blue"),
-    ]
-    figure = attribute_bars(attacks, chance)
+    raw = AttributeScores("raw", {"a1_age": 0.75}, "red", {"a1_age": 0.1})
+    figure = attribute_bars([raw, AttributeScores("blur", {"a1_age": None}, "blue")], chance)
     first, last = figure.axes[0], figure.axes[7]
     assert [bar.get_width() for bar in first.patches] == [75] and first.get_title("left") == "age"
     assert list(first.lines[-1].get_xdata()) == [25, 25]
@@ -40,7 +35,6 @@ def test_bars_stand_beside_chance_and_say_where_there_is_nothing_to_find():
 
 def test_a_table_in_markdown():
     table = Table("A", ("x", "y"), (("a", "1\n2"),), ("note",), warnings=("look",))
-    assert table.markdown() == (
-        "### A\n\n| x | y |\n| :--- | ---: |\n| a | 1<br>2 |\n\n**look**\n\nnote\n"
-    )
+    text = "### A\n\n| x | y |\n| :--- | ---: |\n| a | 1<br>2 |\n\n**look**\n\nnote\n"
+    assert table.markdown() == text
     assert [percent(0.5), percent(0.5, 0.01, 1), percent(None)] == ["50.00", "50.0 ± 1.0", "–"]

@@ -11,23 +11,25 @@ from aux_code.errors import UserError
 from visualization import plot_scores
 
 
-def _results(folder, run_id, scores):
+def _results(folder, run_id="raw"):
     path = folder / f"anomaly_ucf_crime_{run_id}.json"
     videos = [{"name": "Fight 1", "category": "Fighting", "n_frames": 70, "events": [[10, 40]]}]
     write_json(path, {"run_id": run_id, "frames_per_feature": 32, "videos": videos})
-    scores = {"Fight 1": np.array(scores, np.float32)}
-    np.savez(folder / f"anomaly_ucf_crime_{run_id}_scores.npz", **scores)
+    scores = {"Fight 1": np.float32([0.1, 0.9, 0.5])}
+    np.savez(path.with_name(f"{path.stem}_scores.npz"), **scores)
     return path
 
 
 def test_clip_scores_become_frame_scores(tmp_path):
-    curve = plot_scores.read_scores(_results(tmp_path, "raw", [0.1, 0.9, 0.5]), "Fight 1")
+    curve = plot_scores.read_scores(_results(tmp_path), "Fight 1")
     assert curve.label == "raw" and curve.events == [(10, 40)] and len(curve.scores) == 70
     assert np.allclose(curve.scores[[0, 31, 32, 63, 64, 69]], [0.1, 0.1, 0.9, 0.9, 0.5, 0.5])
+    with pytest.raises(UserError, match="Fight 1"):
+        plot_scores.read_scores(_results(tmp_path), "fight")
 
 
 def test_figure_shades_the_truth(tmp_path, monkeypatch):
-    paths = [_results(tmp_path, run_id, [0.1, 0.9, 0.5]) for run_id in ("raw", "ted_spad")]
+    paths = [_results(tmp_path, run_id) for run_id in ("raw", "ted_spad")]
     options = ["plot_scores.py", "Fight 1", *map(str, paths), "--output", str(tmp_path / "out.png")]
     monkeypatch.setattr(sys, "argv", options)
     plot_scores.main()
@@ -35,11 +37,6 @@ def test_figure_shades_the_truth(tmp_path, monkeypatch):
     blue = (pixels[:, 2] - pixels[:, 0] > 30) & (pixels.min(axis=1) > 150)
     green = (pixels[:, 1] - pixels[:, 0] > 60) & (pixels[:, 1] - pixels[:, 2] > 40)
     assert blue.sum() > 2000 and green.sum() > 100
-
-
-def test_unknown_video_lists_what_there_is(tmp_path):
-    with pytest.raises(UserError, match="Fight 1"):
-        plot_scores.read_scores(_results(tmp_path, "raw", [0.1]), "fight")
 
 
 @pytest.mark.parametrize("content", [[1], {"videos": [{}]}, {"metrics": 1}, {"videos": []}])
@@ -51,7 +48,7 @@ def test_other_files_than_results_are_refused(tmp_path, content):
 
 
 def test_damaged_scores_are_named(tmp_path):
-    path = _results(tmp_path, "raw", [0.1, 0.9, 0.5])
+    path = _results(tmp_path)
     scores = path.with_name(f"{path.stem}_scores.npz")
     whole = scores.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2]):
