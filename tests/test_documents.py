@@ -1,6 +1,5 @@
 """README and documents are true: their length, links, files and every command that they show."""
 
-import json
 import os
 import re
 import shlex
@@ -11,28 +10,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.commands import ROOT, answers
+
 DOCUMENTS = {*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"}
 DOCUMENTS = sorted(DOCUMENTS - {ROOT / "CHANGELOG.md"})
 OF_A_READER = ("distance_head.py",)
 """Scripts of docs/extending.md that a reader, and test_extensions.py, writes."""
-
-ASK_EACH = """
-import contextlib, io, json, runpy, sys
-answers = []
-for script, module, words in json.loads(sys.argv[1]):
-    sys.argv = [script, *words]
-    out, status = io.StringIO(), 0
-    with contextlib.redirect_stdout(out):
-        try:
-            run = runpy.run_module if module else runpy.run_path
-            run(script, run_name="__main__")
-        except SystemExit as error:
-            status = error.code or 0
-    answers.append([status, out.getvalue()])
-print(json.dumps(answers))
-"""
-"""One process for all: each would spend seconds on importing PyTorch."""
 
 
 def command_lines(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -49,17 +32,17 @@ def command_lines(path: Path) -> Iterator[tuple[str, str, str]]:
                 yield str(path.relative_to(ROOT)), folder, command.strip()
 
 
-def as_script(folder: str, command: str) -> tuple[str, bool, list[str]]:
-    """(path or module, whether it is a module, arguments)."""
+def as_script(folder: str, command: str) -> tuple[str, list[str]]:
+    """(path, or -m and a module; arguments)."""
     words = [word for word in shlex.split(command) if word != "..."]
     if words[1] == "-m":
-        return words[2], True, words[3:]
+        return f"-m {words[2]}", words[3:]
     at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
     assert at is not None, f"no script in: {command}"
     path = ROOT / folder / words[at]
     if not path.is_file():  # torchrun's examples name a script of the stage that the page is about
         path = next(iter(ROOT.glob(f"*/{words[at]}")), path)
-    return str(path), False, words[at + 1 :]
+    return str(path), words[at + 1 :]
 
 
 COMMANDS = [command for path in DOCUMENTS for command in command_lines(path)]
@@ -68,17 +51,6 @@ SCRIPTS = [
     for document, folder, command in COMMANDS
     if not command.startswith("make") and not any(name in command for name in OF_A_READER)
 ]
-
-
-def ask(questions: list[tuple[str, bool, list[str]]], folder: Path) -> list[tuple[int, str]]:
-    """(exit status, standard output) of each command, run at the root with artefacts elsewhere."""
-    variables = {"TED_SPAD_ARTIFACT_ROOT": str(folder), "TED_SPAD_DATA_ROOT": str(folder / "data")}
-    result = subprocess.run(
-        [sys.executable, "-c", ASK_EACH, json.dumps(questions)],
-        cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 def test_readme_is_short_and_comes_to_real_data_early():
@@ -101,31 +73,27 @@ def test_links_and_named_files_exist(path: Path):
         assert (ROOT / name).is_file() or Path(name).name in OF_A_READER, f"{path.name}: {name}"
 
 
-def test_every_command_names_a_script_and_options_that_exist(tmp_path: Path):
+def test_every_command_names_a_script_and_options_that_exist_and_plans_something(tmp_path):
     assert len(SCRIPTS) > 20
-    scripts = sorted({(script, module) for _, script, module, _ in SCRIPTS})
-    answers = ask([(script, module, ["--help"]) for script, module in scripts], tmp_path)
-    texts = {}
-    for (script, _), (status, text) in zip(scripts, answers, strict=True):
-        assert status == 0, script
-        texts[script] = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    for document, script, _, words in SCRIPTS:
-        for word in words:
-            option = word.split("=")[0]
-            if option.startswith("--"):
-                known = re.search(re.escape(option) + r"\b", texts[script])
-                assert known, f"{document}: {Path(script).name} knows no {option}"
+    scripts = sorted({script for _, script, _ in SCRIPTS})
+    calls = {tuple(words) for _, script, words in SCRIPTS if script.endswith("reproduce.py")}
+    plans = [words for words in sorted(calls) if "posterize" not in words]  # see test_extensions.py
+    questions = [(script, ["--help"]) for script in scripts]
+    questions += [(str(ROOT / "reproduce.py"), [*words, "--dry_run"]) for words in plans]
+    roots = {"TED_SPAD_ARTIFACT_ROOT": tmp_path, "TED_SPAD_DATA_ROOT": tmp_path / "data"}
+    given, _ = answers(questions, **roots)
+    assert not any(status for status, _ in given), list(zip(questions, given))
+    shown = [re.sub(r"\x1b\[[0-9;]*m", "", text) for _, text in given]
+    texts = dict(zip(scripts, shown))
+    for document, script, words in SCRIPTS:
+        for option in (word.split("=")[0] for word in words if word.startswith("--")):
+            known = re.search(re.escape(option) + r"\b", texts[script])
+            assert known, f"{document}: {Path(script).name} knows no {option}"
         if "--preset" in words:
             preset = words[words.index("--preset") + 1]
             assert re.search(rf"\b{preset}\b", texts[script]), f"{document}: {preset}"
-
-
-def test_the_shown_calls_of_reproduce_plan_something(tmp_path: Path):
-    calls = {tuple(words) for _, script, _, words in SCRIPTS if script.endswith("reproduce.py")}
-    known = [words for words in sorted(calls) if "posterize" not in words]  # see test_extensions.py
-    dry = [(str(ROOT / "reproduce.py"), False, [*words, "--dry_run"]) for words in known]
-    for words, (status, text) in zip(known, ask(dry, tmp_path), strict=True):
-        assert status == 0 and ("train_anonymizer.py" in text or "sbatch" in text), words
+    for words, text in zip(plans, shown[len(scripts) :], strict=True):
+        assert "train_anonymizer.py" in text or "sbatch" in text, words
     assert not (tmp_path / "saved_models").exists()
 
 
