@@ -13,8 +13,7 @@ from aux_code.losses.nt_xent import nt_xent_loss
 def main() -> None:
     """One line of JSON from rank 0: the observations of all ranks."""
     rank = distributed.rank()
-    rows = torch.arange(6.0).view(3, 2) + 10 * rank
-    rows.requires_grad_(True)
+    rows = (torch.arange(6.0).view(3, 2) + 10 * rank).requires_grad_(True)
     gathered = distributed.gather_rows(rows)
     # rank 0's loss weighs rank r's rows by r + 1, rank 1's by ten times that
     weights = torch.repeat_interleave(torch.arange(1.0, distributed.world_size() + 1), 3)[:, None]
@@ -22,27 +21,19 @@ def main() -> None:
     total = torch.tensor([1.0 + rank], requires_grad=True)
     (distributed.all_reduce(total) * (rank + 1)).sum().backward()
     seen = {
-        "rank": rank,
-        "gathered": gathered.tolist(),
-        "rows_gradient": rows.grad.tolist(),
-        "total_gradient": total.grad.tolist(),
-        "averaged": averaged_gradients(rank),
+        "rank": rank, "gathered": gathered.tolist(), "rows_gradient": rows.grad.tolist(),
+        "total_gradient": total.grad.tolist(), "averaged": averaged_gradients(rank),
         "sum": distributed.sum_over_ranks(torch.tensor([rank + 1.0])).tolist(),
         "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
-        "share": distributed.share(list(range(6))),
-        "nt_xent": gathered_nt_xent(rank),
-    }
+        "share": distributed.share(list(range(6))), "nt_xent": gathered_nt_xent(rank),
+    }  # fmt: skip
     everyone = distributed.gather_objects(seen)
     distributed.barrier()
     distributed.leave()
     if distributed.is_main():
-        sys.stdout.write(json.dumps({"ranks": everyone, "threads_left": gloo_threads()}) + "\n")
-
-
-def gloo_threads() -> list[str]:
-    """Names of the threads of this process that serve gloo."""
-    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-    return [name for name in names if "gloo" in name]
+        threads = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+        left = [name for name in threads if "gloo" in name]
+        sys.stdout.write(json.dumps({"ranks": everyone, "threads_left": left}) + "\n")
 
 
 def averaged_gradients(rank: int) -> list:

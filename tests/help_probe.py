@@ -7,6 +7,7 @@ module path: the scripts have to work in an uninstalled clone, by their own prea
 
 import io
 import json
+import multiprocessing
 import os
 import runpy
 import sys
@@ -24,32 +25,21 @@ import tyro  # noqa: F401
 
 def main(repository: Path, foreign: Path, scripts: list[str]) -> dict[str, str]:
     """Every script from its own folder, from the repository's root and from a foreign folder."""
-    results = {}
+    places = {}
     for script in scripts:
         path = repository / script
-        places = ((repository, script), (path.parent, path.name), (foreign, str(path)))
-        for folder, argument in places:
-            results[f"{script}|{folder}"] = in_child(repository, folder, argument)
-    return results
+        own = ((repository, script), (path.parent, path.name), (foreign, str(path)))
+        places |= {f"{script}|{folder}": (repository, folder, name) for folder, name in own}
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        return dict(zip(places, pool.starmap(complaint_of, places.values(), chunksize=1)))
 
 
-def in_child(repository: Path, folder: Path, script: str) -> str:
-    """Forks, runs the script there, and returns the child's complaint."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read_end)
-        try:
-            complaint = run_help(repository, folder, script)
-        except BaseException:
-            complaint = traceback.format_exc()
-        os.write(write_end, complaint.encode()[-60000:])
-        os._exit(0)
-    os.close(write_end)
-    with open(read_end, "rb") as pipe:
-        complaint = pipe.read().decode()
-    os.waitpid(child, 0)
-    return complaint
+def complaint_of(repository: Path, folder: Path, script: str) -> str:
+    """What is wrong with a script there, in this process; empty if nothing."""
+    try:
+        return run_help(repository, folder, script)
+    except BaseException:
+        return traceback.format_exc()
 
 
 def run_help(repository: Path, folder: Path, script: str) -> str:
@@ -69,13 +59,10 @@ def run_help(repository: Path, folder: Path, script: str) -> str:
             status = end.code
     if status not in (0, None):
         return f"exit status {status}"
-    if "--preset" not in text.getvalue() and "--anonymizer" not in text.getvalue():
+    if not ("--preset" in text.getvalue() or "--anonymizer" in text.getvalue()):
         return "prints no usage"
-    if torch.cuda.is_initialized():
-        return "touches CUDA"
-    if "nvidia.dali" in sys.modules:
-        return "imports DALI"
-    return ""
+    touched = {"CUDA": torch.cuda.is_initialized(), "DALI": "nvidia.dali" in sys.modules}
+    return ", ".join(name for name, is_touched in touched.items() if is_touched)
 
 
 if __name__ == "__main__":

@@ -4,23 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from aux_code.batch_norm import (
-    SynchronisedBatchNorm,
-    keep_running_statistics,
-    synchronise_batch_norms,
-)
+from aux_code import batch_norm
 from aux_code.layout import apply_per_frame
 
 
 def norms() -> nn.Sequential:
     """A small f_A with statistics that start elsewhere than at 0 and 1."""
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1),
-        nn.BatchNorm2d(4, momentum=0.3),
-        nn.ReLU(),
-        nn.Conv2d(4, 3, 1),
-    )
+    norm = nn.BatchNorm2d(4, momentum=0.3)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), norm, nn.ReLU(), nn.Conv2d(4, 3, 1))
     net[1].running_mean.fill_(0.5)
     return net
 
@@ -42,7 +34,7 @@ def test_recomputation_does_not_update_running_statistics_again(chunk: int):
 def test_statistics_are_kept_and_restored_after_an_error():
     net = norms()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(KeyError), keep_running_statistics(net):
+    with pytest.raises(KeyError), batch_norm.keep_running_statistics(net):
         net(torch.rand(2, 3, 4, 4))
         raise KeyError
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
@@ -51,8 +43,8 @@ def test_statistics_are_kept_and_restored_after_an_error():
 
 def test_one_process_keeps_its_batch_norms():
     net = norms()
-    assert synchronise_batch_norms(net) is net and type(net[1]) is nn.BatchNorm2d
-    synchronised = SynchronisedBatchNorm(4)
+    assert batch_norm.synchronise_batch_norms(net) is net and type(net[1]) is nn.BatchNorm2d
+    synchronised = batch_norm.SynchronisedBatchNorm(4)
     x = torch.rand(5, 4, 3, 3)
     assert torch.equal(synchronised(x), nn.BatchNorm2d(4)(x))
     with pytest.raises(ValueError, match="dimensions"):

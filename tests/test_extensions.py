@@ -6,11 +6,11 @@ import shlex
 import shutil
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from aux_code.datasets.surveillance import load_surveillance
+from aux_code.miniature.formats import write_video
 from aux_code.miniature.render import render_benchmark
 from tests.commands import ROOT, answers
 
@@ -27,27 +27,16 @@ SHORT = {
 """What a test adds to the commands for time."""
 
 
-def write_video(path: Path, n_frames: int, start: int, end: int) -> None:
-    """Grey frames that are bright from `start` to `end`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for i in range(n_frames):
-            pixels = np.full((48, 64, 3), 210 if start <= i < end else 60, np.uint8)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
 def write_corridor(root: Path) -> None:
-    """The data set of the document: videos and labels.txt."""
+    """The data set of the document: grey videos, half of which turn bright, and labels.txt."""
+    (root / "videos").mkdir(parents=True)
     lines = []
-    for split, n_videos in (("train", 6), ("test", 4)):
-        for number in range(n_videos):
-            start, end = (64, 128) if number % 2 else (0, 0)
-            write_video(root / "videos" / f"{split}_{number}.mp4", 150 + number, start, end)
-            lines.append(f"{split}_{number} {split} {start} {end}")
+    for split, number in (*(("train", n) for n in range(6)), *(("test", n) for n in range(4))):
+        start, end = (64, 128) if number % 2 else (0, 0)
+        levels = [210 if start <= i < end else 60 for i in range(150 + number)]
+        frames = [np.full((48, 64, 3), level, np.uint8) for level in levels]
+        write_video(root / "videos" / f"{split}_{number}.mp4", frames, 25)
+        lines.append(f"{split}_{number} {split} {start} {end}")
     (root / "labels.txt").write_text("\n".join(lines) + "\n")
 
 
