@@ -37,6 +37,8 @@ def test_extremes():
     assert ranking_metrics(np.array([2.0, 1.0]), ones, zeros) == (1.0, 1.0, 1.0)
     assert ranking_metrics(np.array([1.0, 2.0]), ones, zeros).roc_auc == 0.0
     assert ranking_metrics(np.array([1.0, 1.0]), ones, zeros).roc_auc == 0.5  # one constant score
+    assert np.isnan(ours.average_precision(np.array([0.1, 0.9]), np.zeros(2)))
+    assert ours.average_precision(np.array([0.1, 0.9]), np.ones(2)) == 1.0
 
 
 @pytest.mark.parametrize("positives, negatives", [([0, 0], [1, 1]), ([1, 1], [0, 0]), ([], [])])
@@ -44,12 +46,6 @@ def test_one_class_alone_cannot_be_ranked(positives: list, negatives: list):
     scores = np.arange(len(positives), dtype=float)
     with pytest.raises(ValueError, match="positive and negative"):
         ranking_metrics(scores, np.array(positives), np.array(negatives))
-
-
-def test_average_precision_of_columns_without_a_choice():
-    scores = np.array([0.1, 0.9])
-    assert np.isnan(ours.average_precision(scores, np.zeros(2)))
-    assert ours.average_precision(scores, np.ones(2)) == 1.0
 
 
 def test_attribute_metrics_equal_scikit_learn_and_leave_absent_attributes_out():
@@ -63,10 +59,8 @@ def test_attribute_metrics_equal_scikit_learn_and_leave_absent_attributes_out():
     np.testing.assert_allclose(metrics.per_attribute[present], expected, atol=1e-12)
     assert np.isnan(metrics.per_attribute[5])
     assert metrics.cmap == pytest.approx(np.mean(expected), abs=1e-12)
-    predicted = (probabilities >= 0.5).astype(int)
-    f1 = sklearn.f1_score(
-        labels[:, present], predicted[:, present], average="macro", zero_division=0
-    )
+    predicted = (probabilities >= 0.5).astype(int)[:, present]
+    f1 = sklearn.f1_score(labels[:, present], predicted, average="macro", zero_division=0)
     assert metrics.f1 == pytest.approx(f1, abs=1e-12)
 
 
@@ -77,14 +71,11 @@ def test_f1_thresholds_probabilities_not_logits():
     assert attribute_metrics(1 / (1 + np.exp(-logits)), labels).f1 == 1.0
 
 
-def test_chance_is_the_prevalence_and_what_a_blind_attacker_gets():
+def test_chance_is_the_prevalence_and_leakage_removed_is_one_there_and_zero_at_raw():
     labels = np.zeros((100, 3))
     labels[:40, 0] = labels[:10, 1] = 1
     assert ours.chance_cmap(labels) == pytest.approx(0.25)
     assert attribute_metrics(np.full((100, 3), 0.5), labels).cmap == pytest.approx(0.25)
-
-
-def test_leakage_removed_is_one_at_chance_and_zero_at_raw():
-    assert ours.leakage_removed(raw=0.6, anonymized=0.6, chance=0.2) == 0
-    assert ours.leakage_removed(raw=0.6, anonymized=0.2, chance=0.2) == 1
+    removed = [ours.leakage_removed(raw=0.6, anonymized=value, chance=0.2) for value in (0.6, 0.2)]
+    assert removed == [0, 1]
     assert ours.leakage_removed(raw=0.6, anonymized=0.5, chance=0.2) == pytest.approx(0.25)
