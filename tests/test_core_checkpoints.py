@@ -95,6 +95,22 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, writer: str
     assert trace.exists()
 
 
+def test_numpy_values_are_data_and_objects_in_them_are_refused(tmp_path: Path):
+    """The release's checkpoints hold some, older ones under numpy 1's names."""
+    path, trace = tmp_path / "old.pth", tmp_path / "trace"
+    content = {"best": np.float64(0.75), "losses": np.arange(3.0), "flag": np.bool_(True)}
+    content |= {"ids": np.array(["a", "b"]), "state": {"x": torch.ones(2)}}
+    torch.save(content, path)
+    assert load_checkpoint(path)["losses"].tolist() == [0, 1, 2]
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert load_checkpoint(path)["best"] == 0.75
+    torch.save({**content, "objects": np.array([Malicious(trace)])}, path)
+    with pytest.raises(UserError, match="refused"):
+        load_checkpoint(path)
+    assert not trace.exists()
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_missing_truncated_and_other_files_are_named(tmp_path: Path, zipped: bool):
     path = tmp_path / "part.pth"
@@ -132,8 +148,8 @@ def test_without_room_on_the_disk_there_is_an_error_and_no_half_array(tmp_path: 
     """Writes fail in the middle, as on a full disk; NumPy alone overlooks it for small arrays."""
     values = np.arange(n_values, dtype=np.float32)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         with pytest.raises(UserError, match="a.npy.*free space"):
             write_npy(tmp_path / "a.npy", values)
     finally:
