@@ -37,8 +37,7 @@ def raising(error: BaseException):
 @pytest.mark.parametrize(
     "main, status, message",
     [
-        (lambda: None, 0, ""),
-        (lambda: 3, 3, ""),
+        (lambda: None, 0, ""), (lambda: 3, 3, ""), (raising(SystemExit(2)), 2, ""),
         (raising(UserError("--size: too small")), 2, "error: --size: too small\n"),
         (raising(OSError(errno.ENOTDIR, "Not a file", "/a/b")), 2, "error: /a/b: Not a file"),
         (raising(OSError(errno.ENOSPC, "No space left")), 2, "error: No space left"),
@@ -46,7 +45,7 @@ def raising(error: BaseException):
         (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "terminated"),
         (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted"),
     ],
-)
+)  # fmt: skip
 def test_exit_statuses(main, status: int, message: str, capsys):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(SystemExit) as caught:
@@ -56,11 +55,12 @@ def test_exit_statuses(main, status: int, message: str, capsys):
     assert error.startswith(message) and len(error.splitlines()) <= 1 and "Traceback" not in error
 
 
-def test_bugs_are_not_disguised_as_user_errors():
-    with pytest.raises(ZeroDivisionError):
-        run_script(lambda: 1 // 0)
-    with pytest.raises(BrokenPipeError):
-        run_script(raising(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), BrokenPipeError(errno.EPIPE, "Broken pipe")]
+)
+def test_bugs_are_not_disguised_as_user_errors(error: Exception):
+    with pytest.raises(type(error)):
+        run_script(raising(error))
 
 
 @pytest.mark.parametrize(
@@ -79,34 +79,30 @@ def test_the_first_signal_is_a_request_the_second_ends(number: int, error: type)
     assert signal.getsignal(number) == before
 
 
-def test_a_run_has_a_folder_with_its_resolved_parameters(tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "SAVED_MODELS_ROOT", tmp_path / "saved")
-    monkeypatch.setattr(config, "LOGS_ROOT", tmp_path / "logs")
-    run = start_run(CommonParams(preset="miniature", seed=3, device="cpu"), "train_x")
-    assert run.folder == tmp_path / "saved" / "train_x_miniature" and run.device.type == "cpu"
-    saved = json.loads((run.folder / "params_train_x.json").read_text())
-    expected = {"seed": 3, "run_id": "train_x_miniature", "stage": "train_x"}
-    assert expected.items() <= saved.items()
-    assert not (tmp_path / "logs").exists()
-    run.writer.add_scalar("loss", 1.0, 0)
-    run.writer.close()
-    assert list((tmp_path / "logs" / "train_x_miniature").iterdir())
-    named = start_run(CommonParams(run_id="mine", device="cpu"), "train_x")
-    assert named.folder == tmp_path / "saved" / "mine"
-
-
-def test_a_run_seeds_every_generator(tmp_path, monkeypatch):
+def test_a_run_has_a_folder_with_its_resolved_parameters_and_seeds_every_generator(
+    tmp_path, monkeypatch
+):
     def draws() -> tuple:
         return random.random(), float(np.random.rand()), float(torch.rand(1))
 
-    monkeypatch.setattr(config, "SAVED_MODELS_ROOT", tmp_path)
+    for name in ("SAVED_MODELS_ROOT", "LOGS_ROOT"):
+        monkeypatch.setattr(config, name, tmp_path / name)
     threads = torch.get_num_threads()
-    start_run(CommonParams(seed=3, device="cpu", n_threads=1), "x")
+    run = start_run(CommonParams(preset="miniature", seed=3, device="cpu", n_threads=1), "train_x")
     first = draws()
     assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
-    runs.seed_everything(3)
-    assert draws() == first
+    assert run.folder == config.SAVED_MODELS_ROOT / "train_x_miniature"
+    assert run.device.type == "cpu"
+    saved = json.loads((run.folder / "params_train_x.json").read_text())
+    expected = {"seed": 3, "run_id": "train_x_miniature", "stage": "train_x"}
+    assert expected.items() <= saved.items()
+    assert not config.LOGS_ROOT.exists()
+    run.writer.add_scalar("loss", 1.0, 0)
+    run.writer.close()
+    assert list((config.LOGS_ROOT / "train_x_miniature").iterdir())
+    named = start_run(CommonParams(run_id="mine", device="cpu", seed=3), "train_x")
+    assert named.folder == config.SAVED_MODELS_ROOT / "mine" and draws() == first
     runs.seed_everything(4)
     assert all(a != b for a, b in zip(draws(), first, strict=True))
 

@@ -23,19 +23,16 @@ def test_table(kind: str, n_steps: int, warmup: int, floor: float, factors: dict
     assert found == pytest.approx(factors)
 
 
-def test_unknown_schedule_is_an_error():
-    with pytest.raises(ValueError, match="wobble"):
-        learning_rate_factor(5, 10, 0, "wobble")
-
-
 def test_the_plateau_compares_with_the_lowest_loss_so_far():
     losses = [1.0, 0.9, 0.95, 0.94, 0.9, 0.8]
     assert [plateau_divisions(losses[:n]) for n in range(7)] == [0, 0, 0, 1, 2, 3, 3]
 
 
-def test_every_group_gets_base_times_factor():
+def test_every_group_gets_base_times_factor_and_an_unknown_schedule_is_an_error():
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [{"params": weights[:1]}, {"params": weights[1:], "lr": 7.0}]
     optimizer = torch.optim.Adam(groups, lr=1.0)
     set_learning_rate(optimizer, 0.01, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.005, 0.005]
+    with pytest.raises(ValueError, match="wobble"):
+        learning_rate_factor(5, 10, 0, "wobble")
