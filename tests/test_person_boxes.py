@@ -7,14 +7,16 @@ for a person.
 
 import json
 import os
+import shutil
 import sys
+from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.score_video import common_options
@@ -26,12 +28,7 @@ from aux_code.errors import UserError
 from aux_code.model_loaders import load_ft_model
 from aux_code.models import person_boxes
 from aux_code.models.obfuscation import read_boxes, write_boxes
-from aux_code.models.person_boxes import (
-    COCO_PERSON,
-    PersonBoxes,
-    find_boxes_file,
-    open_person_boxes,
-)
+from aux_code.models.person_boxes import PersonBoxes, find_boxes_file, open_person_boxes
 from feature_extraction import dali_extraction
 from privacy_training import train_privacy
 from tests.feature_extraction.videos import HEIGHT, WIDTH, write_video
@@ -41,23 +38,17 @@ STAGES = ("init_utility", "train_privacy", "dali_extraction", "anonymize_video")
 N_FRAMES = 3
 
 
-class Seen(NamedTuple):
-    """One call for boxes: of which image or video, of which frames, and what came back."""
-
-    path: Path
-    indices: tuple[int, ...]
-    boxes: list[np.ndarray]
+Seen = namedtuple("Seen", "path indices boxes")
+"""One call for boxes: of which image or video, of which frames, and what came back."""
 
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
     """Random weights of the published layout; the bias of the class makes every region a person."""
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
-
     torch.manual_seed(0)
     options = {"weights": None, "weights_backbone": None, "num_classes": 91}
     state = fasterrcnn_resnet50_fpn(**options).state_dict()
-    state["roi_heads.box_predictor.cls_score.bias"][COCO_PERSON] = 20.0
+    state["roi_heads.box_predictor.cls_score.bias"][person_boxes.COCO_PERSON] = 20.0
     path = tmp_path_factory.mktemp("detector") / "fasterrcnn.pth"
     torch.save(state, path)
     return path
@@ -70,13 +61,13 @@ def rendered(tmp_path_factory) -> Path:
     lists = root / "UCF101" / "ucfTrainTestlist"
     lists.mkdir(parents=True)
     (lists / "classInd.txt").write_text("1 Jump\n2 Walk\n")
-    names = [f"{a}/v_{a}_g{group:02d}_c01.avi" for a in ("Jump", "Walk") for group in (1, 2, 3)]
+    names = [f"{a}/v_{a}_g0{group}_c01.avi" for a in ("Jump", "Walk") for group in (1, 2, 3)]
     for name in names:
         (root / "UCF101" / "Videos" / name).parent.mkdir(parents=True, exist_ok=True)
         write_video(root / "UCF101" / "Videos" / name, N_FRAMES, "mpeg4")
-    train = [f"{n} {1 + n.startswith('W')}\n" for n in names if "g01" not in n]
+    train = [f"{name} {1 + name.startswith('W')}\n" for name in names if "g01" not in name]
     (lists / "trainlist01.txt").write_text("".join(train))
-    (lists / "testlist01.txt").write_text("".join(f"{n}\n" for n in names if "g01" in n))
+    (lists / "testlist01.txt").write_text("".join(f"{name}\n" for name in names if "g01" in name))
     generator = np.random.default_rng(0)
     for split, n_images in (("train", 8), ("val", 4), ("test", 4)):
         folder = root / "VISPR" / f"{split}2017"
@@ -97,17 +88,9 @@ def rendered(tmp_path_factory) -> Path:
 @pytest.fixture
 def scene(rendered, tmp_path, monkeypatch) -> Path:
     """The data where config points; small frames for the detector; one thread."""
-    root = tmp_path / "data"
-    root.mkdir()
-    for item in rendered.iterdir():
-        (root / item.name).symlink_to(item)
-    for name, folder in (("UCF101_ROOT", "UCF101"), ("VISPR_ROOT", "VISPR")):
-        # of folders of its own, so that a boxes file can lie there
-        (root / folder).unlink()
-        (root / folder).mkdir()
-        for item in (rendered / folder).iterdir():
-            (root / folder / item.name).symlink_to(item)
-        monkeypatch.setattr(config, name, root / folder)
+    root = shutil.copytree(rendered, tmp_path / "data")
+    for name in ("UCF101", "VISPR"):
+        monkeypatch.setattr(config, f"{name}_ROOT", root / name)
     monkeypatch.setattr(config, "ARTIFACT_ROOT", tmp_path / "out")
     for name in ("SAVED_MODELS_ROOT", "RESULTS_ROOT", "LOGS_ROOT"):
         monkeypatch.setattr(config, name, tmp_path / "out" / name)
@@ -121,8 +104,7 @@ def scene(rendered, tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def seen(monkeypatch) -> list[Seen]:
     """Every call for boxes, as it happens."""
-    calls: list[Seen] = []
-    of_frames = PersonBoxes.of_frames
+    calls, of_frames = [], PersonBoxes.of_frames
 
     def noted(self, path, indices, frames=None):
         boxes = of_frames(self, path, indices, frames)
@@ -236,20 +218,20 @@ def test_people_in_training_videos_are_sought_once(scene, weights_file, seen, mo
     assert read_boxes(kept[0])
 
 
-@pytest.mark.parametrize("option", ["boxes", "detector_weights"])
-def test_scoring_a_video_hands_its_source_to_the_stages_that_it_runs(option):
-    words = common_options(MgfnParams(**{option: Path("a file")}))
-    assert words[-2:] == [f"--{option}", "a file"] and "--boxes" not in common_options(MgfnParams())
+def test_scoring_a_video_hands_its_source_to_the_stages_that_it_runs():
+    for option in ("boxes", "detector_weights"):
+        words = common_options(MgfnParams(**{option: Path("a file")}))
+        assert words[-2:] == [f"--{option}", "a file"]
+    assert "--boxes" not in common_options(MgfnParams())
 
 
 def test_which_source_applies(tmp_path, weights_file):
-    below = tmp_path / "set" / "videos"
+    below, lying = tmp_path / "set" / "videos", tmp_path / "set" / "person_boxes.csv"
     below.mkdir(parents=True)
     assert find_boxes_file(None, None, below) is None
-    (tmp_path / "set" / "person_boxes.csv").write_text("file,frame,x0,y0,x1,y1\n")
-    lying = tmp_path / "set" / "person_boxes.csv"
-    assert find_boxes_file(None, None, below / "a.mp4") == lying
-    assert find_boxes_file(None, None, tmp_path / "set") == lying
+    lying.write_text("file,frame,x0,y0,x1,y1\n")
+    for place in (below / "a.mp4", tmp_path / "set"):
+        assert find_boxes_file(None, None, place) == lying
     assert find_boxes_file(tmp_path / "own.csv", None, below) == tmp_path / "own.csv"
     assert find_boxes_file(None, weights_file, below) is None, "an option goes before such a file"
     assert open_person_boxes(None, weights_file, below).needs_frames
@@ -260,14 +242,14 @@ def test_rows_belong_to_the_path_that_they_end(tmp_path, caplog):
         return {0: np.array([[x, 0, 9, 9]], np.float32)}
 
     people = PersonBoxes({"a.jpg": box(1), "train2017/a.jpg": box(2), "b/c.mp4": box(3)})
-    for path, x in (("x/a.jpg", 1), ("x/train2017/a.jpg", 2), ("x/b/c.mp4", 3)):
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "c.mp4").touch()
+    (tmp_path / "link.mp4").symlink_to(folder / "c.mp4")
+    for path, x in (("x/a.jpg", 1), ("x/train2017/a.jpg", 2), ("x/b/c.mp4", 3), ("link.mp4", 3)):
         assert people.of_frames(tmp_path / path, [0])[0][0, 0] == x
-    assert people.of_frames(tmp_path / "c.mp4", [0])[0].shape == (0, 4)
-    assert people.of_frames(tmp_path / "a.jpg", [1])[0].shape == (0, 4)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "c.mp4").touch()
-    (tmp_path / "link.mp4").symlink_to(tmp_path / "b" / "c.mp4")
-    assert len(people.of_frames(tmp_path / "link.mp4", [0])[0]) == 1
+    for path, frame in (("c.mp4", 0), ("a.jpg", 1)):
+        assert people.of_frames(tmp_path / path, [frame])[0].shape == (0, 4)
     people.require([tmp_path / "a.jpg", tmp_path / "none.jpg"])
     assert "no row for 1 of 2 files" in caplog.text and "none.jpg" in caplog.text
     with pytest.raises(UserError, match="none.jpg or any other of 2 files"):
@@ -276,8 +258,6 @@ def test_rows_belong_to_the_path_that_they_end(tmp_path, caplog):
 
 def test_what_is_written_is_read(tmp_path):
     rows = np.array([[0.125, 1 / 3, 5, 6], [1, 2, 3, 4]], np.float32)
-    boxes = {"a, b.avi": {3: rows}, "ä.jpg": {}}
-    write_boxes(tmp_path / "b.csv", boxes)
+    write_boxes(tmp_path / "b.csv", {"a, b.avi": {3: rows}, "ä.jpg": {}})
     read = read_boxes(tmp_path / "b.csv")
-    assert list(read) == ["a, b.avi"]
-    np.testing.assert_array_equal(read["a, b.avi"][3], boxes["a, b.avi"][3])
+    assert list(read) == ["a, b.avi"] and np.array_equal(read["a, b.avi"][3], rows)

@@ -1,33 +1,26 @@
 """Scripts on a GPU that is none (tests/pretended_gpu): CUDA's rules without its kernels."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.anomaly_detection_mgfn.conftest import make_small_set
+from tests.commands import ROOT, python
 
-ROOT = Path(__file__).resolve().parent.parent
-RUN = ROOT / "tests" / "pretended_gpu" / "run.py"
+FOLDER = ROOT / "tests" / "pretended_gpu"
 
 
-def run(*command: str | Path, artefacts: Path, **more: str) -> subprocess.CompletedProcess:
+def run(*command: str | Path, artefacts: Path, **more: str | Path):
     """The script on the pretended GPU; it must succeed. `more` are environment variables."""
     if not torch.__version__.startswith("2.14."):
         pytest.skip("the pretended GPU fits torch 2.14")
-    environment = {**os.environ, "TED_SPAD_ARTIFACT_ROOT": str(artefacts), "OMP_NUM_THREADS": "1"}
-    options = {"capture_output": True, "text": True, "timeout": 300, "cwd": ROOT}
-    result = subprocess.run([sys.executable, RUN, *command], env=environment | more, **options)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
+    return python(FOLDER / "run.py", *command, TED_SPAD_ARTIFACT_ROOT=artefacts, **more)
 
 
 def test_the_pretended_gpu_keeps_cudas_rules(tmp_path: Path):
-    result = run(ROOT / "tests" / "pretended_gpu" / "self_test.py", artefacts=tmp_path)
+    result = run(FOLDER / "self_test.py", artefacts=tmp_path)
     found = json.loads(result.stdout)
     assert found["device"] == "cuda:0" and found["parameters"] == 2
     bf16, fp32 = "bfloat16", "float32"
