@@ -4,7 +4,6 @@ The plan is that of reproduce.py; only the lengths of the trainings are cut.
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 
 from aux_code import config
-from aux_code.checkpoints import load_checkpoint
+from aux_code.checkpoints import load_checkpoint, read_json
 from aux_code.datasets import ucf_crime
 from aux_code.datasets.decode import count_frames
 from aux_code.datasets.digest import dataset_digest
@@ -28,27 +27,19 @@ from reproduction.processes import Command, ForkedProcess
 from reproduction.report import ReportOptions, write_all
 from reproduction.results import collect_results
 from reproduction.runner import log_path, read_timings, run_steps
+from tests.commands import ROOT, python
 from tests.frozen import write as frozen
-from tests.test_pretended_gpu import run as run_on_pretended_gpu
+from tests.test_pretended_gpu import run as run_on_gpu
 
-ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("raw", "blur", "ted_spad_plus")
-SHORT = {
-    "init_anonymizer": ("--max_steps", "3"),
-    "init_utility": ("--max_steps", "3"),
-    "init_privacy": ("--max_steps", "3"),
-    "train_anonymizer": ("--max_steps", "2"),
-    "train_privacy": ("--epochs", "2"),
-    "main": ("--epochs", "2"),
-}
+SHORT = dict.fromkeys(("init_anonymizer", "init_utility", "init_privacy"), "--max_steps 3")
+SHORT |= {"train_anonymizer": "--max_steps 2", "train_privacy": "--epochs 2", "main": "--epochs 2"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """data/ with a tiny rendering, and room for the artefacts."""
-    folder = tmp_path_factory.mktemp(
-        "end to end"
-    )  # with a blank: paths are never taken apart by a shell
+    folder = tmp_path_factory.mktemp("end to end")  # a blank: no shell takes paths apart
     words = ["-m", "aux_code.miniature", str(folder / "data"), "--seed", "0", "--scale", "0.03"]
     with Connection(os.open(folder / "lock", os.O_RDWR | os.O_CREAT)) as lock:
         command = Command(words, str(ROOT), str(folder / "log"), dict(os.environ), lock)
@@ -69,18 +60,14 @@ def roots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def short_plan(folder: Path, methods: tuple[str, ...] = METHODS, **more: str) -> list[Step]:
+def short_plan(folder: Path, **more: str) -> list[Step]:
     """The plan with short trainings; `more`: stage -> further option."""
     environment = {"TED_SPAD_ARTIFACT_ROOT": str(folder / "artifacts"), "OMP_NUM_THREADS": "1"}
-    settings = PlanSettings(
-        "miniature", ("ucf_crime",), ("--device", "cpu", "--n_threads", "1"), environment
-    )
-    return [
-        replace(
-            s, arguments=(*s.arguments, *SHORT.get(s.stage, ()), *more.get(s.stage, "").split())
-        )
-        for s in build_plan(methods, (0,), settings)
-    ]
+    options = ("--device", "cpu", "--n_threads", "1")
+    settings = PlanSettings("miniature", ("ucf_crime",), options, environment)
+    plan = build_plan(METHODS, (0,), settings)
+    own = {s.stage: f"{SHORT.get(s.stage, '')} {more.get(s.stage, '')}".split() for s in plan}
+    return [replace(step, arguments=(*step.arguments, *own[step.stage])) for step in plan]
 
 
 def undone(steps: list[Step]) -> set[str]:
@@ -95,7 +82,7 @@ def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
 
     results = collect_results("miniature", (0,), METHODS)
     paths = write_all(results, ReportOptions(tuple(steps), 48, timings=read_timings()))
-    summary = json.loads(paths[0].read_text())
+    summary = read_json(paths[0])
     for method in METHODS:
         entry = summary["methods"][method]
         assert 0 < entry["privacy"]["cmap"] <= 1 and len(entry["privacy"]["per_attribute"]) == 7
@@ -103,11 +90,9 @@ def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
     html = paths[2].read_text()
     assert "No images" not in html and html.count("data:image/png;base64,") >= 7
     check_features(roots)
-    changed = frozen.differences(
-        frozen.read("artefacts.json"), frozen.artefacts(roots / "artifacts")
-    )
+    now = frozen.artefacts(roots / "artifacts")
+    changed = frozen.differences(frozen.read("artefacts.json"), now)
     assert not changed, "\n".join([*changed, frozen.REMEDY.format(roots / "artifacts")])
-
     (config.LOGS_ROOT / "reproduce" / "timings.json").unlink()  # as if somebody ran it by hand
     again = run_steps(steps, 1)
     assert len(again.kept) == len(steps) and not again.done
@@ -191,20 +176,21 @@ def test_a_killed_training_goes_on_where_it_stood(roots: Path):
 def check_features(roots: Path) -> None:
     """One feature per 32 decodable frames, for every video of both splits, and the anonymizer's
     mark on them."""
-    dataset = ucf_crime.load(roots / "data" / "UCF_Crime")
     folders = {m: config.FEATURES_ROOT / "ucf_crime" / f"miniature_s0_{m}" for m in METHODS}
-    for video in dataset.videos:
+    for video in ucf_crime.load(roots / "data" / "UCF_Crime").videos:
         features = {m: np.load(path / f"{video.name}.npy") for m, path in folders.items()}
-        assert {len(array) for array in features.values()} == {-(-count_frames(video.path) // 32)}
-        assert all(
-            array.dtype == np.float32 and np.isfinite(array).all() for array in features.values()
-        )
+        for array in features.values():
+            assert len(array) == -(-count_frames(video.path) // 32)
+            assert array.dtype == np.float32 and np.isfinite(array).all()
         assert not np.allclose(features["raw"], features["blur"])
-    manifests = {m: json.loads((path / "manifest.json").read_text()) for m, path in folders.items()}
-    assert (
-        manifests["blur"]["anonymizer"]["name"] == "blur"
-        and manifests["ted_spad_plus"]["anonymizer"]["sha256"]
-    )
+    networks = {m: read_json(folders[m] / "manifest.json")["anonymizer"] for m in METHODS}
+    assert networks["blur"]["name"] == "blur" and networks["ted_spad_plus"]["sha256"]
+
+
+def reproduce(*options: str, data: Path, artefacts: Path, status: int):
+    """The main job of one method in another process; it must end so."""
+    roots = {"TED_SPAD_DATA_ROOT": data, "TED_SPAD_ARTIFACT_ROOT": artefacts}
+    return python(ROOT / "reproduce.py", *options, status=status, cwd=artefacts, **roots)
 
 
 @pytest.mark.parametrize(
@@ -220,43 +206,32 @@ def test_what_is_printed_instead_of_run_touches_nothing(
     folder: Path, tmp_path: Path, preset: str, options: list[str], status: int, expected: list[str]
 ):
     data = folder / "data" if preset == "miniature" else tmp_path / "none"
-    roots = {"TED_SPAD_DATA_ROOT": str(data), "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}
-    command = [sys.executable, str(ROOT / "reproduce.py"), "--preset", preset, *options]
-    result = subprocess.run(
-        [*command, "--methods", "spact"], env={**os.environ, **roots}, capture_output=True,
-        text=True, timeout=120, cwd=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == status, result.stderr
+    words = ("--preset", preset, *options, "--methods", "spact")
+    result = reproduce(*words, data=data, artefacts=tmp_path, status=status)
     text = result.stderr if status else result.stdout
     assert all(part in text for part in expected) and "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
+RAW = ("--preset", "miniature", "--methods", "raw", "--device", "cpu")
+
+
 def test_an_interruption_names_the_command_that_goes_on(folder: Path, tmp_path: Path):
     roots = {"TED_SPAD_DATA_ROOT": str(folder / "data"), "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}
-    command = [sys.executable, str(ROOT / "reproduce.py"), "--preset", "miniature"]
-    process = subprocess.Popen(
-        [*command, "--methods", "raw", "--device", "cpu"], env={**os.environ, **roots},
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    options = {"env": os.environ | roots, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, ROOT / "reproduce.py", *RAW]
+    process = subprocess.Popen(command, **options, start_new_session=True)
     assert "steps, " in process.stderr.readline()
     assert "start " in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     text = process.communicate(timeout=120)[1]
     assert process.returncode == 143 and "the same command goes on: " in text
-    assert "reproduce.py --preset miniature --methods raw --device cpu" in text
-    assert "--resume" not in text
+    assert f"reproduce.py {' '.join(RAW)}" in text and "--resume" not in text
 
 
 def test_failed_steps_are_named_with_status_3_and_the_report_is_written(folder, tmp_path):
     (tmp_path / "saved_models").touch()  # a file in place of the folder: every first step fails
-    roots = {"TED_SPAD_DATA_ROOT": str(folder / "data"), "TED_SPAD_ARTIFACT_ROOT": str(tmp_path)}
-    options = ["--preset", "miniature", "--methods", "raw", "--device", "cpu"]
-    result = subprocess.run(
-        [sys.executable, ROOT / "reproduce.py", *options],
-        env=os.environ | roots, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 3, result.stderr
+    result = reproduce(*RAW, data=folder / "data", artefacts=tmp_path, status=3)
     failed = result.stderr.splitlines()[-1]
     assert failed.startswith("failed: ") and "; not run: " in failed
     assert (tmp_path / "results" / "report.html").is_file()
@@ -268,20 +243,13 @@ def test_all_stages_run_on_a_pretended_gpu_in_bf16(folder: Path, tmp_path: Path)
     short = [*small, "--max_steps", "1", "--validation_fraction", "0.1", "--batch_images", "8"]
     fa = tmp_path / "saved_models" / "train_anonymizer_miniature" / "last.pth"
     features = tmp_path / "features"
-    commands = [
-        (f"anonymization_training/init_{name}.py", *short, "+")
-        for name in ("anonymizer", "utility", "privacy")
-    ]
-    commands += [
-        ("anonymization_training/train_anonymizer.py", *short, "--batch_videos", "2", "+"),
-        ("privacy_training/train_privacy.py", *small, "--max_steps", "2", "--anonymizer", fa, "+"),
-        ("feature_extraction/dali_extraction.py", *small, "--reader", "pyav", "--anonymizer", fa)
-        + ("--utility", fa, "--output", features, "+"),
-        ("anomaly_detection_mgfn/main.py", *common, "--epochs", "2", "--features", features),
-    ]
-    words = [word for command in commands for word in command]
-    result = run_on_pretended_gpu(
-        *words, artefacts=tmp_path, TED_SPAD_DATA_ROOT=str(folder / "data")
-    )
+    scripts = [f"anonymization_training/init_{n}.py" for n in ("anonymizer", "utility", "privacy")]
+    words = [word for script in scripts for word in (script, *short, "+")]
+    words += ["anonymization_training/train_anonymizer.py", *short, "--batch_videos", "2", "+"]
+    words += ["privacy_training/train_privacy.py", *small, "--max_steps", "2", "--anonymizer", fa]
+    words += ["+", "feature_extraction/dali_extraction.py", *small, "--reader", "pyav"]
+    words += ["--anonymizer", fa, "--utility", fa, "--output", features, "+"]
+    words += ["anomaly_detection_mgfn/main.py", *common, "--epochs", "2", "--features", features]
+    result = run_on_gpu(*words, artefacts=tmp_path, TED_SPAD_DATA_ROOT=folder / "data")
     assert "running on cuda" in result.stderr and "running on cpu" not in result.stderr
     assert len(list((tmp_path / "results").glob("*.json"))) == 2

@@ -16,10 +16,10 @@ import torch
 from anomaly_detection_mgfn import main as stage_4
 from aux_code import config
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from tests.commands import ROOT
 from tests.frozen import write as frozen
 
-ROOT = Path(__file__).resolve().parent.parent
-OLD = Path(__file__).resolve().parent / "frozen" / "c45b28e"
+OLD = ROOT / "tests" / "frozen" / "c45b28e"
 
 
 def test_options_and_defaults_are_those_on_record():
@@ -28,13 +28,12 @@ def test_options_and_defaults_are_those_on_record():
 
 
 def test_every_command_line_is_on_record():
-    files = [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py")]
-    names = {
-        path.relative_to(ROOT).as_posix()
-        for path in files
-        if path.name == "__main__.py" or "\n    run_script(main" in path.read_text(encoding="utf-8")
-    }
-    scripts = {name for name in names if not name.startswith(("benchmarks/", "tests/"))}
+    scripts = set()
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py")]:
+        name, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+        is_script = path.name == "__main__.py" or "\n    run_script(main" in text
+        if is_script and not name.startswith(("benchmarks/", "tests/")):
+            scripts.add(name)
     assert scripts == set(frozen.read("options.json"))
 
 
@@ -73,19 +72,16 @@ def test_checkpoints_of_c45b28e_load(old_artefacts: Path):
         released = fa(frames)
         logits, embedding = ft(released[None].transpose(1, 2).repeat(1, 1, 4, 1, 1))
         found = torch.stack([released.mean(), logits.std(), embedding[0, 0], fb(released)[0, 0]])
-    assert torch.allclose(found, torch.tensor(EXPECTED), atol=1e-4), found.tolist()
-
-
-EXPECTED = [0.497437, 0.076939, 0.167084, 0.067149]
-"""What c45b28e computes: mean of f_A's frames, deviation of f_T's logits, an entry of f_T's and
-of f_B's embedding."""
+    # what c45b28e computes
+    expected = torch.tensor([0.497437, 0.076939, 0.167084, 0.067149])
+    assert torch.allclose(found, expected, atol=1e-4), found.tolist()
 
 
 def test_stage_4_evaluates_the_detector_of_c45b28e_on_its_features(old_artefacts, monkeypatch):
-    options = ["--preset", "miniature", "--device", "cpu", "--run_id", "old", "--eval_only"]
-    paths = ["--features", f"{old_artefacts / 'features'}"]
-    paths += ["--checkpoint", f"{old_artefacts / 'mgfn.pth'}"]
-    monkeypatch.setattr(sys, "argv", ["main.py", *options, *paths])
+    words = ["main.py", "--preset", "miniature", "--device", "cpu", "--run_id", "old"]
+    words += ["--eval_only", "--features", f"{old_artefacts}/features"]
+    words += ["--checkpoint", f"{old_artefacts}/mgfn.pth"]
+    monkeypatch.setattr(sys, "argv", words)
     assert stage_4.main() == 0
     results = json.loads((config.RESULTS_ROOT / "anomaly_ucf_crime_old.json").read_text())
     found = results["protocols"]["checkpoint"]
