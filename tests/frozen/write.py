@@ -136,11 +136,6 @@ def differences(recorded: Any, now: Any, place: str = "") -> list[str]:
     return lines
 
 
-def as_json(content: dict[str, Any]) -> dict[str, Any]:
-    """As it would be read from a file."""
-    return json.loads(json.dumps(content))
-
-
 def read(name: str) -> dict[str, Any]:
     """options.json or artefacts.json."""
     return json.loads((HERE / name).read_text(encoding="utf-8"))

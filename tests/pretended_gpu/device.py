@@ -232,9 +232,9 @@ def is_castable(value: Any) -> bool:
 
 
 class Stream:
-    """Everything has been done when a call returns."""
+    """Everything has been done when a call returns; as an event, a moment."""
 
-    cuda_stream = 0
+    cuda_stream, seconds = 0, 0.0
 
     def __init__(self, *_, **__):
         pass
@@ -242,34 +242,21 @@ class Stream:
     def synchronize(self):
         COUNTS["syncs"] += 1
 
-    def wait_stream(self, _):
+    def wait(self, *_):
         pass
 
-    wait_event = wait_stream
-
-    def record_event(self, event=None):
-        event = event or Event()
-        event.record()
-        return event
-
-
-class Event:
-    """A moment."""
-
-    def __init__(self, *_, **__):
-        self.seconds = 0.0
+    wait_stream = wait_event = wait
 
     def record(self, *_):
         self.seconds = time.perf_counter()
 
-    def synchronize(self):
-        COUNTS["syncs"] += 1
+    def record_event(self, event=None):
+        event = event or Stream()
+        event.record()
+        return event
 
     def query(self):
         return True
-
-    def wait(self, *_):
-        pass
 
     def elapsed_time(self, other):
         return 1000 * (other.seconds - self.seconds)
@@ -285,17 +272,12 @@ ANSWERS = {
 """Function of torch.cuda -> what it returns."""
 
 
-def synchronize(*_):
-    """Of torch.cuda."""
-    COUNTS["syncs"] += 1
-
-
 def pretend_torch_cuda() -> None:
     """The parts of torch.cuda that scripts ask."""
     for name, answer in ANSWERS.items():
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
-    torch.cuda.synchronize = synchronize
-    torch.cuda.Stream, torch.cuda.Event = Stream, Event
+    torch.cuda.synchronize = lambda *_: Stream().synchronize()
+    torch.cuda.Stream = torch.cuda.Event = Stream
     torch.cuda.current_stream = torch.cuda.default_stream = Stream
     torch.cuda.stream = torch.cuda.device = lambda *_: contextlib.nullcontext()
     torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()

@@ -17,11 +17,12 @@ def refusal(function, *args, **kwargs) -> str:
     return ""
 
 
-def syncs_of(function, *args) -> int:
+def syncs_of(function) -> int:
     """How often the host waits in it."""
-    before = sys.modules["device"].COUNTS["syncs"]
-    function(*args)
-    return sys.modules["device"].COUNTS["syncs"] - before
+    counts = sys.modules["device"].COUNTS
+    before = counts["syncs"]
+    function()
+    return counts["syncs"] - before
 
 
 def dtypes(x: torch.Tensor, net: nn.Module) -> dict[str, str]:
@@ -60,36 +61,28 @@ def main() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3)).to("cuda")
     with torch.autocast("cuda", dtype=torch.bfloat16):
         forbidden = refusal(F.binary_cross_entropy, x, x)
+    refused = {
+        "mix": (torch.add, x, on_cpu), "mix the other way": (torch.matmul, on_cpu, x),
+        "input of a network": (net, on_cpu[None]), "numpy": (x.numpy,),
+        "index": (on_cpu.__getitem__, torch.tensor([0]).to("cuda")),
+    }  # fmt: skip
+    allowed = {
+        "binary_cross_entropy": (F.binary_cross_entropy, x, x), "copy": (x.copy_, on_cpu),
+        "number": (torch.add, x, torch.tensor(1.0)), "index": (x.__getitem__, torch.tensor([0])),
+    }  # fmt: skip
+    waiting = {
+        "item": x.sum().item, "cpu": x.cpu, "bool": (x.sum() > 0).__bool__, "nonzero": x.nonzero,
+        "mask": lambda: x[x > 0.5], "tolist": x.tolist, "to the GPU": lambda: on_cpu.to("cuda"),
+        "sum": x.sum,
+    }  # fmt: skip
+    refusals = {name: refusal(*call) for name, call in refused.items()}
     found = {
-        "device": str(net[0].weight.device),
-        "parameters": len(list(net.parameters())),
-        "dtypes": dtypes(x, net),
-        "refused": {
-            "binary_cross_entropy": forbidden,
-            "mix": refusal(torch.add, x, on_cpu),
-            "mix the other way": refusal(torch.matmul, on_cpu, x),
-            "input of a network": refusal(net, on_cpu[None]),
-            "numpy": refusal(x.numpy),
-            "index": refusal(lambda: on_cpu[torch.tensor([0]).to("cuda")]),
-        },
-        "allowed": {
-            "binary_cross_entropy": refusal(F.binary_cross_entropy, x, x),
-            "number": refusal(torch.add, x, torch.tensor(1.0)),
-            "index": refusal(lambda: x[torch.tensor([0])]),
-            "copy": refusal(x.copy_, on_cpu),
-        },
-        "syncs": {
-            "item": syncs_of(x.sum().item),
-            "cpu": syncs_of(x.cpu),
-            "bool": syncs_of(bool, x.sum() > 0),
-            "nonzero": syncs_of(x.nonzero),
-            "mask": syncs_of(lambda: x[x > 0.5]),
-            "tolist": syncs_of(x.tolist),
-            "to the GPU": syncs_of(on_cpu.to, "cuda"),
-            "sum": syncs_of(x.sum),
-        },
+        "device": str(net[0].weight.device), "parameters": len(list(net.parameters())),
+        "dtypes": dtypes(x, net), "refused": refusals | {"binary_cross_entropy": forbidden},
+        "allowed": {name: refusal(*call) for name, call in allowed.items()},
+        "syncs": {name: syncs_of(function) for name, function in waiting.items()},
         "losses": [trained_losses("cuda"), trained_losses("cpu")],
-    }
+    }  # fmt: skip
     sys.stdout.write(json.dumps(found))
 
 
