@@ -11,7 +11,6 @@ from aux_code.losses.nt_xent import nt_xent_loss
 
 
 def main() -> None:
-    """One line of JSON from rank 0: the observations of all ranks."""
     rank = distributed.rank()
     rows = (torch.arange(6.0).view(3, 2) + 10 * rank).requires_grad_(True)
     gathered = distributed.gather_rows(rows)

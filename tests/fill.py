@@ -23,7 +23,6 @@ def uniform(count: int, key: str) -> np.ndarray:
 
 
 def filled(name: str, tensor: Tensor) -> Tensor:
-    """The deterministic weights of one entry of a state dict."""
     last = name.rsplit(".", 1)[-1]
     if last == "num_batches_tracked":
         return torch.zeros_like(tensor)
@@ -41,7 +40,6 @@ def fill(network: nn.Module) -> nn.Module:
 
 
 def picture(key: str, *shape: int) -> Tensor:
-    """A float32 input in [0, 1]."""
     return torch.from_numpy(0.5 + 0.5 * uniform(int(np.prod(shape)), key)).view(shape).float()
 
 
@@ -55,17 +53,14 @@ def bags(key: str, n_bags: int, n_clips: int, width: int = 2048) -> Tensor:
 
 
 def layout(name: str) -> dict[str, list[int]]:
-    """Entry -> shape of a published state dict."""
     return json.loads((LAYOUTS / f"{name}.json").read_text())
 
 
 def shapes(network: nn.Module) -> dict[str, list[int]]:
-    """Entry -> shape of a network's state dict."""
     return {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def relative_error(ours: Tensor, golden: np.ndarray) -> float:
-    """||ours - golden|| / ||golden||."""
     golden = torch.from_numpy(golden)
     assert ours.shape == golden.shape
     return ((ours.double() - golden).norm() / golden.norm()).item()

@@ -24,7 +24,6 @@ import tyro  # noqa: F401
 
 
 def main(repository: Path, foreign: Path, scripts: list[str]) -> dict[str, str]:
-    """Every script from its own folder, from the repository's root and from a foreign folder."""
     places = {}
     for script in scripts:
         path = repository / script
@@ -35,7 +34,6 @@ def main(repository: Path, foreign: Path, scripts: list[str]) -> dict[str, str]:
 
 
 def complaint_of(repository: Path, folder: Path, script: str) -> str:
-    """What is wrong with a script there, in this process; empty if nothing."""
     try:
         return run_help(repository, folder, script)
     except BaseException:
@@ -43,7 +41,6 @@ def complaint_of(repository: Path, folder: Path, script: str) -> str:
 
 
 def run_help(repository: Path, folder: Path, script: str) -> str:
-    """What python SCRIPT --help does in a folder, in this process."""
     os.chdir(folder)
     known = {repository, Path(__file__).parent}
     sys.path[:] = [p for p in sys.path if p and Path(p).resolve() not in known]

@@ -22,7 +22,6 @@ PREAMBLE = """if str(Path(__file__).resolve().parent.parent) not in sys.path:
 
 
 def sources(*folders: str) -> list[Path]:
-    """Python files below the folders."""
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -45,7 +44,6 @@ def nodes(paths: list[Path], kind: type) -> list[tuple[str, ast.AST]]:
 
 
 def imported_modules(tree: ast.AST) -> Iterator[str]:
-    """Names of imported modules, wherever in the file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -16,21 +16,17 @@ from aux_code.parameters import CommonParams, by_content
 
 @dataclass(frozen=True, kw_only=True)
 class Params(CommonParams):
-    """Stands for a stage's parameters."""
-
     init_fa: Path | None = by_content(None)
     sizes: tuple[int, ...] = (1, 2)
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A file that stands for a checkpoint."""
     (tmp_path / "fa.pth").write_bytes(b"weights")
     return tmp_path / "fa.pth"
 
 
 def made(weights: Path, params: Params | None = None, **data: str) -> Recipe:
-    """A recipe of that file."""
     inputs, data = {"init_fa": weights, "anonymizer": "raw"}, data or {"UCF101": "d1"}
     return artefacts.recipe(params or Params(), inputs, data, {"precision": "fp32"})
 

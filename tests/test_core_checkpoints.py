@@ -70,8 +70,6 @@ def test_a_folder_that_cannot_be_made_is_a_clear_message(tmp_path: Path):
 
 
 class Malicious:
-    """Unpickling it makes a folder."""
-
     def __init__(self, trace: Path):
         self.trace = trace
 

@@ -40,7 +40,6 @@ def test_output_may_have_other_channels_and_another_size():
 
 
 def pass_sizes(net: nn.Module, n_frames: int, **options) -> list[int]:
-    """Frames of each pass."""
     seen = []
     net.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     apply_per_frame(net, torch.rand(1, 3, n_frames, 2, 2), **options)
@@ -63,7 +62,6 @@ def test_batch_statistics_are_those_of_all_frames_where_nobody_says():
 
 
 def pointwise(width: int) -> nn.Sequential:
-    """Three layers whose activations are wide."""
     first, second = nn.Conv2d(3, width, 1), nn.Conv2d(width, width, 1)
     return nn.Sequential(first, nn.Sigmoid(), second, nn.Sigmoid(), nn.Conv2d(width, 3, 1))
 

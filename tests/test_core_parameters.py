@@ -10,8 +10,6 @@ from aux_code.parameters import CommonParams, check_ranges, parse
 
 @dataclass(frozen=True, kw_only=True)
 class Params(CommonParams):
-    """A stage's parameters."""
-
     epochs: int = 10
     learning_rate: float = 0.1
 
@@ -67,8 +65,6 @@ def test_help_shows_presets_and_the_values_of_the_chosen_one(capsys):
 
 @dataclass(frozen=True, kw_only=True)
 class BoundedParams(CommonParams):
-    """Each kind of bound."""
-
     epochs: int = 1
     rate: float = 0.1
     widths: tuple[int, ...] = (4, 4)

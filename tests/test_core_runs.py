@@ -18,7 +18,6 @@ from aux_code.runs import InterruptRequest, Terminated, run_script, start_run
 
 @pytest.fixture(autouse=True)
 def handlers_stay():
-    """The signal handlers of the test process are as before."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -26,7 +25,6 @@ def handlers_stay():
 
 
 def raising(error: BaseException):
-    """A main that ends with `error`."""
 
     def main() -> None:
         raise error

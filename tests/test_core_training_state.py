@@ -26,7 +26,6 @@ def training(folder: Path, weights_seed: int = 0, **changed) -> tuple:
 
 
 def train(net: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> None:
-    """Updates on data that depend on the step."""
     for number in numbers:
         optimizer.zero_grad()
         data = torch.rand(8, 3, generator=torch.Generator().manual_seed(number))
@@ -35,7 +34,6 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> N
 
 
 def is_as(net: nn.Module, state: dict[str, torch.Tensor]) -> bool:
-    """Whether these are the network's weights."""
     return all(torch.equal(state[name], value) for name, value in net.state_dict().items())
 
 
@@ -84,14 +82,12 @@ def test_saves_are_as_far_apart_as_asked_and_seconds_count_over_resumes(tmp_path
 
 
 def ask(folder: Path, resume: bool = False, overwrite: bool = False, **changed) -> bool:
-    """`is_finished` of folder/last.pth."""
     params = CommonParams(resume=resume, overwrite=overwrite)
     made_of = Recipe(PARAMS | changed)
     return is_finished(folder / "last.pth", folder / "state.pth", made_of, params)
 
 
 def finish(folder: Path, seconds: float | None) -> None:
-    """A result of PARAMS that took so long."""
     meta = build_meta("stage", {}, PARAMS, Recipe(PARAMS), {}, seconds)
     save_checkpoint(folder / "last.pth", {"meta": meta})
 

@@ -39,7 +39,6 @@ def test_shares_must_be_equal(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="module")
 def probe() -> dict:
-    """What two processes saw."""
     words = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     result = python(*words, ROOT / "tests" / "distributed_probe.py", PYTHONPATH=ROOT)
     return json.loads(result.stdout.splitlines()[-1])

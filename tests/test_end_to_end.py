@@ -3,12 +3,10 @@
 The plan is that of reproduce.py; only the lengths of the trainings are cut.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -18,7 +16,7 @@ import numpy as np
 import pytest
 
 from aux_code import config
-from aux_code.checkpoints import load_checkpoint, read_json
+from aux_code.checkpoints import read_json
 from aux_code.datasets import ucf_crime
 from aux_code.datasets.decode import count_frames
 from aux_code.datasets.digest import dataset_digest
@@ -52,7 +50,6 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def roots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """This process's config points to the same folders as the stages' environment."""
     for name in ("SAVED_MODELS_ROOT", "FEATURES_ROOT", "RESULTS_ROOT", "LOGS_ROOT"):
         monkeypatch.setattr(config, name, folder / "artifacts" / name.removesuffix("_ROOT").lower())
     monkeypatch.setattr(config, "ARTIFACT_ROOT", folder / "artifacts")
@@ -61,7 +58,6 @@ def roots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def short_plan(folder: Path, **more: str) -> list[Step]:
-    """The plan with short trainings; `more`: stage -> further option."""
     environment = {"TED_SPAD_ARTIFACT_ROOT": str(folder / "artifacts"), "OMP_NUM_THREADS": "1"}
     options = ("--device", "cpu", "--n_threads", "1")
     settings = PlanSettings("miniature", ("ucf_crime",), options, environment)
@@ -71,7 +67,6 @@ def short_plan(folder: Path, **more: str) -> list[Step]:
 
 
 def undone(steps: list[Step]) -> set[str]:
-    """Names without preset and seed of the steps that are not done."""
     return {s.name.replace("miniature_s0_", "") for s in steps if progress_of(s) != "done"}
 
 
@@ -143,34 +138,6 @@ def test_features_of_another_network_are_replaced_if_they_were_cheap_or_with_ove
     assert len(run_steps([training, extraction], 1).done) == 2, "seconds, as the timings know"
     forced = frozenset([extraction.name])
     assert run_steps([training, extraction], 1, forced).done == [extraction.name]
-
-
-def test_a_killed_training_goes_on_where_it_stood(roots: Path):
-    """Fault 5: a SIGKILL, as the machine's memory sends it, costs what was not saved yet."""
-    more = "--max_steps 100 --minutes_between_saves 0 --run_id killed"
-    step = next(s for s in short_plan(roots, init_privacy=more) if s.stage == "init_privacy")
-    folder = config.SAVED_MODELS_ROOT / "killed"
-    output, state = folder / "fb_ssl.pth", folder / "fb_ssl_state.pth"
-    step = replace(step, name="killed", needs=(), outputs=(output,), state=state)
-
-    def kill_when_saved() -> None:
-        while not state.is_file():
-            time.sleep(0.02)
-        for log in Path("/proc").glob("[0-9]*/fd/1"):
-            with contextlib.suppress(OSError):
-                if os.readlink(log) == str(log_path(step)):
-                    os.kill(int(log.parts[2]), signal.SIGKILL)
-
-    thread = threading.Thread(target=kill_when_saved)
-    thread.start()
-    assert run_steps([step], 1).failed == ["killed"]
-    thread.join()
-    assert not output.exists() and progress_of(step) == "resumes"
-    before = load_checkpoint(state)
-    assert 0 < before["position"]["step"] < 100
-    assert run_steps([step], 1).done == ["killed"] and not state.exists()
-    assert "--resume" in log_path(step).read_text().splitlines()[0]
-    assert load_checkpoint(output)["meta"]["seconds"] > before["seconds"]
 
 
 def check_features(roots: Path) -> None:

@@ -41,7 +41,6 @@ def write_corridor(root: Path) -> None:
 
 
 def blocks() -> list[tuple[str, str]]:
-    """(file, code) of every block of Python."""
     found = re.findall(r"^```python\n# (\S+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
     assert len(found) == DOCUMENT.count("```python"), "every block names its file"
     return found
@@ -56,7 +55,6 @@ def commands() -> list[tuple[str, list[str]]]:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """A copy of the repository with the blocks in it."""
     copy = tmp_path_factory.mktemp("copy")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))

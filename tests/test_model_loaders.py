@@ -44,7 +44,6 @@ def random_state(network):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Writes a file and gives its path."""
 
     def save(content, name="weights.pth"):
         torch.save(content, tmp_path / name)

@@ -14,7 +14,6 @@ from aux_code import openvino_networks
 from aux_code.devices import supports_bf16
 from aux_code.inference import InferenceNetwork, prepare_anonymizer, prepare_utility
 from aux_code.model_loaders import load_fa_model, load_ft_model
-from aux_code.models.anonymizers import set_noise_generator
 from aux_code.openvino_networks import OpenVinoNetwork
 from tests.commands import python
 from tests.fill import fill, picture
@@ -93,21 +92,6 @@ def test_features_logits_and_embeddings_of_clips(precision):
     assert torch.equal(fast.extract_features(clips[1:]), features[1:]), "whatever the batch"
 
 
-@torch.no_grad()
-def test_the_network_given_is_not_changed_and_a_narrow_output_keeps_its_noise():
-    network = load_fa_model(output_channels=1, output_scale=0.5, output_noise=0.1).eval()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    fast, frames = prepare_anonymizer(network, CPU), torch.rand(2, 3, 32, 32)
-    assert isinstance(fast.network.network, OpenVinoNetwork)
-    assert any(hasattr(module, "output_noise") for module in fast.modules())
-    outputs = []
-    for net in (network, fast):
-        set_noise_generator(net, torch.Generator().manual_seed(5))
-        outputs.append(net(frames))
-    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
 def test_small_networks_and_machines_without_openvino_stay_with_pytorch(fa, monkeypatch):
     assert not isinstance(prepare_anonymizer(load_fa_model("small"), CPU).network, OpenVinoNetwork)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -117,8 +101,6 @@ def test_small_networks_and_machines_without_openvino_stay_with_pytorch(fa, monk
 
 
 class Odd(nn.Module):
-    """What no other runtime knows."""
-
     def forward(self, x):
         return torch.linalg.eigvalsh(x @ x.mT)
 

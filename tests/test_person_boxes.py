@@ -103,7 +103,6 @@ def scene(rendered, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def seen(monkeypatch) -> list[Seen]:
-    """Every call for boxes, as it happens."""
     calls, of_frames = [], PersonBoxes.of_frames
 
     def noted(self, path, indices, frames=None):

@@ -13,7 +13,6 @@ FOLDER = ROOT / "tests" / "pretended_gpu"
 
 
 def run(*command: str | Path, artefacts: Path, **more: str | Path):
-    """The script on the pretended GPU; it must succeed. `more` are environment variables."""
     if not torch.__version__.startswith("2.14."):
         pytest.skip("the pretended GPU fits torch 2.14")
     return python(FOLDER / "run.py", *command, TED_SPAD_ARTIFACT_ROOT=artefacts, **more)

@@ -50,7 +50,6 @@ def test_torch_and_torchvision_are_pinned_to_each_other():
 
 
 def test_every_import_is_a_requirement():
-    """A module that only the developer's machine has would break a fresh clone."""
     of_package = {"scikit-learn": "sklearn", "pillow": "PIL"}
     known = {of_package.get(name, name.replace("-", "_")) for name in pip_requirements()}
     known |= {"nvidia", "jinja2", "packaging", "yaml"}  # torch needs jinja2

@@ -41,12 +41,10 @@ NAMED_BY_DATA = {"per_attribute", "per_category", "videos", "failed", "methods"}
 
 
 def module_of(script: str):
-    """The script, imported."""
     return importlib.import_module(script.removesuffix(".py").replace("/", "."))
 
 
 def plain(value: Any) -> Any:
-    """A default as JSON has it."""
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
@@ -96,7 +94,6 @@ def artefacts(root: Path) -> dict[str, Any]:
 
 
 def content_of(path: Path) -> dict[str, Any]:
-    """What a JSON file or a checkpoint holds, without the tensors."""
     if path.suffix == ".json":
         return json.loads(path.read_text(encoding="utf-8"))
     return {k: {} if "state" in k else v for k, v in load_checkpoint(path).items()}
@@ -119,13 +116,11 @@ def keys(value: Any, command_lines: dict[frozenset[str], str], parent: str = "")
 
 
 def merge(into: dict[str, Any], other: dict[str, Any]) -> None:
-    """Adds the keys of `other`, at every depth."""
     for key, below in other.items():
         merge(into.setdefault(key, {}), below)
 
 
 def differences(recorded: Any, now: Any, place: str = "") -> list[str]:
-    """What is gone, new or changed: one line each."""
     if not (isinstance(recorded, dict) and isinstance(now, dict)):
         return [] if recorded == now else [f"{place}: {recorded!r}, now {now!r}"]
     lines = [f"{place} {key}: gone" for key in recorded if key not in now]
@@ -137,7 +132,6 @@ def differences(recorded: Any, now: Any, place: str = "") -> list[str]:
 
 
 def read(name: str) -> dict[str, Any]:
-    """options.json or artefacts.json."""
     return json.loads((HERE / name).read_text(encoding="utf-8"))
 
 

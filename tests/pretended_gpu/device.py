@@ -100,7 +100,7 @@ class PretendedTensor(torch.Tensor):
         raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors")
 
     def record_stream(self, _):
-        """Nothing to wait for."""
+        pass
 
     def tolist(self):
         COUNTS["syncs"] += 1
@@ -182,7 +182,6 @@ def refuse_mixed_devices(name: str, args: tuple, leaves: list[Any]) -> None:
 
 
 def indexes_with_a_mask(name: str, args: tuple) -> bool:
-    """The host reads how many elements a mask picks."""
     indices = args[1] if name == "index" else ()
     return any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in indices)
 
@@ -273,7 +272,6 @@ ANSWERS = {
 
 
 def pretend_torch_cuda() -> None:
-    """The parts of torch.cuda that scripts ask."""
     for name, answer in ANSWERS.items():
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     torch.cuda.synchronize = lambda *_: Stream().synchronize()
@@ -300,7 +298,6 @@ def mirror_autocast_state() -> None:
 
 
 def install() -> None:
-    """From here on this process has a GPU."""
     _setup_privateuseone_for_python_backend("pretended")
     torch._C._ensureCUDADeviceGuardSet()
     pretend_torch_cuda()

@@ -17,7 +17,6 @@ import device
 
 
 def main(words: list[str]) -> None:
-    """One script after the other, until one fails."""
     end = words.index("+") if "+" in words else len(words)
     sys.argv, rest = words[:end], words[end + 1 :]
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))

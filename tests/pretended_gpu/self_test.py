@@ -9,7 +9,6 @@ from torch import nn
 
 
 def refusal(function, *args, **kwargs) -> str:
-    """The first words of the error; empty if there is none."""
     try:
         function(*args, **kwargs)
     except (RuntimeError, TypeError) as error:
@@ -18,7 +17,6 @@ def refusal(function, *args, **kwargs) -> str:
 
 
 def syncs_of(function) -> int:
-    """How often the host waits in it."""
     counts = sys.modules["device"].COUNTS
     before = counts["syncs"]
     function()
@@ -26,7 +24,6 @@ def syncs_of(function) -> int:
 
 
 def dtypes(x: torch.Tensor, net: nn.Module) -> dict[str, str]:
-    """Of results under autocast."""
     with torch.autocast("cuda", dtype=torch.bfloat16):
         results = {
             "matmul": x @ x, "conv": net[0](x[None, None]), "softmax": (x @ x).softmax(0),
@@ -39,7 +36,6 @@ def dtypes(x: torch.Tensor, net: nn.Module) -> dict[str, str]:
 
 
 def trained_losses(device: str) -> list[float]:
-    """Of a small network, which must be the same on the CPU."""
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)
     net = nn.Sequential(*layers).to(device)
@@ -56,7 +52,6 @@ def trained_losses(device: str) -> list[float]:
 
 
 def main() -> None:
-    """Prints it."""
     x, on_cpu = torch.rand(4, 4, device="cuda"), torch.rand(4, 4)
     net = nn.Sequential(nn.Conv2d(1, 2, 3)).to("cuda")
     with torch.autocast("cuda", dtype=torch.bfloat16):
