@@ -1,4 +1,4 @@
-"""Ranking and attribute metrics against scikit-learn and by hand."""
+"""Ranking and attribute metrics against scikit-learn and by hand; means over seeds."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score
 
 from aux_code import metrics as ours
 from aux_code.metrics import attribute_metrics, ranking_metrics
+from aux_code.series import in_words, mean_and_deviation, over_seeds
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -79,3 +80,14 @@ def test_chance_is_the_prevalence_and_leakage_removed_is_one_there_and_zero_at_r
     removed = [ours.leakage_removed(raw=0.6, anonymized=value, chance=0.2) for value in (0.6, 0.2)]
     assert removed == [0, 1]
     assert ours.leakage_removed(raw=0.6, anonymized=0.5, chance=0.2) == pytest.approx(0.25)
+
+
+def test_mean_and_deviation_over_what_is_known():
+    assert mean_and_deviation([1.0, 3.0]) == {"mean": 2.0, "deviation": pytest.approx(2**0.5)}
+    assert mean_and_deviation([]) == {"mean": None, "deviation": None}
+    assert in_words(mean_and_deviation([0.5])) == "0.5000"
+    assert in_words(mean_and_deviation([1.0, 3.0]), 1) == "2.0 +- 1.4"
+    results = [{"last": {"auc": 0.5, "ap": None}}, {"last": {"auc": 0.7, "ap": 0.25}}]
+    over = over_seeds(results)["last"]
+    assert over["auc"]["mean"] == pytest.approx(0.6)
+    assert over["ap"] == {"mean": 0.25, "deviation": None}

@@ -1,6 +1,8 @@
 """The helpers without torchrun, where they are identities, and in two processes over gloo."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,6 @@ import torch
 from aux_code import distributed
 from aux_code.losses.nt_xent import nt_xent_loss
 from tests.commands import ROOT, python
-from tests.distributed_probe import all_views
 
 
 def test_one_process_is_rank_0_of_1_and_starts_nothing():
@@ -40,7 +41,7 @@ def test_shares_must_be_equal(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture(scope="module")
 def probe() -> dict:
     words = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    result = python(*words, ROOT / "tests" / "distributed_probe.py", PYTHONPATH=ROOT)
+    result = python(*words, __file__, PYTHONPATH=ROOT)
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -68,3 +69,65 @@ def test_nt_xent_over_ranks_equals_that_of_one_process_in_loss_and_gradient(prob
     for seen, gradient in zip(probe["ranks"], first.grad.chunk(2), strict=True):
         assert seen["nt_xent"][0] == pytest.approx(loss.item(), rel=1e-6)
         torch.testing.assert_close(torch.tensor(seen["nt_xent"][1]), gradient, rtol=1e-5, atol=1e-6)
+
+
+def main() -> None:
+    """In each of two processes: what aux_code.distributed gives there."""
+    rank = distributed.rank()
+    rows = (torch.arange(6.0).view(3, 2) + 10 * rank).requires_grad_(True)
+    gathered = distributed.gather_rows(rows)
+    # rank 0's loss weighs rank r's rows by r + 1, rank 1's by ten times that
+    weights = torch.repeat_interleave(torch.arange(1.0, distributed.world_size() + 1), 3)[:, None]
+    (gathered * weights * 10**rank).sum().backward()
+    total = torch.tensor([1.0 + rank], requires_grad=True)
+    (distributed.all_reduce(total) * (rank + 1)).sum().backward()
+    seen = {
+        "rank": rank, "gathered": gathered.tolist(), "rows_gradient": rows.grad.tolist(),
+        "total_gradient": total.grad.tolist(), "averaged": averaged_gradients(rank),
+        "sum": distributed.sum_over_ranks(torch.tensor([rank + 1.0])).tolist(),
+        "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
+        "share": distributed.share(list(range(6))), "nt_xent": gathered_nt_xent(rank),
+    }  # fmt: skip
+    everyone = distributed.gather_objects(seen)
+    distributed.barrier()
+    distributed.leave()
+    if distributed.is_main():
+        threads = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+        left = [name for name in threads if "gloo" in name]
+        sys.stdout.write(json.dumps({"ranks": everyone, "threads_left": left}) + "\n")
+
+
+def averaged_gradients(rank: int) -> list:
+    """Gradients that the optimizer gets; only rank 1's loss depends on `on_rank_1`."""
+    sizes = {"twice": (2, 3), "on_rank_1": (4,), "unused": (4,), "frozen": (1,)}
+    network = torch.nn.ParameterDict({name: torch.zeros(size) for name, size in sizes.items()})
+    network["frozen"].requires_grad_(False)
+    optimizer = torch.optim.Adam(network.parameters())
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=True)
+        loss = rank * (network["twice"].sum() + network["twice"].T.sum())
+        (loss + network["on_rank_1"].sum() if rank else loss).backward()
+        distributed.average_gradients(network.parameters())
+        optimizer.step()
+    gradients = {name: parameter.grad for name, parameter in network.items()}
+    unused = [gradients["unused"], gradients["frozen"]]
+    return [gradients["twice"].tolist(), gradients["on_rank_1"].tolist(), unused]
+
+
+def gathered_nt_xent(rank: int) -> list:
+    """[loss, gradient of this rank's first views averaged over ranks' losses] of all rows."""
+    first, second = all_views()
+    own = [view.chunk(2)[rank].clone().requires_grad_(True) for view in (first, second)]
+    loss = nt_xent_loss(*map(distributed.gather_rows, own), 0.1)
+    (loss / distributed.world_size()).backward()
+    return [loss.item(), own[0].grad.tolist()]
+
+
+def all_views() -> torch.Tensor:
+    """(2, 6, 4) unit vectors: two views of six images."""
+    views = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(3))
+    return torch.nn.functional.normalize(views, dim=2)
+
+
+if __name__ == "__main__":
+    main()

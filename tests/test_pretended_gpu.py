@@ -1,25 +1,28 @@
 """Scripts on a GPU that is none (tests/pretended_gpu): CUDA's rules without its kernels."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from tests.anomaly_detection_mgfn.conftest import make_small_set
 from tests.commands import ROOT, python
 
-FOLDER = ROOT / "tests" / "pretended_gpu"
+RUN = ROOT / "tests" / "pretended_gpu" / "run.py"
 
 
 def run(*command: str | Path, artefacts: Path, **more: str | Path):
     if not torch.__version__.startswith("2.14."):
         pytest.skip("the pretended GPU fits torch 2.14")
-    return python(FOLDER / "run.py", *command, TED_SPAD_ARTIFACT_ROOT=artefacts, **more)
+    return python(RUN, *command, TED_SPAD_ARTIFACT_ROOT=artefacts, **more)
 
 
 def test_the_pretended_gpu_keeps_cudas_rules(tmp_path: Path):
-    result = run(FOLDER / "self_test.py", artefacts=tmp_path)
+    result = run(__file__, artefacts=tmp_path)
     found = json.loads(result.stdout)
     assert found["device"] == "cuda:0" and found["parameters"] == 2
     bf16, fp32 = "bfloat16", "float32"
@@ -47,3 +50,81 @@ def test_stage_4_trains_and_evaluates_in_bf16(tmp_path: Path):
     results = json.loads((tmp_path / "results" / "anomaly_own_a.json").read_text())
     assert results["device"] == "cuda"
     assert set(results["protocols"]) == {"last", "validation", "best_on_test"}
+
+
+def refusal(function, *args, **kwargs) -> str:
+    try:
+        function(*args, **kwargs)
+    except (RuntimeError, TypeError) as error:
+        return str(error)[:100]
+    return ""
+
+
+def syncs_of(function) -> int:
+    counts = sys.modules["device"].COUNTS
+    before = counts["syncs"]
+    function()
+    return counts["syncs"] - before
+
+
+def dtypes(x: torch.Tensor, net: nn.Module) -> dict[str, str]:
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        results = {
+            "matmul": x @ x, "conv": net[0](x[None, None]), "softmax": (x @ x).softmax(0),
+            "add": x + x.bfloat16(), "sum": x.bfloat16().sum(), "mean": x.bfloat16().mean(),
+            "exp": x.bfloat16().exp(),
+            "cross_entropy": F.cross_entropy(x @ x, torch.arange(4, device="cuda")),
+            "scatter_add": x.scatter_add(0, x.long().clamp(0, 3), x.clone()),
+        }  # fmt: skip
+    return {name: str(result.dtype).removeprefix("torch.") for name, result in results.items()}
+
+
+def trained_losses(device: str) -> list[float]:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)
+    net = nn.Sequential(*layers).to(device)
+    images, labels = torch.rand(8, 3, 8, 8).to(device), torch.arange(8).to(device) % 5
+    optimizer, losses = torch.optim.Adam(net.parameters(), lr=1e-2), []
+    for _ in range(4):
+        loss = F.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.inference_mode():
+        return [*losses, net.eval()(images).cpu().double().sum().item()]
+
+
+def main() -> None:
+    """On the pretended GPU: what it does, as JSON."""
+    x, on_cpu = torch.rand(4, 4, device="cuda"), torch.rand(4, 4)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3)).to("cuda")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        forbidden = refusal(F.binary_cross_entropy, x, x)
+    refused = {
+        "mix": (torch.add, x, on_cpu), "mix the other way": (torch.matmul, on_cpu, x),
+        "input of a network": (net, on_cpu[None]), "numpy": (x.numpy,),
+        "index": (on_cpu.__getitem__, torch.tensor([0]).to("cuda")),
+    }  # fmt: skip
+    allowed = {
+        "binary_cross_entropy": (F.binary_cross_entropy, x, x), "copy": (x.copy_, on_cpu),
+        "number": (torch.add, x, torch.tensor(1.0)), "index": (x.__getitem__, torch.tensor([0])),
+    }  # fmt: skip
+    waiting = {
+        "item": x.sum().item, "cpu": x.cpu, "bool": (x.sum() > 0).__bool__, "nonzero": x.nonzero,
+        "mask": lambda: x[x > 0.5], "tolist": x.tolist, "to the GPU": lambda: on_cpu.to("cuda"),
+        "sum": x.sum,
+    }  # fmt: skip
+    refusals = {name: refusal(*call) for name, call in refused.items()}
+    found = {
+        "device": str(net[0].weight.device), "parameters": len(list(net.parameters())),
+        "dtypes": dtypes(x, net), "refused": refusals | {"binary_cross_entropy": forbidden},
+        "allowed": {name: refusal(*call) for name, call in allowed.items()},
+        "syncs": {name: syncs_of(function) for name, function in waiting.items()},
+        "losses": [trained_losses("cuda"), trained_losses("cpu")],
+    }  # fmt: skip
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
