@@ -60,7 +60,7 @@ def shapes(network: nn.Module) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def relative_error(ours: Tensor, golden: np.ndarray) -> float:
-    golden = torch.from_numpy(golden)
+def relative_error(ours: Tensor, golden: np.ndarray | Tensor) -> float:
+    golden = torch.as_tensor(golden)
     assert ours.shape == golden.shape
     return ((ours.double() - golden).norm() / golden.norm()).item()

@@ -25,7 +25,6 @@ def handlers_stay():
 
 
 def raising(error: BaseException):
-
     def main() -> None:
         raise error
 

@@ -12,6 +12,7 @@ from aux_code.inference import prepare_anonymizer, prepare_for_inference, prepar
 from aux_code.model_loaders import load_anonymizer, load_fa_model, load_fb_model, load_ft_model
 from aux_code.models.anonymizers import set_noise_generator
 from aux_code.openvino_networks import OpenVinoNetwork
+from tests.fill import relative_error as relative
 
 CPU = torch.device("cpu")
 
@@ -29,10 +30,6 @@ def settled(network):
 
 def n_norms(network):
     return sum(isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d)) for m in network.modules())
-
-
-def relative(output, expected) -> float:
-    return ((output - expected).norm() / expected.norm()).item()
 
 
 CASES = [

@@ -44,7 +44,6 @@ def random_state(network):
 
 @pytest.fixture
 def saved(tmp_path):
-
     def save(content, name="weights.pth"):
         torch.save(content, tmp_path / name)
         return tmp_path / name

@@ -17,6 +17,7 @@ from aux_code.model_loaders import load_fa_model, load_ft_model
 from aux_code.openvino_networks import OpenVinoNetwork
 from tests.commands import python
 from tests.fill import fill, picture
+from tests.fill import relative_error as relative
 
 CPU = torch.device("cpu")
 
@@ -29,10 +30,6 @@ def fa():
 @pytest.fixture(scope="module")
 def fast_fa(fa):
     return prepare_anonymizer(fa, CPU)
-
-
-def relative(output, expected) -> float:
-    return ((output - expected).norm() / expected.norm()).item()
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.anomaly_detection_mgfn.conftest import make_small_set
 from tests.commands import ROOT, python
 
 RUN = ROOT / "tests" / "pretended_gpu" / "run.py"
@@ -39,17 +38,6 @@ def test_the_pretended_gpu_keeps_cudas_rules(tmp_path: Path):
     on_gpu, on_cpu = found["losses"]
     assert on_gpu == pytest.approx(on_cpu, rel=1e-5) and on_gpu[3] < on_gpu[0]
     assert "pretended GPU: " in result.stderr.splitlines()[-1]
-
-
-def test_stage_4_trains_and_evaluates_in_bf16(tmp_path: Path):
-    """CUDA's autocast forbids F.binary_cross_entropy: the losses are computed outside of it."""
-    small = make_small_set(tmp_path)
-    options = ["--preset", "miniature", "--device", "cuda", "--precision", "bf16", "--run_id", "a"]
-    options += ["--dataset", small.dataset, "--features", small.features, "--epochs", "2"]
-    run("anomaly_detection_mgfn/main.py", *options, artefacts=tmp_path)
-    results = json.loads((tmp_path / "results" / "anomaly_own_a.json").read_text())
-    assert results["device"] == "cuda"
-    assert set(results["protocols"]) == {"last", "validation", "best_on_test"}
 
 
 def refusal(function, *args, **kwargs) -> str:
