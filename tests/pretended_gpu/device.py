@@ -233,29 +233,17 @@ def is_castable(value: Any) -> bool:
 class Stream:
     """Everything has been done when a call returns; as an event, a moment."""
 
-    cuda_stream, seconds = 0, 0.0
-
     def __init__(self, *_, **__):
-        pass
+        self.seconds = 0.0
 
     def synchronize(self):
         COUNTS["syncs"] += 1
 
-    def wait(self, *_):
+    def wait_stream(self, _):
         pass
-
-    wait_stream = wait_event = wait
 
     def record(self, *_):
         self.seconds = time.perf_counter()
-
-    def record_event(self, event=None):
-        event = event or Stream()
-        event.record()
-        return event
-
-    def query(self):
-        return True
 
     def elapsed_time(self, other):
         return 1000 * (other.seconds - self.seconds)
@@ -264,9 +252,8 @@ class Stream:
 ANSWERS = {
     "is_available": True, "is_initialized": True, "is_bf16_supported": True, "device_count": 1,
     "current_device": 0, "get_device_name": "pretended", "get_device_capability": (9, 0),
-    "mem_get_info": (70 * 2**30, 80 * 2**30), "memory_allocated": 0, "max_memory_allocated": 0,
-    "_lazy_init": None, "manual_seed": None, "manual_seed_all": None, "set_device": None,
-    "empty_cache": None, "reset_peak_memory_stats": None,
+    "mem_get_info": (70 * 2**30, 80 * 2**30), "_lazy_init": None, "manual_seed": None,
+    "manual_seed_all": None, "set_device": None,
 }  # fmt: skip
 """Function of torch.cuda -> what it returns."""
 
