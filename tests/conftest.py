@@ -18,15 +18,12 @@ def pytest_configure() -> None:
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Workers send what a test logged as UTF-8, which names of files need not be."""
     report = yield
-    report.sections = [
-        (title, text.encode("utf-8", "backslashreplace").decode())
-        for title, text in report.sections
-    ]
+    sections = report.sections
+    report.sections = [(t, text.encode(errors="backslashreplace").decode()) for t, text in sections]
     return report
 
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> None:
-    """A job in the background of a shell starts with Ctrl-C ignored; the tests of interruption need
-    it."""
+    """A job in the background of a shell starts with Ctrl-C ignored, which tests need."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

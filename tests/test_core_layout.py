@@ -1,10 +1,11 @@
-"""The one place where clips meet frames (defects 1 and 2 of the release)."""
+"""The one place where clips meet frames (defects 1 and 2 of the release), and batch norms there."""
 
 import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from aux_code import batch_norm
 from aux_code.layout import FRAMES_PER_PASS, apply_per_frame
 
 
@@ -97,17 +98,46 @@ def test_peak_memory_of_the_activations_does_not_grow_with_the_clip(gradients: b
         assert kept > 20 * 40 * frame
 
 
-def test_recomputed_activations_give_the_same_gradients_of_weights_and_input():
-    first, last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
-    net = nn.Sequential(first, nn.ReLU(), nn.Dropout(0.5), last)
-    clips = torch.rand(2, 3, 3, 5, 5)
+def norms() -> nn.Sequential:
+    """A small f_A with statistics that start elsewhere than at 0 and 1."""
+    torch.manual_seed(0)
+    first, norm = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, momentum=0.3)
+    norm.running_mean.fill_(0.5)
+    return nn.Sequential(first, norm, nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 3, 1))
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_recomputed_activations_give_the_same_gradients_and_running_statistics(chunk: int):
+    clips = torch.rand(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     results = []
     for recompute in (False, True):
+        net, leaf = norms(), clips.clone().requires_grad_()
         torch.manual_seed(1)  # dropout: the second pass must draw what the first drew
-        net.zero_grad()
-        leaf = clips.clone().requires_grad_()
-        apply_per_frame(net, leaf, chunk=2, recompute=recompute).square().sum().backward()
-        results.append([leaf.grad, *(p.grad.clone() for p in net.parameters())])
-    assert all(g.abs().sum() > 0 for g in results[0])
-    for kept, recomputed in zip(*results, strict=True):
-        torch.testing.assert_close(kept, recomputed)
+        apply_per_frame(net, leaf, chunk, recompute).square().mean().backward()
+        assert net[1].num_batches_tracked == (3 if chunk else 1) and net[1].momentum == 0.3
+        gradients = [leaf.grad, *(p.grad for p in net.parameters())]
+        results.append([*gradients, net[1].running_mean, net[1].running_var])
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    assert (net[1].running_mean - 0.5).abs().min() > 1e-3
+    for kept, again in zip(*results, strict=True):
+        torch.testing.assert_close(again, kept)
+
+
+def test_statistics_are_kept_and_restored_after_an_error():
+    net = norms()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(KeyError), batch_norm.keep_running_statistics(net):
+        net(torch.rand(2, 3, 4, 4))
+        raise KeyError
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert net[1].momentum == 0.3 and net.training
+
+
+def test_one_process_keeps_its_batch_norms():
+    net = norms()
+    assert batch_norm.synchronise_batch_norms(net) is net and type(net[1]) is nn.BatchNorm2d
+    synchronised = batch_norm.SynchronisedBatchNorm(4)
+    x = torch.rand(5, 4, 3, 3)
+    assert torch.equal(synchronised(x), nn.BatchNorm2d(4)(x))
+    with pytest.raises(ValueError, match="dimensions"):
+        synchronised(torch.rand(4))

@@ -5,7 +5,6 @@ bf16, so that they pack small). test_end_to_end.py compares the keys of the arte
 """
 
 import gzip
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from anomaly_detection_mgfn import main as stage_4
 from aux_code import config
+from aux_code.checkpoints import read_json
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
 from tests.commands import ROOT
 from tests.frozen import write as frozen
@@ -52,8 +52,8 @@ def old_artefacts(tmp_path, monkeypatch) -> Path:
     for packed in tmp_path.glob("*.gz"):
         packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
     for split in ("Train", "Test"):
-        for line in (OLD / "UCF_Crime" / f"Anomaly_{split}.txt").read_text().split():
-            video = tmp_path / "UCF_Crime" / "Videos" / line
+        for name in (OLD / "UCF_Crime" / f"Anomaly_{split}.txt").read_text().split():
+            video = tmp_path / "UCF_Crime" / "Videos" / name
             video.parent.mkdir(parents=True, exist_ok=True)
             video.touch()
     for name in ("SAVED_MODELS", "RESULTS", "LOGS"):
@@ -83,7 +83,6 @@ def test_stage_4_evaluates_the_detector_of_c45b28e_on_its_features(old_artefacts
     words += ["--checkpoint", f"{old_artefacts}/mgfn.pth"]
     monkeypatch.setattr(sys, "argv", words)
     assert stage_4.main() == 0
-    results = json.loads((config.RESULTS_ROOT / "anomaly_ucf_crime_old.json").read_text())
-    found = results["protocols"]["checkpoint"]
+    found = read_json(config.RESULTS_ROOT / "anomaly_ucf_crime_old.json")["protocols"]["checkpoint"]
     assert found["auc"] == pytest.approx(0.462291, abs=1e-4)
     assert found["ap"] == pytest.approx(0.168023, abs=1e-4)
