@@ -1,14 +1,13 @@
 """The blocks of docs/extending.md go into a copy of the repository; its commands run there."""
 
-import json
 import re
 import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 
+from aux_code.checkpoints import read_json
 from aux_code.datasets.surveillance import load_surveillance
 from aux_code.miniature.formats import write_video
 from aux_code.miniature.render import render_benchmark
@@ -40,65 +39,45 @@ def write_corridor(root: Path) -> None:
     (root / "labels.txt").write_text("\n".join(lines) + "\n")
 
 
-def blocks() -> list[tuple[str, str]]:
-    found = re.findall(r"^```python\n# (\S+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
-    assert len(found) == DOCUMENT.count("```python"), "every block names its file"
-    return found
-
-
-def commands() -> list[tuple[str, list[str]]]:
-    """(script, arguments) of every command, with what makes it short."""
-    lines = re.findall(r"^    python (.*)$", DOCUMENT, re.MULTILINE)
-    split = [shlex.split(line) for line in lines]
-    return [(s, [*words, *SHORT[Path(s).stem].split()]) for s, *words in split]
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory) -> Path:
-    copy = tmp_path_factory.mktemp("copy")
+def copy_with_blocks(copy: Path) -> None:
+    """The repository with every block of Python in the file that it names."""
     for name in PACKAGES:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "reproduce.py", copy)
-    for file, code in blocks():
+    found = re.findall(r"^```python\n# (\S+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    assert len(found) == DOCUMENT.count("```python"), "every block names its file"
+    for file, code in found:
         with open(copy / file, "a", encoding="utf-8") as target:
             target.write(f"\n\n{code}" if target.tell() else code)
-    return copy
 
 
-@pytest.fixture(scope="module")
-def texts(copy, tmp_path_factory) -> dict[str, str]:
-    """Script -> standard output of its command; run in order, all end well."""
-    data = tmp_path_factory.mktemp("data")
+def test_every_command_of_the_document_ends_well_and_the_parts_meet(tmp_path: Path):
+    copy, data = tmp_path / "copy", tmp_path / "data"
+    copy_with_blocks(copy)
     render_benchmark(data, seed=0, scale=0.03, only=["ucf101", "vispr"], workers=1)
     write_corridor(data / "Corridor")
-    roots = {"TED_SPAD_DATA_ROOT": data, "TED_SPAD_ARTIFACT_ROOT": copy}
-    given, log = answers(commands(), cwd=copy, **roots)
-    names = [Path(script).stem for script, _ in commands()]
+    lines = [shlex.split(line) for line in re.findall(r"^    python (.*)$", DOCUMENT, re.MULTILINE)]
+    names = [Path(script).stem for script, *_ in lines]
     assert set(names) == set(SHORT)
+    commands = [(s, [*words, *SHORT[Path(s).stem].split()]) for s, *words in lines]
+    roots = {"TED_SPAD_DATA_ROOT": data, "TED_SPAD_ARTIFACT_ROOT": copy}
+    given, log = answers(commands, cwd=copy, **roots)
     failed = [name for name, (status, _) in zip(names, given, strict=True) if status]
     assert not failed, log[-3000:]
-    return {name: text for name, (_, text) in zip(names, given, strict=True)}
+    texts = {name: text for name, (_, text) in zip(names, given, strict=True)}
 
-
-def test_the_trained_anonymizer_is_rebuilt_and_attacked(texts, copy):
-    result = json.loads((copy / "results" / "privacy_tint.json").read_text())
-    assert result["anonymizer"].endswith("tint/fa_recon.pth")
-    assert 0 < result["protocols"]["last"]["cmap"] <= 1
-
-
-def test_own_data_set_anonymizer_and_utility_network_meet_in_the_features(texts, copy):
-    folder = copy / "features" / "corridor" / "posterize"
-    manifest = json.loads((folder / "manifest.json").read_text())
+    attack = read_json(copy / "results" / "privacy_tint.json")
+    assert attack["anonymizer"].endswith("tint/fa_recon.pth")
+    assert 0 < attack["protocols"]["last"]["cmap"] <= 1
+    features = copy / "features" / "corridor" / "posterize"
+    manifest = read_json(features / "manifest.json")
     assert manifest["feature_dim"] == 6 and manifest["frames_per_feature"] == 32
     assert manifest["anonymizer"]["name"] == "posterize" and len(manifest["videos"]) == 10
     assert manifest["utility"]["arch"] == "colour_statistics"
-    level = 3 * np.load(folder / "test_0.npy")[0, 0]
+    level = 3 * np.load(features / "test_0.npy")[0, 0]
     assert np.isclose(level, round(level), atol=1e-3), "a grey clip in four levels is one level"
     results = list((copy / "results").glob("anomaly_*.json"))
     assert len(results) == 1, "the built-in head takes the width"
-
-
-def test_own_head_finds_the_bright_clips_and_own_row_is_in_the_plan(texts):
     assert "roc_auc=1.0" in texts["distance_head"].replace("np.float64(1.0)", "1.0")
     for words in ("--anonymizer posterize", "train_privacy.py"):
         assert words in texts["reproduce"]
