@@ -31,7 +31,7 @@ FULL = OSError(28, "No space left on device")
 
 @pytest.mark.parametrize(
     "failure, expected, words",
-    [(FULL, UserError, "last.pth: No space left"), (KeyboardInterrupt(), KeyboardInterrupt, "")],
+    [(FULL, UserError, "last.pth: No space left"), (KeyboardInterrupt(), KeyboardInterrupt, None)],
 )
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(

@@ -44,7 +44,6 @@ def raising(error: BaseException):
     ],
 )  # fmt: skip
 def test_exit_statuses(main, status: int, message: str, capsys):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(SystemExit) as caught:
         run_script(main)
     error = capsys.readouterr().err
@@ -64,7 +63,6 @@ def test_bugs_are_not_disguised_as_user_errors(error: Exception):
     "number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
 )
 def test_the_first_signal_is_a_request_the_second_ends(number: int, error: type):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(number)
     with InterruptRequest() as interrupt:
         os.kill(os.getpid(), number)
