@@ -207,7 +207,7 @@ def test_other_content_is_refused(saved, content):
     ("load", "words", "message"),
     [
         (ml.load_anonymizer, ["blackn"], "'blackn' is neither a file nor one of raw, downsample2x"),
-        (ml.load_anonymizer, ["unet++"], "neither a file"), (ml.load_anonymizer, [""], "safetensor"),
+        (ml.load_anonymizer, ["unet++"], "neither a file"), (ml.load_anonymizer, [""], "model"),
         (ml.load_fa_model, ["unet3"], r"'unet3'; known: unet\+\+, unet, small"),
         (ml.load_fa_model, ["small", "gone.pth"], "gone.pth"),
         (ml.load_fa_model, ["small", "."], "model.safetensors"),
