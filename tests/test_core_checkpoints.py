@@ -27,12 +27,10 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path):
 
 
 FULL = OSError(28, "No space left on device")
+FAILURES = [(FULL, UserError, "last.pth: No space"), (KeyboardInterrupt(), KeyboardInterrupt, None)]
 
 
-@pytest.mark.parametrize(
-    "failure, expected, words",
-    [(FULL, UserError, "last.pth: No space left"), (KeyboardInterrupt(), KeyboardInterrupt, None)],
-)
+@pytest.mark.parametrize("failure, expected, words", FAILURES)
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch, failure, expected, words, moment
@@ -45,13 +43,16 @@ def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(
         if moment == "write":
             fail()
 
-    (tmp_path / "last.pth").write_bytes(b"old")
+    path = tmp_path / "last.pth"
+    path.write_bytes(b"old")
     if moment != "write":
         monkeypatch.setattr(os, moment, fail)
     with pytest.raises(expected, match=words):
-        checkpoints.write_atomically(tmp_path / "last.pth", write)
+        checkpoints.write_atomically(path, write)
     monkeypatch.undo()
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("last.pth", b"old")]
+    assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
+    with pytest.raises(UserError, match="cannot write .*last.pth/params.json"):
+        write_json(path / "params.json", {})
 
 
 def test_the_content_is_on_the_disk_before_the_name_points_to_it(tmp_path: Path, monkeypatch):
@@ -60,12 +61,6 @@ def test_the_content_is_on_the_disk_before_the_name_points_to_it(tmp_path: Path,
     monkeypatch.setattr(os, "replace", lambda a, b: order.append(Path(a).parent) or replace(a, b))
     checkpoints.write_atomically(tmp_path / "x", lambda file: file.write(b"12345"))
     assert order == [5, tmp_path]
-
-
-def test_a_folder_that_cannot_be_made_is_a_clear_message(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write .*file"):
-        write_json(tmp_path / "file" / "params.json", {})
 
 
 class Malicious:

@@ -43,9 +43,7 @@ CASES = [
 
 @torch.no_grad()
 @pytest.mark.parametrize(("load", "arch", "options", "shape"), CASES)
-def test_prepared_networks_are_equal_and_small_ones_have_no_batch_norm_left(
-    load, arch, options, shape
-):
+def test_prepared_networks_are_equal_and_small_ones_have_no_norm_left(load, arch, options, shape):
     torch.manual_seed(0)
     network, x = settled(load(arch, **options)), torch.rand(shape)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -71,9 +69,7 @@ def test_bf16_features_within_a_percent():
     assert supports_bf16("cpu") == is_bf16
 
 
-def test_without_bf16_it_says_so_and_computes_in_fp32_and_other_precisions_are_refused(
-    monkeypatch, caplog
-):
+def test_without_bf16_it_says_so_and_other_precisions_are_refused(monkeypatch, caplog):
     monkeypatch.setattr(inference, "supports_bf16", lambda device: False)
     network, images = load_fb_model("small"), torch.rand(1, 3, 16, 16)
     prepared = prepare_for_inference(network, images, precision="bf16")

@@ -46,15 +46,12 @@ def test_frames_of_any_number_and_size(fa, fast_fa, size):
     assert torch.equal(output, before), "an output must not be written again by the next pass"
 
 
-@pytest.mark.parametrize(
-    ("n", "longest", "lengths"),
-    [
+def test_lengths_of_pieces():
+    for n, longest, lengths in [
         (0, 4, [0]), (1, 4, [1]), (3, 4, [2, 1]), (11, 4, [4, 4, 2, 1]), (11, 49, [8, 2, 1]),
         (16, 5, [4] * 4), (2, 1, [1, 1]),
-    ],
-)  # fmt: skip
-def test_lengths_of_pieces(n, longest, lengths):
-    assert openvino_networks._piece_lengths(n, longest) == lengths
+    ]:  # fmt: skip
+        assert openvino_networks._piece_lengths(n, longest) == lengths
 
 
 @torch.no_grad()
