@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,28 +25,20 @@ def handlers_stay():
         signal.signal(number, handler)
 
 
-def raising(error: BaseException):
-    def main() -> None:
-        raise error
+ENDS = [
+    (None, 0, ""), (3, 3, ""), (SystemExit(2), 2, ""), (KeyboardInterrupt(), 130, "interrupted"),
+    (UserError("--size: too small"), 2, "error: --size: too small\n"),
+    (OSError(errno.ENOTDIR, "Not a file", "/a/b"), 2, "error: /a/b: Not a file"),
+    (OSError(errno.ENOSPC, "No space left"), 2, "error: No space left"),
+    (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "terminated"),
+    (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted"),
+]  # fmt: skip
 
-    return main
 
-
-@pytest.mark.parametrize(
-    "main, status, message",
-    [
-        (lambda: None, 0, ""), (lambda: 3, 3, ""), (raising(SystemExit(2)), 2, ""),
-        (raising(UserError("--size: too small")), 2, "error: --size: too small\n"),
-        (raising(OSError(errno.ENOTDIR, "Not a file", "/a/b")), 2, "error: /a/b: Not a file"),
-        (raising(OSError(errno.ENOSPC, "No space left")), 2, "error: No space left"),
-        (raising(KeyboardInterrupt()), 130, "interrupted"),
-        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "terminated"),
-        (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted"),
-    ],
-)  # fmt: skip
-def test_exit_statuses(main, status: int, message: str, capsys):
+@pytest.mark.parametrize("end, status, message", ENDS)
+def test_exit_statuses(end, status: int, message: str, capsys):
     with pytest.raises(SystemExit) as caught:
-        run_script(main)
+        run_script(end if callable(end) else Mock(side_effect=[end]))
     error = capsys.readouterr().err
     assert caught.value.code == status
     assert error.startswith(message) and len(error.splitlines()) <= 1 and "Traceback" not in error
@@ -54,7 +47,7 @@ def test_exit_statuses(main, status: int, message: str, capsys):
 def test_bugs_are_not_disguised_as_user_errors():
     for error in (ZeroDivisionError(), BrokenPipeError(errno.EPIPE, "Broken pipe")):
         with pytest.raises(type(error)):
-            run_script(raising(error))
+            run_script(Mock(side_effect=error))
 
 
 def test_the_first_signal_is_a_request_the_second_ends():

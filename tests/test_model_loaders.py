@@ -35,13 +35,9 @@ def random_state(network):
     return {name: t + 0.5 if t.is_floating_point() else t for name, t in state.items()}
 
 
-@pytest.fixture
-def saved(tmp_path):
-    def save(content, name="weights.pth"):
-        torch.save(content, tmp_path / name)
-        return tmp_path / name
-
-    return save
+def saved(folder, content, name="weights.pth"):
+    torch.save(content, folder / name)
+    return folder / name
 
 
 def test_our_checkpoint_rebuilds_its_networks(tmp_path):
@@ -60,14 +56,14 @@ def test_our_checkpoint_rebuilds_its_networks(tmp_path):
     assert ml.load_fa_model("small", path, output_noise=0.0).output_noise == 0.0
 
 
-def test_published_checkpoint(saved):
+def test_published_checkpoint(tmp_path):
     networks = {"fa": ml.load_fa_model(), "fb": ml.load_fb_model(ssl=True)}
     states = {role: random_state(network) for role, network in networks.items()}
     optimizer = torch.optim.Adam(networks["fa"].parameters()).state_dict()
     content = {"epoch": 20, "fa_optimizer": optimizer}
     for role, state in states.items():
         content[f"{role}_model_state_dict"] = {f"module.{k}": v for k, v in state.items()}
-    path = saved(content)
+    path = saved(tmp_path, content)
     assert equal(ml.load_fa_model("unet++", path), states["fa"])
     assert equal(ml.load_fb_model("r50", path, ssl=True), states["fb"])
     rebuilt = ml.load_anonymizer(path)
@@ -79,22 +75,22 @@ def test_published_checkpoint(saved):
         ml.load_ft_model("largei3d", path)
 
 
-def test_published_utility_with_frozen_batch_norms(saved):
+def test_published_utility_with_frozen_batch_norms(tmp_path):
     state, old = random_state(ml.load_ft_model(num_classes=7)), {}
     for name, tensor in state.items():
         is_frozen = ".bn" in name and name.startswith("i3d.layer")
         if not (is_frozen and name.endswith("num_batches_tracked")):
             old[re.sub("weight$", "scale", name) if is_frozen else name] = tensor
     assert any(name.endswith(".scale") for name in old) and len(old) < len(state)
-    path = saved({"ft_model_state_dict": old})
+    path = saved(tmp_path, {"ft_model_state_dict": old})
     assert equal(ml.load_ft_model("largei3d", path, num_classes=7), state)
     found = ml.load_utility(path).architecture
     assert found == {"arch": "largei3d", "arguments": {"num_classes": 7}}
 
 
-def test_kinetics_backbone_leaves_the_heads_random_and_says_so(saved, caplog):
+def test_kinetics_backbone_leaves_the_heads_random_and_says_so(tmp_path, caplog):
     state = random_state(I3DResNet50(400))
-    path = saved(state)
+    path = saved(tmp_path, state)
     network = ml.load_ft_model("largei3d", path, num_classes=102)
     assert torch.equal(network.i3d.layer4[2].conv3.weight, state["layer4.2.conv3.weight"])
     assert "i3d.fc.weight, i3d.fc.bias, mlp.fc1.weight" in caplog.text
@@ -102,7 +98,7 @@ def test_kinetics_backbone_leaves_the_heads_random_and_says_so(saved, caplog):
     same_size = ml.load_ft_model("largei3d", path, num_classes=400)
     assert torch.equal(same_size.i3d.fc.weight, state["fc.weight"])
     caplog.clear()
-    by_itself = ml.load_utility(saved({f"module.{name}": state[name] for name in state}))
+    by_itself = ml.load_utility(saved(tmp_path, {f"module.{name}": state[name] for name in state}))
     assert equal(by_itself.i3d, state)
     assert by_itself.architecture["arguments"] == {"num_classes": 400}
     assert "re-initialised" in caplog.text and "mlp.fc1.weight" in caplog.text
@@ -112,25 +108,25 @@ def test_kinetics_backbone_leaves_the_heads_random_and_says_so(saved, caplog):
             load(arch, path)
     del state["layer3.1.conv2.weight"]
     with pytest.raises(UserError, match="missing: i3d.layer3.1.conv2.weight"):
-        ml.load_ft_model("largei3d", saved(state))
+        ml.load_ft_model("largei3d", saved(tmp_path, state))
 
 
 @pytest.mark.parametrize(("arch", "head"), [("r3d_18", "fc."), ("mvitv2", "head.1.")])
-def test_torchvision_video_file(saved, arch, head):
+def test_torchvision_video_file(tmp_path, arch, head):
     network = ml.load_ft_model(arch)
     found = random_state(network)
     state = {k.removeprefix("backbone."): found[k] for k in found if k.startswith("backbone.")}
     classes = torch.ones(400, network.feature_dim)
-    path = saved(state | {f"{head}weight": classes, f"{head}bias": classes[:, 0]})
+    path = saved(tmp_path, state | {f"{head}weight": classes, f"{head}bias": classes[:, 0]})
     assert equal(ml.load_ft_model(arch, path).backbone, state)
     assert ml.load_ft_model(arch, path, num_classes=400).fc.weight.eq(1).all()
 
 
 @pytest.mark.parametrize("ssl", [False, True])
-def test_imagenet_weights_for_the_privacy_network(saved, caplog, monkeypatch, ssl):
+def test_imagenet_weights_for_the_privacy_network(tmp_path, caplog, monkeypatch, ssl):
     state = random_state(ml.load_fb_model(num_pa=1000))
     monkeypatch.setattr(DOWNLOAD, lambda *a, **o: dict(state))
-    for source in (saved(state), "imagenet"):
+    for source in (saved(tmp_path, state), "imagenet"):
         caplog.clear()
         network = ml.load_fb_model("r50", source, ssl=ssl)
         backbone = network[0] if ssl else network
@@ -139,9 +135,9 @@ def test_imagenet_weights_for_the_privacy_network(saved, caplog, monkeypatch, ss
 
 
 @pytest.mark.parametrize("arguments", [{}, {"output_channels": 1}])
-def test_imagenet_file_for_the_encoder(saved, caplog, arguments):
+def test_imagenet_file_for_the_encoder(tmp_path, caplog, arguments):
     state = random_state(resnet18())
-    network = ml.load_fa_model("unet++", saved(state), **arguments)
+    network = ml.load_fa_model("unet++", saved(tmp_path, state), **arguments)
     encoder = network.network.encoder if arguments else network.encoder
     assert torch.equal(encoder.layer3[0].conv1.weight, state["layer3.0.conv1.weight"])
     assert "segmentation_head.0.weight" in caplog.text
@@ -167,7 +163,7 @@ def test_model_hub_safetensors(tmp_path):
     assert equal(ml.load_anonymizer(tmp_path), state)
 
 
-def test_strictness_names_entries_shapes_and_what_to_give(tmp_path, saved):
+def test_strictness_names_entries_shapes_and_what_to_give(tmp_path):
     path = ours(tmp_path / "a.pth", ft=ml.load_ft_model("small", num_classes=10))
     shapes = "fc.weight (10, 64) instead of (12, 64), fc.bias (10,) instead of (12,)"
     remedy = "give the file's architecture: small with {'num_classes': 10}"
@@ -175,11 +171,11 @@ def test_strictness_names_entries_shapes_and_what_to_give(tmp_path, saved):
     with pytest.raises(UserError, match=f"(?s){'.*'.join(words)}"):
         ml.load_ft_model("small", path, num_classes=12)
     state = ml.load_fa_model("unet").state_dict()
-    path = saved({"fa_model_state_dict": state})
+    path = saved(tmp_path, {"fa_model_state_dict": state})
     with pytest.raises(UserError, match=r"(?s)missing: encoder.*unexpected: inc\."):
         ml.load_fa_model("unet++", path)
     state["surplus.weight"] = state.pop("outc.conv.bias")
-    path = saved({"fa_model_state_dict": state})
+    path = saved(tmp_path, {"fa_model_state_dict": state})
     with pytest.raises(UserError, match=r"(?s)missing: outc.conv.bias.*unexpected: surplus.weight"):
         ml.load_fa_model("unet", path)
     with pytest.raises(UserError, match="fit no known architecture"):
@@ -195,10 +191,10 @@ def test_empty_and_truncated_safetensors_are_named(tmp_path, share):
         ml.load_fa_model("small", path)
 
 
-def test_other_content_is_refused(saved):
+def test_other_content_is_refused(tmp_path):
     for content in ([1, 2], {}, {"fa_model_state_dict": {}}, {"a": 1, "b": torch.zeros(1)}):
         with pytest.raises(UserError, match="other.pth"):
-            ml.load_fa_model("small", saved(content, "other.pth"))
+            ml.load_fa_model("small", saved(tmp_path, content, "other.pth"))
 
 
 UNKNOWN = [
