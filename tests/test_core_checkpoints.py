@@ -4,6 +4,7 @@ import os
 import pickle
 import resource
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -35,8 +36,7 @@ FAILURES = [(FULL, UserError, "last.pth: No space"), (KeyboardInterrupt(), Keybo
 def test_a_failure_at_any_moment_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch, failure, expected, words, moment
 ):
-    def fail(*arguments):
-        raise failure
+    fail = Mock(side_effect=failure)
 
     def write(file) -> None:
         file.write(b"new")
