@@ -1,5 +1,4 @@
-"""README and documents are true: length, links, files, every shown command; and so are the lists of
-requirements."""
+"""README, documents and lists of requirements are true: each link, file and shown command."""
 
 import ast
 import os
