@@ -1,9 +1,5 @@
-"""Runs entry scripts with --help in forked children, so that the heavy libraries are imported once.
-
-Usage: help_probe.py REPOSITORY FOREIGN_FOLDER SCRIPT...; prints one JSON object {"script|folder":
-complaint or ""}. Each child forgets every path to the repository that an installation put on the
-module path: the scripts have to work in an uninstalled clone, by their own preamble.
-"""
+"""Runs scripts with --help in forks, which share heavy imports, and without the paths that an
+installation added: help_probe.py REPOSITORY FOREIGN_FOLDER SCRIPT... prints their complaints."""
 
 import io
 import json

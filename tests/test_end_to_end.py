@@ -1,7 +1,4 @@
-"""All stages through their command lines on freshly rendered files, from rendering to the report.
-
-The plan is that of reproduce.py; only the lengths of the trainings are cut.
-"""
+"""The plan of reproduce.py with short trainings: all stages from rendered files to the report."""
 
 import os
 import signal

@@ -1,8 +1,4 @@
-"""What may not change by mistake: command lines, and artefacts of commit c45b28e that still load.
-
-The artefacts of c45b28e are those of its miniature, trained for two steps (its weights rounded to
-bf16, so that they pack small). test_end_to_end.py compares the keys of the artefacts of today.
-"""
+"""What may not change by mistake: command lines; and artefacts of commit c45b28e still load."""
 
 import gzip
 import shutil
@@ -47,7 +43,7 @@ def test_differences_name_what_is_gone_new_or_changed():
 
 @pytest.fixture
 def old_artefacts(tmp_path, monkeypatch) -> Path:
-    """The artefacts of c45b28e in a folder, and the data set that the features came from."""
+    """Of its miniature, trained for two steps (weights rounded to bf16), with the data set."""
     shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
     for packed in tmp_path.glob("*.gz"):
         packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))

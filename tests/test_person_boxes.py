@@ -1,9 +1,4 @@
-"""Where blur and blacken get the people from: the same options, the same files and the same
-detector in every stage.
-
-The detector is torchvision's own with random weights from a local file, made to take every region
-for a person.
-"""
+"""blur and blacken get people by the same options, files and detector in every stage."""
 
 import json
 import os
@@ -36,15 +31,13 @@ from visualization import anonymize_video
 
 STAGES = ("init_utility", "train_privacy", "dali_extraction", "anonymize_video")
 N_FRAMES = 3
-
-
 Seen = namedtuple("Seen", "path indices boxes")
 """One call for boxes: of which image or video, of which frames, and what came back."""
 
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
-    """Random weights of the published layout; the bias of the class makes every region a person."""
+    """Random weights for torchvision's own; the bias of the class makes every region a person."""
     torch.manual_seed(0)
     options = {"weights": None, "weights_backbone": None, "num_classes": 91}
     state = fasterrcnn_resnet50_fpn(**options).state_dict()
