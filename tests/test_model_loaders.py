@@ -182,13 +182,13 @@ def test_strictness_names_entries_shapes_and_what_to_give(tmp_path):
         ml.load_anonymizer(path)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_empty_and_truncated_safetensors_are_named(tmp_path, share):
+def test_empty_and_truncated_safetensors_are_named(tmp_path):
     path = tmp_path / "w.safetensors"
-    save_file(random_state(ml.load_fa_model("small")), path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(UserError, match="w.safetensors"):
-        ml.load_fa_model("small", path)
+    save_file({"weight": torch.ones(40)}, path)
+    for content in (b"", path.read_bytes()[:100]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="w.safetensors is empty, truncated or"):
+            ml.load_fa_model("small", path)
 
 
 def test_other_content_is_refused(tmp_path):
