@@ -104,14 +104,9 @@ def test_with_resume_complete_means_a_result_of_this_recipe_and_no_state(tmp_pat
     state.finish()
     with pytest.raises(UserError, match=r"last.pth was made of .*epochs: 3, now 4.*--run_id"):
         ask(tmp_path, resume=True, epochs=4)
-
-
-def test_a_fresh_start_sets_an_unfinished_state_aside(tmp_path: Path):
-    training(tmp_path)[0].save({"step": 1})
-    assert not ask(tmp_path)
-    assert not (tmp_path / "state.pth").exists()
+    state.save({"step": 1})
+    assert not ask(tmp_path) and not state.path.exists(), "a fresh start"
     assert load_checkpoint(tmp_path / "state.set_aside.pth")["position"] == {"step": 1}
-    assert not ask(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("seconds", [600, 601, None])

@@ -38,18 +38,11 @@ def test_shares_must_be_equal(monkeypatch: pytest.MonkeyPatch):
         distributed.share([1, 2, 3])
 
 
-@pytest.fixture(scope="module")
-def probe() -> dict:
+def test_two_processes_share_rows_sums_flags_gradients_and_losses():
     words = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     result = python(*words, __file__, PYTHONPATH=ROOT)
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def test_no_thread_of_the_group_is_left_to_abort_the_exit(probe):
-    assert probe["threads_left"] == []
-
-
-def test_rows_sums_flags_and_gradients_meet_on_all_ranks(probe):
+    probe = json.loads(result.stdout.splitlines()[-1])
+    assert probe["threads_left"] == [], "a thread of the group could abort the exit"
     own = torch.arange(6.0).view(3, 2)
     for rank, seen in enumerate(probe["ranks"]):
         assert seen["rank"] == rank
@@ -59,12 +52,9 @@ def test_rows_sums_flags_and_gradients_meet_on_all_ranks(probe):
         assert seen["averaged"] == [[[1.0] * 3] * 2, [0.5] * 4, [None, None]]
         assert seen["sum"] == [3.0] and seen["any"] == [True, False]
         assert seen["share"] == [[0, 1, 2], [3, 4, 5]][rank]
-
-
-def test_nt_xent_over_ranks_equals_that_of_one_process_in_loss_and_gradient(probe):
     first, second = all_views()
     first.requires_grad_(True)
-    loss = nt_xent_loss(first, second, 0.1)
+    loss = nt_xent_loss(first, second, 0.1)  # that of one process
     loss.backward()
     for seen, gradient in zip(probe["ranks"], first.grad.chunk(2), strict=True):
         assert seen["nt_xent"][0] == pytest.approx(loss.item(), rel=1e-6)

@@ -79,7 +79,15 @@ def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
         assert 0 <= entry["anomaly"]["ucf_crime"]["auc"] <= 1
     html = paths[2].read_text()
     assert "No images" not in html and html.count("data:image/png;base64,") >= 7
-    check_features(roots)
+    folders = {m: config.FEATURES_ROOT / "ucf_crime" / f"miniature_s0_{m}" for m in METHODS}
+    for video in ucf_crime.load(roots / "data" / "UCF_Crime").videos:
+        features = {m: np.load(path / f"{video.name}.npy") for m, path in folders.items()}
+        for array in features.values():
+            assert len(array) == -(-count_frames(video.path) // 32)
+            assert array.dtype == np.float32 and np.isfinite(array).all()
+        assert not np.allclose(features["raw"], features["blur"])
+    networks = {m: read_json(folders[m] / "manifest.json")["anonymizer"] for m in METHODS}
+    assert networks["blur"]["name"] == "blur" and networks["ted_spad_plus"]["sha256"]
     now = frozen.artefacts(roots / "artifacts")
     changed = frozen.differences(frozen.read("artefacts.json"), now)
     assert not changed, "\n".join([*changed, frozen.REMEDY.format(roots / "artifacts")])
@@ -135,20 +143,6 @@ def test_features_of_another_network_are_replaced_if_they_were_cheap_or_with_ove
     assert len(run_steps([training, extraction], 1).done) == 2, "seconds, as the timings know"
     forced = frozenset([extraction.name])
     assert run_steps([training, extraction], 1, forced).done == [extraction.name]
-
-
-def check_features(roots: Path) -> None:
-    """One feature per 32 decodable frames, for every video of both splits, and the anonymizer's
-    mark on them."""
-    folders = {m: config.FEATURES_ROOT / "ucf_crime" / f"miniature_s0_{m}" for m in METHODS}
-    for video in ucf_crime.load(roots / "data" / "UCF_Crime").videos:
-        features = {m: np.load(path / f"{video.name}.npy") for m, path in folders.items()}
-        for array in features.values():
-            assert len(array) == -(-count_frames(video.path) // 32)
-            assert array.dtype == np.float32 and np.isfinite(array).all()
-        assert not np.allclose(features["raw"], features["blur"])
-    networks = {m: read_json(folders[m] / "manifest.json")["anonymizer"] for m in METHODS}
-    assert networks["blur"]["name"] == "blur" and networks["ted_spad_plus"]["sha256"]
 
 
 def reproduce(*options: str, data: Path, artefacts: Path, status: int):
