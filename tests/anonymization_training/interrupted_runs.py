@@ -10,6 +10,9 @@ import os
 import signal
 import sys
 
+import torch._dynamo  # noqa: F401  (optimizers import it, each fork anew)
+import torch.utils.tensorboard  # noqa: F401
+
 from anonymization_training import train_anonymizer
 from aux_code.runs import run_script
 
