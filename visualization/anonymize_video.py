@@ -42,7 +42,7 @@ class AnonymizeParams(PersonBoxParams, CommonParams):
     target: tyro.conf.Positional[Path]
     """File to write; .mp4, .mkv or .mov. Of a folder of videos: the folder for the copies."""
     anonymizer: str = ""
-    """raw, downsample2x or 4x, blur, blacken, mosaicK..., a .pth; empty: train_anonymizer's last."""
+    """raw, blur, blacken, downsample2x, mosaic4, ... or a .pth; empty: train_anonymizer's last."""
     side_by_side: bool = False
     """Shows the original to the left of the anonymized frame."""
     tile: int = 1024
