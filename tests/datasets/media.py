@@ -1,45 +1,51 @@
-"""Tiny media files for the tests: every frame carries its number as 12 black or white blocks."""
+"""Tiny media files for the tests: a frame carries its number as 3 x 4 blocks, black or white."""
 
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
-N_BITS = 12
-_ROWS, _COLUMNS = 3, 4
+from aux_code.datasets.decode import count_frames, iterate_frames, read_frames
 
-
-def painted_frame(number: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """uint8 (H,W,3): the bits of `number` as a 3 x 4 grid of blocks, black or white."""
-    frame = np.zeros((height, width, 3), np.uint8)
-    for bit in range(N_BITS):
-        if number >> bit & 1:
-            row, column = divmod(bit, _COLUMNS)
-            rows = slice(row * height // _ROWS, (row + 1) * height // _ROWS)
-            frame[rows, column * width // _COLUMNS : (column + 1) * width // _COLUMNS] = 255
-    return frame
+BITS = np.arange(12)
+B_FRAMES = {"bf": "3", "g": "12", "keyint_min": "12", "sc_threshold": "0"}
 
 
-def painted_number(frame: np.ndarray) -> int:
+def painted_frame(number, height=48, width=64, colour=255):
+    """uint8 (H,W,3): the bits of `number` as a grid of blocks, black or of the colour."""
+    blocks = (number >> BITS & 1).reshape(3, 4)
+    rows, columns = np.arange(height) * 3 // height, np.arange(width) * 4 // width
+    return (blocks[rows][:, columns, None] * np.broadcast_to(colour, 3)).astype(np.uint8)
+
+
+def painted_number(frame):
     """The number that `painted_frame` put there, through compression."""
     height, width, _ = frame.shape
-    number = 0
-    for bit in range(N_BITS):
-        row, column = divmod(bit, _COLUMNS)
-        y, x = int((row + 0.5) * height / _ROWS), int((column + 0.5) * width / _COLUMNS)
-        number |= int(frame[y, x].mean() > 127) << bit
-    return number
+    rows, columns = np.array([1, 3, 5]) * height // 6, np.array([1, 3, 5, 7]) * width // 8
+    blocks = frame[rows][:, columns].mean(axis=-1) > 127
+    return int((blocks.ravel() << BITS).sum())
 
 
-def write_video(
-    path: Path,
-    n_frames: int,
-    codec: str = "libx264",
-    size: tuple[int, int] = (48, 64),
-    options: dict[str, str] | None = None,
-    times: list[int] | None = None,
-) -> Path:
+def painted_numbers(frames):
+    return [painted_number(frame) for frame in frames]
+
+
+def write_lines(path, *lines, line_end="\n"):
+    """A text file; an empty one without lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("".join(line + line_end for line in lines).encode())
+    return path
+
+
+def write_pictures(folder, numbers, name="{:03d}.jpg"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        Image.fromarray(painted_frame(number)).save(folder / name.format(number), quality=95)
+    return folder
+
+
+def write_video(path, n_frames, codec="libx264", size=(48, 64), options=None, times=None, **paint):
     """Writes painted frames; `times` are presentation times in 1/1000 s, else 25 fps."""
     path.parent.mkdir(parents=True, exist_ok=True)
     is_odd = size[0] % 2 or size[1] % 2
@@ -53,7 +59,8 @@ def write_video(
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(n_frames):
-            frame = av.VideoFrame.from_ndarray(painted_frame(number, *size), format="rgb24")
+            painted = painted_frame(number, *size, **paint)
+            frame = av.VideoFrame.from_ndarray(painted, format="rgb24")
             if times:
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)
             container.mux(stream.encode(frame))
@@ -61,7 +68,7 @@ def write_video(
     return path
 
 
-def rotate_mp4(path: Path, matrix: tuple[int, ...]) -> Path:
+def rotate_mp4(path, matrix):
     """Writes a display matrix (a, b, c, d, in whole units) into an MP4 file in place."""
     content = bytearray(path.read_bytes())
     at = content.index(b"tkhd") + 4 + 40
@@ -70,3 +77,17 @@ def rotate_mp4(path: Path, matrix: tuple[int, ...]) -> Path:
     content[at : at + 36] = b"".join(word.to_bytes(4, "big", signed=True) for word in words)
     path.write_bytes(bytes(content))
     return path
+
+
+def assert_exact(path, numbers):
+    """Every frame alone, and several in any order, are those of sequential decoding."""
+    every = list(iterate_frames(path))
+    assert painted_numbers(every) == list(numbers)
+    assert count_frames(path) == len(every)
+    places = list(range(len(every)))
+    orders = ([places[-1], 0, 0, 3], places[len(every) // 2 :][:3], places[1::2], places[::-1])
+    for indices in (*orders, *([i] for i in places)):
+        frames = read_frames(path, indices)
+        assert frames.dtype == np.uint8
+        expected = [every[i] for i in indices]
+        np.testing.assert_array_equal(frames, expected, err_msg=f"{path.name}, {indices}")
