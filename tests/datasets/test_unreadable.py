@@ -2,44 +2,29 @@
 
 import pytest
 
-from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia, write_unreadable
+from aux_code.datasets.unreadable import UnreadableLog, write_unreadable
 from aux_code.errors import UserError
 
 
 def test_names_files_and_stops_past_the_share(tmp_path, caplog):
-    log = UnreadableLog(tmp_path / "run", n_total=300, max_share=0.01)
+    log = UnreadableLog(tmp_path / "run", n_total=300)
+    names = [f"video {i} é.mp4" for i in range(3)]
     assert len(log) == 0 and not log.path.exists()
-    for i in range(3):
-        log.record(f"video {i} é.mp4", "moov atom\nnot found")
-        log.record(f"video {i} é.mp4", "met again in the next epoch")
-    assert len(log) == 3 and log.names == [f"video {i} é.mp4" for i in range(3)]
+    for name in names:
+        log.record(name, "moov atom\nnot found")
+        log.record(name, "met again in the next epoch")
+    assert len(log) == 3 and log.names == names and names[2] in caplog.text
     assert log.path == tmp_path / "run" / "unreadable.txt"
-    assert log.path.read_text("utf-8").splitlines() == [
-        f"video {i} é.mp4\tmoov atom not found" for i in range(3)
-    ]
-    assert "video 2 é.mp4" in caplog.text
+    lines = [f"{name}\tmoov atom not found" for name in names]
+    assert log.path.read_text("utf-8").splitlines() == lines
     with pytest.raises(UserError, match=r"4 of 300 files.*1.0%.*unreadable.txt"):
         log.record("video 3.mp4")
     assert len(log.path.read_text("utf-8").splitlines()) == 4
 
 
-def test_any_share_is_settable(tmp_path):
-    with pytest.raises(UserError):
-        UnreadableLog(tmp_path, n_total=50).record("a.mp4")
-    lenient = UnreadableLog(tmp_path, n_total=2, max_share=1.0)
-    lenient.record("a.mp4")
-    lenient.record("b.mp4")
-    assert len(lenient) == 2
-
-
-def test_error_names_file_and_reason():
-    error = UnreadableMedia("a/b.mp4", "cannot be opened")
-    assert isinstance(error, UserError) and str(error).startswith("a/b.mp4: cannot be opened; ")
-
-
 def test_data_sets_of_a_run_share_its_file(tmp_path):
     """Stage 1 reads clips and images in turns; neither overwrites what the other has named."""
-    clips = UnreadableLog(tmp_path, n_total=100, max_share=0.5)
+    clips = UnreadableLog(tmp_path, n_total=2, max_share=1.0)
     images = UnreadableLog(tmp_path, n_total=100)
     clips.record("a.avi", "no frame of its video decodes")
     images.record("b.jpg", "truncated")
@@ -49,6 +34,10 @@ def test_data_sets_of_a_run_share_its_file(tmp_path):
     lines = images.path.read_text("utf-8").splitlines()
     assert sorted(line.split("\t")[0] for line in lines) == ["a.avi", "b.jpg", "c.avi"]
     assert "a.avi\tmet again by the resumed run" in lines
+    name = b"caf\xe9.mp4".decode("utf-8", "surrogateescape")
+    UnreadableLog(tmp_path, n_total=100).record(name)
+    UnreadableLog(tmp_path, n_total=100).record("d.avi")
+    assert b"caf\xe9.mp4\tdoes not decode\n" in images.path.read_bytes(), "a name that is no UTF-8"
 
 
 def test_a_whole_list_replaces_the_file(tmp_path):
@@ -56,11 +45,3 @@ def test_a_whole_list_replaces_the_file(tmp_path):
     path = write_unreadable(tmp_path / "run", reasons)
     assert path.read_text("utf-8") == "a.mp4\tcannot be opened\nb.mp4\tholds no video stream\n"
     assert write_unreadable(tmp_path / "run", {}) == path and not path.exists()
-
-
-def test_names_that_are_no_utf8(tmp_path):
-    name = b"caf\xe9.mp4".decode("utf-8", "surrogateescape")
-    log = UnreadableLog(tmp_path, n_total=100, max_share=1.0)
-    log.record(name)
-    log.record("b.mp4")
-    assert b"caf\xe9.mp4\tdoes not decode\n" in log.path.read_bytes()
