@@ -5,23 +5,17 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from aux_code.datasets.transforms import (
-    BUDGET_VIEWS,
-    EVALUATION,
-    MODERATE_VIEWS,
-    STRONG,
-    Policy,
-    augment,
-    augment_batch,
-    augment_images,
-    evaluation_images,
-    evaluation_transform,
-    transform_boxes,
-)
+from aux_code.datasets import transforms as tf
+from aux_code.datasets.transforms import Policy, augment, augment_batch, augment_images
 from aux_code.errors import UserError
 from aux_code.runs import seeded_generator
 
 CROPS = Policy((0.8, 1.0), flip_probability=0.5)
+POLICIES = [tf.STRONG, tf.MODERATE_VIEWS, tf.BUDGET_VIEWS, tf.EVALUATION]
+
+
+def close(found, expected, atol):
+    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
 def noise(*shape, seed=0):
@@ -44,81 +38,65 @@ def test_evaluation_is_centre_crop_and_antialiased_resize(sizes):
     """The release evaluates some data sets on a square crop; here 0.8 h x 0.8 w serves all."""
     height, width, size = sizes
     frames = noise(2, height, width, 3)
-    result = evaluation_transform(frames, size)
+    result = tf.evaluation_transform(frames, size)
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
     crop = reference.center_crop(planes, [round(0.8 * height), round(0.8 * width)])
     expected = reference.resize(crop, [size, size], antialias=True)
     assert result.shape == (2, 3, size, size) and result.dtype == torch.float32
-    torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)
-    torch.testing.assert_close(evaluation_images([frames[1]], size)[0], result[1])
+    close(result, expected, 2e-5)
+    torch.testing.assert_close(tf.evaluation_images([frames[1]], size)[0], result[1])
 
 
 def test_evaluation_of_any_size_stays_inside_and_centred():
     for height, width in [(1, 1), (3, 7), (61, 81), (17, 301)]:
-        result = evaluation_transform(np.full((1, height, width, 3), 200, np.uint8), 48)
+        result = tf.evaluation_transform(np.full((1, height, width, 3), 200, np.uint8), 48)
         torch.testing.assert_close(result, torch.full_like(result, 200 / 255))
-    result = evaluation_transform(ramp(61, 81), 40)[0]
-    torch.testing.assert_close(result[0].flip(1), 1 - result[0], atol=4e-3, rtol=0)
+    result = tf.evaluation_transform(ramp(61, 81), 40)[0]
+    close(result[0].flip(1), 1 - result[0], 4e-3)
 
 
-@pytest.mark.parametrize("policy", [CROPS, STRONG, BUDGET_VIEWS])
+@pytest.mark.parametrize("policy", [CROPS, tf.STRONG, tf.BUDGET_VIEWS])
 def test_every_view_is_a_valid_crop_of_its_own(policy):
     """The release crops second views at the first one's corner, a third of them partly black."""
     geometry = Policy(crop_factor=policy.crop_factor)
     views = augment_batch([ramp()] * 200, geometry, 32, generators(200))[:, :, 0]
     assert views[:, 2].min() > 0.999, "a crop leaves the picture"
-    extent = views[:, 0, 0, -1] - views[:, 0, 0, 0]
+    lefts, (low, high) = views[:, 0, 0, 0], policy.crop_factor
+    extent = views[:, 0, 0, -1] - lefts
     factor = extent * 32 / 31
-    low, high = policy.crop_factor
     assert factor.min() > low - 0.02 and factor.max() < high + 0.02
     assert factor.min() < low + 0.1 and factor.max() > high - 0.1
-    torch.testing.assert_close(views[:, 1, -1, 0] - views[:, 1, 0, 0], extent, atol=0.02, rtol=0)
-    lefts = views[:, 0, 0, 0]
+    close(views[:, 1, -1, 0] - views[:, 1, 0, 0], extent, 0.02)
     assert lefts.std() > 0.03 and len(lefts.unique()) > 150
-
-
-def test_all_frames_of_a_clip_share_their_draw():
-    clip = np.repeat(noise(1, 40, 56, 3), 5, axis=0)
-    for i in range(10):
-        views = augment(clip, STRONG, 32, seeded_generator("clip", i))
-        assert views.shape == (3, 5, 32, 32)
-        torch.testing.assert_close(views, views[:, :1].expand_as(views))
-
-
-def test_views_do_not_depend_on_the_batch():
-    images = [noise(40 + (i % 3), 56, 3, seed=i) for i in range(9)]
-    together = augment_images(images, STRONG, 32, generators(9))
-    for i in (0, 4, 8):
-        alone = augment_images([images[i]], STRONG, 32, [generators(9)[i]])[0]
-        torch.testing.assert_close(together[i], alone, atol=1e-5, rtol=0)
-    backwards = augment_images(images[::-1], STRONG, 32, generators(9)[::-1])
-    torch.testing.assert_close(backwards.flip(0), together, atol=1e-5, rtol=0)
 
 
 def test_single_clip_batch_and_tensor_agree():
     clips = noise(3, 4, 40, 56, 3)
-    batch = augment(torch.from_numpy(clips), BUDGET_VIEWS, 32, generators(3))
+    batch = augment(torch.from_numpy(clips), tf.BUDGET_VIEWS, 32, generators(3))
     assert batch.shape == (3, 3, 4, 32, 32) and 0 <= batch.min() and batch.max() <= 1
-    torch.testing.assert_close(augment_batch(list(clips), BUDGET_VIEWS, 32, generators(3)), batch)
-    alone = augment(clips[2], BUDGET_VIEWS, 32, generators(3)[2])
-    torch.testing.assert_close(alone, batch[2], atol=1e-5, rtol=0)
+    listed = augment_batch(list(clips), tf.BUDGET_VIEWS, 32, generators(3))
+    torch.testing.assert_close(listed, batch)
+    close(augment(clips[2], tf.BUDGET_VIEWS, 32, generators(3)[2]), batch[2], 1e-5)
     first, second = augment(clips[[0, 0]], CROPS, 32, seeded_generator("one"))
     assert not torch.equal(first, second)
+    # all frames of a clip share their draw
+    views = augment(np.repeat(clips[:, :1], 5, axis=1), tf.STRONG, 32, generators(3))
+    torch.testing.assert_close(views, views[:, :, :1].expand_as(views))
 
 
-@pytest.mark.parametrize("policy", [MODERATE_VIEWS, BUDGET_VIEWS, EVALUATION])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_images_of_many_sizes_come_out_as_alone(policy):
     """Small images share a batch in a larger canvas, whose zeros must not show."""
     sizes = [(88, 101), (128, 128), (90, 127), (64, 65), (200, 170), (7, 30), (128, 88)]
     images = [noise(1, height, width, 3)[0] // 2 + 128 for height, width in sizes]
     together = augment_images(images, policy, 48, generators(len(sizes)))
-    for image, view, generator in zip(images, together, generators(len(sizes)), strict=True):
-        alone = augment(image[None], policy, 48, generator)[:, 0]
-        torch.testing.assert_close(alone, view, atol=1e-6, rtol=0)
+    pairs = zip(generators(len(sizes)), generators(len(sizes)), strict=True)
+    for image, view, (own, again) in zip(images, together, pairs, strict=True):
+        close(augment(image[None], policy, 48, own)[:, 0], view, 1e-6)
         assert view.min() > 0.1  # no black border from outside the image
-    pairs = zip(images, generators(7))
-    alone = [augment_images([image], policy, 48, [own])[0] for image, own in pairs]
-    assert torch.equal(torch.stack(alone), together)
+        assert torch.equal(augment_images([image], policy, 48, [again])[0], view)
+    backwards = augment_images(images[::-1], policy, 48, generators(len(sizes))[::-1])
+    close(backwards.flip(0), together, 1e-5)
 
 
 def test_flip_mirrors_half_of_the_views():
@@ -151,49 +129,48 @@ def test_colour_jitter_against_torchvision(name):
     views = augment_images([image] * 60, Policy(**{name: 0.4}), 24, generators(60))
     factors = np.linspace(0.6, 1.4, 401)
     candidates = torch.cat([adjust(plain, float(factor)) for factor in factors])
-    found = [factors[int((candidates - view).abs().amax(dim=(1, 2, 3)).argmin())] for view in views]
-    errors = [(candidates - view).abs().amax(dim=(1, 2, 3)).min().item() for view in views]
-    assert max(errors) < 2e-3
+    errors = [(candidates - view).abs().amax(dim=(1, 2, 3)) for view in views]
+    found = [factors[int(error.argmin())] for error in errors]
+    assert max(error.min() for error in errors) < 2e-3
     assert min(found) < 0.75 and max(found) > 1.25
 
 
 def test_hue_keeps_grey_and_luma_and_grey_removes_colour():
-    grey = np.full((8, 8, 3), 120, np.uint8)
-    jitter = Policy(hue=0.2)
+    grey, jitter = np.full((8, 8, 3), 120, np.uint8), Policy(hue=0.2)
     views = augment_images([grey] * 5, jitter, 8, generators(5))
-    torch.testing.assert_close(views, torch.full_like(views, 120 / 255), atol=1e-3, rtol=0)
-    red = np.zeros((8, 8, 3), np.uint8) + np.array([150, 90, 80], np.uint8)
+    close(views, torch.full_like(views, 120 / 255), 1e-3)
+    red = np.full((8, 8, 3), (150, 90, 80), np.uint8)
     views = augment_images([red] * 30, jitter, 8, generators(30))[:, :, 0, 0]
     luma = torch.tensor([0.299, 0.587, 0.114])
     expected = float(luma @ torch.tensor([150.0, 90, 80])) / 255
-    torch.testing.assert_close(views @ luma, torch.full((30,), expected), atol=2e-3, rtol=0)
+    close(views @ luma, torch.full((30,), expected), 2e-3)
     assert views[:, 0].std() > 0.02
     drained = augment_images([red], Policy(grey_probability=1.0), 8, generators(1))
     assert (drained.amax(dim=1) - drained.amin(dim=1)).max() < 1e-5
-    assert BUDGET_VIEWS.grey_probability == 0
+    assert tf.BUDGET_VIEWS.grey_probability == 0
 
 
 def test_boxes_follow_the_picture():
-    height, width, size = 90, 120, 64
-    frame = np.zeros((1, height, width, 3), np.uint8)
+    def moved(*boxes):
+        return tf.transform_boxes(boxes, (90, 120), 64)
+
+    frame = np.zeros((1, 90, 120, 3), np.uint8)
     frame[0, 30:60, 40:90] = 255
-    (box,) = transform_boxes([[40, 30, 90, 60]], (height, width), size)
-    bright = evaluation_transform(frame, size)[0, 0] > 0.5
-    rows, columns = torch.nonzero(bright.any(dim=1))[:, 0], torch.nonzero(bright.any(dim=0))[:, 0]
-    expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    np.testing.assert_allclose(box, [int(value) for value in expected], atol=0.51)
-    outside, whole = transform_boxes([[0, 0, 11, 8], [0, 0, width, height]], (height, width), size)
+    rows, columns = torch.nonzero(tf.evaluation_transform(frame, 64)[0, 0] > 0.5, as_tuple=True)
+    expected = [int(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
+    np.testing.assert_allclose(moved([40, 30, 90, 60]), [expected], atol=0.51)
+    outside, whole = moved([0, 0, 11, 8], [0, 0, 120, 90])
     assert (outside[2] - outside[0]) * (outside[3] - outside[1]) == 0
-    np.testing.assert_allclose(whole, [0, 0, size, size])
-    assert transform_boxes(np.zeros((0, 4)), (height, width), size).shape == (0, 4)
+    np.testing.assert_allclose(whole, [0, 0, 64, 64])
+    assert moved().shape == (0, 4)
 
 
 def test_autocast_keeps_the_grey_levels():
     frames = noise(1, 60, 80, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = evaluation_transform(frames, 48)
+        inside = tf.evaluation_transform(frames, 48)
     assert inside.dtype == torch.float32
-    torch.testing.assert_close(inside, evaluation_transform(frames, 48))
+    torch.testing.assert_close(inside, tf.evaluation_transform(frames, 48))
 
 
 def test_wrong_arguments():
@@ -202,13 +179,13 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="2 clips, but 1 generators"):
         augment_images([ramp()[0]] * 2, CROPS, 16, generators(1))
     with pytest.raises(ValueError, match="uint8"):
-        evaluation_transform(np.zeros((2, 8, 8, 3), np.float32), 16)
-    assert EVALUATION.is_fixed and not CROPS.is_fixed
+        tf.evaluation_transform(np.zeros((2, 8, 8, 3), np.float32), 16)
+    assert tf.EVALUATION.is_fixed and not CROPS.is_fixed
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_agrees_with_cpu():
     clips = torch.from_numpy(noise(3, 4, 60, 80, 3))
-    expected = augment(clips, STRONG, 48, generators(3))
-    found = augment(clips.to("cuda"), STRONG, 48, generators(3)).cpu()
-    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    expected = augment(clips, tf.STRONG, 48, generators(3))
+    found = augment(clips.to("cuda"), tf.STRONG, 48, generators(3)).cpu()
+    close(found, expected, 2e-3)

@@ -1,28 +1,27 @@
 """UCF101's lists as unpacked archives hold them, variants and mistakes."""
 
+from itertools import product
+
 import pytest
 
 from aux_code.datasets.ucf101 import Ucf101
 from aux_code.errors import UserError
+from tests.datasets.media import write_lines
 
 
 def make_ucf101(root, folder="Videos", line_end="\n", n_groups=5):
     """Empty files in the real layout: the index does not decode."""
-    lists = root / "ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    classes = ["ApplyEyeMakeup", "YoYo"]
-    names = {
-        g: [f"{name}/v_{name}_g{g:02d}_c{clip:02d}.avi" for name in classes for clip in (1, 2)]
-        for g in range(1, n_groups + 2)
-    }
-    for name in sum(names.values(), []):
-        (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / folder / name).touch()
-    test, *others = names.values()
-    train = [f"{name} {1 + ('YoYo' in name)}" for name in sum(others, [])]
-    files = {"trainlist01.txt": train, "testlist01.txt": test}
-    for file, lines in {"classInd.txt": ["1 ApplyEyeMakeup", "2 YoYo"], **files}.items():
-        (lists / file).write_bytes((line_end.join(lines) + line_end + line_end).encode())
+    train, test = [], []
+    actions = enumerate(("ApplyEyeMakeup", "YoYo"), 1)
+    for group, (label, action), clip in product(range(1, n_groups + 2), actions, (1, 2)):
+        name = f"{action}/v_{action}_g{group:02d}_c{clip:02d}.avi"
+        write_lines(root / folder / name)
+        train += [f"{name} {label}"] if group > 1 else []
+        test += [name] if group == 1 else []
+    classes = ["1 ApplyEyeMakeup", "2 YoYo"]
+    files = {"classInd.txt": classes, "trainlist01.txt": train, "testlist01.txt": test}
+    for name, lines in files.items():
+        write_lines(root / "ucfTrainTestlist" / name, *lines, "", line_end=line_end)
     return root
 
 
@@ -42,32 +41,27 @@ def test_validation_part_splits_by_group_and_seed(tmp_path):
     root = make_ucf101(tmp_path, n_groups=10)
     choices = set()
     for seed in range(5):
-        fit = Ucf101(root, validation_fraction=0.2, seed=seed)
-        validation = Ucf101(root, validation_fraction=0.2, validation=True, seed=seed)
-        groups, held_out = {item.group for item in fit}, {item.group for item in validation}
-        assert len(held_out) == 2 and not groups & held_out
+        options = {"validation_fraction": 0.2, "seed": seed}
+        fit, *twice = (Ucf101(root, validation=part, **options) for part in (False, True, True))
+        groups, held_out, again = ({item.group for item in part} for part in (fit, *twice))
+        assert len(held_out) == 2 and not groups & held_out and held_out == again
         assert groups | held_out == set(range(2, 12))
-        assert len(fit) + len(validation) == len(Ucf101(root))
-        again = Ucf101(root, validation_fraction=0.2, validation=True, seed=seed)
-        assert held_out == {item.group for item in again}
+        assert len(fit) + len(twice[0]) == len(Ucf101(root))
         choices.add(frozenset(held_out))
     assert len(choices) > 1
     assert len(Ucf101(root, train=False, validation_fraction=0.2)) == 4
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "match"),
-    [
-        ("classInd.txt", "1 ApplyEyeMakeup\ntwo YoYo\n", r"classInd.txt, line 2.*'two YoYo'"),
-        ("classInd.txt", "1 ApplyEyeMakeup\n3 YoYo\n", "without a gap"),
-        ("trainlist01.txt", "\n\nYoYo/v_YoYo.avi 2\n", r"trainlist01.txt, line 3"),
-        ("trainlist01.txt", "YoYo/v_YoYo_g02_c01.avi 1\n", "class index 2"),
-        ("trainlist01.txt", "YoYo/v_YoYo_g02_c01.avi 2\n" * 2, "line 2.*listed once"),
-        ("trainlist01.txt", "Jump/v_Jump_g02_c01.avi 2\n", "known class"),
-        ("trainlist01.txt", "", "lists no video"),
-        ("trainlist01.txt", "YoYo/v_YoYo_g02_c99.avi 2\n", "1 of 1 UCF101 videos.*_g02_c99.avi"),
-    ],
-)
+@pytest.mark.parametrize("file, content, match", [
+    ("classInd.txt", "1 ApplyEyeMakeup\ntwo YoYo\n", r"classInd.txt, line 2.*'two YoYo'"),
+    ("classInd.txt", "1 ApplyEyeMakeup\n3 YoYo\n", "without a gap"),
+    ("trainlist01.txt", "\n\nYoYo/v_YoYo.avi 2\n", r"trainlist01.txt, line 3"),
+    ("trainlist01.txt", "YoYo/v_YoYo_g02_c01.avi 1\n", "class index 2"),
+    ("trainlist01.txt", "YoYo/v_YoYo_g02_c01.avi 2\n" * 2, "line 2.*listed once"),
+    ("trainlist01.txt", "Jump/v_Jump_g02_c01.avi 2\n", "known class"),
+    ("trainlist01.txt", "", "lists no video"),
+    ("trainlist01.txt", "YoYo/v_YoYo_g02_c99.avi 2\n", "1 of 1 UCF101 videos.*_g02_c99.avi"),
+])  # fmt: skip
 def test_broken_lists_name_file_and_line(tmp_path, file, content, match):
     root = make_ucf101(tmp_path)
     (root / "ucfTrainTestlist" / file).write_text(content)
