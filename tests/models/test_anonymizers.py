@@ -80,21 +80,6 @@ def test_frames_do_not_mix_and_padding_keeps_the_place():
     torch.testing.assert_close(network(wide)[..., :8, :8], network(frames)[..., :8, :8])
 
 
-def test_small_network_learns_the_identity():
-    torch.manual_seed(0)
-    network = build_anonymizer("small")
-    frames = F.interpolate(torch.rand(16, 3, 6, 6), size=(24, 24), mode="bilinear")
-    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
-    losses = []
-    for _ in range(80):
-        loss = (network(frames) - frames).abs().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.3 * losses[0]
-
-
 def test_narrow_output_keeps_the_mean_of_each_block():
     network, frames = NarrowOutput(torch.nn.Identity(), 3, 0.5, 0.0), torch.rand(1, 3, 8, 8)
     expected = F.avg_pool2d(frames, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
