@@ -1,7 +1,7 @@
 """The rows of the paper's tables: how each one's frames are made private, and by which options."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from aux_code.errors import UserError
@@ -14,6 +14,7 @@ class Attacker:
     suffix: str  # appended to the run's name; empty for the first attacker
     label: str
     options: tuple[str, ...] = ()  # further ones of train_privacy.py
+    from_raw: bool = False  # its network has learned from raw images first
 
 
 PLAIN_ATTACKER = Attacker("", "released frames as they are")
@@ -38,6 +39,17 @@ class Method:
     miniature_label: str = ""  # where `label` would not be true there
     control: bool = False  # shown to explain the other rows; not a row of the paper
     attackers: tuple[Attacker, ...] = (PLAIN_ATTACKER,)  # the strongest one's result counts
+
+    def attackers_in(self, preset: str) -> tuple[Attacker, ...]:
+        """In the miniature all start from raw images, fresh ones being weaker there at any length;
+        else each does both."""
+        if preset == "miniature":
+            return tuple(replace(attacker, from_raw=True) for attacker in self.attackers)
+        started = (
+            replace(a, suffix=f"{a.suffix}_from_raw", label=f"{a.label}, from raw", from_raw=True)
+            for a in self.attackers
+        )
+        return (*self.attackers, *started)
 
     def label_in(self, preset: str) -> str:
         """The label in the tables of a preset."""

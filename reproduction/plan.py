@@ -267,12 +267,12 @@ class _SeedPlan:
         else:
             maker = self._init_anonymizer("") if method.kind == "reconstruction" else None
             utility = self._init_utility(method.name, anonymizer, maker)
-        for attacker in method.attackers:
+        for attacker in method.attackers_in(self.scale):
             words, needs, suffix = ("--anonymizer", anonymizer), [maker], ""
-            if self.is_small:  # all its attackers start from one that knows raw images
+            if attacker.from_raw:
                 start = self._add("train_privacy", "attacker_start", ("--anonymizer", "raw"))
                 words += ("--attacker_weights", str(start.outputs[0]))
-                needs, suffix = [maker, start], "_from_raw"
+                needs, suffix = [maker, start], "_from_raw" if self.is_small else ""
             self._attack(method, attacker, words, needs, suffix)
         only = method.name in self.settings.ucf_crime_only
         for dataset in self.settings.datasets:

@@ -216,7 +216,7 @@ def collect_results(
 
 def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult:
     result = MethodResult(preset, seed, method, protocol)
-    for attacker in (*method.attackers, FEATURE_ATTACKER):
+    for attacker in (*method.attackers_in(preset), FEATURE_ATTACKER):
         content = _content(privacy_result(preset, seed, method.name, attacker), protocol)
         if content and attacker == FEATURE_ATTACKER:
             result.values["feature_cmap"] = content["protocols"][protocol]["cmap"]

@@ -94,10 +94,20 @@ def test_attackers_of_the_miniature_start_from_one_that_knows_raw_images(artifac
     for step in others:
         assert option(step, "--attacker_weights") == str(start.outputs[0])
         assert start.name in step.needs and option(step, "--preset") == "miniature_from_raw"
-    paper = plan(["raw", "spact"], preset="paper")
-    assert not any("--attacker_weights" in step.arguments for step in paper)
     noisy = [step for step in others if step.method == "ted_spad_plus"]
     assert [("--average_frames" in step.arguments) for step in noisy] == [False, True]
+
+
+def test_attackers_of_the_paper_start_afresh_and_from_raw_images(artifacts):
+    steps = [s for s in plan(["spact"], preset="paper") if s.stage == "train_privacy"]
+    fresh, start, started = steps
+    assert option(start, "--anonymizer") == "raw" and option(start, "--preset") == "paper"
+    assert option(started, "--attacker_weights") == str(start.outputs[0])
+    assert "--attacker_weights" not in fresh.arguments and start.name in started.needs
+    names = [attacker.suffix for attacker in METHODS["spact"].attackers_in("paper")]
+    assert [path.stem for path in (fresh.outputs[0], started.outputs[0])] == [
+        f"privacy_paper_s0_spact{suffix}" for suffix in names
+    ]
 
 
 def test_every_option_and_preset_exists(artifacts):
