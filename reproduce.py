@@ -53,7 +53,12 @@ class ReproduceParams:
     """Which epoch the tables show; best_on_test is the paper's protocol. The miniature shows the
     last one: the 25 videos of its validation part say little."""
     init_weights: str = ""
-    """File of Kinetics-400 weights for f_T's start (paper preset); empty: random start."""
+    """Kinetics-400 weights that f_T starts from in the paper preset: a file; none: random. Rows of
+    other f_T take torchvision's."""
+    init_weights_fa: str = ""
+    """Weights that f_A's reconstruction starts from in the paper preset; empty: random (paper)."""
+    init_weights_fb: str = ""
+    """SimCLR weights that f_B starts from in the paper preset: a file or resnet50; none: random."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
     jobs: int = 0

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 FILES = {"last": "last.pth", "validation": "best.pth", "best_on_test": "best_on_test.pth"}
 """Protocol -> checkpoint."""
-SHOWN = ("validation", "checkpoint")
+SHOWN = ("validation", "checkpoint", "last")
 """Protocols whose clip scores are the run's."""
 
 
@@ -59,8 +59,9 @@ class Evaluated(NamedTuple):
 def evaluate_choices(
     training: MilTraining, data: TrainingData, source: FeatureSource, videos: LabelledVideos
 ) -> dict[str, Any]:
-    """Scores the test videos with all three choices of weights and writes everything; returns what
-    the results file holds. Its scores, categories and false alarms are those of `validation`."""
+    """Scores the test videos with all choices of weights and writes everything; returns what the
+    results file holds. Its scores, categories and false alarms are those of `validation`, without
+    held-out videos of `last`."""
     params, net, made_of = training.params, training.net, training.state.made_of
     seconds = training.state.seconds
     weights = {"last": (training.epoch, detached_copy(net))}

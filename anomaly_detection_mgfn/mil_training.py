@@ -39,18 +39,19 @@ def split_validation(
     labels: list[int], categories: list[str], fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:
     """Holds out a share of each class, spread over the categories, drawn with the seed: indices of
-    the videos to train on, and of those to validate with.
+    the videos to train on, and of those to validate with; with a fraction of 0 there are none.
 
     Raises:
-        UserError: the fraction is not in (0, 1) or a class has fewer than two videos.
+        UserError: a class has no video, or one where some are held out.
     """
-    if not 0 < fraction < 1:
-        raise UserError(f"--validation_fraction {fraction}: give a share between 0 and 1")
-    held_out = set()
+    held_out: set[int] = set()
     for label, kind in enumerate(("normal", "anomalous")):
         members = [i for i, own in enumerate(labels) if own == label]
-        if len(members) < 2:
-            raise UserError(f"{len(members)} {kind} training videos; validation needs one of two")
+        if len(members) < (2 if fraction else 1):
+            needed = "validation needs one of two" if fraction else "one is needed"
+            raise UserError(f"{len(members)} {kind} training videos; {needed}")
+        if not fraction:
+            continue
         generator = seeded_generator(seed, "validation", label)
         order = torch.randperm(len(members), generator=generator).tolist()
         shuffled = sorted((members[i] for i in order), key=lambda i: categories[i])
@@ -106,8 +107,8 @@ class TrainingData:
 
     normal: Tensor
     anomalous: Tensor
-    validation: Tensor
-    """Bags of the videos that are held out to choose the epoch."""
+    validation: Tensor | None
+    """Bags of the videos that are held out to choose the epoch; None: no video is."""
     validation_labels: np.ndarray
     test: VideoFeatures
     truths: list[VideoTruth]
@@ -168,7 +169,8 @@ class MilTraining:
         self.optimizer = torch.optim.Adam(
             net.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
         )
-        self.choices = {"validation": Choice(), "best_on_test": Choice()}
+        chosen_on = ["validation"] if params.validation_fraction else []
+        self.choices = {name: Choice() for name in (*chosen_on, "best_on_test")}
         stateful = {"net": net, "optimizer": self.optimizer, **self.choices}
         minutes = params.minutes_between_saves
         self.state = TrainingState(folder / STATE, made_of, stateful, minutes)
@@ -188,7 +190,8 @@ class MilTraining:
                 self.epoch = epoch + 1
                 if self.epoch == n_epochs or self.epoch % self.params.evaluate_every == 0:
                     found |= self.evaluate_epoch(data)
-                    shown = {key: f"{found[key]:.3f}" for key in ("total", "validation_auc")}
+                    shown = ("total", "validation_auc")
+                    shown = {key: f"{found[key]:.3f}" for key in shown if key in found}
                     bar.set_postfix(shown, refresh=False)
                 for key, value in found.items():
                     self.run.writer.add_scalar(f"{self.folder.name}/{key}", value, self.epoch)
@@ -229,15 +232,17 @@ class MilTraining:
         return dict(zip(("total", *parts), values, strict=True))
 
     def evaluate_epoch(self, data: TrainingData) -> dict[str, float]:
-        """Scores validation bags and test videos; keeps the best weights by each criterion."""
-        device, limit = self.run.device, self.params.clips_per_pass
+        """Scores validation bags, if any, and test videos; keeps the best weights by each."""
+        device, limit, found = self.run.device, self.params.clips_per_pass, {}
         with autocast(device, self.params.precision):
-            scores = score_bags(self.net, data.validation, limit)
+            if data.validation is not None:
+                scores = score_bags(self.net, data.validation, limit)
+                labels, top_k = data.validation_labels, self.params.top_k
+                criterion = validation_criterion(scores, labels, top_k)
+                self.choices["validation"].offer(criterion, self.epoch, self.net)
+                found["validation_auc"] = criterion[0]
             test_scores = score_videos(self.net, data.test, device, limit)
-        criterion = validation_criterion(scores, data.validation_labels, self.params.top_k)
-        self.choices["validation"].offer(criterion, self.epoch, self.net)
         metrics = weighted_scores(test_scores, data.truths).metrics()
         chosen_by = metrics.pr_auc if data.by_precision else metrics.roc_auc
         self.choices["best_on_test"].offer((chosen_by,), self.epoch, self.net)
-        found = {"validation_auc": criterion[0], "test_auc": metrics.roc_auc}
-        return {**found, "test_ap": metrics.pr_auc}
+        return {**found, "test_auc": metrics.roc_auc, "test_ap": metrics.pr_auc}

@@ -72,7 +72,7 @@ def load_training_data(
     log.info("%d training, %d validation, %d test videos", *counts)
     kinds = ([i for i in train if labels[i] == kind] for kind in (0, 1))
     normal, anomalous, validation = (
-        load_bags(params, source, [videos.train[i].name for i in part], device)
+        load_bags(params, source, [videos.train[i].name for i in part], device) if part else None
         for part in (*kinds, held_out)
     )
     return TrainingData(

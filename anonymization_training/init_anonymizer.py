@@ -17,7 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from anonymization_training.minimax import Updater, finite
-from anonymization_training.params_anonymization import INIT_ANONYMIZER, made_of
+from anonymization_training.params_anonymization import (
+    INIT_ANONYMIZER,
+    made_of,
+    starting_weights,
+)
 from anonymization_training.step_loop import StepLoop
 from anonymization_training.training_batches import (
     ClipBatch,
@@ -50,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     clip_batches = clip_source(data.train, "ce", params, data.cache, folder)
     image_batches = image_source(data.images.paths, params, data.cache, folder)
     narrow = {k: getattr(params, k) for k in ("output_channels", "output_scale", "output_noise")}
-    fa = prepare_for_training(load_fa_model(params.fa_arch, **narrow), run.device)
+    fa = load_fa_model(params.fa_arch, starting_weights(params), **narrow)
+    fa = prepare_for_training(fa, run.device)
     updater = Updater(fa, params.learning_rate, params.precision, run.device)
     stateful = {"fa": fa, "updater": updater}
     state = TrainingState(folder / STATE, recipe, stateful, params.minutes_between_saves)

@@ -13,7 +13,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 from torch import Tensor, nn
 
 from anonymization_training.minimax import Updater, finite
-from anonymization_training.params_anonymization import INIT_PRIVACY, made_of
+from anonymization_training.params_anonymization import INIT_PRIVACY, made_of, starting_weights
 from anonymization_training.step_loop import StepLoop
 from anonymization_training.training_batches import image_source
 from anonymization_training.validation import nt_xent_accuracy
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     cache = DecodedCache(params.cache_megabytes * 2**20)
     paths = Vispr(config.VISPR_ROOT, "train", load_labels=False).paths
     image_batches = image_source(paths, params, cache, folder)
-    fb = prepare_for_training(load_fb_model(params.fb_arch, ssl=True), run.device)
+    fb = load_fb_model(params.fb_arch, starting_weights(params), ssl=True)
+    fb = prepare_for_training(fb, run.device)
     updater = Updater(fb, params.learning_rate, params.precision, run.device)
     stateful = {"fb": fb, "updater": updater}
     state = TrainingState(folder / STATE, recipe, stateful, params.minutes_between_saves)
@@ -53,8 +54,9 @@ def main(argv: list[str] | None = None) -> None:
                 loop.position.nt_xent_accuracy = means["contrast/accuracy"]
 
     accuracy = loop.position.nt_xent_accuracy
-    metrics = {"nt_xent_accuracy": accuracy}
-    loop.finish(OUTPUT, {"fb": fb}, metrics, f"NT-Xent accuracy {accuracy:.3f}")
+    metrics = {} if accuracy is None else {"nt_xent_accuracy": accuracy}
+    quality = f"NT-Xent accuracy {accuracy:.3f}" if metrics else "not trained"
+    loop.finish(OUTPUT, {"fb": fb}, metrics, quality)
 
 
 def contrastive_step(

@@ -154,13 +154,12 @@ def minimax_step(
 ) -> dict[str, float]:
     """Both steps on one batch (Algorithm 1), or one of them in turn (release)."""
     both = params.alternate == "steps"
-    fa_turn = updaters.ft.n_updates >= updaters.fa.n_updates * params.adversary_steps
+    fa_turn = updaters.ft.n_updates >= updaters.fa.n_updates
     losses = {}
     if both or fa_turn:
         losses |= step_anonymizer(networks, clips, images, params, updaters.fa)
     if both or not fa_turn:
-        for _ in range(params.adversary_steps):
-            losses |= step_adversaries(networks, clips, images, params, updaters)
+        losses |= step_adversaries(networks, clips, images, params, updaters)
     return losses
 
 
@@ -236,7 +235,8 @@ def utility_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_T on anonymized clips: cross-entropy + omega * the term of `utility_loss` + distillation.
 
-    All clips pass f_T together: its batch statistics are the same whichever loss is on.
+    With `joint_views` all clips pass f_T together: its batch statistics are the same whichever loss
+    is on.
 
     Args:
         through_fa: let the gradient reach f_A.
@@ -247,8 +247,11 @@ def utility_loss(
     n_views, n_videos = batch.clips.shape[:2]
     clips = batch.clips.flatten(0, 1)  # (K*B, 3, T, H, W)
     anonymized = anonymize(networks.fa, clips, params.recompute_chunk, through_fa)
-    features = networks.ft.extract_features(anonymized)  # (K*B, F)
-    logits, embedding = networks.ft.classify(features)  # (K*B, n_classes), (K*B, D)
+    passes = anonymized.chunk(1 if params.joint_views else n_views)
+    pooled = [networks.ft.extract_features(part) for part in passes]
+    read = [networks.ft.classify(part) for part in pooled]
+    features = torch.cat(pooled)  # (K*B, F)
+    logits, embedding = map(torch.cat, zip(*read, strict=True))  # (K*B, n_classes), (K*B, D)
     n_counted = n_views if params.ce_on_all_clips else 1
     labels = batch.labels.repeat(n_counted)  # (K*B,) or, of the anchors alone, (B,)
     total = cross_entropy = F.cross_entropy(logits[: len(labels)], labels)
@@ -291,8 +294,10 @@ def budget_loss(
     else:
         pair = images.views  # (2, N, 3, H, W)
     clips_of_one = pair.flatten(0, 1).unsqueeze(2)  # (2*N, 3, 1, H, W)
-    anonymized = anonymize(networks.fa, clips_of_one, params.recompute_chunk, through_fa)
-    first, second = networks.fb(anonymized.squeeze(2)).float().chunk(2)  # (N, D) each
+    passes = clips_of_one.chunk(1 if params.joint_views else 2)
+    anonymized = [anonymize(networks.fa, p, params.recompute_chunk, through_fa) for p in passes]
+    embedding = torch.cat([networks.fb(frames.squeeze(2)) for frames in anonymized])
+    first, second = embedding.float().chunk(2)  # (N, D) each
     return nt_xent_loss(gather_rows(first), gather_rows(second), params.temperature)
 
 

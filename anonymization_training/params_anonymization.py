@@ -10,6 +10,7 @@ from aux_code.artefacts import Recipe, recipe
 from aux_code.datasets.digest import dataset_digest
 from aux_code.devices import choose_device, precision_in_force
 from aux_code.errors import UserError
+from aux_code.model_loaders import accepted_weights
 from aux_code.models.obfuscation import OBFUSCATIONS
 from aux_code.models.person_boxes import find_boxes_file
 from aux_code.parameters import CommonParams, PersonBoxParams, by_content, check_ranges, free
@@ -47,7 +48,8 @@ class StageParams(CommonParams):
     """Of autocast; auto: bf16 where the device is fast in it, else fp32; fp16 comes with a gradient
     scaler, which the release lacks. What is in force counts."""
     validation_fraction: float = 0.1
-    """Share of the training videos, by group, that choose `best` and are not trained on (ours)."""
+    """Share of the training videos, by group, that choose `best` and are not trained on (ours); 0:
+    all are trained on, and the test list takes their place, named as such (paper)."""
     minutes_between_saves: float = free(5.0)
     """Least time between two saves of the state that --resume needs (ours)."""
     n_workers: int = free(4)
@@ -60,22 +62,30 @@ class StageParams(CommonParams):
     def __post_init__(self) -> None:
         # Batch norm and NT-Xent need company; the rest would fail late and without saying why.
         least = {"batch_videos": 2, "batch_images": 2, "clip_length": 2, "size": 8}
-        ones = ("epochs", "stride", "frames_per_video", "adversary_steps", "validate_every")
-        zeros = ("max_steps", "warmup_steps", "n_workers", "cache_megabytes", "settle_epochs")
-        zeros += ("negative_distance", "recompute_chunk", "probe_every")
+        ones = ("stride", "frames_per_video", "validate_every")
+        zeros = ("epochs", "max_steps", "warmup_steps", "n_workers", "cache_megabytes")
+        zeros += ("settle_epochs", "negative_distance", "recompute_chunk", "probe_every")
         least |= dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0)
         own = {name: value for name, value in least.items() if hasattr(self, name)}
         check_ranges(self, at_least=own)
-        if not 0 < (value := self.validation_fraction) < 1:
-            raise UserError(f"--validation_fraction must lie between 0 and 1, not {value}")
+        if not 0 <= (value := self.validation_fraction) < 1:
+            raise UserError(f"--validation_fraction must lie in [0, 1), not {value}")
+
+    @property
+    def chosen_on(self) -> str:
+        """The videos that accuracies and the choice of an epoch are of: validation or test."""
+        return "validation" if self.validation_fraction else "test"
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitAnonymizerParams(StageParams):
     """L1 reconstruction: f_A starts as the identity (release: 1e-3, batch 32, <= 100 epochs)."""
 
-    fa_arch: str = "unet++"
-    """Architecture of the anonymizer f_A (release: unet++)."""
+    fa_arch: str = "unet"
+    """Architecture of f_A (paper: unet, which has a sigmoid; release: unet++, which has none)."""
+    init_weights: str = by_content("")
+    """Weights to start from: a file, or resnet18 (torchvision's from ImageNet, for the encoder of
+    unet++; release); empty or none: random (paper)."""
     output_channels: int = 3
     """3: colour; 1: grey, repeated to three channels (ours: the narrow output of ted_spad_plus)."""
     output_scale: float = 1.0
@@ -102,17 +112,34 @@ class InitUtilityParams(PersonBoxParams, StageParams):
     """Of clips before f_T: raw, downsample2x or 4x, blur, blacken, mosaicK[_grey][_noiseS] (K x K
     pixels to one) or a checkpoint."""
     init_weights: str = by_content("")
-    """Local file of Kinetics-400 or other weights to start from; empty: random initialisation."""
+    """Weights to start from (paper, release: Kinetics-400): a file, or r3d_18 or mvitv2
+    (torchvision's); none: random. Empty: random, but for paper and release an error."""
     learning_rate: float = 1e-4
     """Adam (paper: 1e-4)."""
-    omega: float = 0.0
-    """Weight of the temporally-distinct triplet loss (paper: none in the initialisation)."""
-    margin: float = 1.0
-    """Margin mu of the triplet loss (paper: 1)."""
-    epochs: int = 30
-    """Passes over the training videos (ours; the paper starts from Kinetics weights)."""
+    epochs: int = 0
+    """Passes over the training videos (paper, release: none, Kinetics weights go into the minimax
+    as they are; ours: 30)."""
     schedule: Schedule = "cosine"
     """Ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateUtilityParams(PersonBoxParams, CommonParams):
+    """The accuracy of an f_T on UCF101's test list 1."""
+
+    checkpoint: str = by_content("")
+    """File with the f_T: a checkpoint of this stage or a published one."""
+    anonymizer: str = by_content("raw")
+    """What clips pass before f_T: raw, downsample2x or 4x, blur, blacken or a checkpoint."""
+    size: int = 224
+    """Height and width in pixels of the frames that f_T sees (paper: 224)."""
+    clip_length: int = 16
+    """Frames per clip (paper: 16)."""
+    stride: int = 2
+    """Video frames from one frame of a clip to the next (paper: 2)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, at_least={"size": 8, "clip_length": 2, "stride": 1})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +148,12 @@ class InitPrivacyParams(StageParams):
 
     fb_arch: str = "r50"
     """Architecture of the privacy network f_B (paper: ResNet-50)."""
+    init_weights: str = by_content("")
+    """Weights to start from (paper: SimCLR on ImageNet; release: a file): a file, or resnet50
+    (torchvision's, by labels); none: random. Empty: random, but for paper and release an error."""
+    epochs: int = 0
+    """Passes over the training images (paper: none, the weights go into the minimax as they are;
+    ours: 100)."""
     batch_images: int = 64
     """Images per batch, two views each (ours)."""
     learning_rate: float = 1e-4
@@ -133,7 +166,8 @@ class InitPrivacyParams(StageParams):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAnonymizerParams(StageParams):
-    """The minimax. A preset without a suffix is TeD-SPAD; `_spact` is omega = 0, no triplet."""
+    """The minimax. `ours` is TeD-SPAD+, the others without a suffix are TeD-SPAD, `_spact` is
+    omega = 0 without the triplet."""
 
     init_fa: str = by_content("")
     """Checkpoint of init_anonymizer; empty: where the script of the same preset writes it."""
@@ -153,18 +187,19 @@ class TrainAnonymizerParams(StageParams):
     """Cross-entropy on anchor, positive and negative instead of the anchor alone (ours)."""
     distillation_weight: float = 0.0
     """Weight of 1 - cosine of f_T's features of anonymized, init_ft's of raw clips (ours)."""
-    utility_weight: float = 0.7
-    """w_T in step 1 (release: 0.7)."""
+    utility_weight: float = 1.0
+    """w_T in step 1 (paper: 1; release: 0.7)."""
     budget_weight: float = 1.0
-    """w_B in step 1 (release: 1.0)."""
-    budget_positives: Literal["views", "frames"] = "views"
-    """NT-Xent positives: two views of an image (release) or two frames of a video (paper)."""
+    """w_B in step 1 (paper and release: 1)."""
+    budget_positives: Literal["views", "frames"] = "frames"
+    """NT-Xent positives: two frames of a video (paper) or two views of an image (release)."""
+    joint_views: bool = True
+    """A video's clips pass f_T together, an image's views f_A and f_B together (ours); else one by
+    one, each with batch statistics of its own (release)."""
     temperature: float = 0.1
     """NT-Xent temperature (release: 0.1)."""
     alternate: Literal["steps", "batches"] = "steps"
     """Both steps on each batch (paper, Algorithm 1), or one step per batch in turn (release)."""
-    adversary_steps: int = 1
-    """How often step 2 is taken per step 1 on the same batch (paper: 1)."""
     batch_norm: Literal["batch", "running"] = "batch"
     """Statistics of f_T and f_B in step 1 (release: running, which a strong f_A attacks)."""
     fa_batch_norm: Literal["batch", "running"] = "batch"
@@ -177,18 +212,19 @@ class TrainAnonymizerParams(StageParams):
     """On f_T's learning rate (paper and release: 1)."""
     fb_learning_rate_factor: float = 1.0
     """On f_B's learning rate (paper and release: 1)."""
-    gradient_clip: float = 1.0
-    """Largest norm of f_A's gradient (ours); 0: not clipped."""
+    gradient_clip: float = 0.0
+    """Largest norm of f_A's gradient (ours: 1); 0: not clipped (paper and release)."""
     recompute_chunk: int = 16
     """Frames per chunk of f_A that the backward pass computes again; 0 keeps all (ours)."""
     epochs: int = 80
     """Passes over the training videos (paper: 80; release: 100)."""
-    settle_epochs: int = 1
-    """Passes after the minimax, f_A frozen, for f_T alone (ours: its statistics lag behind)."""
+    settle_epochs: int = 0
+    """Passes after the minimax, f_A frozen, for f_T alone (ours: 1, its statistics lag behind;
+    paper and release: none)."""
     validate_every: int = 5
     """Epochs from one validation to the next (ours)."""
-    probe_every: int = free(5)
-    """Epochs between privacy probes, which read labels for TensorBoard alone; 0: none (ours)."""
+    probe_every: int = free(0)
+    """Epochs between privacy probes, which read labels for TensorBoard alone (ours); 0: none."""
 
 
 SMALL = {
@@ -199,40 +235,69 @@ SMALL = {
 NARROW = {"output_channels": 1, "output_scale": 1 / 4, "output_noise": 0.05}
 """What f_A of ted_spad_plus lets through."""
 
-PAPER_INIT_ANONYMIZER = InitAnonymizerParams()
-MINIATURE_INIT_ANONYMIZER = InitAnonymizerParams(
+PAPER_FA = InitAnonymizerParams()
+UNET_PLUS_PLUS = replace(PAPER_FA, fa_arch="unet++")
+OURS_FA = replace(UNET_PLUS_PLUS, **NARROW)
+MINIATURE_FA = InitAnonymizerParams(
     **SMALL, fa_arch="small", learning_rate=3e-3, schedule="cosine", epochs=3, batch_videos=16
 )
 INIT_ANONYMIZER = {
-    "paper": PAPER_INIT_ANONYMIZER,
-    "miniature": MINIATURE_INIT_ANONYMIZER,
-    "paper_ted_spad_plus": replace(PAPER_INIT_ANONYMIZER, **NARROW),
-    "miniature_ted_spad_plus": replace(MINIATURE_INIT_ANONYMIZER, **NARROW),
+    "paper": PAPER_FA,
+    # four epochs of warm-up, of 10,095 frames in batches of 32
+    "release": replace(UNET_PLUS_PLUS, init_weights="resnet18", warmup_steps=1264),
+    "ours": OURS_FA,
+    "miniature": MINIATURE_FA,
+    "paper_ted_spad_plus": OURS_FA,
+    "miniature_ted_spad_plus": replace(MINIATURE_FA, **NARROW),
 }
 
 BRIEF = SMALL | {"learning_rate": 2e-3, "epochs": 6}
-MINIATURE_FT = InitUtilityParams(**BRIEF, ft_arch="small", warmup_steps=20, batch_videos=16)
-INIT_UTILITY = {"paper": InitUtilityParams(), "miniature": MINIATURE_FT}
-MINIATURE_FB = InitPrivacyParams(**BRIEF, fb_arch="small", batch_images=48)
-INIT_PRIVACY = {"paper": InitPrivacyParams(), "miniature": MINIATURE_FB}
+OURS_FT = InitUtilityParams(epochs=30)
+INIT_UTILITY = {
+    "paper": InitUtilityParams(),
+    "release": replace(InitUtilityParams(), validation_fraction=0.0),
+    "ours": OURS_FT,
+    "miniature": InitUtilityParams(**BRIEF, ft_arch="small", warmup_steps=20, batch_videos=16),
+    "paper_ted_spad_plus": OURS_FT,
+}
+OURS_FB = InitPrivacyParams(epochs=100)
+INIT_PRIVACY = {
+    "paper": InitPrivacyParams(),
+    "release": InitPrivacyParams(),  # as paper
+    "ours": OURS_FB,
+    "miniature": InitPrivacyParams(**BRIEF, fb_arch="small", batch_images=48),
+    "paper_ted_spad_plus": OURS_FB,
+}
+
+TEST = EvaluateUtilityParams()
+EVALUATE_UTILITY = {
+    "paper": TEST, "release": TEST, "ours": TEST,
+    "miniature": replace(TEST, size=48, clip_length=8, n_threads=1),
+}  # fmt: skip
 
 PAPER = TrainAnonymizerParams()
-MINIATURE = TrainAnonymizerParams(
-    **SMALL, batch_videos=4, batch_images=16, epochs=3, learning_rate=1e-3, schedule="linear",
-    final_learning_rate_factor=0.1, utility_weight=1.0, recompute_chunk=0, validate_every=3,
-)  # fmt: skip
+STEADY = {"budget_positives": "views", "gradient_clip": 1.0, "settle_epochs": 1}
+"""Of `ours` and of the miniature: the variety of VISPR, and steps that are bounded."""
 SPACT = {"utility_loss": "ce", "omega": 0.0}
 PLUS = {"distillation_weight": 1.0, "ce_on_all_clips": True}
+OURS = replace(PAPER, **STEADY, **PLUS)
+MINIATURE = TrainAnonymizerParams(
+    **SMALL, **STEADY, batch_videos=4, batch_images=16, epochs=3, learning_rate=1e-3,
+    schedule="linear", final_learning_rate_factor=0.1, recompute_chunk=0, validate_every=3,
+)  # fmt: skip
 RELEASE = {
     "learning_rate": 1e-5, "fa_learning_rate_factor": 0.4, "epochs": 100, "alternate": "batches",
-    "batch_norm": "running", "precision": "fp16", "gradient_clip": 0.0, "settle_epochs": 0,
+    "batch_norm": "running", "precision": "fp16", "utility_weight": 0.7,
+    "budget_positives": "views", "joint_views": False, "recompute_chunk": 0,
+    "validation_fraction": 0.0,
 }  # fmt: skip
 TRAIN_ANONYMIZER = {
     "paper": PAPER,
-    "paper_spact": replace(PAPER, **SPACT),
-    "paper_ted_spad_plus": replace(PAPER, **PLUS),
     "release": replace(PAPER, **RELEASE),
+    "ours": OURS,
     "miniature": MINIATURE,
+    "paper_spact": replace(PAPER, **SPACT),
+    "paper_ted_spad_plus": OURS,
     "miniature_spact": replace(MINIATURE, **SPACT),
     # five of these take the CPU time of three of TeD-SPAD (224 and 220 s)
     "miniature_spact_equal_compute": replace(MINIATURE, **SPACT, epochs=5),
@@ -254,27 +319,55 @@ TRAIN_ANONYMIZER |= {
 }
 
 
-def made_of(params: StageParams) -> Recipe:
+def made_of(params: StageParams | EvaluateUtilityParams) -> Recipe:
     """What a result of the script with these parameters is made of: hashes its inputs, now.
 
     Raises:
         UserError: a checkpoint to start from, or a data set, is missing.
     """
-    inputs, data = {}, {}
+    data, precision = {}, getattr(params, "precision", "fp32")
     if isinstance(params, TrainAnonymizerParams):
         inputs = initial_files(params)
-    if isinstance(params, InitUtilityParams):
-        inputs = {"anonymizer": params.anonymizer, "init_weights": params.init_weights}
-        if getattr(OBFUSCATIONS.get(params.anonymizer), "requires_boxes", False):
+    elif isinstance(params, EvaluateUtilityParams):
+        inputs = {"checkpoint": params.checkpoint}
+    else:
+        inputs = {"init_weights": starting_weights(params) or ""}
+    if anonymizer := getattr(params, "anonymizer", ""):
+        inputs["anonymizer"] = anonymizer
+        if getattr(OBFUSCATIONS.get(anonymizer), "requires_boxes", False):
             weights = params.detector_weights
             file = find_boxes_file(params.boxes, weights, config.UCF101_ROOT) or weights
             inputs["person_boxes"] = file or "fasterrcnn_resnet50_fpn, COCO_V1"
     if not isinstance(params, InitPrivacyParams):
         data["UCF101"] = dataset_digest("UCF101", config.UCF101_ROOT)
-    if not isinstance(params, InitUtilityParams):
+    if not anonymizer:
         data["VISPR"] = dataset_digest("VISPR", config.VISPR_ROOT)
-    precision = precision_in_force(params.precision, choose_device(params.device))
+    precision = precision_in_force(precision, choose_device(params.device))
     return recipe(params, inputs, data, {"precision": precision})
+
+
+def starting_weights(
+    params: InitAnonymizerParams | InitUtilityParams | InitPrivacyParams,
+) -> str | None:
+    """What --init_weights names; None: random weights.
+
+    Raises:
+        UserError: none are given where the paper and the release start from pre-trained ones.
+    """
+    given = params.init_weights
+    if given or params.preset not in ("paper", "release"):
+        return None if given in ("", "none") else given
+    if isinstance(params, InitAnonymizerParams):
+        return None
+    network, source, layouts = (
+        ("f_T", "Kinetics-400", accepted_weights("ft", params.ft_arch))
+        if isinstance(params, InitUtilityParams)
+        else ("f_B", "SimCLR on ImageNet", accepted_weights("fb", params.fb_arch))
+    )
+    raise UserError(
+        f"--init_weights: {network} of the preset '{params.preset}' starts from {source}; give "
+        f"none for random weights, or a file or name; taken are {layouts}"
+    )
 
 
 def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
@@ -283,17 +376,16 @@ def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
     Raises:
         UserError: a file is missing.
     """
-    scale = params.preset.split("_")[0].replace("release", "paper")
-    narrow = params.preset if params.preset.endswith("_ted_spad_plus") else ""
     files = {}
-    for role, given, output in (
-        ("init_fa", params.init_fa, f"init_anonymizer_{narrow or scale}/fa_recon.pth"),
-        ("init_ft", params.init_ft, f"init_utility_{scale}/ft_action.pth"),
-        ("init_fb", params.init_fb, f"init_privacy_{scale}/fb_ssl.pth"),
+    for role, given, script, name, presets in (
+        ("init_fa", params.init_fa, "init_anonymizer", "fa_recon", INIT_ANONYMIZER),
+        ("init_ft", params.init_ft, "init_utility", "ft_action", INIT_UTILITY),
+        ("init_fb", params.init_fb, "init_privacy", "fb_ssl", INIT_PRIVACY),
     ):
-        files[role] = given or str(config.SAVED_MODELS_ROOT / output)
+        preset = params.preset if params.preset in presets else params.preset.split("_")[0]
+        usual = config.SAVED_MODELS_ROOT / f"{script}_{preset}" / f"{name}.pth"
+        files[role] = given or str(usual)
         if not Path(files[role]).is_file():
             missing = f"--{role}: {files[role]} does not exist"
-            script = output.split(f"_{scale}")[0]
             raise UserError(f"{missing}; run {script}.py first or name another file")
     return files

@@ -13,18 +13,32 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from aux_code import config
 from aux_code.datasets.decode import iterate_frames
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.distributed import barrier, rank, world_size
 from aux_code.models.obfuscation import read_boxes, write_boxes
-from aux_code.models.person_boxes import PersonBoxes
+from aux_code.models.person_boxes import PersonBoxes, open_person_boxes
+from aux_code.parameters import PersonBoxParams
 from aux_code.progress import progress
 
 log = logging.getLogger(__name__)
 
 _FRAMES_AT_ONCE = 16
+
+
+def find_people(
+    params: PersonBoxParams, videos: Sequence[Path], device: torch.device
+) -> PersonBoxes:
+    """Who blur and blacken hide in videos of UCF101; a detector looks at all frames once."""
+    root = config.UCF101_ROOT
+    people = open_person_boxes(params.boxes, params.detector_weights, root, device)
+    if people.needs_frames:
+        return detect_in_videos(people, videos, root)
+    people.require(videos)
+    return people
 
 
 def detect_in_videos(people: PersonBoxes, videos: Sequence[Path], root: Path) -> PersonBoxes:

@@ -2,8 +2,9 @@
 paper's stage 1).
 
 Starts from the three initialisations and writes <run>/last.pth and <run>/best.pth with all three
-networks. The presets are TeD-SPAD at the paper's and at the miniature's scale, and the rows it is
-compared with.
+networks; with --validation_fraction 0, which holds out no video, the latter is chosen on the test
+list and called best_on_test.pth. The presets are TeD-SPAD as the paper and as its release have it,
+TeD-SPAD+ (ours), the miniature, and the rows they are compared with.
 
 Several GPUs: torchrun --standalone --nproc_per_node N train_anonymizer.py ... ; with --resume and
 --max_restarts 3 a worker that died is replaced and the training goes on from the last saved state.
@@ -27,10 +28,12 @@ from anonymization_training.params_anonymization import (
 )
 from anonymization_training.step_loop import StepLoop
 from anonymization_training.training_batches import clip_source, image_source, load_training_data
-from anonymization_training.validation import Validation
+from anonymization_training.validation import Validation, require_fitting
 from aux_code.devices import prepare_for_training
 from aux_code.distributed import is_main
+from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_budget, load_utility
+from aux_code.models.privacy import SelfSupervised
 from aux_code.parameters import parse
 from aux_code.runs import run_folder, run_script, start_run
 from aux_code.training_state import TrainingState, is_finished
@@ -45,12 +48,12 @@ def main(argv: list[str] | None = None) -> None:
     if is_finished(folder / OUTPUT, folder / STATE, recipe, params):
         return
     run = start_run(params, "train_anonymizer")
-    networks = load_networks(params, run.device)
+    data = load_training_data(params)
+    networks = load_networks(params, run.device, data.train.num_classes)
     players = {"fa": networks.fa, "ft": networks.ft, "fb": networks.fb}
     updaters = build_updaters(networks, params, run.device)
     stateful = players | {f"updater_{name}": u for name, u in updaters._asdict().items()}
     state = TrainingState(folder / STATE, recipe, stateful, params.minutes_between_saves)
-    data = load_training_data(params)
     clip_batches = clip_source(data.train, params.utility_loss, params, data.cache, folder)
     image_batches = image_source(data.images.paths, params, data.cache, folder)
     validation = Validation(networks, data, params, run)
@@ -75,14 +78,22 @@ def main(argv: list[str] | None = None) -> None:
     loop.finish(OUTPUT, players, metrics, quality)
 
 
-def load_networks(params: TrainAnonymizerParams, device: torch.device) -> Networks:
-    """The players from their checkpoints; with distillation the untouched f_T as teacher."""
+def load_networks(params: TrainAnonymizerParams, device: torch.device, n_classes: int) -> Networks:
+    """The players from their checkpoints; with distillation the untouched f_T as teacher.
+
+    Raises:
+        UserError: an f_T that does not have `n_classes` outputs or takes other clips, or an f_B
+            without projection head.
+    """
     files = initial_files(params)
-    loaded = [
-        load_anonymizer(files["init_fa"]),
-        load_utility(files["init_ft"]),
-        load_budget(files["init_fb"]),
-    ]
+    fa = load_anonymizer(files["init_fa"])
+    ft, fb = load_utility(files["init_ft"]), load_budget(files["init_fb"])
+    require_fitting(ft, params, n_classes, f"--init_ft {files['init_ft']}")
+    if not isinstance(fb, SelfSupervised):
+        words = "predicts attributes and has no projection head for NT-Xent"
+        remedy = "give fb_ssl.pth of init_privacy.py, which adapts weights by --init_weights"
+        raise UserError(f"--init_fb {files['init_fb']}: f_B {words}; {remedy}")
+    loaded = [fa, ft, fb]
     if params.distillation_weight:
         loaded.append(load_utility(files["init_ft"]).requires_grad_(False))
     return Networks(*(prepare_for_training(network, device) for network in loaded))
@@ -107,11 +118,14 @@ def validate_and_keep_best(
 def keep_best(
     loop: StepLoop, players: dict[str, nn.Module], metrics: dict[str, float], epoch: int
 ) -> None:
-    """Writes best.pth where f_T's accuracy minus f_B's is higher than before; no label is in it."""
-    trade_off = metrics["top1"] - metrics["nt_xent_accuracy"]
+    """Writes best.pth where f_T's accuracy minus f_B's is higher than before; no label of what is
+    private is in it."""
+    top1, nt_xent_accuracy = metrics.values()
+    trade_off = top1 - nt_xent_accuracy
     if loop.position.best is None or trade_off > loop.position.best:
         loop.position.best = trade_off
-        loop.save("best.pth", players, metrics, epoch)
+        name = "best.pth" if loop.params.chosen_on == "validation" else "best_on_test.pth"
+        loop.save(name, players, metrics, epoch)
 
 
 if __name__ == "__main__":

@@ -318,20 +318,23 @@ class TrainingData(NamedTuple):
 
     train: Ucf101
     validation: Ucf101
+    """What accuracies are of: held-out videos, or the test list, see `StageParams.chosen_on`."""
     images: Vispr | None
     """VISPR training images, without labels."""
     cache: DecodedCache
 
 
 def load_training_data(params: StageParams, with_images: bool = True) -> TrainingData:
-    """UCF101 split 1 and VISPR as config.py says; some groups of the training list validate.
+    """UCF101 split 1 and VISPR as config.py says; some groups of the training list validate, the
+    same ones whatever the seed, or where validation_fraction is 0 the test list.
 
     Raises:
         UserError: a data set is missing.
     """
-    part = {"validation_fraction": params.validation_fraction, "seed": params.seed}
-    train = Ucf101(config.UCF101_ROOT, **part)
-    validation = Ucf101(config.UCF101_ROOT, validation=True, **part)
+    fraction = params.validation_fraction
+    train = Ucf101(config.UCF101_ROOT, validation_fraction=fraction)
+    held_out = {"validation_fraction": fraction, "validation": True} if fraction else {}
+    validation = Ucf101(config.UCF101_ROOT, **held_out or {"train": False})
     images = Vispr(config.VISPR_ROOT, "train", load_labels=False) if with_images else None
     return TrainingData(train, validation, images, DecodedCache(params.cache_megabytes * 2**20))
 

@@ -7,7 +7,9 @@ nothing else. A fresh attacker (stage 2) reads more than it does.
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +17,18 @@ from torch import Tensor, nn
 
 from anonymization_training import training_batches
 from anonymization_training.minimax import Networks, set_modes
-from anonymization_training.params_anonymization import StageParams, TrainAnonymizerParams
+from anonymization_training.params_anonymization import (
+    EvaluateUtilityParams,
+    StageParams,
+    TrainAnonymizerParams,
+)
 from anonymization_training.training_batches import VIEWS, TrainingData, readable_images
 from aux_code import config
 from aux_code.datasets import transforms
 from aux_code.datasets.clip_sampling import uniform_clips
-from aux_code.datasets.decode import UnreadableMedia
+from aux_code.datasets.decode import DecodedCache, UnreadableMedia
 from aux_code.datasets.transforms import EVALUATION, augment_batch, evaluation_images
+from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.datasets.vispr import Vispr
 from aux_code.distributed import rank, sum_over_ranks, world_size
 from aux_code.errors import UserError
@@ -32,6 +39,8 @@ from aux_code.runs import Run, seeded_generator
 
 log = logging.getLogger(__name__)
 
+N_CLIPS = 5
+"""Clips of a video whose probabilities are averaged where recognition is measured (release)."""
 N_VIEWED_IMAGES = 128
 """Training images on whose views f_B's NT-Xent accuracy is measured."""
 N_SHOWN = 8
@@ -52,17 +61,44 @@ def obfuscate(anonymizer: nn.Module, clips: Tensor, masks: Tensor | None = None)
     return torch.where(masks > 0.5, apply_per_frame(anonymizer.replacement, clips, chunk=0), clips)
 
 
+def require_fitting(
+    ft: nn.Module, params: StageParams | EvaluateUtilityParams, n_classes: int, named: str
+) -> None:
+    """Refuses an f_T that cannot learn or tell UCF101's classes from the clips of these parameters.
+
+    Raises:
+        UserError: it says `named`, the option and the file, and what would fit.
+    """
+    n_outputs = ft.architecture["arguments"].get("num_classes", n_classes)
+    clip = (params.clip_length, params.size, params.size)
+    if n_outputs != n_classes:
+        remedy = "give ft_action.pth of init_utility.py, which adapts weights by --init_weights"
+        raise UserError(f"{named}: f_T has {n_outputs} outputs, UCF101 needs {n_classes}; {remedy}")
+    if getattr(ft, "clip_shape", None) not in (None, clip):
+        shape = "f_T takes clips of T, H, W = {}, {}, {}".format(*ft.clip_shape)
+        raise UserError(f"{named}: {shape}; change --clip_length and --size")
+
+
+class Recognition(NamedTuple):
+    """How well f_T recognises actions."""
+
+    top1: float
+    """Share of the videos, in [0, 1]."""
+    n_videos: int
+    """Those that decode; the others do not count."""
+
+
 @torch.no_grad()
 def recognition_accuracy(
     ft: nn.Module,
     anonymizer: nn.Module,
-    data: TrainingData,
-    params: StageParams,
+    videos: Sequence[Ucf101Item],
+    cache: DecodedCache,
+    params: StageParams | EvaluateUtilityParams,
     device: torch.device | str,
     people: PersonBoxes | None = None,
-    n_modes: int = 5,
-) -> float:
-    """Top-1 accuracy by validation video: probabilities averaged over `n_modes` clips of it.
+) -> Recognition:
+    """Top-1 accuracy by video: probabilities averaged over N_CLIPS clips of it.
 
     The clips are spread over the video, in the crop of evaluations. Under torchrun every rank takes
     its share of the videos, and all get the accuracy on all. One that does not decode is named in
@@ -73,29 +109,29 @@ def recognition_accuracy(
     """
     ft.eval()
     hits, n_counted = 0, 0
-    for video in list(data.validation)[rank() :: world_size()]:
+    for video in list(videos)[rank() :: world_size()]:
         try:
-            n_frames = data.cache.count_frames(video.path)
-            indices = uniform_clips(n_frames, params.clip_length, params.stride, n_modes)
-            frames = [data.cache.read_frames(video.path, clip) for clip in indices]
+            n_frames = cache.count_frames(video.path)
+            indices = uniform_clips(n_frames, params.clip_length, params.stride, N_CLIPS)
+            frames = [cache.read_frames(video.path, clip) for clip in indices]
         except UnreadableMedia as error:
-            log.warning("left out of the validation: %s", error)
+            log.warning("left out of the accuracy: %s", error)
             continue
         arrays, masks = frames, None
         if people is not None:
             paint, shape = training_batches.person_masks, frames[0].shape[1:3]
             arrays = [paint(people, video.path, clip, shape) for clip in indices]
-            masks = augment_batch(arrays, EVALUATION, params.size, [None] * n_modes)[:, :1]
+            masks = augment_batch(arrays, EVALUATION, params.size, [None] * N_CLIPS)[:, :1]
             masks = masks.to(device)
-        clips = augment_batch(frames, EVALUATION, params.size, [None] * n_modes).to(device)
+        clips = augment_batch(frames, EVALUATION, params.size, [None] * N_CLIPS).to(device)
         logits, _ = ft(obfuscate(anonymizer, clips, masks))
         hits += int(logits.softmax(1).mean(0).argmax() == video.label)
         n_counted += 1
     hits, n_counted = sum_over_ranks(torch.tensor([hits, n_counted])).tolist()
     if not n_counted:
-        counts = f"not one of {len(data.validation)} validation videos"
+        counts = f"not one of {len(videos)} videos to evaluate on"
         raise UserError(f"{counts} is readable; look at the data set")
-    return hits / n_counted
+    return Recognition(hits / n_counted, n_counted)
 
 
 def nt_xent_accuracy(first: Tensor, second: Tensor) -> Tensor:
@@ -117,14 +153,13 @@ class Validation:
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Of f_T the top-1 accuracy on anonymized clips, of f_B the NT-Xent accuracy, in [0, 1].
-
-        f_T sees one clip of each validation video, f_B two views of training images.
-        """
+        """Of f_T the top-1 accuracy on anonymized videos (`top1`; of the test list `test_top1`), of
+        f_B the NT-Xent accuracy on two views of training images, in [0, 1]."""
         networks, data, params = self.networks, self.data, self.params
         set_modes(networks, "validation", params)
         device = self.run.device
-        top1 = recognition_accuracy(networks.ft, networks.fa, data, params, device, n_modes=1)
+        of_list = (data.validation, data.cache, params, device)
+        top1 = recognition_accuracy(networks.ft, networks.fa, *of_list).top1
         images = readable_images(data.images.paths[:N_VIEWED_IMAGES], data.cache)
         places = [(view, k) for view in range(2) for k in range(len(images))]
         generators = [seeded_generator("probe", *place) for place in places]
@@ -132,7 +167,8 @@ class Validation:
         views = transforms.augment_images(images * 2, policy, params.size, generators).to(device)
         embedding = torch.cat([networks.fb(networks.fa(part)) for part in views.split(64)])
         accuracy = nt_xent_accuracy(*embedding.chunk(2)).item()  # of (N, D) each
-        return {"top1": top1, "nt_xent_accuracy": accuracy}
+        prefix = "test_" if params.chosen_on == "test" else ""
+        return {f"{prefix}top1": top1, "nt_xent_accuracy": accuracy}
 
     @torch.no_grad()
     def show(self, epoch: int) -> None:

@@ -23,12 +23,34 @@ _BUILDERS = {"fa": build_anonymizer, "ft": build_utility, "fb": build_privacy}
 _VIDEO_BACKBONES = ("largei3d", "r3d_18", "mvitv2")
 """f_T that start from Kinetics weights, see `_adapt_backbone`."""
 _LIBRARY_WEIGHTS = {
-    ("fa", "unet++", "imagenet"): "ResNet18_Weights.IMAGENET1K_V1",
-    ("fb", "r50", "imagenet"): "ResNet50_Weights.IMAGENET1K_V2",
-    ("ft", "r3d_18", "kinetics400"): "R3D_18_Weights.KINETICS400_V1",
-    ("ft", "mvitv2", "kinetics400"): "MViT_V2_S_Weights.KINETICS400_V1",
+    ("fa", "unet++"): ("resnet18", "imagenet", "ResNet18_Weights.IMAGENET1K_V1"),
+    ("fb", "r50"): ("resnet50", "imagenet", "ResNet50_Weights.IMAGENET1K_V2"),
+    ("ft", "r3d_18"): ("r3d_18", "kinetics400", "R3D_18_Weights.KINETICS400_V1"),
+    ("ft", "mvitv2"): ("mvitv2", "kinetics400", "MViT_V2_S_Weights.KINETICS400_V1"),
 }
-"""(network, architecture, name given for the file) -> torchvision's name of the weights."""
+"""(network, architecture) -> two names given for a file, and torchvision's name of the weights."""
+LIBRARY_NAMES = {name for *names, _ in _LIBRARY_WEIGHTS.values() for name in names}
+"""What may be given in place of a file."""
+_PLACES = ("", "module.", "backbone.", "encoder.", "encoder_q.", "base_encoder.", "i3d.", "0.")
+"""Prefixes below which files of many origins have a residual network."""
+_BELOW = f"alone or below {', '.join(_PLACES[1:-1])} or {_PLACES[-1]}"
+_ACCEPTED = {
+    ("fa", "unet++"): f"a ResNet-18 of ImageNet (conv1.weight ... fc.weight; {_BELOW})",
+    ("ft", "largei3d"): "an I3D-ResNet50 of Kinetics-400 (conv1.weight, layer1.0.conv1.weight ... "
+    f"fc.weight of 400 classes; batch norms called weight or scale; {_BELOW})",
+    ("ft", "r3d_18"): "torchvision's R3D-18 of Kinetics-400 (stem.0.weight ... fc.weight)",
+    ("ft", "mvitv2"): "torchvision's MViTv2-S of Kinetics-400 (conv_proj.weight ... head.1.weight)",
+    ("fb", "r50"): "a ResNet-50 of SimCLR or ImageNet (conv1.weight, layer1.0.conv1.weight ..., "
+    f"with or without fc of 1000 classes and projection head; {_BELOW})",
+}
+"""(network, architecture) -> the pre-trained weights that are taken, and their layout."""
+
+
+def accepted_weights(role: str, arch: str) -> str:
+    """What `load_*_model` takes for an architecture, in words: kinds, layouts, names."""
+    names = [f"{name} (torchvision's)" for name in _LIBRARY_WEIGHTS.get((role, arch), ())[:1]]
+    taken = [_ACCEPTED[role, arch]] if (role, arch) in _ACCEPTED else []
+    return "; ".join([*taken, *names, f"or a checkpoint of '{arch}'"]).removeprefix("or ")
 
 
 def load_fa_model(
@@ -41,7 +63,7 @@ def load_fa_model(
     Args:
         arch: "unet++", "unet" or "small".
         saved_model_file: weights (checkpoint, published file, safetensors file or folder, a
-            torchvision ResNet-18 or "imagenet" for the encoder of unet++); None is random.
+            torchvision ResNet-18 or "resnet18" for the encoder of unet++); None is random.
         arguments: of `build_anonymizer`: output_channels, output_scale, output_noise, sigmoid, ...
             By default those of the file, where it describes the same architecture.
 
@@ -63,8 +85,8 @@ def load_ft_model(
 
     Args:
         arch: "largei3d", "r3d_18", "mvitv2" or "small".
-        saved_model_file: weights; a Kinetics file, or "kinetics400" (torchvision's, of r3d_18 and
-            mvitv2), leaves the heads random (logged by name); None is random.
+        saved_model_file: weights; a Kinetics file, or "r3d_18" or "mvitv2" (torchvision's), leaves
+            the heads random (logged by name); None is random.
         num_classes: actions.
         arguments: of `build_utility`, such as freeze_bn.
 
@@ -87,10 +109,12 @@ def load_fb_model(
 
     Args:
         arch: "r50" or "small".
-        saved_model_file: weights; "imagenet" or torchvision's ResNet-50: backbone; None: random.
+        saved_model_file: weights; "resnet50" (torchvision's) or a file of a ResNet-50 of ImageNet
+            or SimCLR: backbone; None: random.
         num_pa: number of private attributes.
         ssl: self-supervised, with projection head.
-        arguments: of `build_privacy`.
+        arguments: of `build_privacy`; `normalised` is set where the weights are of a classifier of
+            ImageNet.
 
     Raises:
         UserError: unknown architecture or argument, or weights that do not fit.
@@ -158,25 +182,31 @@ def _load(
     file = _read(role, arch, saved_model_file)
     if file.architecture and file.architecture["arch"] == arch:
         arguments = {**file.architecture.get("arguments", {}), **arguments}
+    if (role, arch) == ("fb", "r50") and _n_classes(_backbone(file.state)) == 1000:
+        arguments = {"normalised": True, **arguments}
     network = _build(role, arch, arguments)
-    _load_weights(network, role, file)
+    try:
+        _load_weights(network, role, file)
+    except UserError as error:
+        raise UserError(f"{error}\n  taken are {accepted_weights(role, arch)}") from error
     return network
 
 
 def _read(role: str, arch: str, saved_model_file: Path | str) -> wf.WeightFile:
     """The weights of a file, or those that torchvision has under a name."""
     name = str(saved_model_file)
-    if (role, arch, name) in _LIBRARY_WEIGHTS:
+    *names, weights = _LIBRARY_WEIGHTS.get((role, arch), ("",))
+    if name in names:
         from torchvision.models import get_weight
 
-        weights = get_weight(_LIBRARY_WEIGHTS[role, arch, name])
         remedy = f"put it at {{cached}}, or give its path for '{name}'"
-        return wf.download(weights, f"{name} weights of '{arch}'", remedy)
-    if any(name == known for *_, known in _LIBRARY_WEIGHTS) and not Path(name).exists():
-        others = ", ".join(f"{a} ({known})" for r, a, known in _LIBRARY_WEIGHTS if r == role)
-        problem = f"torchvision has no {name} weights of '{arch}', only those of {others}"
-        raise UserError(f"{problem}; give a file")
-    return wf.read_weight_file(saved_model_file, role)
+        return wf.download(get_weight(weights), f"{name} weights of '{arch}'", remedy)
+    if Path(name).exists():
+        return wf.read_weight_file(saved_model_file, role)
+    taken = f"taken are {accepted_weights(role, arch)}"
+    if name in LIBRARY_NAMES:
+        raise UserError(f"torchvision has no weights {name} for '{arch}'; {taken}")
+    raise UserError(f"weights {name} do not exist; {taken}")
 
 
 def _load_weights(network: nn.Module, role: str, file: wf.WeightFile) -> None:
@@ -200,9 +230,10 @@ def _load_weights(network: nn.Module, role: str, file: wf.WeightFile) -> None:
 
 
 def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> wf.Adapted | None:
-    """Kinetics and ImageNet weights for a network's backbone; None: the file is of another kind."""
+    """Weights of another task for a network's backbone; None: the file is of another kind."""
     arch, ssl = architecture["arch"], architecture["arguments"].get("ssl", False)
-    classes = len(state.get("fc.bias", state.get("head.1.bias", ())))
+    state = _backbone(state)
+    classes = _n_classes(state)
     body = {n: tensor for n, tensor in state.items() if not n.startswith(("fc.", "head.1."))}
     head = {n.replace("head.1.", "fc."): state[n] for n in state if n not in body}
     if role == "ft" and arch in _VIDEO_BACKBONES and classes == 400:
@@ -210,11 +241,25 @@ def _adapt_backbone(role: str, architecture: dict, state: dict[str, Tensor]) -> 
         return wf.Adapted(
             _below(place, body) | _below(head_place, head), (f"{head_place}fc.", "mlp.")
         )
-    if role == "fb" and arch == "r50" and classes == 1000:
+    if role == "fb" and arch == "r50" and classes in (0, 1000):
         return wf.Adapted(_below("0.", body), ("1.",)) if ssl else wf.Adapted(body | head, ("fc.",))
     if role == "fa" and arch == "unet++" and classes == 1000:
         return wf.Adapted(_below("encoder.", body), ("decoder.", "segmentation_head."))
     return None
+
+
+def _backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A residual network's entries under their plain names; without one the state as it is."""
+    place = next((place for place in _PLACES if f"{place}conv1.weight" in state), "")
+    inside = {n.removeprefix(place): t for n, t in state.items() if n.startswith(place)}
+    if "layer4.0.conv1.weight" not in inside:
+        return state
+    return {n: t for n, t in inside.items() if n.startswith(("conv1.", "bn1.", "layer", "fc."))}
+
+
+def _n_classes(state: dict[str, Tensor]) -> int:
+    """Outputs of a classifier's last layer; 0: the file has none."""
+    return len(state.get("fc.bias", state.get("head.1.bias", ())))
 
 
 def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

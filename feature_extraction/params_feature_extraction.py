@@ -59,4 +59,5 @@ class FeatureExtractionParams(PersonBoxParams, CommonParams):
 PAPER = FeatureExtractionParams()
 MINIATURE = FeatureExtractionParams(preset="miniature", size=48, batch_size=16, n_decoders=1)
 
-PRESETS = {"paper": PAPER, "miniature": MINIATURE}
+PRESETS = {"paper": PAPER, "release": PAPER, "ours": PAPER, "miniature": MINIATURE}
+"""The release's clips and crop are the paper's, and ours are, too."""

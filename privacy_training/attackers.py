@@ -151,4 +151,6 @@ def _start_from(net: nn.Module, path: Path) -> None:
         problem = f"its f_B does not fit this attacker (first difference: {wrong[0]})"
         raise UserError(f"{path}: {problem}; choose the attacker of its architecture")
     net.load_state_dict(weights, strict=False)
+    if getattr(backbone, "normalised", False):
+        net.normalised = net.architecture["arguments"]["normalised"] = True
     log.info("attacker starts from the backbone in %s", path)

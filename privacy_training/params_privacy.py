@@ -75,7 +75,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     """After the warm-up: divided by lr_divisor after each epoch whose train loss is no lower than
     the lowest before (plateau, release), to 0 as a cosine, or constant."""
     warmup_epochs: int = 5
-    """Epochs over which the rate rises linearly (paper: a warm-up; its length is the release's)."""
+    """Epochs over which the rate rises linearly (paper: a warm-up without a length; release: 4)."""
     lr_divisor: float = 5.0
     """Divisor of the plateau schedule (paper)."""
     min_learning_rate: float = 1e-12
@@ -195,6 +195,9 @@ MINIATURE = PrivacyParams(
 
 PRESETS = {
     "paper": PrivacyParams(),
+    # the release's warm-up of four epochs ends at a fifth of the rate, and stays there
+    "release": PrivacyParams(image_learning_rate=2e-4, warmup_epochs=4),
+    "ours": PrivacyParams(),  # as paper
     "miniature": MINIATURE,
     "miniature_from_raw": replace(
         MINIATURE, image_epochs=64, image_learning_rate=2.5e-3, schedule="constant",

@@ -4,11 +4,13 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from aux_code import config
 from aux_code.datasets.check import find
+from aux_code.model_loaders import LIBRARY_NAMES
 from reproduction.plan import STAGES, PlanSettings, Progress, Step, progress_of
 from reproduction.runner import clock, expected_seconds, read_timings
 
@@ -42,8 +44,15 @@ def check_inputs(settings: PlanSettings) -> tuple[list[str], list[str]]:
             lacking += problems
         else:
             missing += problems or [f"{name}: {root} holds nothing of it"]
-    if settings.utility_weights and not Path(settings.utility_weights).is_file():
-        missing.append(f"--init_weights {settings.utility_weights}: no such file")
+    for option, given, what in (
+        ("--init_weights", settings.utility_weights, "f_T starts from Kinetics-400"),
+        ("--init_weights_fb", settings.budget_weights, "f_B starts from SimCLR on ImageNet"),
+        ("--init_weights_fa", settings.anonymizer_weights, ""),
+    ):
+        if given and given not in (*LIBRARY_NAMES, "none") and not Path(given).is_file():
+            missing.append(f"{option} {given}: no such file")
+        elif what and not given:
+            missing.append(f"{option}: {what}; give a file (docs/settings.md), or none: at random")
     return missing, lacking
 
 
@@ -90,10 +99,8 @@ def shell_script(
         lines.append(f"#   {STAGES[stage].title}: {len(own)} steps, {time_left.in_words(own)}")
     if "unknown" in lines[0]:
         lines.append("#   not measured yet: see docs/scaling.md, or give --tflops N")
-    random = [s for s in rest if s.stage == "init_utility" and "--init_weights" not in s.arguments]
-    if any(step.scale == "paper" for step in random):
-        text = "f_T starts from random weights, the paper's from Kinetics-400's"
-        lines.append(f"# NOTE: {text}: give --init_weights FILE")
+    if any(pair == ("--init_weights", "none") for s in rest for pair in pairwise(s.arguments)):
+        lines.append("# NOTE: f_T or f_B starts at random, the paper's from pre-trained weights")
     for word, texts in zip(("MISSING", "INCOMPLETE"), problems):
         lines += [f"# {word}: " + text.replace("\n", "\n#   ") for text in texts]
     lines.append(f"cd {shlex.quote(str(config.REPOSITORY_ROOT))}")

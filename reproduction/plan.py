@@ -152,7 +152,9 @@ class PlanSettings:
     datasets: tuple[str, ...] = DATASETS  # surveillance sets of the table
     machine_arguments: tuple[str, ...] = ()  # of every script: device and threads
     environment: dict[str, str] = field(default_factory=dict)  # of every script
-    utility_weights: str = ""  # file from which init_utility starts (the paper: Kinetics-400)
+    anonymizer_weights: str = ""  # --init_weights of the paper's init_anonymizer: a file or a name
+    utility_weights: str = ""  # of init_utility (Kinetics-400)
+    budget_weights: str = ""  # of init_privacy (SimCLR)
     ucf_crime_only: frozenset[str] = frozenset()  # ablations, the miniature's controls
     feature_level: tuple[str, ...] = ()  # methods whose f_T features are attacked too (Table 1)
 
@@ -173,9 +175,10 @@ def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSett
     if params.preset == "miniature":
         partial |= {*rows.CONTROLS} - {*params.methods}
     datasets = DATASETS if main_rows else ("ucf_crime",)
-    weights = str(Path(params.init_weights).absolute()) if params.init_weights else ""
+    given = (params.init_weights_fa, params.init_weights, params.init_weights_fb)
+    weights = [str(Path(w).absolute()) if Path(w).is_file() else w for w in given]
     attacked = rows.TABLE_1 if "1" in tables else ()
-    common = (params.preset, datasets, machine, environment, weights)
+    common = (params.preset, datasets, machine, environment, *weights)
     return PlanSettings(*common, frozenset(partial), attacked)
 
 
@@ -292,24 +295,34 @@ class _SeedPlan:
         self._attack(method, rows.FEATURE_ATTACKER, words, [utility], "")
 
     def _init_anonymizer(self, suffix: str) -> Step:
-        return self._add("init_anonymizer", f"init_anonymizer{suffix}", suffix=suffix)
+        # f_A of a row of its own is another network than the one whose file is given
+        words = () if suffix else self._weights(self.settings.anonymizer_weights)
+        return self._add("init_anonymizer", f"init_anonymizer{suffix}", words, suffix=suffix)
 
     def _init_utility(self, method: str, anonymizer: str, maker: Step | None, arch="") -> Step:
         """f_T on the frames of an anonymizer; `arch` if it is not that of the preset."""
         words = ("--anonymizer", anonymizer, *(("--ft_arch", arch) if arch else ()))
-        weights = self.settings.utility_weights
-        if weights:  # the file is I3D's; torchvision has the weights of the others
-            words += ("--init_weights", "kinetics400" if arch else weights)
+        given = self.settings.utility_weights
+        # the file is I3D's; torchvision has the weights of the others
+        words += self._weights(arch if arch and given not in ("", "none") else given)
+        if not self.is_small and method != "start":  # as long as the trained rows' f_T learns
+            epochs = stage_1.PAPER.epochs + stage_1.PAPER.settle_epochs
+            words += ("--epochs", str(epochs))
         run = f"init_utility_{method}" + (f"_{arch}" if arch else "")
-        return self._add("init_utility", run, words, [maker], method=method)
+        row = "shared" if method == "start" else method
+        return self._add("init_utility", run, words, [maker], method=row)
+
+    def _weights(self, given: str) -> Words:
+        return ("--init_weights", given) if given and not self.is_small else ()
 
     def _train(self, method: Method, arch: str) -> Step:
         """The minimax training, with an f_T of another architecture than the preset's if named."""
         suffix = method.preset_suffix
+        words = self._weights(self.settings.budget_weights)
         starts = {
             "--init_fa": self._init_anonymizer(suffix if method.own_initialisation else ""),
-            "--init_ft": self._init_utility("raw", "raw", None, arch),
-            "--init_fb": self._add("init_privacy", "init_privacy"),
+            "--init_ft": self._init_utility("raw" if self.is_small else "start", "raw", None, arch),
+            "--init_fb": self._add("init_privacy", "init_privacy", words),
         }
         words = tuple(w for option, s in starts.items() for w in (option, str(s.outputs[0])))
         words += method.miniature_options if self.is_small else ()

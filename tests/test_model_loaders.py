@@ -6,7 +6,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import resnet18
+from torchvision.models import resnet18, resnet50
 
 from aux_code import model_loaders as ml
 from aux_code.checkpoints import save_checkpoint
@@ -203,7 +203,7 @@ UNKNOWN = [
     (ml.load_fa_model, ["small", "."], "model.safetensors"),
     (
         ml.load_ft_model, ["largei3d", "kinetics400"],
-        r"no kinetics400 weights of 'largei3d', only those of r3d_18 \(kinetics400\)",
+        "no weights kinetics400 for 'largei3d'; taken are an I3D-ResNet50 .*i3d. or 0.",
     ),
 ]  # fmt: skip
 
@@ -228,11 +228,34 @@ def test_without_a_network_the_message_names_the_file_and_its_place(tmp_path, mo
     monkeypatch.setattr(DOWNLOAD, Mock(side_effect=OSError("no network")))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     for load, arch, name, file in [
-        (ml.load_fb_model, "r50", "imagenet", "resnet50"),
+        (ml.load_fb_model, "r50", "resnet50", "resnet50"),
         (ml.load_fa_model, "unet++", "imagenet", "resnet18"),
         (ml.load_ft_model, "r3d_18", "kinetics400", "r3d_18"),
-        (ml.load_ft_model, "mvitv2", "kinetics400", "mvit_v2_s"),
+        (ml.load_ft_model, "mvitv2", "mvitv2", "mvit_v2_s"),
     ]:
         place = f"put it at {tmp_path}/checkpoints/{file}-.*pth"
         with pytest.raises(UserError, match=f"could not be downloaded.*{place}"):
             load(arch, name)
+
+
+def test_simclr_files_of_other_layouts_give_the_backbone(tmp_path, caplog):
+    source = random_state(ml.load_fb_model(num_pa=1000))
+    content = {f"encoder_q.{k}": v for k, v in source.items() if not k.startswith("fc.")}
+    content |= {"encoder_q.fc.0.weight": torch.ones(3, 2048), "projection.weight": torch.ones(2)}
+    path = saved(tmp_path, {"state_dict": content})
+    network = ml.load_fb_model("r50", path, ssl=True)
+    assert torch.equal(network[0].layer4[2].conv3.weight, source["layer4.2.conv3.weight"])
+    assert "1.fc1.weight" in caplog.text and not network[0].normalised
+    with pytest.raises(UserError, match=r"(?s)do not fit.*taken are an I3D-ResNet50 .*layer1"):
+        ml.load_ft_model("largei3d", path)
+
+
+@torch.no_grad()
+def test_a_classifier_of_imagenet_gets_images_as_it_was_trained_with(tmp_path):
+    source, images = resnet50().eval(), torch.rand(2, 3, 32, 32)
+    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)
+    expected = source((images - mean) / deviation)
+    network = ml.load_fb_model("r50", saved(tmp_path, source.state_dict()), num_pa=1000).eval()
+    again = ml.load_budget(ours(tmp_path / "ours.pth", fb=network))
+    for own in (network, again):
+        torch.testing.assert_close(own(images), expected)

@@ -6,6 +6,9 @@ from torch.nn import functional as F
 
 from aux_code.errors import UserError
 
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and deviation per RGB channel that torchvision's classifiers expect to be taken off."""
+
 
 class BudgetHead(nn.Module):
     """f_B's projection head (release, SimCLR): Linear, ReLU, Linear, unit length."""
@@ -77,15 +80,22 @@ class SmallBudget(nn.Module):
         return self.fc(self.extract_features(images))
 
 
-def _build_resnet50(num_outputs: int) -> nn.Module:
-    """torchvision's ResNet-50 with access to its 2048-d feature; 8.2 GFLOP per 224 x 224 image."""
+def _build_resnet50(num_outputs: int, normalised: bool = False) -> nn.Module:
+    """torchvision's ResNet-50 with access to its 2048-d feature; 8.2 GFLOP per 224 x 224 image.
+
+    With `normalised` it takes ImageNet's mean and deviation from the images first, as classifiers
+    of ImageNet were trained.
+    """
     # Imported here: torchvision's networks take seconds, which only this architecture should cost.
     from torchvision.models.resnet import Bottleneck, ResNet
 
     class ResNet50(ResNet):
         feature_dim = 2048
+        normalised = False
 
         def extract_features(self, images: Tensor) -> Tensor:
+            if self.normalised:
+                images = (images - self.mean) / self.deviation
             x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
             x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
             return self.avgpool(x).flatten(1)  # (N, 2048)
@@ -93,7 +103,11 @@ def _build_resnet50(num_outputs: int) -> nn.Module:
         def forward(self, images: Tensor) -> Tensor:
             return self.fc(self.extract_features(images))
 
-    return ResNet50(Bottleneck, [3, 4, 6, 3], num_classes=num_outputs)
+    network = ResNet50(Bottleneck, [3, 4, 6, 3], num_classes=num_outputs)
+    network.normalised = normalised
+    for name, values in zip(("mean", "deviation"), IMAGENET, strict=True):
+        network.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+    return network
 
 
 PRIVACY_NETWORKS = {"r50": _build_resnet50, "small": SmallBudget}

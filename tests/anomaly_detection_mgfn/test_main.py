@@ -90,6 +90,15 @@ def test_training_writes_three_protocols_and_the_scores_they_come_from(run, smal
     assert found["inputs"]["manifest"]["sha256"]
 
 
+def test_without_held_out_videos_all_train_and_no_epoch_is_validated(run, small_set, caplog):
+    caplog.set_level("INFO")
+    assert run("--run_id", "all", "--epochs", "3", "--validation_fraction", "0") == 0
+    n_train = sum(name.startswith("train") for name in small_set.labels)
+    assert f"{n_train} training, 0 validation" in caplog.text
+    assert set(results("all")["protocols"]) == {"last", "best_on_test"}
+    assert checkpoint("all", "best_on_test").is_file() and not checkpoint("all", "best").exists()
+
+
 def test_a_checkpoint_evaluates_as_in_its_training_and_on_such_features_only(run, small_set):
     run("--run_id", "a", "--epochs", "3")
     best, expected = checkpoint("a", "best"), results("a")["protocols"]["validation"]

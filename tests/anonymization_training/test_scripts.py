@@ -11,14 +11,26 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from anonymization_training import init_anonymizer, init_privacy, init_utility, minimax
+from anonymization_training import (
+    evaluate_utility,
+    init_anonymizer,
+    init_privacy,
+    init_utility,
+    minimax,
+)
 from anonymization_training import params_anonymization as presets
 from anonymization_training import train_anonymizer as trainer
 from aux_code import config
 from aux_code.artefacts import differences, is_current, record_of, sha256
 from aux_code.checkpoints import load_checkpoint, read_json
 from aux_code.datasets.digest import dataset_digest
-from aux_code.model_loaders import load_anonymizer, load_budget, load_utility
+from aux_code.model_loaders import (
+    load_anonymizer,
+    load_budget,
+    load_fb_model,
+    load_ft_model,
+    load_utility,
+)
 from aux_code.parameters import parse
 from aux_code.runs import run_script
 from tests.anonymization_training.conftest import TINY, naming, same_weights
@@ -70,7 +82,7 @@ def test_utility_trains_on_obfuscated_persons(artifacts):
     assert inputs["person_boxes"] == {"path": str(boxes), "sha256": sha256(boxes)}
     init_anonymizer.main([*TINY, "--max_steps", "1", "--preset", "miniature_ted_spad_plus"])
     narrow = saved / "init_anonymizer_miniature_ted_spad_plus" / "fa_recon.pth"
-    inputs = inputs_after_a_step("--anonymizer", str(narrow), "--omega", "0.1")
+    inputs = inputs_after_a_step("--anonymizer", str(narrow))
     assert inputs["anonymizer"]["sha256"] == sha256(narrow) and "person_boxes" not in inputs
 
 
@@ -149,11 +161,17 @@ def refuse(main, named: list[str], capsys) -> None:
     assert all(word in error for word in named), error
 
 
+PAPERS = ["starts from", "none", "conv1.weight, layer1", "checkpoint of"]
 MISTAKES = [
     (trainer, "", ["--init_fa", "init_anonymizer.py"]),
     (trainer, "--init_fa nowhere.pth", ["--init_fa", "nowhere.pth"]),
     (init_utility, "--anonymizer pixelate", ["pixelate", "blacken"]),
     (init_utility, "--init_weights none.pth", ["none.pth"]),
+    (init_utility, "--preset paper", ["Kinetics-400", *PAPERS]),
+    (init_utility, "--preset release", ["Kinetics-400", *PAPERS]),
+    (init_privacy, "--preset paper", ["SimCLR", *PAPERS]),
+    (init_privacy, "--preset paper --init_weights r3d_18", ["r3d_18", "resnet50"]),
+    (evaluate_utility, "--preset miniature", ["--checkpoint"]),
     (init_utility, "--anonymizer blur --boxes none.csv", ["none.csv"]),
     (init_anonymizer, "--fa_arch vae", ["vae", "unet++"]),
     (init_anonymizer, "", ["UCF101_ROOT", "/nothing"]),
@@ -165,7 +183,8 @@ MISTAKES = [
 def test_mistakes_are_one_line_and_status_2(artifacts, monkeypatch, capsys, script, options, named):
     if named[-1] == "/nothing":
         monkeypatch.setattr(config, named[0], artifacts / "nothing")
-    refuse(lambda: script.main([*TINY, *options.split()]), named, capsys)
+    words = options.split() if "--preset" in options else [*TINY, *options.split()]
+    refuse(lambda: script.main(words), named, capsys)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +195,50 @@ def test_unknown_presets_and_options_list_what_exists(artifacts, capsys, options
         run_script(lambda: trainer.main(options))
     captured = capsys.readouterr()
     assert caught.value.code == 2 and named in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    "role, network, named",
+    [
+        ("init_ft", load_ft_model("small", num_classes=400), "400 outputs"),
+        ("init_fb", load_fb_model("small"), "no projection head"),
+    ],
+)
+def test_networks_of_the_wrong_kind_are_refused_with_what_fits(
+    train, artifacts, capsys, role, network, named
+):
+    file, part = artifacts / "other.pth", role.removeprefix("init_")
+    meta = {"architectures": {part: network.architecture}}
+    torch.save({f"{part}_model_state_dict": network.state_dict(), "meta": meta}, file)
+    words = [f"--{role} {file}", named, ".py, which adapts weights by --init_weights"]
+    refuse(lambda: train("wrong", f"--{role}", str(file)), words, capsys)
+
+
+def test_an_initialisation_of_no_epochs_hands_given_weights_on(inits, artifacts, capsys):
+    for script, given in zip((init_anonymizer, init_utility, init_privacy), inits.values()):
+        options = ["--epochs", "0", "--init_weights", str(given), "--run_id", "same"]
+        script.main([*TINY, *options])
+        written = load_checkpoint(config.SAVED_MODELS_ROOT / "same" / given.name)
+        assert written["meta"]["inputs"]["init_weights"]["sha256"] == sha256(given)
+        role = next(iter(written["meta"]["architectures"])) + "_model_state_dict"
+        for name, value in load_checkpoint(given)[role].items():
+            assert torch.equal(written[role][name], value), (role, name)
+    assert capsys.readouterr().out.count(": not trained") == 2
+
+
+def test_without_held_out_videos_accuracies_are_the_test_lists_and_named_so(train, capsys):
+    folder = train("all", "--validation_fraction", "0", "--max_steps", "1")
+    assert {"last.pth", "best_on_test.pth"} < {path.name for path in folder.iterdir()}
+    last = folder / "last.pth"
+    metrics = load_checkpoint(last)["meta"]["metrics"]
+    assert set(metrics) == {"test_top1", "nt_xent_accuracy"}
+    options = ["--checkpoint", str(last), "--anonymizer", str(last), "--run_id", "test"]
+    capsys.readouterr()
+    evaluate_utility.main([*TINY[:6], *options])
+    result = read_json(config.RESULTS_ROOT / "utility_test.json")
+    assert result["top1"] == metrics["test_top1"] and result["list"] == "testlist01"
+    assert result["inputs"]["checkpoint"]["sha256"] == sha256(last)
+    assert f"{result['n_videos']} videos of testlist01" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_files(train, monkeypatch, capsys):

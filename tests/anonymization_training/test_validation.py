@@ -71,11 +71,12 @@ def test_recognition_is_measured_in_rgb_on_the_crop_of_every_evaluation(tmp_path
     picture[..., 0], picture[..., 1] = 200, np.linspace(0, 255, 50)
     for i in range(6):
         Image.fromarray(picture).save(tmp_path / f"{i:04d}.png")
-    data = TrainingData(None, [Ucf101Item(tmp_path, 1, 0)], None, DecodedCache(0))
+    videos, cache = [Ucf101Item(tmp_path, 1, 0)], DecodedCache(0)
     goal, ft = SimpleNamespace(clip_length=4, stride=1, size=16), Listener()
-    assert validation.recognition_accuracy(ft, nn.Identity(), data, goal, CPU, n_modes=2) == 1.0
+    found = validation.recognition_accuracy(ft, nn.Identity(), videos, cache, goal, CPU)
+    assert found == (1.0, 1)
     expected = evaluation_transform(picture[None], 16)[0]
-    assert ft.clips.shape == (2, 3, 4, 16, 16)
+    assert ft.clips.shape == (5, 3, 4, 16, 16)
     torch.testing.assert_close(ft.clips, expected[None, :, None].expand_as(ft.clips))
     assert expected[0].mean() > 0.7 and expected[2].max() == 0
 

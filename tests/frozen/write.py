@@ -26,6 +26,7 @@ from aux_code.checkpoints import load_checkpoint
 HERE = Path(__file__).resolve().parent
 REMEDY = "if this is meant: python tests/frozen/write.py {} and a line in CHANGELOG.md"
 STAGE_1 = ("init_anonymizer", "init_utility", "init_privacy", "train_anonymizer")
+STAGE_1 += ("evaluate_utility",)
 OTHERS = (
     "privacy_training/train_privacy", "feature_extraction/dali_extraction",
     "anomaly_detection_mgfn/main", "visualization/anonymize_video", "visualization/plot_scores",

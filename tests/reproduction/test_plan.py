@@ -151,12 +151,12 @@ def test_rows_of_other_tables_are_trained_as_their_names_say(artifacts, preset):
     assert distance == 4 if is_small else (distance, label) == (32, "clip distance 32")
     assert not is_small or re.fullmatch(r"clip distance 4, .*\(paper: 32\)", label)
 
-    arch = "small_wide" if is_small else "mvitv2"
-    start, usual = steps[f"init_utility_raw_{arch}"], steps["init_utility_raw"]
+    arch, start = ("small_wide", "raw") if is_small else ("mvitv2", "start")
+    usual, start = steps[f"init_utility_{start}"], steps[f"init_utility_{start}_{arch}"]
     assert option(start, "--ft_arch") == arch and "--ft_arch" not in usual.arguments
     assert option(steps["anonymizer_mvitv2"], "--init_ft") == str(start.outputs[0])
-    weights = [option(step, "--init_weights") for step in (start, usual)]
-    assert weights == ["kinetics400", "k400.pth"]
+    weights = [s.params.init_weights for s in (start, usual)]
+    assert weights == (["", ""] if is_small else ["mvitv2", "k400.pth"])
 
     for row in TABLE_1:
         attack = steps[f"privacy_{row}_features"]
@@ -165,6 +165,25 @@ def test_rows_of_other_tables_are_trained_as_their_names_say(artifacts, preset):
         source = f"{preset}_s0_" + ("init_utility_raw" if row == "raw" else f"anonymizer_{row}")
         source += "_small_still" if is_small else ""
         assert Path(option(attack, "--utility")).parent.name == source in attack.needs
+
+
+def test_the_paper_needs_weights_and_trains_every_f_t_alike(artifacts):
+    missing = check_inputs(PlanSettings("paper"))[0]
+    assert [line.split(":")[0] for line in missing[-2:]] == ["--init_weights", "--init_weights_fb"]
+    (file := artifacts / "fa.pth").touch()
+    given = f"--init_weights none --init_weights_fb resnet50 --init_weights_fa {file}".split()
+    settings = plan_settings(parse(reproduce.PRESETS, given), 1, ("8",))
+    assert not any("--init_weights" in line for line in check_inputs(settings)[0])
+    steps = {s.name: s for s in plan_of("--methods", "blur", "ted_spad_plus", "ted_spad", *given)}
+    words = {"anonymizer": str(file), "utility_start": "none", "privacy": "resnet50"}
+    for run, expected in (words | {"anonymizer_ted_spad_plus": ""}).items():
+        assert steps[f"paper_s0_init_{run}"].params.init_weights == expected
+    trained = steps["paper_s0_anonymizer_ted_spad"].params
+    for row in ("raw", "blur"):
+        own = steps[f"paper_s0_init_utility_{row}"].params
+        assert own.epochs == trained.epochs + trained.settle_epochs
+    assert steps["paper_s0_init_utility_start"].params.epochs == 0
+    assert "NOTE: f_T or f_B starts at random" in shell_script([*steps.values()], Reckoning())
 
 
 def test_ablations_and_the_miniatures_controls_need_ucf_crime_only(artifacts):
@@ -205,7 +224,7 @@ def test_the_dry_run_can_be_pasted_and_reckons_hours_with_a_stated_rate(artifact
     assert not list(artifacts.iterdir())
     steps = plan(["raw", "ted_spad"], preset="paper")
     text = shell_script(steps, Reckoning())
-    assert "takes unknown time" in text and "docs/scaling.md" in text and "--init_weights" in text
+    assert "takes unknown time" in text and "docs/scaling.md" in text and "NOTE" not in text
     text = shell_script(steps, Reckoning(1, tflops=1.0))
     assert "1 train the anonymizer: 1 steps, about 1,042 hours" in text, "3750 PFLOP"
 
@@ -226,13 +245,14 @@ def test_the_dry_run_says_what_stands_there(make_step):
 
 
 def test_missing_and_incomplete_data_are_named_with_what_to_do(artifacts):
-    missing, _ = check_inputs(PlanSettings("paper", utility_weights="/nowhere/k400.pth"))
+    weights = {"utility_weights": "/nowhere/k400.pth", "budget_weights": "none"}
+    missing, _ = check_inputs(PlanSettings("paper", **weights))
     assert len(missing) == 6 and "no such file" in missing[-1]
     assert any("UCF101_ROOT" in line and "TED_SPAD_DATA_ROOT" in line for line in missing)
     assert check_inputs(PlanSettings("miniature")) == ([], [])
 
     render_benchmark(config.DATA_ROOT, seed=0, scale=0.005, only=["ucf101"], workers=1)
-    settings = PlanSettings("paper", datasets=())
+    settings = PlanSettings("paper", (), utility_weights="none", budget_weights="none")
     missing, lacking = check_inputs(settings)
     assert len(missing) == 1 and "VISPR does not exist" in missing[0]
     assert len(lacking) == 1 and "drawn scenes" in lacking[0], "nobody takes them for real data"
