@@ -42,13 +42,14 @@ class ReproduceParams:
     preset: str = "paper"
     """paper: real data and networks; miniature: the embedded benchmark, minutes on a laptop."""
     table: str = "8"
-    """Which of the paper's tables to fill: 8 (the main result), 1, 2, 3, 4, 5, 6, 9, 10 or all."""
+    """Which of the paper's tables to fill: 8 (the main result), 1, 2, 3, 4, 5, 6, 9, 10 or all; or
+    controls: what learns nothing, what lacks a part of a method, further attackers."""
     methods: tuple[str, ...] = ()
     """Rows to run, by name; empty: all of the table, and the controls if --controls."""
     seeds: tuple[int, ...] = (0,)
     """Every row is run once with each seed; several give mean and deviation."""
     controls: bool = True
-    """Also run SPAct with as much compute as TeD-SPAD, and reconstruction only."""
+    """Also run the short controls: reconstruction only, and a mosaic as narrow as TeD-SPAD+."""
     protocol: Literal["validation", "last", "best_on_test"] = "validation"
     """Which epoch the tables show; best_on_test is the paper's protocol. The miniature shows the
     last one: the 25 videos of its validation part say little."""
@@ -94,8 +95,7 @@ def main() -> int:
     params = parse(PRESETS, description=__doc__)
     logging.getLogger("aux_code.devices").setLevel(logging.WARNING)  # the steps say where they run
     tables = chosen_tables(params.table)
-    trained = STAGES["train_anonymizer"].presets
-    methods = chosen_methods(params.methods, tables, params.controls, trained, params.preset)
+    methods = chosen_methods(params.methods, tables, params.controls)
     n_jobs = params.jobs or default_jobs(params)
     settings = plan_settings(params, n_jobs, tables)
     steps = build_plan(methods, params.seeds, settings)

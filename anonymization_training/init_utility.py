@@ -18,7 +18,11 @@ from anonymization_training.params_anonymization import INIT_UTILITY, made_of, s
 from anonymization_training.person_detection import find_people
 from anonymization_training.step_loop import StepLoop
 from anonymization_training.training_batches import ClipBatch, clip_source, load_training_data
-from anonymization_training.validation import obfuscate, recognition_accuracy
+from anonymization_training.validation import (
+    obfuscate,
+    recognition_accuracy,
+    seen_by_utility,
+)
 from aux_code.devices import prepare_for_training
 from aux_code.model_loaders import load_anonymizer, load_ft_model
 from aux_code.parameters import parse
@@ -39,8 +43,10 @@ def main(argv: list[str] | None = None) -> None:
     anonymizer = load_anonymizer(params.anonymizer).to(run.device).eval()
     videos = [video.path for video in (*data.train, *data.validation)]
     people = find_people(params, videos, run.device) if anonymizer.requires_boxes else None
-    clip_batches = clip_source(data.train, "ce", params, data.cache, folder, people)
-    ft = load_ft_model(params.ft_arch, starting_weights(params), data.train.num_classes)
+    views = "triplet" if params.clips_per_video == 3 else "ce"
+    clip_batches = clip_source(data.train, views, params, data.cache, folder, people)
+    start = starting_weights(params)
+    ft = load_ft_model(params.ft_arch, start, data.train.num_classes)
     ft = prepare_for_training(ft, run.device)
     updater = Updater(ft, params.learning_rate, params.precision, run.device)
     stateful = {"ft": ft, "updater": updater}
@@ -50,11 +56,12 @@ def main(argv: list[str] | None = None) -> None:
         for (clips,) in loop.steps("init f_T", params.epochs, [updater], clip_batches):
             loop.note(recognition_step(ft, anonymizer, clips, updater))
 
-    metrics, quality = {}, "not trained"
+    n_clips = updater.n_updates * params.batch_videos * params.clips_per_video
+    metrics, quality = seen_by_utility(start, updater.n_updates, n_clips), "not trained"
     if params.epochs:
         of_list = (data.validation, data.cache, params, run.device, people)
         found = recognition_accuracy(ft, anonymizer, *of_list)
-        metrics = {f"{params.chosen_on}_top1": found.top1}
+        metrics[f"{params.chosen_on}_top1"] = found.top1
         quality = f"top-1 by video of {found.n_videos} {params.chosen_on} videos {found.top1:.3f}"
     loop.finish(OUTPUT, {"ft": ft}, metrics, quality)
 
@@ -62,12 +69,13 @@ def main(argv: list[str] | None = None) -> None:
 def recognition_step(
     ft: nn.Module, anonymizer: nn.Module, batch: ClipBatch, updater: Updater
 ) -> dict[str, float]:
-    """One update of f_T: cross-entropy on anonymized clips."""
+    """One update of f_T: cross-entropy on all anonymized clips."""
     ft.train()
-    masks = None if batch.person_masks is None else batch.person_masks[0]
+    clips = batch.clips.flatten(0, 1)  # (K*B, 3, T, H, W)
+    masks = None if batch.person_masks is None else batch.person_masks.flatten(0, 1)
     with updater.autocast():
-        logits, _ = ft(obfuscate(anonymizer, batch.clips[0], masks))  # (B, n_classes)
-        cross_entropy = F.cross_entropy(logits, batch.labels)
+        logits, _ = ft(obfuscate(anonymizer, clips, masks))  # (K*B, n_classes)
+        cross_entropy = F.cross_entropy(logits, batch.labels.repeat(len(batch.clips)))
     losses = finite({"loss": cross_entropy}, "recognition/")
     updater.update(cross_entropy)
     return losses

@@ -27,8 +27,13 @@ from anonymization_training.params_anonymization import (
     made_of,
 )
 from anonymization_training.step_loop import StepLoop
-from anonymization_training.training_batches import clip_source, image_source, load_training_data
-from anonymization_training.validation import Validation, require_fitting
+from anonymization_training.training_batches import (
+    N_VIEWS,
+    clip_source,
+    image_source,
+    load_training_data,
+)
+from anonymization_training.validation import Validation, require_fitting, seen_by_utility
 from aux_code.devices import prepare_for_training
 from aux_code.distributed import is_main
 from aux_code.errors import UserError
@@ -54,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     updaters = build_updaters(networks, params, run.device)
     stateful = players | {f"updater_{name}": u for name, u in updaters._asdict().items()}
     state = TrainingState(folder / STATE, recipe, stateful, params.minutes_between_saves)
-    clip_batches = clip_source(data.train, params.utility_loss, params, data.cache, folder)
+    views = "triplet" if params.ce_on_all_clips else params.utility_loss
+    clip_batches = clip_source(data.train, views, params, data.cache, folder)
     image_batches = image_source(data.images.paths, params, data.cache, folder)
     validation = Validation(networks, data, params, run)
 
@@ -75,6 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     metrics = validation.metrics()
     keep_best(loop, players, metrics, params.epochs)
     quality = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+    n_steps = updaters.ft.n_updates + updaters.settle.n_updates
+    seen = n_steps, n_steps * params.batch_videos * N_VIEWS[views]
+    metrics |= seen_by_utility(recipe.inputs["init_ft"]["path"], *seen)
     loop.finish(OUTPUT, players, metrics, quality)
 
 

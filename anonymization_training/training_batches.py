@@ -71,11 +71,15 @@ class ImageBatch(NamedTuple):
         return self._replace(views=self.views.to(device, non_blocking=True))
 
 
+N_VIEWS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
+"""Kind of sampling -> clips of each video; lltc: four times in two views."""
+
+
 class Sampling(NamedTuple):
     """How a video becomes clips."""
 
     views: str
-    """"ce" (1 clip), "triplet" (3), "invariance" (2) or "lltc" (4 times x 2 views)."""
+    """A key of N_VIEWS."""
     clip_length: int
     stride: int
     seed: int

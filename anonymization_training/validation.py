@@ -24,6 +24,7 @@ from anonymization_training.params_anonymization import (
 )
 from anonymization_training.training_batches import VIEWS, TrainingData, readable_images
 from aux_code import config
+from aux_code.artefacts import record_of
 from aux_code.datasets import transforms
 from aux_code.datasets.clip_sampling import uniform_clips
 from aux_code.datasets.decode import DecodedCache, UnreadableMedia
@@ -132,6 +133,16 @@ def recognition_accuracy(
         counts = f"not one of {len(videos)} videos to evaluate on"
         raise UserError(f"{counts} is readable; look at the data set")
     return Recognition(hits / n_counted, n_counted)
+
+
+def seen_by_utility(start: str | None, n_steps: int, n_clips: int) -> dict[str, float]:
+    """{"ft_steps", "ft_clips"}: how long f_T has learned, including what it started from."""
+    try:
+        before = record_of(start, "metrics").get("metrics", {}) if start else {}
+    except UserError:  # a name, or a file of others
+        before = {}
+    counts = {"ft_steps": n_steps, "ft_clips": n_clips}
+    return {name: float(count + before.get(name, 0)) for name, count in counts.items()}
 
 
 def nt_xent_accuracy(first: Tensor, second: Tensor) -> Tensor:

@@ -116,13 +116,14 @@ def build_meta(
     }  # fmt: skip
 
 
-def record_of(path: Path | str) -> dict[str, Any]:
-    """What a checkpoint (its `meta`), a saved state or a JSON says of its making; {} if nothing."""
+def record_of(path: Path | str, *further: str) -> dict[str, Any]:
+    """What a checkpoint (its `meta`), a saved state or a JSON says of its making, and of `further`
+    keys there; {} if nothing."""
     content = read_json(path) if Path(path).suffix == ".json" else load_checkpoint(path)
     content = content if isinstance(content, dict) else {}
     for key in ("meta", "made_of"):
         content = content.get(key, content)
-    return {kind: content[kind] for kind in KINDS if kind in content}
+    return {kind: content[kind] for kind in (*KINDS, *further) if kind in content}
 
 
 def differences(record: Mapping[str, Any], made_of: Recipe) -> list[str]:

@@ -52,7 +52,8 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     size: int = 224
     """Height and width of the images in pixels (paper)."""
     average_frames: int = 1
-    """Independent releases of an image that the attacker averages against f_A's noise (ours)."""
+    """Independent releases of an image that the attacker averages against f_A's noise (ours); 0:
+    the limit, f_A without its noise."""
     n_releases: int = 8
     """Releases of each training image, used in turn by epochs, if f_A is random (ours)."""
     epochs: int = 0
@@ -128,10 +129,10 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     """Share of unreadable images above which the run fails (ours)."""
 
     def __post_init__(self) -> None:
-        counts = "average_frames n_releases image_epochs feature_epochs evaluate_every mlp_widths "
+        counts = "n_releases image_epochs feature_epochs evaluate_every mlp_widths "
         counts += "clip_frames inversion_epochs release_batch n_workers n_bootstrap"
         rates = ("image_learning_rate", "feature_learning_rate", "inversion_learning_rate")
-        positive = "epochs max_steps warmup_epochs weight_decay zoom shift jitter "
+        positive = "average_frames epochs max_steps warmup_epochs weight_decay zoom shift jitter "
         positive += "weight_averaging plateau_epochs plateau_gain least_epochs"
         # one image has no batch statistics; the networks halve the resolution three times
         least = {**dict.fromkeys(counts.split(), 1), **dict.fromkeys(positive.split(), 0)}

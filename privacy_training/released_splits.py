@@ -18,6 +18,7 @@ from aux_code.datasets.vispr import (
 )
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
+from aux_code.models.anonymizers import remove_noise
 from aux_code.models.person_boxes import PersonBoxes, open_person_boxes
 from aux_code.runs import Run
 from privacy_training.inversion import invert_splits
@@ -88,10 +89,12 @@ def build_splits(params: PrivacyParams, run: Run) -> Splits:
         raise UserError("--level feature attacks f_T's features: give its checkpoint by --utility")
     utility = load_utility(params.utility) if params.level == "feature" else None
     net = load_anonymizer(params.anonymizer)
+    if params.average_frames == 0:
+        remove_noise(net)
     # "auto" is for the attacker; what is released is exact unless bf16 is asked for by name
     precision = "bf16" if params.precision == "bf16" else "fp32"
     form = (params.clip_frames, getattr(torch, params.storage), precision)
-    releaser = Releaser(net, run.device, params.average_frames, utility, *form)
+    releaser = Releaser(net, run.device, max(1, params.average_frames), utility, *form)
     people = None
     if net.requires_boxes:
         root, weights = config.VISPR_ROOT, params.detector_weights
@@ -100,7 +103,9 @@ def build_splits(params: PrivacyParams, run: Run) -> Splits:
     sets = []
     for split, source in sources.items():
         # the mean of K releases has little noise: fewer different means are worth their time
-        n_releases = max(1, params.n_releases // params.average_frames) if split == "train" else 1
+        n_releases = (
+            max(1, params.n_releases // max(1, params.average_frames)) if split == "train" else 1
+        )
         released = release_images(source, releaser, split, n_releases, params.seed)
         sets.append(released.to(run.device))
     return Splits(*sets)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from aux_code.reporting.figures import GRID, INK, MUTED, STYLE
 from aux_code.reporting.published import ABLATION_TITLES, DATASET_LABELS, relative_change
-from reproduction.methods import ABLATION_TABLES, METHODS, Method
+from reproduction.methods import ABLATION_TABLES, CONTROL_TABLE, METHODS, MOSAICS, Method
 from reproduction.results import Results
 from reproduction.tables import Column, ablation_columns, main_columns
 
@@ -17,7 +17,9 @@ _LOOKS = {
     "raw": ("#1c1f24", "o"), "downsample2x": ("#a9764f", "v"), "downsample4x": ("#70492c", "v"),
     "blur": ("#8f7cc0", "s"), "blacken": ("#5b4a91", "s"), "spact": ("#d98a00", "D"),
     "ted_spad": ("#1a8f4d", "^"), "ted_spad_plus": ("#0b62c4", "*"),
-    "spact_equal_compute": ("#e3b96a", "D"), "reconstruction": ("#9aa3af", "o"),
+    "reconstruction": ("#9aa3af", "o"), "mosaic4_grey_noise0.05": ("#6b7280", "X"),
+    "narrow_reconstruction": ("#6fa8dc", "h"), "narrow_spact": ("#e3b96a", "p"),
+    "full_width": ("#76c7a0", "*"),
 }  # fmt: skip
 
 
@@ -33,14 +35,39 @@ def trade_off(results: Results) -> Figure:
         grid = figure.add_gridspec(2, 2, width_ratios=(2.1, 1))
         for place, column in enumerate(main_columns(results)[2:]):
             axes = figure.add_subplot(grid[:, 0] if place == 0 else grid[place - 1, 1])
-            _trade_off_panel(axes, results, column, large=place == 0)
+            _trade_off_panel(axes, results, results.main_methods(), column, large=place == 0)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=5)
     return figure
 
 
-def _trade_off_panel(axes: Axes, results: Results, column: Column, large: bool) -> None:
-    for method in results.main_methods():
+def unlearned_curve(results: Results) -> Figure:
+    """The trade-off of mosaics of every size, which learn nothing, and every other row on it."""
+    column, mosaics = main_columns(results)[2], set()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 5.4), layout="constrained")
+        axes = figure.subplots()
+        for grey, colour, label in (("_grey", MUTED, "grey"), ("", "#a9764f", "colour")):
+            names = [f"mosaic{pixels}{grey}" for pixels in MOSAICS]
+            mosaics |= set(names)
+            points = [
+                [results.mean(n, metric) for metric in ("cmap", column.metric)] for n in names
+            ]
+            points = 100 * np.array(points, float)  # (n, 2); None becomes NaN: no point
+            axes.plot(*points.T, ".-", color=colour, lw=1.2, label=f"mosaics, {label}")
+            for pixels, point in zip(MOSAICS, points, strict=True):
+                if np.isfinite(point).all():
+                    axes.annotate(f"1/{pixels}", point, fontsize=7.5, color=colour)
+        others = [METHODS[n] for n in CONTROL_TABLE if n in results.by_method and n not in mosaics]
+        _trade_off_panel(axes, results, others, column, large=True)
+        figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+def _trade_off_panel(
+    axes: Axes, results: Results, methods: Sequence[Method], column: Column, large: bool
+) -> None:
+    for method in methods:
         (x, dx), (y, dy) = (results.spread(method.name, m) for m in ("cmap", column.metric))
         if x is not None and y is not None:
             colour, marker = look(method)

@@ -20,6 +20,9 @@ class Attacker:
 PLAIN_ATTACKER = Attacker("", "released frames as they are")
 _SIXTEEN = ("--average_frames", "16")
 AVERAGING_ATTACKER = Attacker("_averaged", "mean of 16 releases of the same image", _SIXTEEN)
+NOISE_FREE_ATTACKER = Attacker("_noise_free", "f_A without its noise", ("--average_frames", "0"))
+"""The limit of averaging."""
+INVERTING_ATTACKER = Attacker("_inversion", "inverted frames", ("--attacker", "inversion"))
 FEATURE_ATTACKER = Attacker("_features", "f_T's features", ("--level", "feature"))
 """Table 1's: it sees what feature extraction stores, of a still clip of each image."""
 
@@ -32,7 +35,7 @@ class Method:
     label: str  # as in the tables
     kind: Literal["given", "reconstruction", "trained"]  # --anonymizer: its name, or a checkpoint
     preset_suffix: str = ""  # of train_anonymizer's preset, after `paper` or `miniature`
-    own_initialisation: bool = False  # init_anonymizer too is run with the preset of this suffix
+    initialisation: str = ""  # suffix of init_anonymizer's preset, like preset_suffix
     miniature_options: tuple[str, ...] = ()  # of train_anonymizer.py, for short clips
     utility_arch: str = ""  # f_T (Table 10); empty: that of init_utility's preset
     miniature_utility_arch: str = ""  # its frames are too small for the paper's networks
@@ -40,21 +43,27 @@ class Method:
     control: bool = False  # shown to explain the other rows; not a row of the paper
     attackers: tuple[Attacker, ...] = (PLAIN_ATTACKER,)  # the strongest one's result counts
 
-    def attackers_in(self, preset: str) -> tuple[Attacker, ...]:
+    def attackers_in(self, preset: str, controls: bool = False) -> tuple[Attacker, ...]:
         """In the miniature all start from raw images, fresh ones being weaker there at any length;
-        else each does both."""
+        else each does both. `controls`: also those of `--table controls`."""
+        attackers = self.attackers + (CONTROL_ATTACKERS.get(self.name, ()) if controls else ())
         if preset == "miniature":
-            return tuple(replace(attacker, from_raw=True) for attacker in self.attackers)
+            return tuple(replace(attacker, from_raw=True) for attacker in attackers)
         started = (
             replace(a, suffix=f"{a.suffix}_from_raw", label=f"{a.label}, from raw", from_raw=True)
-            for a in self.attackers
+            for a in attackers
         )
-        return (*self.attackers, *started)
+        return (*attackers, *started)
 
     def label_in(self, preset: str) -> str:
         """The label in the tables of a preset."""
         return (self.miniature_label if preset == "miniature" else "") or self.label
 
+
+NARROW = "_ted_spad_plus"
+"""Suffix of the presets of TeD-SPAD+; init_anonymizer's makes f_A narrow."""
+MOSAICS = (2, 3, 4, 6, 8, 12)
+"""Pixels to one, of the unlearned curve."""
 
 _ROWS = (
     Method("raw", "Raw", "given"),
@@ -64,11 +73,22 @@ _ROWS = (
     Method("blacken", "Obfuscation: blackening", "given"),
     Method("spact", "SPAct (ω = 0)", "trained", "_spact"),
     Method("ted_spad", "TeD-SPAD", "trained"),
-    Method("ted_spad_plus", "TeD-SPAD+ (ours)", "trained", "_ted_spad_plus",
-           own_initialisation=True, attackers=(PLAIN_ATTACKER, AVERAGING_ATTACKER)),
-    Method("spact_equal_compute", "SPAct, equal compute", "trained", "_spact_equal_compute",
-           control=True),
+    Method("ted_spad_plus", "TeD-SPAD+ (ours)", "trained", NARROW,
+           initialisation=NARROW, attackers=(PLAIN_ATTACKER, AVERAGING_ATTACKER)),
     Method("reconstruction", "Reconstruction only", "reconstruction", control=True),
+    Method("mosaic4_grey_noise0.05", "Unlearned: grey, 1/4, noise as TeD-SPAD+", "given",
+           control=True, attackers=(PLAIN_ATTACKER, AVERAGING_ATTACKER)),
+)  # fmt: skip
+
+_FURTHER_CONTROLS = (
+    Method("narrow_reconstruction", "Narrow f_A, reconstruction only", "reconstruction",
+           initialisation=NARROW, control=True),
+    Method("narrow_spact", "Narrow f_A, SPAct without distillation", "trained", "_spact",
+           initialisation=NARROW, control=True),
+    Method("full_width", "TeD-SPAD+ at full width: triplet and distillation", "trained", NARROW,
+           control=True),
+    *(Method(f"mosaic{k}{grey}", f"Unlearned: {'grey' if grey else 'colour'}, 1/{k}", "given",
+             control=True) for grey in ("_grey", "") for k in MOSAICS),
 )  # fmt: skip
 
 
@@ -101,7 +121,7 @@ _ABLATIONS = (
            miniature_label="f_T: small_narrow, 32-d (paper: R3D-18, 512-d)"),
 )  # fmt: skip
 
-METHODS = {method.name: method for method in (*_ROWS, *_ABLATIONS)}
+METHODS = {method.name: method for method in (*_ROWS, *_FURTHER_CONTROLS, *_ABLATIONS)}
 TABLE_8 = tuple(m.name for m in _ROWS if not m.control)
 CONTROLS = tuple(m.name for m in _ROWS if m.control)
 
@@ -116,32 +136,43 @@ ABLATION_TABLES = {
 }  # fmt: skip
 """Table number -> its rows, by method name. All of them report VISPR cMAP and UCF-Crime AUC."""
 
+CONTROL_TABLE = (
+    "raw",
+    "spact",
+    "ted_spad",
+    "ted_spad_plus",
+    *CONTROLS,
+    *(m.name for m in _FURTHER_CONTROLS),
+)
+"""Rows of `--table controls`, by method name: what learned nothing, or lacks a part of a method."""
+CONTROL_ATTACKERS = {
+    "ted_spad_plus": (NOISE_FREE_ATTACKER, INVERTING_ATTACKER), "ted_spad": (INVERTING_ATTACKER,),
+    "spact": (INVERTING_ATTACKER,), "mosaic4_grey_noise0.05": (NOISE_FREE_ATTACKER,),
+}  # fmt: skip
+"""Method -> attackers that `--table controls` adds."""
+
 TABLE_1 = ("raw", "spact", "ted_spad")
 """Rows of the feature-level leakage, by method name."""
 
 FEATURE_UTILITY_IN_MINIATURE = "small_still"
 """f_T of Table 1 in the miniature: the usual one looks at motion; still clips have none."""
 
-TABLES = ("8", "1", *ABLATION_TABLES)
+TABLES = ("8", "1", *ABLATION_TABLES, "controls")
 
 
 def chosen_tables(table: str) -> tuple[str, ...]:
-    """`8`, another number or `all` -> the tables to fill."""
+    """`8`, another of TABLES or `all` (the paper's) -> the tables to fill."""
     if table not in (*TABLES, "all"):
         raise UserError(f"--table {table}: the tables are: {', '.join(TABLES)} and all")
-    return TABLES if table == "all" else (table,)
+    return TABLES[:-1] if table == "all" else (table,)
 
 
-def chosen_methods(
-    asked: Iterable[str], tables: Iterable[str], controls: bool, presets: Iterable[str], scale: str
-) -> list[str]:
+def chosen_methods(asked: Iterable[str], tables: Iterable[str], controls: bool) -> list[str]:
     """The rows to run; raw is always among them, since every other row is compared with it.
 
     Args:
         asked: names of rows; empty: all of the tables.
         controls: whether Table 8 comes with its controls.
-        presets: of train_anonymizer.py; some controls exist in the miniature only.
-        scale: paper or miniature.
     """
     names = ["raw", *asked]
     if unknown := [name for name in names if name not in METHODS]:
@@ -149,7 +180,8 @@ def chosen_methods(
         raise UserError(f"--methods {' '.join(unknown)}: unknown; the methods are: {known}")
     if not asked:
         for table in tables:  # Table 1 has attacks of its own only
-            names += TABLE_8 if table == "8" else ABLATION_TABLES.get(table, ())
+            rows = {"8": TABLE_8, "controls": CONTROL_TABLE} | ABLATION_TABLES
+            names += rows.get(table, ())
         if controls and "8" in tables:
-            names += (c for c in CONTROLS if scale + METHODS[c].preset_suffix in presets)
+            names += CONTROLS
     return list(dict.fromkeys(names))

@@ -157,6 +157,7 @@ class PlanSettings:
     budget_weights: str = ""  # of init_privacy (SimCLR)
     ucf_crime_only: frozenset[str] = frozenset()  # ablations, the miniature's controls
     feature_level: tuple[str, ...] = ()  # methods whose f_T features are attacked too (Table 1)
+    controls: bool = False  # whether the attackers of `--table controls` attack, too
 
 
 def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSettings:
@@ -170,6 +171,7 @@ def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSett
         if os.environ.get(variable):
             environment[variable] = str(Path(os.environ[variable]).absolute())
     ablations = {name for table in tables for name in rows.ABLATION_TABLES.get(table, ())}
+    ablations |= set(rows.CONTROL_TABLE if "controls" in tables else ())
     main_rows = {*rows.TABLE_8, *rows.CONTROLS, *params.methods} if "8" in tables else set()
     partial = {"raw", *ablations} - main_rows
     if params.preset == "miniature":
@@ -179,7 +181,7 @@ def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSett
     weights = [str(Path(w).absolute()) if Path(w).is_file() else w for w in given]
     attacked = rows.TABLE_1 if "1" in tables else ()
     common = (params.preset, datasets, machine, environment, *weights)
-    return PlanSettings(*common, frozenset(partial), attacked)
+    return PlanSettings(*common, frozenset(partial), attacked, "controls" in tables)
 
 
 def build_plan(methods: Iterable[str], seeds: Iterable[int], settings: PlanSettings) -> list[Step]:
@@ -219,10 +221,18 @@ def anonymizer_argument(preset: str, seed: int, method: Method) -> str:
     """What the later stages take as --anonymizer."""
     if method.kind == "given":
         return method.name
-    run, file = "init_anonymizer", "fa_recon.pth"
+    run, file = f"init_anonymizer{method.initialisation}", "fa_recon.pth"
     if method.kind == "trained":
         run, file = f"anonymizer_{method.name}", "last.pth"
     return str(config.SAVED_MODELS_ROOT / run_id(preset, seed, run) / file)
+
+
+def utility_file(preset: str, seed: int, method: Method) -> Path:
+    """Checkpoint of a row's f_T."""
+    run, file = f"init_utility_{method.name}", "ft_action.pth"
+    if method.kind == "trained":
+        run, file = f"anonymizer_{method.name}", "last.pth"
+    return config.SAVED_MODELS_ROOT / run_id(preset, seed, run) / file
 
 
 def training_log(preset: str, seed: int, method: Method) -> Path:
@@ -268,9 +278,11 @@ class _SeedPlan:
         if method.kind == "trained":
             maker = utility = self._train(method, self._usual_arch(method))
         else:
-            maker = self._init_anonymizer("") if method.kind == "reconstruction" else None
-            utility = self._init_utility(method.name, anonymizer, maker)
-        for attacker in method.attackers_in(self.scale):
+            maker = None
+            if method.kind == "reconstruction":
+                maker = self._init_anonymizer(method.initialisation)
+            utility = self._row_utility(method, anonymizer, maker)
+        for attacker in method.attackers_in(self.scale, self.settings.controls):
             words, needs, suffix = ("--anonymizer", anonymizer), [maker], ""
             if attacker.from_raw:
                 start = self._add("train_privacy", "attacker_start", ("--anonymizer", "raw"))
@@ -290,7 +302,7 @@ class _SeedPlan:
             anonymizer = str(utility.outputs[0])
         else:
             anonymizer = method.name
-            utility = self._init_utility(method.name, anonymizer, None, arch)
+            utility = self._row_utility(method, anonymizer, None, arch)
         words = ("--anonymizer", anonymizer, "--utility", str(utility.outputs[0]))
         self._attack(method, rows.FEATURE_ATTACKER, words, [utility], "")
 
@@ -299,18 +311,23 @@ class _SeedPlan:
         words = () if suffix else self._weights(self.settings.anonymizer_weights)
         return self._add("init_anonymizer", f"init_anonymizer{suffix}", words, suffix=suffix)
 
-    def _init_utility(self, method: str, anonymizer: str, maker: Step | None, arch="") -> Step:
-        """f_T on the frames of an anonymizer; `arch` if it is not that of the preset."""
-        words = ("--anonymizer", anonymizer, *(("--ft_arch", arch) if arch else ()))
+    def _start_utility(self, arch: str) -> Step:
+        """f_T that all rows start from; `arch` if it is not that of the preset."""
         given = self.settings.utility_weights
         # the file is I3D's; torchvision has the weights of the others
-        words += self._weights(arch if arch and given not in ("", "none") else given)
-        if not self.is_small and method != "start":  # as long as the trained rows' f_T learns
-            epochs = stage_1.PAPER.epochs + stage_1.PAPER.settle_epochs
-            words += ("--epochs", str(epochs))
-        run = f"init_utility_{method}" + (f"_{arch}" if arch else "")
-        row = "shared" if method == "start" else method
-        return self._add("init_utility", run, words, [maker], method=row)
+        words = self._weights(arch if arch and given not in ("", "none") else given)
+        words += ("--ft_arch", arch) if arch else ()
+        return self._add("init_utility", f"init_utility_start{arch and '_' + arch}", words)
+
+    def _row_utility(
+        self, method: Method, anonymizer: str, maker: Step | None, arch: str = ""
+    ) -> Step:
+        """f_T of a row that trains no f_A: as many steps and clips as the others' learns."""
+        start = self._start_utility(arch)
+        words = ("--anonymizer", anonymizer, "--init_weights", str(start.outputs[0]))
+        words += ("--ft_arch", arch) if arch else ()
+        run = f"init_utility_{method.name}{arch and '_' + arch}"
+        return self._add("init_utility", run, words, [maker, start], "_row", method=method.name)
 
     def _weights(self, given: str) -> Words:
         return ("--init_weights", given) if given and not self.is_small else ()
@@ -320,8 +337,8 @@ class _SeedPlan:
         suffix = method.preset_suffix
         words = self._weights(self.settings.budget_weights)
         starts = {
-            "--init_fa": self._init_anonymizer(suffix if method.own_initialisation else ""),
-            "--init_ft": self._init_utility("raw" if self.is_small else "start", "raw", None, arch),
+            "--init_fa": self._init_anonymizer(method.initialisation),
+            "--init_ft": self._start_utility(arch),
             "--init_fb": self._add("init_privacy", "init_privacy", words),
         }
         words = tuple(w for option, s in starts.items() for w in (option, str(s.outputs[0])))

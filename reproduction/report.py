@@ -107,6 +107,9 @@ class _Report:
         if numbers := [number for number in self.options.tables if number in ABLATION_TABLES]:
             figure = figures.ablation_changes(self.results, numbers)
             yield _embedded(figure, "ablations", "What each variant changes against raw video.")
+        if "controls" in self.options.tables:
+            caption = "What learns nothing (lines), and the other rows. Hollow: controls."
+            yield _embedded(figures.unlearned_curve(self.results), "unlearned", caption)
         for number in (number for number in self.options.tables if number != "8"):
             yield tables.paper_table(self.results, number)
 
@@ -123,6 +126,8 @@ class _Report:
             yield _embedded(shared.attribute_bars(bars, chance), "attributes", caption)
             yield self.details["attributes"]
             yield self.details["attackers"]
+        if "training" in self.details:
+            yield self.details["training"]
 
     def _samples(self) -> Blocks:
         shown = [("images", self.source.images(), "Test images with two attributes or more")]

@@ -15,7 +15,7 @@ from aux_code.metrics import leakage_removed
 from aux_code.series import mean_and_deviation
 from reproduction import methods
 from reproduction.methods import DATASETS, FEATURE_ATTACKER, METHODS, Attacker, Method
-from reproduction.plan import anomaly_result, anomaly_scores, privacy_result
+from reproduction.plan import anomaly_result, anomaly_scores, privacy_result, utility_file
 
 N_DRAWS = 1000
 """Bootstrap draws of an interval."""
@@ -53,6 +53,7 @@ class MethodResult:
     seed: int
     method: Method
     protocol: str
+    training: dict[str, float] = field(default_factory=dict)  # metrics of f_T's checkpoint
     attacks: list[Attack] = field(default_factory=list)  # on images; the strongest first
     detection: dict[str, Any] = field(default_factory=dict)  # data set -> the file of stage 4
     values: dict[str, float] = field(default_factory=dict)
@@ -216,7 +217,9 @@ def collect_results(
 
 def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult:
     result = MethodResult(preset, seed, method, protocol)
-    for attacker in (*method.attackers_in(preset), FEATURE_ATTACKER):
+    if (path := utility_file(preset, seed, method)).is_file():
+        result.training = record_of(path, "metrics").get("metrics", {})
+    for attacker in (*method.attackers_in(preset, controls=True), FEATURE_ATTACKER):
         content = _content(privacy_result(preset, seed, method.name, attacker), protocol)
         if content and attacker == FEATURE_ATTACKER:
             result.values["feature_cmap"] = content["protocols"][protocol]["cmap"]

@@ -15,7 +15,7 @@ from aux_code.reporting import published
 from aux_code.reporting.published import DATASET_LABELS, HEADLINE_METRIC, relative_change
 from aux_code.reporting.table import MISSING, Table, percent
 from aux_code.series import mean_and_deviation
-from reproduction.methods import ABLATION_TABLES, DATASETS, METHODS, TABLE_1
+from reproduction.methods import ABLATION_TABLES, CONTROL_TABLE, DATASETS, METHODS, TABLE_1
 from reproduction.plan import STAGES, Step
 from reproduction.results import Results
 from reproduction.runner import Timings, clock
@@ -79,6 +79,9 @@ def paper_table(results: Results, number: str) -> Table:
         note = "In the miniature f_T sees frames here, motion elsewhere: still clips have none."
         notes = [note] if results.preset == "miniature" else []
         return method_table("Table 1: Feature-level leakage", results, TABLE_1, columns, notes)
+    if number == "controls":
+        columns = [column._replace(paper={}) for column in main_columns(results)[:3]]
+        return method_table("Controls", results, CONTROL_TABLE, columns)
     columns = ablation_columns(number, results.preset)
     title = f"Table {number}: {published.ABLATION_TITLES[number]}"
     return method_table(title, results, ABLATION_TABLES[number], columns)
@@ -105,6 +108,7 @@ def detail_tables(results: Results) -> dict[str, Table]:
         if len(kinds) > 1:
             tables[f"categories_{dataset}"] = table(f"{label}: frame AUC per category", kinds)
     tables["attackers"] = attacker_table(results)
+    tables["training"] = training_table(results)
     return {key: table for key, table in tables.items() if table.rows}
 
 
@@ -122,6 +126,17 @@ def attacker_table(results: Results) -> Table:
         rows.append((*cells, "yes" if attack is result.attacks[0] else "no"))
     header = ("Method", "Seed", "Attacker sees", "Begins with", "cMAP", "95 % interval", "F1")
     return Table("Attackers", (*header, "Best epoch / last", "Counts"), tuple(rows))
+
+
+def training_table(results: Results) -> Table:
+    """How long f_T learned in every row: all its steps, and all clips that it saw in them."""
+    rows = []
+    for result in results:
+        counts = [result.training.get(key) for key in ("ft_steps", "ft_clips")]
+        if None not in counts:
+            label = result.method.label_in(results.preset)
+            rows.append((label, str(result.seed), *(f"{count:,.0f}" for count in counts)))
+    return Table("Training of f_T", ("Method", "Seed", "Steps", "Clips"), tuple(rows))
 
 
 def method_table(

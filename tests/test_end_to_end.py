@@ -70,7 +70,7 @@ def undone(steps: list[Step]) -> set[str]:
 def test_all_stages_then_report_then_nothing_left_to_do(roots: Path):
     steps = short_plan(roots)
     outcome = run_steps(steps, min(2, os.cpu_count() or 1))
-    assert not outcome.failed and len(outcome.done) == len(steps) == 16
+    assert not outcome.failed and len(outcome.done) == len(steps) == 17
     results = collect_results("miniature", (0,), METHODS)
     paths = write_all(results, ReportOptions(tuple(steps), 48, timings=read_timings()))
     summary = read_json(paths[0])

@@ -176,6 +176,13 @@ def set_noise_generator(network: nn.Module, generator: torch.Generator | None) -
             module.set_noise_generator(generator)
 
 
+def remove_noise(network: nn.Module) -> None:
+    """Lets every `NarrowOutput` inside a network release without noise, in place."""
+    for module in network.modules():
+        if isinstance(module, NarrowOutput):
+            module.output_noise = 0.0
+
+
 def _build_unet_plus_plus(**arguments) -> nn.Module:
     # imported here because its library takes seconds, which only this architecture should cost
     from aux_code.models.unet_plus_plus import UNetPlusPlus

@@ -12,7 +12,7 @@ from torch import nn
 from anonymization_training import init_anonymizer, init_privacy, init_utility
 from anonymization_training.minimax import Networks, Updater, Updaters
 from anonymization_training.params_anonymization import MINIATURE, TrainAnonymizerParams
-from anonymization_training.training_batches import ClipBatch, ImageBatch
+from anonymization_training.training_batches import N_VIEWS, ClipBatch, ImageBatch
 from aux_code import config
 from aux_code.checkpoints import load_checkpoint
 from aux_code.miniature.render import render_benchmark
@@ -22,7 +22,6 @@ from aux_code.training_state import TrainingState
 ROOT = Path(__file__).resolve().parents[2]
 TINY = tuple("--preset miniature --device cpu --size 24 --batch_videos 16 --batch_images 8".split())
 CPU = torch.device("cpu")
-N_VIEWS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
 
 
 def params(**changed) -> TrainAnonymizerParams:

@@ -63,7 +63,8 @@ def test_the_initialisations_write_what_the_minimax_starts_from(inits):
     for role, path in inits.items():
         meta = load_checkpoint(path)["meta"]
         assert meta["parameters"]["max_steps"] == 3 and meta["parameters"]["preset"] == "miniature"
-        assert set(meta["metrics"]) == {quality[role]} and meta["seconds"] > 0
+        counts = {"ft_steps", "ft_clips"} if role == "init_ft" else set()
+        assert set(meta["metrics"]) == {quality[role]} | counts and meta["seconds"] > 0
         assert set(meta["architectures"]) == {role.removeprefix("init_")}
         script = path.parent.name.removesuffix("_miniature")
         assert {p.name for p in path.parent.iterdir()} == {path.name, f"params_{script}.json"}
@@ -84,6 +85,26 @@ def test_utility_trains_on_obfuscated_persons(artifacts):
     narrow = saved / "init_anonymizer_miniature_ted_spad_plus" / "fa_recon.pth"
     inputs = inputs_after_a_step("--anonymizer", str(narrow))
     assert inputs["anonymizer"]["sha256"] == sha256(narrow) and "person_boxes" not in inputs
+
+
+def test_a_row_goes_on_from_the_start_and_counts_all_that_its_f_t_saw(inits, artifacts, train):
+    start = load_checkpoint(inits["init_ft"])["meta"]
+    batch, given = start["parameters"]["batch_videos"], ["--init_weights", str(inits["init_ft"])]
+    assert start["metrics"]["ft_steps"] == 3 and start["metrics"]["ft_clips"] == 3 * batch
+    row = [*TINY, "--preset", "miniature_row", "--run_id", "row", "--max_steps", "2"]
+    init_utility.main([*row, "--anonymizer", "mosaic4_grey_noise0.05", *given])
+    content = load_checkpoint(artifacts / "saved_models" / "row" / "ft_action.pth")
+    own, counts = content["meta"]["parameters"]["batch_videos"], content["meta"]["metrics"]
+    assert (counts["ft_steps"], counts["ft_clips"]) == (5, 3 * batch + 2 * 3 * own)
+    head = "ft_model_state_dict"
+    before = load_checkpoint(inits["init_ft"])[head]
+    moved = [(before[name] - value.float()).abs().max() for name, value in content[head].items()
+             if value.is_floating_point() and "running" not in name]  # fmt: skip
+    assert 0 < max(moved) < 0.02, "two steps from the start, not random weights"
+    for preset, clips in (("miniature", 3), ("miniature_spact", 3), ("miniature_invariance_1", 2)):
+        saved = load_checkpoint(train(preset, "--preset", preset, "--max_steps", "1") / "last.pth")
+        counts, videos = saved["meta"]["metrics"], saved["meta"]["parameters"]["batch_videos"]
+        assert counts["ft_steps"] == 3 + 2 and counts["ft_clips"] == 3 * batch + 2 * clips * videos
 
 
 @pytest.mark.parametrize("script", [init_anonymizer, init_utility, init_privacy])
@@ -127,7 +148,7 @@ def test_train_anonymizer_resumes_bit_for_bit_from_wherever_it_was_ended(inits, 
     meta = load_checkpoint(whole / "last.pth")["meta"]
     digests = {role: entry["sha256"] for role, entry in meta["inputs"].items()}
     assert digests == {role: sha256(path) for role, path in inits.items()}
-    assert set(meta["metrics"]) == {"top1", "nt_xent_accuracy"}
+    assert set(meta["metrics"]) == {"top1", "nt_xent_accuracy", "ft_steps", "ft_clips"}
     assert set(meta["architectures"]) == {"fa", "ft", "fb"}
     for role, load in zip(inits, (load_anonymizer, load_utility, load_budget)):
         before, after = (load(p).state_dict() for p in (inits[role], whole / "last.pth"))

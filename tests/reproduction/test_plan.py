@@ -38,8 +38,8 @@ def named(*methods: str, **settings) -> dict[str, Step]:
 def plan_of(*options: str) -> list[Step]:
     """The steps of a command line of reproduce.py."""
     params = parse(reproduce.PRESETS, list(options))
-    tables, trained = rows.chosen_tables(params.table), STAGES["train_anonymizer"].presets
-    chosen = rows.chosen_methods(params.methods, tables, params.controls, trained, params.preset)
+    tables = rows.chosen_tables(params.table)
+    chosen = rows.chosen_methods(params.methods, tables, params.controls)
     return build_plan(chosen, params.seeds, plan_settings(params, 2, tables))
 
 
@@ -75,7 +75,7 @@ def test_shared_steps_occur_once_a_seed_and_the_trained_methods_start_alike(arti
     stages = [step.stage for step in plan(["raw", *names[:2], "blur"], seeds=(0, 1))]
     once = ("init_privacy", "init_anonymizer", "miniature")
     assert [stages.count(name) for name in once] == [2, 2, 2]
-    assert stages.count("init_utility") == 4, "raw's is shared by the trained; blur has its own"
+    assert stages.count("init_utility") == 6, "one start for all; raw and blur go on from it"
     assert stages.count("train_anonymizer") == 4 and stages.count("main") == 2 * 4 * 3
     steps = named(*names)
     spact, ted, plus = (steps[f"anonymizer_{name}"] for name in names)
@@ -151,8 +151,8 @@ def test_rows_of_other_tables_are_trained_as_their_names_say(artifacts, preset):
     assert distance == 4 if is_small else (distance, label) == (32, "clip distance 32")
     assert not is_small or re.fullmatch(r"clip distance 4, .*\(paper: 32\)", label)
 
-    arch, start = ("small_wide", "raw") if is_small else ("mvitv2", "start")
-    usual, start = steps[f"init_utility_{start}"], steps[f"init_utility_{start}_{arch}"]
+    arch = "small_wide" if is_small else "mvitv2"
+    usual, start = steps["init_utility_start"], steps[f"init_utility_start_{arch}"]
     assert option(start, "--ft_arch") == arch and "--ft_arch" not in usual.arguments
     assert option(steps["anonymizer_mvitv2"], "--init_ft") == str(start.outputs[0])
     weights = [s.params.init_weights for s in (start, usual)]
@@ -178,10 +178,6 @@ def test_the_paper_needs_weights_and_trains_every_f_t_alike(artifacts):
     words = {"anonymizer": str(file), "utility_start": "none", "privacy": "resnet50"}
     for run, expected in (words | {"anonymizer_ted_spad_plus": ""}).items():
         assert steps[f"paper_s0_init_{run}"].params.init_weights == expected
-    trained = steps["paper_s0_anonymizer_ted_spad"].params
-    for row in ("raw", "blur"):
-        own = steps[f"paper_s0_init_utility_{row}"].params
-        assert own.epochs == trained.epochs + trained.settle_epochs
     assert steps["paper_s0_init_utility_start"].params.epochs == 0
     assert "NOTE: f_T or f_B starts at random" in shell_script([*steps.values()], Reckoning())
 
@@ -192,18 +188,47 @@ def test_ablations_and_the_miniatures_controls_need_ucf_crime_only(artifacts):
     assert {option(s, "--dataset") for s in steps if "--dataset" in s.arguments} == {"ucf_crime"}
     steps = plan_of(*small, "--table", "all")
     assert len(datasets_of(steps, "ted_spad")) == len(datasets_of(steps, "raw")) == 3
-    for row in ("omega_1", "mvitv2", control, "spact_equal_compute"):
+    for row in ("omega_1", "mvitv2", control, "mosaic4_grey_noise0.05"):
         assert datasets_of(steps, row) == {"ucf_crime"}
     assert len(datasets_of(plan_of(*small, "--methods", control), control)) == 3
     assert len(datasets_of(plan_of("--preset", "paper"), control)) == 3
-    assert not datasets_of(plan_of("--preset", "paper"), "spact_equal_compute")
+
+
+@pytest.mark.parametrize("preset", ["paper", "miniature"])
+def test_every_f_t_has_one_start_and_takes_as_many_steps_and_clips(artifacts, preset):
+    names = ("raw", "blur", "reconstruction", "narrow_reconstruction", "mosaic6_grey")
+    steps = named(*names, "spact", "ted_spad", preset=preset)
+    trained = [steps[f"anonymizer_{name}"] for name in ("spact", "ted_spad")]
+    others, start = [steps[f"init_utility_{name}"] for name in names], steps["init_utility_start"]
+    for step in (*trained, *others):
+        assert start.name in step.needs and str(start.outputs[0]) in step.arguments
+    assert Path(option(others[3], "--anonymizer")).parent.name.endswith("anonymizer_ted_spad_plus")
+    assert option(others[4], "--anonymizer") == "mosaic6_grey"
+    all_params = [step.params for step in (*trained, *others)]
+    lengths = {(p.epochs + getattr(p, "settle_epochs", 0), p.batch_videos) for p in all_params}
+    assert len(lengths) == 1
+    if preset == "miniature":  # three clips of each video; in the paper SPAct has one
+        assert trained[0].params.ce_on_all_clips and trained[1].params.utility_loss == "triplet"
+        assert {step.params.clips_per_video for step in others} == {3}
+
+
+def test_the_table_of_controls_adds_rows_and_attackers(artifacts):
+    steps = {s.name: s for s in plan_of("--preset", "miniature", "--table", "controls")}
+    for run in ("ted_spad_plus_noise_free", "ted_spad_plus_inversion", "ted_spad_inversion",
+                "narrow_spact", "full_width", "mosaic2", "mosaic12_grey"):  # fmt: skip
+        assert f"privacy_miniature_s0_{run}" in steps
+    free = steps["privacy_miniature_s0_ted_spad_plus_noise_free"]
+    assert free.params.average_frames == 0
+    narrow = steps["miniature_s0_anonymizer_narrow_spact"].params
+    assert Path(narrow.init_fa).parent.name.endswith("init_anonymizer_ted_spad_plus")
+    assert narrow.distillation_weight == 0 and narrow.omega == 0
+    assert not any("noise_free" in s.name for s in plan_of("--preset", "miniature"))
 
 
 def test_wrong_names_are_user_errors_that_list_the_known(artifacts, monkeypatch):
     for options, expected in (
         ("--table 7", "the tables are: 8, 1, 2, 3"),
         ("--methods rwa", "rwa: unknown; the methods are: raw, downsample2x"),
-        ("--methods spact_equal_compute", "no preset 'paper_spact_equal_compute'; it has: paper, "),
         ("--preset miniature --force nonsense --dry_run", "--force nonsense"),
     ):
         monkeypatch.setattr("sys.argv", ["reproduce.py", *options.split()])
