@@ -69,6 +69,7 @@ def test_readme_is_short_and_comes_to_real_data_early():
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_and_named_files_exist(path: Path):
     text = path.read_text(encoding="utf-8")
+    assert not re.search("^(<<<<<<<|>>>>>>>) ", text, re.M), "an unresolved merge"
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (path.parent / link).exists(), f"{path.name} links to {link}"
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
