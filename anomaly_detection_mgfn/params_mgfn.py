@@ -26,7 +26,7 @@ class MgfnParams(PersonBoxParams, CommonParams):
     ground_truth: str = by_content("")
     """With --features_list: .npy of the test videos' frame labels, in the order of TEST.list."""
     frames_per_feature: int = 16
-    """With --features_list: frames that one feature stands for (RTFM and MGFN: 16)."""
+    """With --features_list: frames that one feature stands for (releases of RTFM, MGFN: 16)."""
     anonymizer: str = free("")
     """Name or path that the features must come from (empty: any); with --score the one to apply."""
 

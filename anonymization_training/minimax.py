@@ -29,6 +29,9 @@ from aux_code.layout import apply_per_frame
 from aux_code.losses import temporal
 from aux_code.losses.nt_xent import nt_xent_loss
 
+Images = ImageBatch | None
+"""None where the positives of NT-Xent are frames of the clips."""
+
 
 class NonFiniteLoss(ArithmeticError):
     """A loss or its gradient became NaN or infinite; the message names it."""
@@ -150,7 +153,11 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
 
 
 def minimax_step(
-    networks: Networks, clips: ClipBatch, images: ImageBatch, params: Params, updaters: Updaters
+    networks: Networks,
+    clips: ClipBatch,
+    images: Images,
+    params: Params,
+    updaters: Updaters,
 ) -> dict[str, float]:
     """Both steps on one batch (Algorithm 1), or one of them in turn (release)."""
     both = params.alternate == "steps"
@@ -164,7 +171,11 @@ def minimax_step(
 
 
 def step_anonymizer(
-    networks: Networks, clips: ClipBatch, images: ImageBatch, params: Params, updater: Updater
+    networks: Networks,
+    clips: ClipBatch,
+    images: Images,
+    params: Params,
+    updater: Updater,
 ) -> dict[str, float]:
     """Step 1: one update of f_A; f_T and f_B stay as they are, down to their running statistics.
 
@@ -187,7 +198,11 @@ def step_anonymizer(
 
 
 def step_adversaries(
-    networks: Networks, clips: ClipBatch, images: ImageBatch, params: Params, updaters: Updaters
+    networks: Networks,
+    clips: ClipBatch,
+    images: Images,
+    params: Params,
+    updaters: Updaters,
 ) -> dict[str, float]:
     """Step 2: one update of f_T and one of f_B on f_A's output; f_A runs without gradient.
 
@@ -221,7 +236,7 @@ def step_utility(
 
 
 def anonymizer_loss(
-    networks: Networks, clips: ClipBatch, images: ImageBatch, params: Params
+    networks: Networks, clips: ClipBatch, images: Images, params: Params
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """w_T * L_T - w_B * L_B, which step 1 minimises, and its named parts."""
     utility, parts = utility_loss(networks, clips, params)
@@ -283,7 +298,7 @@ def temporal_term(embedding: Tensor, params: Params) -> Tensor:
 def budget_loss(
     networks: Networks,
     clips: ClipBatch,
-    images: ImageBatch,
+    images: Images,
     params: Params,
     through_fa: bool = True,
 ) -> Tensor:

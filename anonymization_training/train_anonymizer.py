@@ -60,19 +60,18 @@ def main(argv: list[str] | None = None) -> None:
     stateful = players | {f"updater_{name}": u for name, u in updaters._asdict().items()}
     state = TrainingState(folder / STATE, recipe, stateful, params.minutes_between_saves)
     views = "triplet" if params.ce_on_all_clips else params.utility_loss
-    clip_batches = clip_source(data.train, views, params, data.cache, folder)
-    image_batches = image_source(data.images.paths, params, data.cache, folder)
+    sources = [clip_source(data.train, views, params, data.cache, folder)]
+    if params.budget_positives == "views":
+        sources.append(image_source(data.images.paths, params, data.cache, folder))
     validation = Validation(networks, data, params, run)
 
     with StepLoop(run, params, state) as loop:
-        for clips, images in loop.steps(
-            "minimax", params.epochs, updaters[:3], clip_batches, image_batches
-        ):
-            losses = minimax_step(networks, clips, images, params, updaters)
+        for clips, *images in loop.steps("minimax", params.epochs, updaters[:3], *sources):
+            losses = minimax_step(networks, clips, *(images or [None]), params, updaters)
             if loop.note(losses):  # an epoch has ended
                 validate_and_keep_best(loop, players, validation)
         for (clips,) in loop.steps(
-            "settle f_T", params.settle_epochs, [updaters.settle], clip_batches
+            "settle f_T", params.settle_epochs, [updaters.settle], sources[0]
         ):
             losses = step_utility(networks, clips, params, updaters.settle)
             if loop.note(losses):

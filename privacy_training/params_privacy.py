@@ -57,13 +57,13 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     n_releases: int = 8
     """Releases of each training image, used in turn by epochs, if f_A is random (ours)."""
     epochs: int = 0
-    """Epochs at most; 0 takes image_epochs or feature_epochs."""
+    """Epochs at most; 0 takes image_epochs or feature_epochs (ours)."""
     image_epochs: int = 100
     """Epochs of --level image (paper)."""
     feature_epochs: int = 50
     """Epochs of --level feature (paper)."""
     max_steps: int = 0
-    """Stop after this many optimisation steps, to try things out; 0: no such end."""
+    """Stop after this many optimisation steps, to try things out; 0: no such end (ours)."""
     batch_size: int = 32
     """Images per step (paper)."""
     image_learning_rate: float = 1e-3
@@ -92,7 +92,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     least_epochs: int = 0
     """Epochs before which no plateau ends the training: the first may find nothing (ours)."""
     evaluate_every: int = 1
-    """Epochs between two evaluations on validation and test; the last is always evaluated."""
+    """Epochs between evaluations on validation and test (ours); the last is always evaluated."""
     shift: float = 0.08
     """Attacker's augmentation: largest shift, as a share of the image (ours)."""
     zoom: float = 0.12
@@ -110,11 +110,11 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     inversion_learning_rate: float = 1e-3
     """Adam's learning rate of that network, falling to 0 as a cosine (ours)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the attacker's products; auto: bf16 where the device is fast in it (GPUs, some CPUs)."""
+    """Of the attacker's products; auto: bf16 where the device is fast in it (ours)."""
     storage: Literal["float16", "float32"] = "float16"
     """dtype of released images in memory: 18,000 of 224 pixels take 5.4 GB as float16."""
     release_batch: int = 64
-    """Images per pass through f_A; bounds its memory."""
+    """Images per pass through f_A; bounds its memory (ours)."""
     n_workers: int = free(4)
     """Threads that decode images."""
     minutes_between_saves: float = free(0.0)

@@ -15,8 +15,8 @@ from reproduction.plan import STAGES, PlanSettings, Progress, Step, progress_of
 from reproduction.runner import clock, expected_seconds, read_timings
 
 PAPER_PFLOP = {
-    "init_anonymizer": 253, "init_utility": 25, "init_privacy": 49, "train_anonymizer": 3750,
-    "train_privacy": 32, "dali_extraction": 71, "main": 14,
+    "init_anonymizer": 440, "init_utility": 56, "init_privacy": 0, "train_anonymizer": 6530,
+    "train_privacy": 32, "dali_extraction": 128, "main": 14,
 }  # fmt: skip
 """PFLOP of a step with the paper's networks and data sets, mean of Table 8's rows; the counts of
 benchmarks/model_costs.py times steps, frames and passes."""

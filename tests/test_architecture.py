@@ -171,12 +171,17 @@ def test_every_parameter_is_read_by_its_stage():
         assert not unused, f"{parameters.__name__}: nothing reads {', '.join(sorted(unused))}"
 
 
-def test_every_parameter_is_documented():
+def test_every_parameter_is_documented_and_what_decides_a_result_has_a_source():
+    """Inputs and what changes no result are declared by calls: by_content(...), free(...)."""
     for place, node in nodes([*sources(*STAGES), ROOT / "reproduce.py"], ast.ClassDef):
         for field, after in zip(node.body, [*node.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign) and node.name.endswith("Params"):
                 text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                assert text, f"{place}: {node.name}.{field.target.id} has no docstring"
+                where = f"{place}: {node.name}.{field.target.id}"
+                assert text, f"{where} has no docstring"
+                decides = "params_" in str(place) and not isinstance(field.value, ast.Call)
+                stated = re.search("paper|release|ours", after.value.value, re.I)
+                assert stated or not decides, f"{where} states no source"
 
 
 def test_nothing_names_a_path_of_one_machine():

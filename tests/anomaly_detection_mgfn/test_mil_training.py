@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from anomaly_detection_mgfn import mil_training, stage_data
 from anomaly_detection_mgfn.mgfn import MGFN
@@ -164,3 +165,29 @@ def test_noise_follows_each_feature_and_keeps_the_magnitude_true():
     torch.testing.assert_close(added, torch.tensor([0.0, 0.5, 2.0]), rtol=0.1, atol=1e-6)
     torch.testing.assert_close(noisy[..., -1], noisy[..., :-1].norm(dim=-1))
     assert mil_training.with_noise(bags, 0.0) is bags
+
+
+def test_the_papers_losses_learn_features_of_2048_values():
+    """Half of an anomalous video shows something else, and fresh videos are told apart by it. The
+    last part has an eighth of its width, for its time; the margin is a sum over that width."""
+    torch.manual_seed(3)
+    dims = (*PAPER.dims[:2], PAPER.dims[2] // 8)
+    params = replace(PAPER, dims=dims, margin=PAPER.margin / 8)
+    net, event = MGFN(2048, dims), 2 * torch.rand(2048)
+    optimizer = torch.optim.Adam(net.parameters(), params.lr, weight_decay=params.weight_decay)
+
+    def bags() -> list[Tensor]:
+        features = torch.rand(2, 8, 1, 8, 2048) / 2  # of eight normal, eight anomalous videos
+        features[1, :, :, :4] += event
+        return [torch.cat([x, x.norm(dim=-1, keepdim=True)], -1) for x in features]
+
+    for _ in range(20):
+        parts = training_losses(net, *bags(), params)
+        optimizer.zero_grad()
+        sum(parts.values()).backward()
+        optimizer.step()
+    assert parts["classification"] < 0.6, "a guess: 0.69"
+    with torch.no_grad():
+        scores = net.eval()(torch.cat(bags())).scores
+    normal, anomalous = scores.topk(params.top_k, 1).values.mean(1).split(8)
+    assert anomalous.min() > normal.max()

@@ -197,8 +197,8 @@ def test_ablations_and_the_miniatures_controls_need_ucf_crime_only(artifacts):
 @pytest.mark.parametrize("preset", ["paper", "miniature"])
 def test_every_f_t_has_one_start_and_takes_as_many_steps_and_clips(artifacts, preset):
     names = ("raw", "blur", "reconstruction", "narrow_reconstruction", "mosaic6_grey")
-    steps = named(*names, "spact", "ted_spad", preset=preset)
-    trained = [steps[f"anonymizer_{name}"] for name in ("spact", "ted_spad")]
+    steps = named(*names, "spact", "ted_spad", "ted_spad_plus", preset=preset)
+    trained = [steps[f"anonymizer_{name}"] for name in ("spact", "ted_spad", "ted_spad_plus")]
     others, start = [steps[f"init_utility_{name}"] for name in names], steps["init_utility_start"]
     for step in (*trained, *others):
         assert start.name in step.needs and str(start.outputs[0]) in step.arguments
@@ -251,7 +251,7 @@ def test_the_dry_run_can_be_pasted_and_reckons_hours_with_a_stated_rate(artifact
     text = shell_script(steps, Reckoning())
     assert "takes unknown time" in text and "docs/scaling.md" in text and "NOTE" not in text
     text = shell_script(steps, Reckoning(1, tflops=1.0))
-    assert "1 train the anonymizer: 1 steps, about 1,042 hours" in text, "3750 PFLOP"
+    assert "1 train the anonymizer: 1 steps, about 1,814 hours" in text, "6530 PFLOP"
 
 
 def test_the_dry_run_says_what_stands_there(make_step):
