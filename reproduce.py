@@ -48,6 +48,9 @@ class ReproduceParams:
     """Rows to run, by name; empty: all of the table, and the controls if --controls."""
     seeds: tuple[int, ...] = (0,)
     """Every row is run once with each seed; several give mean and deviation."""
+    render_seed: int | None = None
+    """Of the miniature's data, for all seeds: deviations are then those of training alone. None:
+    each seed renders its own."""
     controls: bool = True
     """Also run the short controls: reconstruction only, and a mosaic as narrow as TeD-SPAD+."""
     protocol: Literal["validation", "last", "best_on_test"] = "validation"
@@ -82,6 +85,10 @@ class ReproduceParams:
         check_ranges(self, at_least={"jobs": 0, "seeds": 0, "tflops": 0})
         if not self.seeds:
             raise UserError("--seeds needs at least one number, such as 0")
+        if self.render_seed is not None:
+            check_ranges(self, at_least={"render_seed": 0})
+            if self.preset != "miniature":
+                raise UserError("--render_seed is for drawn data: --preset miniature")
 
 
 PRESETS = {
@@ -118,7 +125,9 @@ def main() -> int:
     timings = {name: took for name, took in read_timings().items() if name in names}
     shown = dict.fromkeys([*methods, *settings.feature_level])
     seconds = worked_seconds(timings)
-    results = collect_results(params.preset, params.seeds, shown, params.protocol, seconds)
+    results = collect_results(
+        params.preset, params.seeds, shown, params.protocol, seconds, params.render_seed
+    )
     size = STAGES["dali_extraction"].presets[params.preset].size
     options = ReportOptions(tuple(steps), size, tables, timings, params.show_raw)
     for path in write_all(results, options):

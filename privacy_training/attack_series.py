@@ -80,7 +80,7 @@ def summarise(run_id: str, reports: list[dict[str, Any]], failed: dict[str, str]
 
 def _over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
     def scores(protocol: dict[str, Any]) -> dict[str, Any]:
-        return {key: protocol[key] for key in ("cmap", "f1", "per_attribute")}
+        return {key: protocol[key] for key in ("cmap", "f1", "per_attribute", "held_out")}
 
     protocols = [
         {name: scores(report["protocols"][name]) for name in PROTOCOLS} for report in reports

@@ -82,7 +82,8 @@ def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
         if epoch == 0 or attack.finished or (epoch + 1) % params.evaluate_every == 0:
             for name, images in (("validation", splits.validation), ("test", splits.test)):
                 entry[name] = predict(attack, images)
-                scores = attribute_metrics(entry[name].numpy(), images.labels.cpu().numpy())
+                both = entry[name].numpy(), images.labels.cpu().numpy()
+                scores = attribute_metrics(*(columns[:, params.counted] for columns in both))
                 writer.add_scalar(f"privacy/{name}_cmap", scores.cmap, epoch + 1)
                 writer.add_scalar(f"privacy/{name}_f1", scores.f1, epoch + 1)
                 entry[f"{name}_cmap"] = scores.cmap

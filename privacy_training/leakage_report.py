@@ -21,14 +21,15 @@ def leakage_report(
     names: list[str],
     params: PrivacyParams,
 ) -> dict[str, Any]:
-    """Builds the result of an attack.
+    """Builds the result of an attack; `held_out` stands beside `per_attribute`, outside the rest.
 
     Args:
         history: of `run_attack`, with probabilities `validation` and `test` (N, n_attributes) and
             their `validation_cmap` and `test_cmap` where evaluated.
         validation_labels, test_labels: (N, n_attributes) in {0, 1}.
         names: the attributes.
-        params: `n_bootstrap` resamplings of the test images, drawn by `seed`; what a plateau is.
+        params: `n_bootstrap` resamplings of the test images, drawn by `seed`; what a plateau is;
+            which columns count.
 
     Returns:
         protocols `last`, `validation` (the epoch with the best smoothed validation cMAP) and
@@ -40,24 +41,27 @@ def leakage_report(
     selected = evaluated[np.argmax(smooth(np.array(list(cmaps.values()))))]
     best_on_test = max(evaluated, key=lambda entry: entry["test_cmap"])
     chosen = {"last": evaluated[-1], "validation": selected, "best_on_test": best_on_test}
-    protocols = {}
+    protocols, counted = {}, params.counted
+    own_labels = test_labels[:, counted]
     for name, entry in chosen.items():
         probabilities = entry["test"].numpy()
-        scores = attribute_metrics(probabilities, test_labels)
+        precisions = attribute_metrics(probabilities, test_labels).per_attribute
+        probabilities = probabilities[:, counted]
+        scores = attribute_metrics(probabilities, own_labels)
         drawn = (len(test_labels), params.n_bootstrap, params.seed)
         protocols[name] = {
             "cmap": scores.cmap,
             "f1": scores.f1,
-            "per_attribute": _named(names, scores.per_attribute),
+            **_by_attribute(names, precisions, counted),
             "epoch": entry["epoch"],
-            "confidence_interval": limits(bootstrap(*drawn, cmap_of(probabilities, test_labels))),
+            "confidence_interval": limits(bootstrap(*drawn, cmap_of(probabilities, own_labels))),
         }
     # a guess that says yes as often as it is true has the prevalence as F1, too
-    prevalence = chance_cmap(test_labels)
-    chance = {"cmap": prevalence, "f1": prevalence, "f1_always_yes": f1_always_yes(test_labels)}
+    prevalence = chance_cmap(own_labels)
+    chance = {"cmap": prevalence, "f1": prevalence, "f1_always_yes": f1_always_yes(own_labels)}
     return {
         "protocols": protocols,
-        "chance": {**chance, "per_attribute": _named(names, test_labels.mean(0))},
+        "chance": chance | _by_attribute(names, test_labels.mean(0), counted),
         "confidence_interval": protocols["validation"]["confidence_interval"],
         "plateau": plateau(cmaps, selected["epoch"], params),
         "absent_attributes": {
@@ -115,7 +119,11 @@ def plateau(
     }  # fmt: skip
 
 
-def _named(names: list[str], values: np.ndarray) -> dict[str, float | None]:
-    """name -> value; None, which JSON has, where an attribute does not occur."""
+def _by_attribute(
+    names: list[str], values: np.ndarray, counted: slice
+) -> dict[str, dict[str, float | None]]:
+    """per_attribute and held_out: name -> value; None, which JSON has, where it does not occur."""
     pairs = zip(names, values, strict=True)
-    return {name: None if np.isnan(value) else float(value) for name, value in pairs}
+    named = {name: None if np.isnan(value) else float(value) for name, value in pairs}
+    own = {name: named.pop(name) for name in names[counted]}
+    return {"per_attribute": own, "held_out": named}

@@ -49,6 +49,9 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     attributes: tuple[str, ...] = ()
     """Names of VISPR attributes, or of a set: vispr1 (the paper's seven), vispr2 (the seven of
     SPAct) or all that the training images have; none: vispr1."""
+    held_out: tuple[str, ...] = ()
+    """Further attributes, by which nobody chose an anonymizer: the attacker learns them, too, but
+    cMAP, F1 and the choice of the epoch leave them out; reported as held_out (ours)."""
     size: int = 224
     """Height and width of the images in pixels (paper)."""
     average_frames: int = 1
@@ -156,6 +159,11 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     def learning_rate(self) -> float:
         """Base learning rate of this run."""
         return self.image_learning_rate if self.level == "image" else self.feature_learning_rate
+
+    @property
+    def counted(self) -> slice:
+        """The columns of labels and predictions that count; held-out ones are the last."""
+        return slice(-len(self.held_out) or None)
 
     @property
     def network_name(self) -> str:

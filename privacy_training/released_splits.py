@@ -44,7 +44,8 @@ def attack_splits(params: PrivacyParams, run: Run, recipe: Recipe) -> tuple[Spli
 
 
 def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
-    """The attributes to predict: those of the sets and those named one by one, each once.
+    """The attributes to predict: those of the sets and those named one by one, each once, held-out
+    ones last.
 
     `all` stands for what the training images have, but for "nothing private"; see
     `untrained_attributes` for the others.
@@ -62,7 +63,8 @@ def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
             raise UserError(f"unknown set of attributes '{name}'; the sets are {known}")
         else:
             names += ATTRIBUTE_SETS.get(name, (canonical_name(name),))
-    return tuple(dict.fromkeys(names))
+    held_out = tuple(map(canonical_name, params.held_out))
+    return (*(name for name in dict.fromkeys(names) if name not in held_out), *held_out)
 
 
 def untrained_attributes(params: PrivacyParams) -> list[str]:

@@ -109,8 +109,8 @@ def _report(attack: Attack, splits: Splits, names: list[str], recipe: Recipe) ->
 def _write_outputs(attack: Attack, splits: Splits, report: dict, recipe: Recipe) -> None:
     """Attacker, test predictions, tables, plots, and last the report, which says that it is done.
 
-    Predictions: names (N), labels (N, n_attributes), and probabilities of the epoch that validation
-    chose, `last` and `best_on_test` those of the other protocols.
+    Predictions: names (N), labels (N, n_attributes), held-out ones last, and probabilities of the
+    epoch that validation chose, `last` and `best_on_test` those of the other protocols.
     """
     params, run_id = attack.params, attack.run.run_id
     default = {"arch": params.attacker, "arguments": {}}
@@ -133,7 +133,7 @@ def _write_outputs(attack: Attack, splits: Splits, report: dict, recipe: Recipe)
         others = {path.stem.removeprefix("privacy_"): read_json(path) for path in params.compare}
         plot_attributes(_result_file(run_id, "_attributes.png"), {**others, run_id: report})
     if params.plots and params.level == "image":
-        shown, names = sample_indices(len(labels)), list(report["chance"]["per_attribute"])
+        shown, names = sample_indices(len(labels)), list(attribute_names(params))
         images = splits.test.release(0).cpu()[shown]
         figure = sample_figure(images, chosen[shown], labels[shown], names)
         save_figure(figure, _result_file(run_id, "_samples.png"))

@@ -24,7 +24,7 @@ from aux_code.model_loaders import apply_anonymizer, load_anonymizer
 from aux_code.models.obfuscation import read_boxes
 from aux_code.models.person_boxes import BOXES_FILE, PersonBoxes
 from reproduction.methods import Method
-from reproduction.plan import anonymizer_argument, miniature_root
+from reproduction.plan import anonymizer_argument, miniature_root, run_prefix
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +44,21 @@ class SampleSource:
     """Finds the sample images of a preset and seed and anonymizes them.
 
     Args:
-        preset, seed: of the reproduction.
+        preset, seed, render_seed: of the reproduction.
         size: height and width in pixels of the frames that the networks see.
         show_raw: also release real data unanonymized; drawn people always may be seen.
     """
 
-    def __init__(self, preset: str, seed: int, size: int, show_raw: bool = False):
-        self.preset, self.seed, self.size = preset, seed, size
+    def __init__(
+        self, preset: str, seed: int, size: int, show_raw: bool = False,
+        render_seed: int | None = None,
+    ):  # fmt: skip
+        self.prefix, self.seed, self.size = run_prefix(preset, render_seed), seed, size
         self.show_raw = show_raw or preset == "miniature"
         self.roots = [config.VISPR_ROOT, config.UCF_CRIME_ROOT]
         if preset == "miniature":
-            self.roots = [miniature_root(seed) / root.name for root in self.roots]
+            root = miniature_root(seed if render_seed is None else render_seed)
+            self.roots = [root / usual.name for usual in self.roots]
         self._anonymizer = cache(self._load_anonymizer)
 
     def images(self) -> list[Sample]:
@@ -102,7 +106,7 @@ class SampleSource:
 
     def _load_anonymizer(self, method: Method) -> nn.Module | None:
         try:
-            return load_anonymizer(anonymizer_argument(self.preset, self.seed, method))
+            return load_anonymizer(anonymizer_argument(self.prefix, self.seed, method))
         except UserError as error:
             log.warning("no images of %s: %s", method.label, error)
             return None

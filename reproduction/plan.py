@@ -17,6 +17,7 @@ from aux_code.artefacts import Recipe, differences, is_current, record_of
 from aux_code.checkpoints import read_json
 from aux_code.devices import choose_device
 from aux_code.errors import UserError
+from aux_code.miniature.plan import HELD_OUT
 from aux_code.miniature.render import DATA_SETS, FORMAT_VERSION
 from aux_code.parameters import CommonParams, parse
 from feature_extraction import manifest
@@ -158,6 +159,7 @@ class PlanSettings:
     ucf_crime_only: frozenset[str] = frozenset()  # ablations, the miniature's controls
     feature_level: tuple[str, ...] = ()  # methods whose f_T features are attacked too (Table 1)
     controls: bool = False  # whether the attackers of `--table controls` attack, too
+    render_seed: int | None = None  # of the miniature's data; None: each seed has its own
 
 
 def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSettings:
@@ -181,20 +183,26 @@ def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSett
     weights = [str(Path(w).absolute()) if Path(w).is_file() else w for w in given]
     attacked = rows.TABLE_1 if "1" in tables else ()
     common = (params.preset, datasets, machine, environment, *weights)
-    return PlanSettings(*common, frozenset(partial), attacked, "controls" in tables)
+    asked = ("controls" in tables, params.render_seed)
+    return PlanSettings(*common, frozenset(partial), attacked, *asked)
 
 
 def build_plan(methods: Iterable[str], seeds: Iterable[int], settings: PlanSettings) -> list[Step]:
     """Every step, each after those it needs; UserError for a preset that a script lacks."""
-    steps: list[Step] = []
+    steps: dict[str, Step] = {}
     for seed in dict.fromkeys(seeds):
         plan = _SeedPlan(settings, seed)
         for name in methods:
             plan.add_method(METHODS[name])
         for name in settings.feature_level:
             plan.add_feature_attack(METHODS[name])
-        steps += plan.steps.values()
-    return steps
+        steps |= plan.steps  # a rendering may be that of several seeds
+    return list(steps.values())
+
+
+def run_prefix(preset: str, render_seed: int | None) -> str:
+    """The `preset` of the functions below: it tells the rendering where that is not the seed's."""
+    return preset if render_seed is None else f"{preset}_r{render_seed}"
 
 
 def run_id(preset: str, seed: int, name: str) -> str:
@@ -241,7 +249,7 @@ def training_log(preset: str, seed: int, method: Method) -> Path:
 
 
 def miniature_root(seed: int) -> Path:
-    """The embedded benchmark of a seed: DATA_ROOT if that holds one, else below ARTIFACT_ROOT."""
+    """The benchmark of a render seed: DATA_ROOT if that holds one, else below ARTIFACT_ROOT."""
     marker = config.DATA_ROOT / "miniature.json"
     if marker.is_file() and read_json(marker).get("seed") == seed:
         return config.DATA_ROOT
@@ -261,20 +269,24 @@ class _SeedPlan:
 
     def __init__(self, settings: PlanSettings, seed: int):
         self.settings, self.seed, self.scale = settings, seed, settings.preset
+        self.prefix = run_prefix(self.scale, settings.render_seed)
         self.is_small = self.scale == "miniature"
         self.steps: dict[str, Step] = {}
-        self.data_root = miniature_root(seed) if self.is_small else None
+        self.held_out = ("--held_out", HELD_OUT) if self.is_small else ()
+        rendering = seed if settings.render_seed is None else settings.render_seed
+        self.data_root = miniature_root(rendering) if self.is_small else None
         if self.is_small and self.data_root != config.DATA_ROOT:
-            name, arguments = self._run("render"), (str(self.data_root), "--seed", str(seed))
+            name = run_id(self.scale, rendering, "render")
+            arguments = (str(self.data_root), "--seed", str(rendering))
             self.steps[name] = Step(
-                name, "miniature", self.scale, seed, arguments,
+                name, "miniature", self.scale, rendering, arguments,
                 (self.data_root / "miniature.json",), data_root=self.data_root,
             )  # fmt: skip
         self.rendering = tuple(self.steps)
 
     def add_method(self, method: Method) -> None:
         """All stages of one row."""
-        anonymizer = anonymizer_argument(self.scale, self.seed, method)
+        anonymizer = anonymizer_argument(self.prefix, self.seed, method)
         if method.kind == "trained":
             maker = utility = self._train(method, self._usual_arch(method))
         else:
@@ -285,7 +297,9 @@ class _SeedPlan:
         for attacker in method.attackers_in(self.scale, self.settings.controls):
             words, needs, suffix = ("--anonymizer", anonymizer), [maker], ""
             if attacker.from_raw:
-                start = self._add("train_privacy", "attacker_start", ("--anonymizer", "raw"))
+                start = self._add(
+                    "train_privacy", "attacker_start", ("--anonymizer", "raw", *self.held_out)
+                )
                 words += ("--attacker_weights", str(start.outputs[0]))
                 needs, suffix = [maker, start], "_from_raw" if self.is_small else ""
             self._attack(method, attacker, words, needs, suffix)
@@ -355,10 +369,11 @@ class _SeedPlan:
         self, method: Method, attacker: Attacker, words: Words, needs: Makers, suffix: str
     ) -> None:
         run = method.name + attacker.suffix
+        words = (*words, *attacker.options, *self.held_out)
         self._add(
-            "train_privacy", run, (*words, *attacker.options), needs, suffix, method=method.name,
+            "train_privacy", run, words, needs, suffix, method=method.name,
             name=f"privacy_{self._run(run)}",
-            outputs=(privacy_result(self.scale, self.seed, method.name, attacker),),
+            outputs=(privacy_result(self.prefix, self.seed, method.name, attacker),),
         )  # fmt: skip
 
     def _detect(self, method: Method, dataset: str, anonymizer: str, makers: Makers) -> None:
@@ -371,7 +386,7 @@ class _SeedPlan:
             method=name, name=f"extraction_{dataset}_{run}", features=folder,
             outputs=(folder / "manifest.json",),
         )  # fmt: skip
-        of_row = (self.scale, self.seed, name, dataset)
+        of_row = (self.prefix, self.seed, name, dataset)
         self._add(
             "main", name, (*of_set, "--features", str(folder)), [extraction],
             method=name, name=f"anomaly_{dataset}_{run}",
@@ -405,4 +420,4 @@ class _SeedPlan:
         return self.steps[own["name"]]
 
     def _run(self, name: str) -> str:
-        return run_id(self.scale, self.seed, name)
+        return run_id(self.prefix, self.seed, name)

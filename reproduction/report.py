@@ -21,7 +21,7 @@ from aux_code.reporting.table import Table
 from reproduction import figures, tables
 from reproduction.images import SampleSource, training_images
 from reproduction.methods import ABLATION_TABLES, DATASETS, METHODS
-from reproduction.plan import Step, training_log
+from reproduction.plan import Step, run_prefix, training_log
 from reproduction.results import Results, build_summary
 from reproduction.runner import Timings
 
@@ -71,7 +71,9 @@ class _Report:
         self.seed = results.seeds[0]
         self.details = tables.detail_tables(results)
         size, show_raw = options.picture_size, options.show_raw
-        self.source = SampleSource(self.preset, self.seed, size, show_raw)
+        render_seed = results.render_seed
+        self.prefix = run_prefix(self.preset, render_seed)
+        self.source = SampleSource(self.preset, self.seed, size, show_raw, render_seed)
         self.shown = results.main_methods() if "8" in options.tables else results.methods()
         others = [name for name in ("ted_spad", "ted_spad_plus") if name in results.by_method]
         others = others or [m.name for m in results.methods(control=False) if m.name != "raw"][:2]
@@ -172,7 +174,7 @@ class _Report:
     def _training(self) -> Blocks:
         # of real data only with --show_raw: f_A begins as a copier, so early epochs show people
         for method in self.compared if self.source.show_raw else ():
-            shown = training_images(training_log(self.preset, self.seed, method))
+            shown = training_images(training_log(self.prefix, self.seed, method))
             if shown and method.kind == "trained":
                 rows = [("raw", shown[0][1]), *((f"epoch {n}", images) for n, _, images in shown)]
                 grid = figures.image_grid(rows, [""] * len(shown[0][1]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from aux_code.metrics import leakage_removed
 from aux_code.series import mean_and_deviation
 from reproduction import methods
 from reproduction.methods import DATASETS, FEATURE_ATTACKER, METHODS, Attacker, Method
-from reproduction.plan import anomaly_result, anomaly_scores, privacy_result, utility_file
+from reproduction.plan import (
+    anomaly_result,
+    anomaly_scores,
+    privacy_result,
+    run_prefix,
+    utility_file,
+)
 
 N_DRAWS = 1000
 """Bootstrap draws of an interval."""
@@ -53,15 +60,27 @@ class MethodResult:
     seed: int
     method: Method
     protocol: str
+    render_seed: int | None = None
     training: dict[str, float] = field(default_factory=dict)  # metrics of f_T's checkpoint
     attacks: list[Attack] = field(default_factory=list)  # on images; the strongest first
     detection: dict[str, Any] = field(default_factory=dict)  # data set -> the file of stage 4
     values: dict[str, float] = field(default_factory=dict)
-    """Metric -> value: cmap, f1, leakage_removed and `attribute:NAME` of the strongest attacker,
-    feature_cmap (Table 1), `DATASET:auc`, `DATASET:ap`, `DATASET:false_alarm_rate` and
-    `DATASET:auc:CATEGORY`."""
+    """Metric -> value: cmap, f1, leakage_removed and `attribute:NAME` (held-out ones, too) of the
+    strongest attacker, feature_cmap (Table 1), `DATASET:auc`, `DATASET:ap`,
+    `DATASET:false_alarm_rate` and `DATASET:auc:CATEGORY`."""
 
     _draws: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def prefix(self) -> str:
+        """Of the names of its runs."""
+        return run_prefix(self.preset, self.render_seed)
+
+    @property
+    def _draw_seed(self) -> int:
+        """The same for results of the same test items."""
+        rendering = self.seed if self.render_seed is None else self.render_seed
+        return rendering if self.preset == "miniature" else 0
 
     def frame_scores(self, dataset: str, video: str) -> tuple[np.ndarray, list[list[int]]] | None:
         """(scores (n_frames,), each of a clip, and true events) of a test video, or None."""
@@ -83,7 +102,8 @@ class MethodResult:
     def _drawn(self, metric: str) -> tuple[list[str], np.ndarray] | None:
         if metric == "cmap":
             found = self._predictions()
-            return found and (found[0], bootstrap(len(found[0]), N_DRAWS, 0, cmap_of(*found[1:])))
+            drawn = found and (len(found[0]), N_DRAWS, self._draw_seed)
+            return found and (found[0], bootstrap(*drawn, cmap_of(*found[1:])))
         dataset, _, area = metric.partition(":")
         scores = self._clip_scores(dataset, self.protocol)
         content = self.detection.get(dataset, {})
@@ -93,11 +113,12 @@ class MethodResult:
         names = [video["name"] for video in videos]
         per_clip = content["frames_per_feature"]
         scored = [_scored(video, scores[video["name"]], per_clip) for video in videos]
-        return names, bootstrap(len(names), N_DRAWS, 0, areas_of(scored))[("auc", "ap").index(area)]
+        areas = bootstrap(len(names), N_DRAWS, self._draw_seed, areas_of(scored))
+        return names, areas[("auc", "ap").index(area)]
 
     def _clip_scores(self, dataset: str, protocol: str = "validation") -> dict[str, np.ndarray]:
         """Test video -> (n_clips,) of a protocol; empty without the file."""
-        path = anomaly_scores(self.preset, self.seed, self.method.name, dataset)
+        path = anomaly_scores(self.prefix, self.seed, self.method.name, dataset)
         start = "" if protocol == "validation" else f"{protocol}/"
         arrays = _arrays(path).items()
         return {name.removeprefix(start): own for name, own in arrays if name.startswith(start)}
@@ -107,11 +128,13 @@ class MethodResult:
         if not self.attacks:
             return None
         attacker = self.attacks[0].attacker
-        path = privacy_result(self.preset, self.seed, self.method.name, attacker)
+        path = privacy_result(self.prefix, self.seed, self.method.name, attacker)
         arrays = _arrays(path.with_suffix(".npz"))
         key = "probabilities" if self.protocol == "validation" else self.protocol
-        known = {"names", "labels", key} <= arrays.keys()
-        return (arrays["names"].tolist(), arrays[key], arrays["labels"]) if known else None
+        if not {"names", "labels", key} <= arrays.keys():
+            return None
+        counted = slice(len(self.attacks[0].scores["per_attribute"]))  # the held-out ones are last
+        return arrays["names"].tolist(), arrays[key][:, counted], arrays["labels"][:, counted]
 
 
 def _scored(video: dict[str, Any], scores: np.ndarray, frames_per_clip: int) -> ScoredVideo:
@@ -140,6 +163,7 @@ class Results:
     protocol: str  # validation, last or best_on_test
     seconds: float  # wall-clock time in which its steps ran
     by_method: dict[str, list[MethodResult]]  # an entry per seed; what has no result is left out
+    render_seed: int | None = None  # of the miniature's data; None: each seed has its own
 
     def __iter__(self) -> Iterator[MethodResult]:
         return (result for entries in self.by_method.values() for result in entries)
@@ -171,7 +195,7 @@ class Results:
 
     def difference(self, method: str, metric: str) -> list[float]:
         """95 % interval of method - raw in cmap, DATASET:auc or DATASET:ap: test items drawn anew,
-        the same for both, each seed's its own, mean over the seeds. [] where it is not known."""
+        the same for both and for seeds of one rendering; mean over the seeds. []: not known."""
         raw = {result.seed: result.draws(metric) for result in self.by_method.get("raw", ())}
         pairs = []
         for result in self.by_method.get(method, ()):
@@ -185,10 +209,11 @@ class Results:
         chances = {r.seed: r.attacks[0].content["chance"]["cmap"] for r in self if r.attacks}
         return mean_and_deviation(chances.values())["mean"]
 
-    def chance_per_attribute(self) -> dict[str, float]:
-        """Attribute, in the files' order -> share of the test images that have it."""
+    def chance_per_attribute(self, kind: str = "per_attribute") -> dict[str, float]:
+        """Attribute, in the files' order -> share of the test images that have it; or those of the
+        `held_out` ones."""
         contents = (result.attacks[0].content for result in self if result.attacks)
-        return next((content["chance"]["per_attribute"] for content in contents), {})
+        return next((content["chance"].get(kind, {}) for content in contents), {})
 
     def categories(self, dataset: str) -> list[str]:
         """The categories of anomaly of a data set, in the order of the result files."""
@@ -198,14 +223,16 @@ class Results:
 
 def collect_results(
     preset: str, seeds: Iterable[int], methods: Iterable[str],
-    protocol: str = "validation", seconds: float = 0.0,
+    protocol: str = "validation", seconds: float = 0.0, render_seed: int | None = None,
 ) -> Results:  # fmt: skip
     """Reads what there is; UserError for a file that is unreadable or lacks the protocol."""
     seeds = list(seeds)
-    read = {n: [_read(preset, seed, METHODS[n], protocol) for seed in seeds] for n in methods}
-    found = {name: [entry for entry in entries if entry.values] for name, entries in read.items()}
-    by_method = {name: entries for name, entries in found.items() if entries}
-    results = Results(preset, seeds, protocol, seconds, by_method)
+    by_method: dict[str, list[MethodResult]] = {}
+    for name, seed in product(methods, seeds):
+        result = MethodResult(preset, seed, METHODS[name], protocol, render_seed)
+        if _read_into(result):
+            by_method.setdefault(name, []).append(result)
+    results = Results(preset, seeds, protocol, seconds, by_method, render_seed)
     raw = results.by_seed("raw", "cmap")
     for result in (result for result in results if result.attacks):
         chance = result.attacks[0].content["chance"]["cmap"]
@@ -215,12 +242,13 @@ def collect_results(
     return results
 
 
-def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult:
-    result = MethodResult(preset, seed, method, protocol)
-    if (path := utility_file(preset, seed, method)).is_file():
+def _read_into(result: MethodResult) -> bool:
+    """Adds what the files hold; whether that is anything."""
+    prefix, seed, method, protocol = result.prefix, result.seed, result.method, result.protocol
+    if (path := utility_file(prefix, seed, method)).is_file():
         result.training = record_of(path, "metrics").get("metrics", {})
-    for attacker in (*method.attackers_in(preset, controls=True), FEATURE_ATTACKER):
-        content = _content(privacy_result(preset, seed, method.name, attacker), protocol)
+    for attacker in (*method.attackers_in(result.preset, controls=True), FEATURE_ATTACKER):
+        content = _content(privacy_result(prefix, seed, method.name, attacker), protocol)
         if content and attacker == FEATURE_ATTACKER:
             result.values["feature_cmap"] = content["protocols"][protocol]["cmap"]
         elif content:
@@ -229,16 +257,17 @@ def _read(preset: str, seed: int, method: Method, protocol: str) -> MethodResult
     if result.attacks:
         scores = result.attacks[0].scores
         result.values |= {"cmap": scores["cmap"], "f1": scores["f1"]}
-        result.values |= {f"attribute:{n}": v for n, v in scores["per_attribute"].items()}
+        for kind in ("per_attribute", "held_out"):
+            result.values |= {f"attribute:{n}": v for n, v in scores.get(kind, {}).items()}
     for dataset in DATASETS:
-        content = _content(anomaly_result(preset, seed, method.name, dataset), protocol)
+        content = _content(anomaly_result(prefix, seed, method.name, dataset), protocol)
         if content:
             scores, categories = content["protocols"][protocol], content.get("per_category", {})
             result.detection[dataset] = content
             result.values |= {f"{dataset}:{name}": scores[name] for name in ("auc", "ap")}
             result.values[f"{dataset}:false_alarm_rate"] = content.get("false_alarm_rate")
             result.values |= {f"{dataset}:auc:{n}": own.get("auc") for n, own in categories.items()}
-    return result
+    return bool(result.values)
 
 
 def _content(path: Path, protocol: str) -> dict[str, Any] | None:
@@ -250,7 +279,8 @@ def _content(path: Path, protocol: str) -> dict[str, Any] | None:
 
 def build_summary(results: Results) -> dict[str, Any]:
     """Means over the seeds, for programs; of several seeds their deviations as NAME_std."""
-    head = {name: getattr(results, name) for name in ("preset", "seeds", "seconds", "protocol")}
+    names = ("preset", "seeds", "render_seed", "seconds", "protocol")
+    head = {name: getattr(results, name) for name in names}
     head["chance_cmap"] = results.chance_cmap()
     for key, control in (("methods", False), ("controls", True)):
         names = [method.name for method in results.methods(control)]
@@ -265,6 +295,7 @@ def _summary_of(results: Results, method: str) -> dict[str, Any]:
         return {key: value for key, value in pairs if value is not None}
 
     privacy = named("", ("cmap", "f1", "leakage_removed", "feature_cmap"))
-    privacy["per_attribute"] = named("attribute:", results.chance_per_attribute())
+    for kind in ("per_attribute", "held_out"):
+        privacy[kind] = named("attribute:", results.chance_per_attribute(kind))
     anomaly = {dataset: named(f"{dataset}:", ("auc", "ap")) for dataset in DATASETS}
     return {"privacy": privacy, "anomaly": {d: scores for d, scores in anomaly.items() if scores}}

@@ -95,8 +95,10 @@ def detail_tables(results: Results) -> dict[str, Table]:
     def table(title: str, columns: list[Column], notes: Sequence[str] = chosen) -> Table:
         return method_table(title, results, names, columns, notes)
 
-    chance = results.chance_per_attribute()
-    columns = [Column(name, f"attribute:{name}", chance=share) for name, share in chance.items()]
+    columns = []
+    for kind, note in (("per_attribute", ""), ("held_out", " (held out: not in the cMAP)")):
+        for name, share in results.chance_per_attribute(kind).items():
+            columns.append(Column(name + note, f"attribute:{name}", chance=share))
     tables = {"attributes": table("Leakage per attribute, average precision", columns, ())}
     columns = []
     for dataset in (name for name in DATASETS if any(name in r.detection for r in results)):
@@ -223,6 +225,10 @@ def measurement_note(results: Results) -> str:
         text = f"Mean ± standard deviation over the seeds {', '.join(map(str, results.seeds))}."
         short = [METHODS[m].label for m, e in results.by_method.items() if len(e) < n_seeds]
         text += f" Fewer seeds: {', '.join(short)}." if short else ""
+        if results.render_seed is not None:
+            text += f" One rendering ({results.render_seed}): a deviation is that of training."
+        elif results.preset == "miniature":
+            text += " Each seed has its own rendering: a deviation is that of both."
     return f"{text} Protocol: {PROTOCOLS[results.protocol]} ({results.protocol})."
 
 

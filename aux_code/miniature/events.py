@@ -132,7 +132,7 @@ def fill(rng: np.random.Generator, duties: list[list[Segment]], n_frames: int) -
 def make_actor(rng: np.random.Generator, person: PersonPlan, y: float | None = None) -> Actor:
     """An actor of this appearance on the floor: 28 to 40 pixels tall, taller when nearer."""
     y = float(rng.uniform(51, 63)) if y is None else y
-    look = draw_look(rng, person.coloured, person.feminine, person.semi_nude, person.face)
+    look = draw_look(rng, **vars(person))
     height = 29 + (y - 51) / 12 * 8.5 + float(rng.uniform(-1.5, 1.5))
     return Actor(look, height, y, float(rng.uniform(0, 6.28)))
 

@@ -23,6 +23,7 @@ _SWIMWEAR = (
     (40, 70, 150), (30, 120, 90), (150, 40, 60), (30, 30, 36), (60, 140, 170), (120, 60, 140),
     (210, 210, 60),
 )  # fmt: skip
+_BALLS = ((222, 120, 44), (236, 232, 224), (214, 210, 62), (170, 40, 48), (36, 34, 38))
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Look:
     face: str
     build: float
     bag: bool
+    ball: RGB | None
 
 
 def skin_tone(rng: np.random.Generator, coloured: bool) -> RGB:
@@ -93,8 +95,9 @@ def _clothes(
 
 
 def draw_look(
-    rng: np.random.Generator, coloured: bool, feminine: bool, semi_nude: bool, face: str
-) -> Look:
+    rng: np.random.Generator, coloured: bool, feminine: bool, semi_nude: bool, face: str,
+    sporty: bool,
+) -> Look:  # fmt: skip
     """A random person with these attributes; hair is long or short with exceptions.
 
     All colours of a person share a random exposure, as if more or less in the shade.
@@ -107,6 +110,7 @@ def draw_look(
     exposure = float(np.exp(rng.normal(0, 0.12)))
     skin = shade(skin_tone(rng, coloured), exposure)
     top, bottom, swimwear = _clothes(rng, skin, feminine, semi_nude)
+    ball = shade(_BALLS[int(rng.integers(len(_BALLS)))], exposure)
     return Look(
         skin=skin,
         hair=shade(_HAIR[int(rng.integers(len(_HAIR)))], exposure),
@@ -122,4 +126,5 @@ def draw_look(
         face=face,
         build=float(rng.uniform(0.86, 1.2) * (0.93 if feminine else 1.05)),
         bag=bool(rng.random() < 0.15),
+        ball=ball if sporty else None,
     )

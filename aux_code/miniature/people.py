@@ -131,7 +131,7 @@ class PersonPainter:
         return self.extent()
 
     def extent(self) -> Box:
-        """The box around joints, limbs' width and head."""
+        """The box around joints, limbs' width and head; what is carried may reach out of it."""
         bones, h = self.bones, self.h
         points = [bones.neck, bones.hip, *(p for limb in bones.arms + bones.legs for p in limb)]
         margin, head = 0.035 * h, 0.10 * h
@@ -162,6 +162,10 @@ class PersonPainter:
         if self.pose.club and i == 1:
             dx, dy = hand[0] - elbow[0], hand[1] - elbow[1]
             self._bar(hand, (hand[0] + dx * 1.3, hand[1] + dy * 1.3), 0.03, (60, 52, 46))
+        if look.ball and i == 1:
+            (x, y), r = hand, 0.085 * self.h
+            outline, width = shade(look.ball, 0.5), max(1, round(0.15 * r))
+            self.draw.ellipse((x - r, y - r, x + r, y + r), look.ball, outline, width)
 
     def _leg(self, i: int) -> None:
         look, (hip, knee, foot) = self.look, self.bones.legs[i]

@@ -75,15 +75,17 @@ def choose_faces(rng: np.random.Generator, n: int, complete: bool, partial: bool
 
 
 def _looks(rng: np.random.Generator, plan: StillPlan, n: int) -> list[Look]:
-    """All share the skin class; one is surely feminine or half nude if planned, others may be."""
-    coloured, feminine, complete, partial, nude = plan.attributes[:5]
+    """All share the skin class; one is surely feminine, half nude or sporty if planned, others may
+    be."""
+    coloured, feminine, complete, partial, nude, *_, sporty = plan.attributes
     faces = choose_faces(rng, n, complete, partial)
-    first, second = (int(v) for v in rng.integers(0, max(1, n), 2))
+    first, second, third = (int(v) for v in rng.integers(0, max(1, n), 3))
     looks = []
     for i in range(n):
         is_feminine = feminine and (i == first or rng.random() < 0.8)
         is_nude = nude and (i == second or rng.random() < 0.5)
-        looks.append(draw_look(rng, coloured, is_feminine, is_nude, faces[i]))
+        is_sporty = sporty and (i == third or rng.random() < 0.3)
+        looks.append(draw_look(rng, coloured, is_feminine, is_nude, faces[i], is_sporty))
     return looks
 
 

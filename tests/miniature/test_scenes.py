@@ -6,38 +6,41 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from aux_code.miniature import plan
 from aux_code.miniature.drawing import draw_frames
 from aux_code.miniature.events import clip_story, surveillance_story
 from aux_code.miniature.looks import PARTIAL_FACES, draw_look
 from aux_code.miniature.motions import MOTIONS
-from aux_code.miniature.people import Placement, skeleton
+from aux_code.miniature.people import Placement, paint_person, skeleton
 from aux_code.miniature.render import DATA_SETS
 from aux_code.miniature.stills import arrange, choose_faces, render_still
 
 
 def association(a, b) -> float:
-    """Chi-square of two discrete sequences in units of its standard deviation."""
+    """How far chi-square of two discrete sequences is from that of independent ones, as standard
+    deviations of a normal variable (Wilson and Hilferty's transformation)."""
     a, b = np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1]
     table = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(table, (a, b), 1)
     expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
     chi2 = ((table - expected) ** 2 / expected).sum()
     freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-    return (chi2 - freedom) / (2 * freedom) ** 0.5
+    variance = 2 / (9 * freedom)
+    return ((chi2 / freedom) ** (1 / 3) - 1 + variance) / variance**0.5
 
 
 def assert_independent(columns: dict[str, list]) -> None:
-    """No pair is further than 5 standard deviations from independence."""
+    """No pair is further than 4 standard deviations from independence."""
     for one, other in combinations(columns, 2):
         deviation = association(columns[one], columns[other])
-        assert deviation < 5, f"{one} depends on {other}: {deviation:.1f} sigma"
+        assert deviation < 4, f"{one} depends on {other}: {deviation:.1f} sigma"
 
 
 def main_person_columns(videos) -> dict[str, list]:
     """Appearance of the one who acts, and the camera, of each video."""
-    names = ("coloured", "feminine", "semi_nude", "face")
+    names = ("coloured", "feminine", "semi_nude", "face", "sporty")
     columns = {name: [getattr(v.people[0], name) for v in videos] for name in names}
     return {**columns, "camera": [v.camera for v in videos]}
 
@@ -46,7 +49,7 @@ def test_association_notices_a_weak_dependence():
     rng = np.random.default_rng(3)
     a = rng.random(1000) < 0.5
     b = np.where(rng.random(1000) < 0.3, a, rng.random(1000) < 0.5)
-    assert association(a, b) > 5 > association(a, rng.random(1000) < 0.5)
+    assert association(a, b) > 4 > association(a, rng.random(1000) < 0.5)
 
 
 @pytest.mark.parametrize(("split", "n"), (("train2017", 1500), ("val2017", 500), ("test2017", 700)))
@@ -122,15 +125,30 @@ def test_faces_and_figures_are_those_that_are_planned(first, second):
 
 def test_women_show_a_cue():
     rng = np.random.default_rng(2)
-    looks = [draw_look(rng, False, True, False, "front") for _ in range(200)]
+    looks = [draw_look(rng, False, True, False, "front", False) for _ in range(200)]
     assert all(look.long_hair or look.bottom_kind in ("skirt", "dress") for look in looks)
+
+
+def test_a_ball_shows_in_every_view_and_is_the_only_difference():
+    for view, motion in product(("front", "side", "back"), ("stand", "run", "wave")):
+        drawn = []
+        for sporty in (False, True):
+            look = draw_look(np.random.default_rng(5), False, False, False, "front", sporty)
+            canvas = Image.new("RGB", (128, 128))
+            place, pose = Placement(64.0, 120.0, 80.0, 1, view), MOTIONS[motion](3, 0.7)
+            paint_person(ImageDraw.Draw(canvas), look, place, pose)
+            drawn.append(np.asarray(canvas).astype(int))
+        changed = (drawn[0] != drawn[1]).any(axis=2)
+        y, x = skeleton(pose, place, look.build).arms[1][2][::-1]
+        rows, columns = np.nonzero(changed)
+        assert changed.sum() > 60 and np.hypot(rows - y, columns - x).max() < 0.085 * 80 + 2
 
 
 def test_people_of_stills_lie_inside_the_evaluation_crop():
     for still in plan.plan_vispr(0)[:60]:
         w, h = still.size
-        for x0, y0, x1, y1 in render_still(still, 0).boxes:
-            assert 0.12 * w < (x0 + x1) / 2 < 0.88 * w and 0.04 * h < y0 < y1 < 0.97 * h
+        for x0, y0, x1, y1 in render_still(still, 0).boxes:  # a raised hand may touch the edge
+            assert 0.12 * w < (x0 + x1) / 2 < 0.88 * w and 0 < y0 < y1 < 0.97 * h
 
 
 @pytest.mark.parametrize("motion", sorted(MOTIONS))

@@ -20,7 +20,7 @@ SMALL = ("--attackers", "small", "--epochs", 1)
 def report_of(attacker: str, seed: int, cmap: float, **changes) -> dict:
     """A results file's content; the last epoch is 0.1 worse, the best on test 0.1 better."""
     scores = {"validation": cmap, "last": cmap - 0.1, "best_on_test": cmap + 0.1}
-    named = {"per_attribute": dict.fromkeys(VISPR1, cmap) | {VISPR1[4]: None}}
+    named = {"per_attribute": dict.fromkeys(VISPR1, cmap) | {VISPR1[4]: None}, "held_out": {}}
     report = {
         "run_id": f"x_{attacker}_s{seed}", "level": "image", "attacker": attacker,
         "anonymizer": "blur", "average_frames": 1, "chance": CHANCE,

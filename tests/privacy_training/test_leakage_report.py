@@ -1,6 +1,7 @@
 """From what the attacker's network says to the report: averaged weights, probabilities, protocols,
 thresholds, chance, absent attributes."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,6 +113,20 @@ def test_absent_attribute_is_reported_not_averaged_as_zero_and_chance_stands_bes
     always = attribute_metrics(np.ones_like(labels), labels)
     assert chance["f1_always_yes"] == pytest.approx(always.f1) == pytest.approx(2 / 3)
     assert chance["cmap"] == chance["f1"] == 0.5
+
+
+def test_held_out_attributes_stand_beside_what_counts():
+    history = [entry(1, *torch.rand(2, *LABELS.shape, generator=torch.manual_seed(1)))]
+    own = report_of(history)
+    held_out = replace(PARAMS, held_out=("a4_gender",))
+    rest = leakage_report(history, LABELS, LABELS, NAMES, held_out)
+    pairs = [(own["protocols"][name], rest["protocols"][name]) for name in own["protocols"]]
+    for both, one in [*pairs, (own["chance"], rest["chance"])]:
+        assert one["per_attribute"] | one["held_out"] == both["per_attribute"]
+        assert [*one["per_attribute"]] == ["a17_color"] and both["held_out"] == {}
+        assert one["cmap"] == one["per_attribute"]["a17_color"]
+    assert rest["protocols"]["last"]["cmap"] != own["protocols"]["last"]["cmap"]
+    assert rest["protocols"]["last"]["f1"] != own["protocols"]["last"]["f1"]
 
 
 RISE = [0.3, 0.5, 0.6, 0.6, 0.6, 0.6]

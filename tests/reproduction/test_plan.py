@@ -94,6 +94,7 @@ def test_attackers_of_the_miniature_start_from_one_that_knows_raw_images(artifac
     for step in others:
         assert option(step, "--attacker_weights") == str(start.outputs[0])
         assert start.name in step.needs and option(step, "--preset") == "miniature_from_raw"
+        assert step.params.held_out == start.params.held_out == ("a59_sports",)
     noisy = [step for step in others if step.method == "ted_spad_plus"]
     assert [("--average_frames" in step.arguments) for step in noisy] == [False, True]
 
@@ -136,6 +137,18 @@ def test_a_rendering_that_the_user_named_is_used(artifacts, monkeypatch):
     for changed in ({}, {"format_version": 1}, {"scale": 0.5}, {"sets": {"vispr": {}}}):
         rendering.outputs[0].write_text(json.dumps(record | changed))
         assert progress_of(rendering) == ("to do" if changed else "done")
+
+
+def test_seeds_of_one_rendering_share_it_and_their_runs_say_so(artifacts):
+    render, *steps = plan_of("--preset", "miniature", "--seeds", "0", "1", "--render_seed", "100")
+    own = plan_of("--preset", "miniature", "--seeds", "0", "1")
+    assert option(render, "--seed") == "100" and render.stage == "miniature"
+    assert not any(step.stage == "miniature" for step in steps)
+    assert {(step.data_root, step.needs[0]) for step in steps} == {(render.data_root, render.name)}
+    assert {option(step, "--seed") for step in steps} == {"0", "1"}
+    assert all("miniature_r100_s" in step.name for step in steps)
+    files = {path for step in own for path in step.outputs}
+    assert files.isdisjoint(path for step in steps for path in step.outputs)
 
 
 @pytest.mark.parametrize("preset", ["paper", "miniature"])
@@ -227,6 +240,7 @@ def test_the_table_of_controls_adds_rows_and_attackers(artifacts):
 
 def test_wrong_names_are_user_errors_that_list_the_known(artifacts, monkeypatch):
     for options, expected in (
+        ("--render_seed 1", "--preset miniature"),
         ("--table 7", "the tables are: 8, 1, 2, 3"),
         ("--methods rwa", "rwa: unknown; the methods are: raw, downsample2x"),
         ("--preset miniature --force nonsense --dry_run", "--force nonsense"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,8 @@ def test_summary_has_the_agreed_form_and_the_values():
     write_all(VALUES, 0)
     summary = build_summary(collected(seconds=12.5))
     assert json.loads(json.dumps(summary)) == summary
-    assert " ".join(summary) == "preset seeds seconds protocol chance_cmap methods controls"
+    keys = "preset seeds render_seed seconds protocol chance_cmap methods controls"
+    assert " ".join(summary) == keys and summary["render_seed"] is None
     assert (summary["preset"], summary["seeds"], summary["seconds"]) == ("miniature", [0], 12.5)
     assert summary["chance_cmap"] == pytest.approx(CHANCE_CMAP)
     methods, controls = summary["methods"], summary["controls"]
@@ -104,7 +106,7 @@ def test_summary_has_the_agreed_form_and_the_values():
     removed, ap = pytest.approx(0.20 / (0.80 - CHANCE_CMAP)), pytest.approx(0.83)
     expected = {"cmap": 0.60, "f1": 0.30, "leakage_removed": removed}
     assert {name: privacy[name] for name in expected} == expected
-    assert [*privacy] == [*expected, "per_attribute"]
+    assert [*privacy] == [*expected, "per_attribute", "held_out"]
     assert list(privacy["per_attribute"]) == list(VISPR1)
     assert methods["ted_spad"]["anomaly"] == dict.fromkeys(DATASETS, {"auc": 0.93, "ap": ap})
     assert methods["raw"]["privacy"]["leakage_removed"] == 0
@@ -125,6 +127,47 @@ def test_the_strongest_attacker_counts_and_figures_show_what_was_measured():
     heights = {bar.get_label(): [part.get_height() for part in bar] for bar in bars}
     assert set(heights) == {"Raw", "TeD-SPAD"}, "what was not measured has no bar"
     assert heights["Raw"] == pytest.approx([95, 90]) and heights["TeD-SPAD"][0] == pytest.approx(93)
+
+
+def test_held_out_attributes_are_shown_but_do_not_count():
+    path = write_attack("raw", 0, 0.8)
+    content, extra = json.loads(path.read_text()), {"held_out": {"a59_sports": 0.7}}
+    content["protocols"]["validation"] |= extra
+    content["chance"]["held_out"] = {"a59_sports": 0.25}
+    write_json(path, content)
+    generator = np.random.default_rng(0)
+    labels, p = generator.random((90, 8)) < 0.4, generator.random((90, 8))
+    saved = {"names": np.arange(90).astype(str), "labels": labels, "probabilities": p}
+    np.savez(path.with_suffix(".npz"), **saved)
+    (result,) = (results := collected()).by_method["raw"]
+    changed = {**saved, "probabilities": np.c_[p[:, :7], 1 - p[:, 7]]}
+    np.savez(path.with_suffix(".npz"), **changed)
+    np.testing.assert_array_equal(
+        result.draws("cmap")[1], collected().by_method["raw"][0].draws("cmap")[1]
+    )
+    table = tables.detail_tables(results)["attributes"]
+    assert table.header[-1].startswith("a59_sports (held out") and table.rows[0][-1] == "70.00"
+    assert table.rows[1] == ("Chance", *(f"{100 * c:.2f}" for c in [*CHANCE.values(), 0.25]))
+    assert build_summary(results)["methods"]["raw"]["privacy"]["held_out"] == extra["held_out"]
+
+
+def test_one_rendering_has_its_own_results_and_pairs_its_seeds():
+    videos = [{"name": f"v{k}", "n_frames": 64, "events": [[0, 32]] * (k < 6)} for k in range(12)]
+    for prefix, method, seed in product(("miniature", "miniature_r7"), ("raw", "blur"), (0, 1)):
+        row, sign = (prefix, seed, method, "ucf_crime"), 1 - 2 * seed
+        scores = {"auc": 0.9 - 0.1 * (prefix == "miniature"), "ap": 0.5}
+        content = {"frames_per_feature": 32, "protocols": {"validation": scores}, "videos": videos}
+        write_json(anomaly_result(*row), content)
+        level = np.random.default_rng(3).random(12) if method == "raw" else np.zeros(12)
+        np.savez(anomaly_scores(*row), **{v["name"]: [sign * x, 0] for v, x in zip(videos, level)})
+    own = collected(seeds=(0, 1), methods=("raw", "blur"))
+    one = collected(seeds=(0, 1), methods=("raw", "blur"), render_seed=7)
+    assert (own.mean("raw", "ucf_crime:auc"), one.mean("raw", "ucf_crime:auc")) == (0.8, 0.9)
+    assert "own rendering" in tables.measurement_note(own)
+    assert "One rendering (7)" in tables.measurement_note(one)
+    first, second = ([r.draws("ucf_crime:auc")[1] for r in x.by_method["raw"]] for x in (own, one))
+    assert not np.allclose(first[0], 1 - first[1]), "drawn independently: other videos"
+    np.testing.assert_allclose(second[0], 1 - second[1])
 
 
 def test_several_seeds_give_mean_and_deviation_per_seed_leakage():
