@@ -7,14 +7,20 @@ and treats a whole batch of equal-sized inputs at once.
 
 Each sample has its own generator and makes all its draws in one call, so its views depend neither
 on the batch it is in nor on the worker that loads it. All frames of a clip share one draw.
+
+A worker may `draw` and `crop_to` what the draws need, and another process, on any device, augment
+the crops: nothing there waits for the device.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from aux_code.errors import UserError
 
@@ -95,17 +101,32 @@ MODERATE_VIEWS = Policy((0.8, 1.0), flip_probability=0.5, **_jitter(0.2, 0.02))
 """NT-Xent views of small images: BUDGET_VIEWS leaves too little to tell them apart (ours)."""
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """Drawn for a batch: CPU tensors, B as first axis. Places are shares of the image."""
+class _Draws(NamedTuple):
+    """What was drawn for B views, each (B, n); places are shares of the image."""
 
     crop: Tensor
     top: Tensor
     left: Tensor
     flip: Tensor
-    colour: Tensor
     contrast: Tensor
+    colour: Tensor
     erase: Tensor
+
+
+_N_NUMBERS = 1, 1, 1, 1, 1, 9, 4
+"""Columns of each field of `_Draws` in a tensor (B, 18) of draws."""
+
+
+class Crop(NamedTuple):
+    """A part of the frames of a clip."""
+
+    pixels: Frames
+    """uint8 (T,h,w,C): RGB; further channels are cut, resized and flipped only."""
+    top: int
+    left: int
+    """Where it was in the whole frames, of `height` x `width` pixels."""
+    height: int
+    width: int
 
 
 def augment(
@@ -120,9 +141,7 @@ def augment(
     if clips.ndim == 4:
         return augment(clips[None], policy, size, generator)[0]
     is_one = isinstance(generator, torch.Generator)
-    generators = [generator] * len(clips) if is_one else generator
-    sides = torch.tensor([clips.shape[2:4]]).expand(len(clips), 2)
-    return _transform(_checked(clips), policy, size, _draw(policy, generators, len(clips)), sides)
+    return augment_batch(clips, policy, size, [generator] * len(clips) if is_one else generator)
 
 
 def augment_batch(
@@ -132,17 +151,72 @@ def augment_batch(
 
     `generators` has one entry per clip; empty will do where the policy is fixed.
     """
-    draws = _draw(policy, generators, len(clips))
+    return augment_crops(
+        list(map(whole, clips)), draw(policy, generators, len(clips)), policy, size
+    )
+
+
+def whole(clip: Frames) -> Crop:
+    """All of a clip (T,H,W,C)."""
+    if clip.dtype not in (np.uint8, torch.uint8) or clip.ndim != 4 or clip.shape[3] < 3:
+        raise ValueError(f"expected uint8 (T,H,W,3), got {clip.dtype} {tuple(clip.shape)}")
+    return Crop(clip, 0, 0, *clip.shape[1:3])
+
+
+def crop_to(crop: Crop, draws: Tensor) -> Crop:
+    """The least part that views with these draws (V,18) are made of."""
+    drawn, (_, height, width, _) = _Draws(*draws.split(_N_NUMBERS, 1)), crop.pixels.shape
+    top, bottom = _stretch(crop.height, drawn.top, drawn.crop)
+    left, right = _stretch(crop.width, drawn.left, drawn.crop)
+    rows = slice(max(0, top - crop.top), min(height, bottom - crop.top))
+    columns = slice(max(0, left - crop.left), min(width, right - crop.left))
+    place = crop.top + rows.start, crop.left + columns.start
+    return Crop(crop.pixels[:, rows, columns], *place, crop.height, crop.width)
+
+
+def _stretch(n: int, start: Tensor, share: Tensor) -> tuple[int, int]:
+    """First and last + 1 of an axis' n pixels that have a weight in any of the views."""
+    first, length = start * n, share * n
+    slack = (length < 1).double()  # less than a pixel: its neighbours
+    low, high = first.double() + 0.5 - slack, (first + length).double() - 0.5 + slack
+    return max(0, int(low.min().floor())), min(n, int(high.max().ceil()))
+
+
+def shrink(crop: Crop, draws: Tensor, size: int) -> tuple[Crop, Tensor]:
+    """Cuts, resizes and flips frames for one view (1,18), in 8 bits and with edges at whole pixels.
+
+    Returns:
+        size x size pixels, and the draws that are left to do.
+    """
+    cut, left = crop_to(crop, draws), draws.clone()
+    frames = torch.from_numpy(np.ascontiguousarray(cut.pixels)).permute(0, 3, 1, 2)  # (T,C,h,w)
+    small = F.interpolate(frames, (size, size), mode="bilinear", antialias=True)
+    small = small.flip(3) if draws[0, 3] else small
+    left[:, :4] = torch.tensor([1.0, 0, 0, 0])  # all of it from the corner, not flipped
+    return whole(small.permute(0, 2, 3, 1).numpy()), left
+
+
+def augment_crops(crops: Sequence[Crop], draws: Tensor, policy: Policy, size: int) -> Tensor:
+    """What is drawn, of clips of one length and any sizes, on their device.
+
+    Args:
+        crops: B, each as of `crop_to` or larger.
+        draws: (B,18) of `draw`, on the CPU.
+
+    Returns:
+        float32 (B,C,T,size,size) in [0,1].
+    """
     groups: dict[tuple[int, ...], list[int]] = {}
-    for i, clip in enumerate(clips):
-        groups.setdefault(_canvas(clip.shape), []).append(i)
+    for i, crop in enumerate(crops):
+        canvas = _canvas(crop)
+        is_alone = canvas[0] * canvas[1] > _LARGE_IMAGE and not _is_on_gpu(crop)
+        groups.setdefault((*canvas, i if is_alone else -1), []).append(i)
     parts = {}
-    for canvas, members in groups.items():
-        batch = _stack([clips[i] for i in members], canvas)
-        sides = torch.tensor([clips[i].shape[1:3] for i in members])
-        transformed = _transform(_checked(batch), policy, size, _select(draws, members), sides)
+    for (height, width, _), members in groups.items():
+        group = [crops[i] for i in members]
+        transformed = _transform(group, (height, width), draws[members], policy, size)
         parts |= dict(zip(members, transformed, strict=True))
-    return torch.stack([parts[i] for i in range(len(clips))])
+    return torch.stack([parts[i] for i in range(len(crops))])
 
 
 def augment_images(
@@ -170,8 +244,8 @@ def transform_boxes(boxes: np.ndarray, source_hw: tuple[int, int], size: int) ->
     return np.clip((relative - (1 - crop) / 2) / crop * size, 0, size)
 
 
-def _draw(policy: Policy, generators: Generators, n_samples: int) -> _Draws:
-    """All random numbers of a batch, the same number of draws whatever the policy uses."""
+def draw(policy: Policy, generators: Generators, n_samples: int) -> Tensor:
+    """All random numbers of B samples (B,18), the same number of draws whatever the policy uses."""
     if policy.is_fixed:
         u = torch.full((n_samples, _N_DRAWS), 0.5)
     elif len(generators) != n_samples:
@@ -181,15 +255,16 @@ def _draw(policy: Policy, generators: Generators, n_samples: int) -> _Draws:
     low, high = policy.crop_factor
     crop = low + (high - low) * u[:, 0]
     place = torch.full_like(u[:, 1:3], 0.5) if policy.centred else u[:, 1:3]
-    return _Draws(
+    drawn = _Draws(
         crop=crop,
         top=(1 - crop) * place[:, 0],
         left=(1 - crop) * place[:, 1],
         flip=u[:, 3] < policy.flip_probability,
-        colour=_colour_matrices(policy, u[:, 4:8]),
         contrast=1 + policy.contrast * (2 * u[:, 8] - 1),
+        colour=_colour_matrices(policy, u[:, 4:8]),
         erase=_erase_boxes(policy, u[:, 9:14]),
     )
+    return torch.cat([numbers.reshape(n_samples, -1).float() for numbers in drawn], dim=1)
 
 
 def _colour_matrices(policy: Policy, u: Tensor) -> Tensor:
@@ -223,35 +298,42 @@ def _erase_boxes(policy: Policy, u: Tensor) -> Tensor:
     return torch.where(u[:, :1] < policy.erase_probability, boxes, 0.0)
 
 
-def _transform(clips: Tensor, policy: Policy, size: int, draws: _Draws, sides: Tensor) -> Tensor:
-    """uint8 (B,T,H,W,3) of images of `sides` (B,2) -> float32 (B,3,T,size,size) in [0,1]."""
+def _transform(
+    crops: list[Crop], canvas: tuple[int, int], draws: Tensor, policy: Policy, size: int
+) -> Tensor:
+    """Crops of frames that fit into a canvas -> float32 (B,C,T,size,size) in [0,1]."""
+    if len(crops) == 1:  # in a batch the crops differ, and one product over all is faster
+        crops = [crop_to(crops[0], draws)]
+    clips, (top, left) = _stack(crops, canvas)
+    sides = torch.tensor([crop[3:] for crop in crops], dtype=torch.float32)
+    numbers = torch.cat([draws, sides], dim=1).to(clips.device, non_blocking=True)
+    *drawn, sides = numbers.split((*_N_NUMBERS, 2), 1)
+    drawn = _Draws(*drawn)
+    rows = _resize_weights(canvas[0], sides[:, :1], size, drawn.top, drawn.crop)
+    columns = _resize_weights(canvas[1], sides[:, 1:], size, drawn.left, drawn.crop)
+    columns = torch.where(drawn.flip[:, :, None] > 0, columns.flip(1), columns)
+    rows, columns = (
+        rows[:, :, top : top + clips.shape[2]],
+        columns[:, :, left : left + clips.shape[3]],
+    )
     # Under autocast the products would run in bf16 and lose half the grey levels.
     with torch.autocast(clips.device.type, enabled=False):
-        clips = _resample(clips, size, draws, sides)
+        clips = _resample(clips, rows.div_(255), columns)
+        rgb, others = clips[:, :3], clips[:, 3:]
         if policy.changes_colours:
-            clips = _recolour(clips, draws)
+            rgb = _recolour(rgb, drawn)
         if policy.erase_probability:
-            clips = _erase(clips, draws)
-    return clips
+            rgb = _erase(rgb, drawn)
+    return torch.cat([rgb, others], dim=1) if others.shape[1] else rgb
 
 
-def _resample(clips: Tensor, size: int, draws: _Draws, sides: Tensor) -> Tensor:
-    """Crop, resize, flip: uint8 (B,T,H,W,3), `sides` (B,2) -> float32 (B,3,T,size,size)."""
-    n_clips, n_frames, height, width, _ = clips.shape
-    if n_clips > 1 and height * width > _LARGE_IMAGE and clips.device.type == "cpu":
-        one = [(clips[i : i + 1], size, _select(draws, [i]), sides[[i]]) for i in range(n_clips)]
-        return torch.cat([_resample(*arguments) for arguments in one])
-    rows = _resize_weights(height, sides[:, 0], size, draws.top, draws.crop)
-    columns = _resize_weights(width, sides[:, 1], size, draws.left, draws.crop)
-    columns[draws.flip] = columns[draws.flip].flip(1)
-    if n_clips == 1:  # in a batch the crops differ, and one product over all is faster
-        clips, rows, columns = _cut(clips, rows, columns)
-        height, width = clips.shape[2:4]
-    rows, columns = rows.to(clips.device).div_(255), columns.to(clips.device)
+def _resample(clips: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """uint8 (B,T,h,w,C), weights (B,size,h) and (B,size,w) -> float32 (B,C,T,size,size)."""
+    (n_clips, n_frames, height, width, n_channels), size = clips.shape, rows.shape[1]
     planes = clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
-    planes = planes.reshape(n_clips, -1, width) @ columns.transpose(1, 2)  # (B, 3*T*H, size)
-    planes = rows[:, None] @ planes.view(n_clips, -1, height, size)  # (B, 3*T, size, size)
-    return planes.view(n_clips, 3, n_frames, size, size).clamp_(0, 1)
+    planes = planes.reshape(n_clips, -1, width) @ columns.transpose(1, 2)  # (B, C*T*h, size)
+    planes = rows[:, None] @ planes.view(n_clips, -1, height, size)  # (B, C*T, size, size)
+    return planes.view(n_clips, n_channels, n_frames, size, size).clamp_(0, 1)
 
 
 def _resize_weights(n: int, sides: Tensor, size: int, start: Tensor, share: Tensor) -> Tensor:
@@ -259,32 +341,28 @@ def _resize_weights(n: int, sides: Tensor, size: int, start: Tensor, share: Tens
 
     Triangle filter, as wide as one output pixel where the image shrinks and one source pixel where
     it grows; rows sum to 1. Only pixels inside the stretch count, as if it had been cut out first.
-    `start` and `share` are shares of the image, the first `sides` (B,) pixels of the axis.
+    `start` and `share` are shares of the image, the first `sides` (B,1) pixels of the axis.
     """
-    first, length = (start * sides)[:, None, None], (share * sides)[:, None, None]
+    first, length = (start * sides)[:, :, None], (share * sides)[:, :, None]
     scale = length / size
-    centres = first + (torch.arange(size)[None, :, None] + 0.5) * scale
-    pixels = torch.arange(n)[None, None, :] + 0.5
+    centres = first + (torch.arange(size, device=sides.device)[None, :, None] + 0.5) * scale
+    pixels = torch.arange(n, device=sides.device)[None, None, :] + 0.5
     weights = (pixels - centres).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
     outside = (pixels <= first) | (pixels >= first + length)
-    weights.masked_fill_((outside & (length >= 1)) | (pixels >= sides[:, None, None]), 0)
+    weights.masked_fill_((outside & (length >= 1)) | (pixels >= sides[:, :, None]), 0)
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
-def _cut(clips: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Drops rows and columns of a single clip that no output pixel looks at, and their weights."""
-    used = [torch.nonzero(weights[0].any(dim=0))[:, 0] for weights in (rows, columns)]
-    (top, bottom), (left, right) = [(int(i[0]), int(i[-1]) + 1) for i in used]
-    return clips[:, :, top:bottom, left:right], rows[:, :, top:bottom], columns[:, :, left:right]
+@cache
+def _luma(device: torch.device) -> Tensor:
+    return torch.tensor(_LUMA, device=device)
 
 
 def _recolour(clips: Tensor, draws: _Draws) -> Tensor:
     """Colour map, then contrast about the clip's mean grey; float32 (B,3,T,h,w) in [0,1]."""
     flat = clips.flatten(2)  # (B, 3, T*h*w)
-    luma = torch.tensor(_LUMA, device=clips.device)
-    colour = draws.colour.to(clips.device)
-    contrast = draws.contrast.to(clips.device)[:, None, None]
-    mean_grey = luma @ (colour @ flat.mean(dim=2, keepdim=True))
+    colour, contrast = draws.colour.view(-1, 3, 3), draws.contrast[:, :, None]
+    mean_grey = _luma(clips.device) @ (colour @ flat.mean(dim=2, keepdim=True))
     offset = (1 - contrast) * mean_grey[:, None]
     return torch.baddbmm(offset, contrast * colour, flat).clamp_(0, 1).view_as(clips)
 
@@ -292,37 +370,31 @@ def _recolour(clips: Tensor, draws: _Draws) -> Tensor:
 def _erase(clips: Tensor, draws: _Draws) -> Tensor:
     size = clips.shape[-1]
     places = (torch.arange(size, device=clips.device) + 0.5) / size
-    top, bottom, left, right = draws.erase.to(clips.device)[:, :, None].unbind(1)
+    top, bottom, left, right = draws.erase[:, :, None].unbind(1)
     in_rows, in_columns = (places >= top) & (places < bottom), (places >= left) & (places < right)
     erased = in_rows[:, :, None] & in_columns[:, None, :]
     return clips.masked_fill_(erased[:, None, None], 0.5)
 
 
-def _select(draws: _Draws, members: list[int]) -> _Draws:
-    return _Draws(**{name: value[members] for name, value in vars(draws).items()})
+def _canvas(crop: Crop) -> tuple[int, int]:
+    """Size in which frames are transformed; no result depends on the batch."""
+    _, _, _, height, width = crop
+    if len(crop.pixels) > 1 or height * width > _LARGE_IMAGE:
+        return height, width
+    return -(-height // _SIDE_STEP) * _SIDE_STEP, -(-width // _SIDE_STEP) * _SIDE_STEP
 
 
-def _canvas(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in which a clip (T,H,W,3) is transformed; no result depends on the batch."""
-    n_frames, height, width, channels = shape
-    if n_frames > 1 or height * width > _LARGE_IMAGE:
-        return tuple(shape)
-    height, width = (-(-side // _SIDE_STEP) * _SIDE_STEP for side in (height, width))
-    return 1, height, width, channels
+def _is_on_gpu(crop: Crop) -> bool:
+    return isinstance(crop.pixels, Tensor) and crop.pixels.device.type != "cpu"
 
 
-def _stack(clips: list[Frames], canvas: tuple[int, ...]) -> Tensor:
-    """Clips in the first rows and columns of a batch (B,*canvas) of zeros."""
-    if isinstance(clips[0], Tensor):
-        batch = clips[0].new_zeros((len(clips), *canvas))
-    else:
-        batch = np.zeros((len(clips), *canvas), dtype=clips[0].dtype)
-    for place, clip in zip(batch, clips, strict=True):
-        place[:, : clip.shape[1], : clip.shape[2]] = clip
-    return torch.as_tensor(batch)
-
-
-def _checked(clips: Tensor) -> Tensor:
-    if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[-1] != 3:
-        raise ValueError(f"expected uint8 (B,T,H,W,3), got {clips.dtype} {tuple(clips.shape)}")
-    return clips
+def _stack(crops: list[Crop], canvas: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """Crops (B,T,h,w,C) and their place: one as it is, or several, each at its place in zeros."""
+    pixels = crops[0].pixels
+    if len(crops) == 1:
+        return torch.as_tensor(pixels)[None], crops[0][1:3]
+    shape = len(crops), len(pixels), *canvas, pixels.shape[3]
+    batch = pixels.new_zeros(shape) if isinstance(pixels, Tensor) else np.zeros(shape, np.uint8)
+    for place, (part, top, left, _, _) in zip(batch, crops, strict=True):
+        place[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+    return torch.as_tensor(batch), (0, 0)
