@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     run = start_run(params, "init_anonymizer")
     data = load_training_data(params)
-    clip_batches = clip_source(data.train, "ce", params, data.cache, folder)
+    frames = {"n_used": params.frames_per_video}
+    clip_batches = clip_source(data.train, "ce", params, data.cache, folder, **frames)
     image_batches = image_source(data.images.paths, params, data.cache, folder)
     narrow = {k: getattr(params, k) for k in ("output_channels", "output_scale", "output_noise")}
     fa = load_fa_model(params.fa_arch, starting_weights(params), **narrow)
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         for clips, images in loop.steps(
             "init f_A", params.epochs, [updater], clip_batches, image_batches
         ):
-            loop.note(reconstruction_step(fa, clips, images, params.frames_per_video, updater))
+            loop.note(reconstruction_step(fa, clips, images, updater))
 
     images = readable_images(data.images.paths[:N_EVALUATED_IMAGES], data.cache)
     psnr = reconstruction_psnr(fa, images, params.size, run.device)
@@ -72,14 +73,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def reconstruction_step(
-    fa: nn.Module, clips: ClipBatch, images: ImageBatch, frames_per_video: int, updater: Updater
+    fa: nn.Module, clips: ClipBatch, images: ImageBatch, updater: Updater
 ) -> dict[str, float]:
     """One update of f_A towards the identity: L1 on frames of videos and on images."""
-    # The frames of a clip look alike; some of each video say as much as all of them.
-    every = max(1, clips.clips.shape[3] // frames_per_video)
-    some = clips.clips[0][:, :, ::every][:, :, :frames_per_video]  # (B, 3, t, H, W)
-    frames = some.transpose(1, 2).flatten(0, 1)  # (B*t, 3, H, W)
-    raw = torch.cat([frames, images.views[0]])  # (B*t + N, 3, H, W)
+    frames = clips.clips[0].transpose(1, 2).flatten(0, 1)  # (B*T, 3, H, W)
+    raw = torch.cat([frames, images.views[0]])  # (B*T + N, 3, H, W)
     fa.train()
     with updater.autocast():
         loss = F.l1_loss(fa(raw).float(), raw)

@@ -95,7 +95,9 @@ class StepLoop:
         with progress(
             description=description, total=n_steps, initial=done, disable=not is_main()
         ) as self.bar:
-            parts = (source.batches(position.step, n_steps - done) for source in sources)
+            parts = (
+                source.batches(position.step, n_steps - done, self.run.device) for source in sources
+            )
             for batches in zip(*parts, strict=True):
                 self._set_rates(updaters)
                 # Noise and dropout depend on the step and the rank alone: a resumed run draws what
@@ -104,7 +106,7 @@ class StepLoop:
                 seed = derived_seed(self.params.seed, description, position.step, *own)
                 torch.manual_seed(seed)
                 self.names = [name for batch in batches for name in batch.names]
-                yield tuple(batch.to(self.run.device) for batch in batches)
+                yield batches
                 self._save_or_stop()
         if not self.is_complete:
             counts = f"{position.step} of {self.last_step}"

@@ -1,5 +1,8 @@
 """Batches of stage 1: clips of videos and views of images, decoded, sampled and augmented.
 
+Loading processes decode, draw and cut: what they hand over is uint8 and holds a frame once, however
+many views look at it. The process that trains augments on its device.
+
 What a batch holds depends on (seed, epoch, position of the sample) alone: not on workers, not on
 where a run was interrupted. So a resumed run sees the batches that it would have seen. Under
 torchrun each rank reads a contiguous share of every batch; batch sizes are those of all ranks
@@ -7,6 +10,7 @@ together.
 """
 
 import logging
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +28,7 @@ from aux_code import config
 from aux_code.datasets import transforms
 from aux_code.datasets.clip_sampling import disjoint_clips, random_clip, triplet_clips
 from aux_code.datasets.decode import DecodedCache, UnreadableMedia
-from aux_code.datasets.transforms import Policy
+from aux_code.datasets.transforms import Crop, Policy
 from aux_code.datasets.ucf101 import Ucf101, Ucf101Item
 from aux_code.datasets.unreadable import UnreadableLog
 from aux_code.datasets.vispr import Vispr
@@ -51,12 +55,6 @@ class ClipBatch(NamedTuple):
     names: tuple[str, ...]
     """(B,) files, for messages."""
 
-    def to(self, device: torch.device) -> "ClipBatch":
-        """The batch on `device`."""
-        tensors = (self.clips, self.labels, self.person_masks)
-        moved = (None if x is None else x.to(device, non_blocking=True) for x in tensors)
-        return ClipBatch(*moved, self.names)
-
 
 class ImageBatch(NamedTuple):
     """Two views of N images."""
@@ -65,10 +63,6 @@ class ImageBatch(NamedTuple):
     """(2, N, 3, H, W) in [0, 1]."""
     names: tuple[str, ...]
     """(N,) files, for messages."""
-
-    def to(self, device: torch.device) -> "ImageBatch":
-        """The batch on `device`."""
-        return self._replace(views=self.views.to(device, non_blocking=True))
 
 
 N_VIEWS = {"ce": 1, "triplet": 3, "invariance": 2, "lltc": 8}
@@ -85,17 +79,37 @@ class Sampling(NamedTuple):
     seed: int
     negative_distance: int = 0
     """Frames; 0: any other time."""
+    n_used: int = 0
+    """Frames, spread over a clip, that it is reduced to; 0: all."""
 
 
 class _Sample(NamedTuple):
-    arrays: list[np.ndarray]
-    """Of each view: uint8 frames (T, H, W, 3), or an image (H, W, 3)."""
+    clips: Sequence[np.ndarray]
+    """uint8 (T, H, W, 3), with masks of persons (T, H, W, 4); an image is one frame."""
+    of_view: Sequence[int]
+    """Place in `clips` of what each view looks at."""
     keys: tuple
     """Of the sample's generators: view k is drawn from seeded_generator(*keys, k)."""
     name: str
     label: int | None = None
     """Of a video; None: an image."""
-    masks: list[np.ndarray] | None = None
+
+
+class Crops(NamedTuple):
+    """What a loading process hands over: K views of each of B samples."""
+
+    pixels: Tensor
+    """(n_bytes,) uint8: the crops, one behind another."""
+    places: list[tuple[tuple[int, ...], ...]]
+    """Of each crop its shape (T, h, w, C), then the other fields of `transforms.Crop`."""
+    views: list[list[int]]
+    """(K, B) numbers of crops."""
+    draws: Tensor
+    """(K, B, 18), see `transforms.draw`."""
+    labels: Tensor | None
+    """(B,) class indices; None: images."""
+    names: tuple[str, ...]
+    """(B,) files."""
 
 
 AUGMENTATIONS = {"strong": transforms.STRONG, "moderate": transforms.MODERATE}
@@ -122,26 +136,26 @@ class ClipSamples(Dataset):
         generator = seeded_generator(sampling.seed, "clip", epoch, index)
         try:
             n_frames = self.cache.count_frames(video.path)
-            clips = clip_indices(n_frames, sampling, generator)
-            unique, inverse = np.unique(np.concatenate(clips), return_inverse=True)
-            frames = self.cache.read_frames(video.path, unique)
+            clips = [tuple(clip) for clip in clip_indices(n_frames, sampling, generator)]
+            distinct = list(dict.fromkeys(clips))
+            frames = self.cache.read_frames(video.path, indices := np.concatenate(distinct))
         except UnreadableMedia as error:
             return error
-        views = np.split(inverse, len(clips))
-        masks = None
         if self.people is not None:
-            painted = person_masks(self.people, video.path, unique, frames.shape[1:3])
-            masks = [painted[places] for places in views]
+            masks = person_masks(self.people, video.path, indices, frames.shape[1:3])
+            frames = np.concatenate([frames, masks[..., :1]], axis=3)
+        of_view, arrays = map(distinct.index, clips), np.split(frames, len(distinct))
         keys = (sampling.seed, "augment", epoch, index)
-        arrays = [frames[places] for places in views]
-        return _Sample(arrays, keys, str(video.path), video.label, masks)
+        return _Sample(arrays, list(of_view), keys, str(video.path), video.label)
 
 
 def clip_indices(n_frames: int, sampling: Sampling, generator: torch.Generator) -> list[np.ndarray]:
     """Frame indices of the K clips of one sample; see `ClipBatch.clips`."""
     length, stride = sampling.clip_length, sampling.stride
     if sampling.views == "ce":
-        return [random_clip(n_frames, length, stride, generator)]
+        clip = random_clip(n_frames, length, stride, generator)
+        n_used = sampling.n_used or length
+        return [clip[:: max(1, length // n_used)][:n_used]]
     if sampling.views == "lltc":
         times = list(disjoint_clips(n_frames, length, stride, 4, generator))
         return times + times
@@ -151,7 +165,7 @@ def clip_indices(n_frames: int, sampling: Sampling, generator: torch.Generator) 
 
 @dataclass
 class ImageSamples(Dataset):
-    """Map from (epoch, index) to a decoded image, twice, or to why it does not decode."""
+    """Map from (epoch, index) to a decoded image, or to why it does not decode."""
 
     paths: Sequence[Path]
     cache: DecodedCache
@@ -166,43 +180,78 @@ class ImageSamples(Dataset):
             image = self.cache.read_image(self.paths[index])
         except UnreadableMedia as error:
             return error
-        return _Sample([image, image], (self.seed, "view", epoch, index), str(self.paths[index]))
+        keys = (self.seed, "view", epoch, index)
+        return _Sample([image[None]], [0, 0], keys, str(self.paths[index]))
 
 
 def collate(
     samples: list[_Sample | UnreadableMedia], size: int, policy: Policy
-) -> tuple[ClipBatch | ImageBatch | None, list[UnreadableMedia]]:
-    """Augmented clips or images of size x size pixels, and what did not decode."""
+) -> tuple[Crops | None, list[UnreadableMedia]]:
+    """What views of size x size pixels need of the samples, and what did not decode."""
     good = [sample for sample in samples if isinstance(sample, _Sample)]
     bad = [sample for sample in samples if isinstance(sample, UnreadableMedia)]
     if not good:
         return None, bad
     if world_size() > 1:  # losses over all ranks need shares of one size
         good += [good[i % len(good)] for i in range(len(bad))]
+    n_views = len(good[0].of_view)
+    generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in good]
+    draws = transforms.draw(policy, generators, len(generators))
+    sides = np.array([sample.clips[0].shape[1:3] for sample in good] * n_views)
+    boxes = transforms.needed(draws, sides).reshape(n_views, len(good), 2, 2)
+    draws, crops, views = draws.unflatten(0, (n_views, len(good))), [], []
+    for b, sample in enumerate(good):
+        cut, of_view = _cut(sample, boxes[:, b], draws[:, b], size)
+        views.append([len(crops) + i for i in of_view])
+        crops += cut
+    pixels = np.empty(sum(crop.pixels.size for crop in crops), np.uint8)
+    parts = np.split(pixels, np.cumsum([crop.pixels.size for crop in crops])[:-1])
+    for part, crop in zip(parts, crops, strict=True):
+        part.reshape(crop.pixels.shape)[...] = crop.pixels
+    places = [(crop.pixels.shape, *crop[1:]) for crop in crops]
+    is_video = good[0].label is not None
+    labels = torch.tensor([sample.label for sample in good]) if is_video else None
+    by_view = [list(of_view) for of_view in zip(*views, strict=True)]
     names = tuple(sample.name for sample in good)
-    views = _augmented(good, [sample.arrays for sample in good], size, policy)
-    if good[0].label is None:
-        return ImageBatch(views, names), bad
-    masks = None
-    if good[0].masks is not None:
-        # The same crops and flips: every policy makes the same draws from equal generators.
-        geometry = Policy(policy.crop_factor, flip_probability=policy.flip_probability)
-        painted = _augmented(good, [sample.masks for sample in good], size, geometry)
-        masks = (painted[:, :, :1] >= 0.5).float()
-    labels = torch.tensor([sample.label for sample in good])
-    return ClipBatch(views, labels, masks, names), bad
+    return Crops(torch.from_numpy(pixels), places, by_view, draws, labels, names), bad
 
 
-def _augmented(
-    samples: list[_Sample], arrays: list[list[np.ndarray]], size: int, policy: Policy
-) -> Tensor:
-    """(K, B, 3, [T,] size, size) of K arrays for each of B samples; each view has its generator."""
-    n_views, n = len(arrays[0]), len(samples)
-    flat = [own[k] for k in range(n_views) for own in arrays]
-    generators = [seeded_generator(*sample.keys, k) for k in range(n_views) for sample in samples]
-    of_image = samples[0].label is None
-    augment = transforms.augment_images if of_image else transforms.augment_batch
-    return augment(flat, policy, size, generators).unflatten(0, (n_views, n))
+def _cut(
+    sample: _Sample, boxes: np.ndarray, draws: Tensor, size: int
+) -> tuple[list[Crop], Sequence[int]]:
+    """Crops of a sample with these boxes and draws of its views, and the place of each view's.
+
+    Frames of more than 4 size^2 pixels, whose bytes are more than the views', are resized here.
+    """
+    clips = [transforms.whole(clip) for clip in sample.clips]
+    if clips[0].height * clips[0].width <= 4 * size**2:
+        viewed = np.array(sample.of_view)
+        cut = [transforms.crop_to(clip, boxes[viewed == i]) for i, clip in enumerate(clips)]
+        return cut, sample.of_view
+    each = zip(sample.of_view, boxes, draws[:, 3] > 0, strict=True)
+    crops = [transforms.shrink(clips[i], box, flip, size) for i, box, flip in each]
+    draws[:, : len(transforms.RESIZED)] = transforms.RESIZED
+    return crops, range(len(crops))
+
+
+def augmented(
+    batch: Crops, size: int, policy: Policy, device: torch.device
+) -> ClipBatch | ImageBatch:
+    """The views of a batch, made on `device` without waiting for it."""
+    sizes = [math.prod(shape) for shape, *_ in batch.places]
+    parts = batch.pixels.to(device, non_blocking=True).split(sizes)
+    placed = zip(parts, batch.places, strict=True)
+    crops = [Crop(part.view(*shape), *place) for part, (shape, *place) in placed]
+    rows = zip(batch.views, batch.draws, strict=True)
+    views = [transforms.augment_crops([crops[i] for i in of], d, policy, size) for of, d in rows]
+    views = torch.stack(views)  # (K, B, C, T, size, size)
+    if batch.labels is None:
+        return ImageBatch(views[:, :, :, 0], tuple(batch.names))
+    clips, masks = views[:, :, :3], None
+    if views.shape[2] > 3:
+        masks = (views[:, :, 3:] >= 0.5).float()
+    labels = batch.labels.to(device, non_blocking=True)
+    return ClipBatch(clips, labels, masks, tuple(batch.names))
 
 
 def _begin_loading(worker: int) -> None:
@@ -230,7 +279,7 @@ class BatchSource:
         self, samples: Dataset, policy: Policy, batch_size: int, params: StageParams, folder: Path
     ):
         self.samples, self.batch_size = samples, batch_size
-        self.collate = partial(collate, size=params.size, policy=policy)
+        self.how = {"size": params.size, "policy": policy}
         self.n_workers, self.seed = params.n_workers, params.seed
         self.unreadable = UnreadableLog(folder, len(samples), params.max_unreadable_share)
         self.steps_per_epoch = max(1, -(-len(samples) // batch_size))
@@ -241,15 +290,17 @@ class BatchSource:
                 "--batch_videos and --batch_images (of all processes) or --nproc_per_node"
             )
 
-    def batches(self, first_step: int, n_steps: int) -> Iterator[ClipBatch | ImageBatch]:
-        """Batches first_step, ..., first_step + n_steps - 1; of each, this rank's share.
+    def batches(
+        self, first_step: int, n_steps: int, device: torch.device | str = "cpu"
+    ) -> Iterator[ClipBatch | ImageBatch]:
+        """Batches first_step, ..., first_step + n_steps - 1 on `device`; this rank's share of each.
 
         Raises:
             UserError: no file of a batch is readable, or too many of the data set are not.
         """
-        keys = [self._keys(step) for step in range(first_step, first_step + n_steps)]
+        keys = map(self._keys, range(first_step, first_step + n_steps))
         how = {"num_workers": self.n_workers, "worker_init_fn": _begin_loading}
-        how |= {"collate_fn": self.collate, "pin_memory": torch.cuda.is_available()}
+        how |= {"collate_fn": partial(collate, **self.how), "pin_memory": torch.cuda.is_available()}
         loader = DataLoader(self.samples, batch_sampler=keys, **how)
         for batch, errors in loader:
             # every rank counts what any of them met, so that all of them stop or none
@@ -260,7 +311,7 @@ class BatchSource:
             if lost:
                 names = ", ".join(lost)
                 raise UserError(f"not one file of a batch is readable: {names}; replace them")
-            yield batch
+            yield augmented(batch, **self.how, device=device)
 
     def _keys(self, step: int) -> list[tuple[int, int]]:
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
@@ -281,10 +332,11 @@ def clip_source(
     cache: DecodedCache,
     folder: Path,
     people: PersonBoxes | None = None,
+    n_used: int = 0,
 ) -> BatchSource:
-    """Batches of clips; see `Sampling.views`. With `people` they have masks."""
+    """Batches of clips; see `Sampling`. With `people` they have masks."""
     distance = getattr(params, "negative_distance", 0)  # the minimax alone has it
-    sampling = Sampling(views, params.clip_length, params.stride, params.seed, distance)
+    sampling = Sampling(views, params.clip_length, params.stride, params.seed, distance, n_used)
     samples = ClipSamples(videos, sampling, cache, people)
     policy = AUGMENTATIONS[params.augmentation]
     return BatchSource(samples, policy, params.batch_videos, params, folder)

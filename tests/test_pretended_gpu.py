@@ -4,11 +4,14 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from anonymization_training.training_batches import _Sample, augmented, collate
+from aux_code.datasets.transforms import STRONG
 from tests.commands import ROOT, python
 
 RUN = ROOT / "tests" / "pretended_gpu" / "run.py"
@@ -34,7 +37,8 @@ def test_the_pretended_gpu_keeps_cudas_rules(tmp_path: Path):
     assert all("same device" in message for message in refused.values()), refused
     assert not any(found["allowed"].values()), found["allowed"]
     waits = {"item": 1, "cpu": 1, "bool": 1, "nonzero": 1, "mask": 1, "tolist": 1}
-    assert found["syncs"] == {**waits, "to the GPU": 0, "sum": 0}
+    assert found["syncs"] == {**waits, "to the GPU": 0, "sum": 0, "augment": 0}
+    assert found["augmented apart"] < 1e-6
     on_gpu, on_cpu = found["losses"]
     assert on_gpu == pytest.approx(on_cpu, rel=1e-5) and on_gpu[3] < on_gpu[0]
     assert "pretended GPU: " in result.stderr.splitlines()[-1]
@@ -83,6 +87,15 @@ def trained_losses(device: str) -> list[float]:
         return [*losses, net.eval()(images).cpu().double().sum().item()]
 
 
+def augmented_on(device: str) -> torch.Tensor:
+    """A batch of stage 1, from clips of two sizes that a loading process handed over."""
+    drawn = np.random.default_rng(0)
+    clips = [drawn.integers(0, 256, (2, 90, 60 + 20 * i, 3), dtype=np.uint8) for i in range(2)]
+    samples = [_Sample([clip] * 2, [0, 0, 1], (0, i), "", i) for i, clip in enumerate(clips * 2)]
+    crops, _ = collate(samples, 64, STRONG)
+    return augmented(crops, 64, STRONG, torch.device(device)).clips
+
+
 def main() -> None:
     """On the pretended GPU: what it does, as JSON."""
     x, on_cpu = torch.rand(4, 4, device="cuda"), torch.rand(4, 4)
@@ -101,7 +114,7 @@ def main() -> None:
     waiting = {
         "item": x.sum().item, "cpu": x.cpu, "bool": (x.sum() > 0).__bool__, "nonzero": x.nonzero,
         "mask": lambda: x[x > 0.5], "tolist": x.tolist, "to the GPU": lambda: on_cpu.to("cuda"),
-        "sum": x.sum,
+        "sum": x.sum, "augment": lambda: augmented_on("cuda"),
     }  # fmt: skip
     refusals = {name: refusal(*call) for name, call in refused.items()}
     found = {
@@ -110,6 +123,7 @@ def main() -> None:
         "allowed": {name: refusal(*call) for name, call in allowed.items()},
         "syncs": {name: syncs_of(function) for name, function in waiting.items()},
         "losses": [trained_losses("cuda"), trained_losses("cpu")],
+        "augmented apart": (augmented_on("cuda").cpu() - augmented_on("cpu")).abs().max().item(),
     }  # fmt: skip
     sys.stdout.write(json.dumps(found))
 

@@ -115,6 +115,8 @@ class _Draws(NamedTuple):
 
 _N_NUMBERS = 1, 1, 1, 1, 1, 9, 4
 """Columns of each field of `_Draws` in a tensor (B, 18) of draws."""
+RESIZED = torch.tensor([1.0, 0, 0, 0])
+"""First columns, once an image is cut, resized and flipped."""
 
 
 class Crop(NamedTuple):
@@ -163,37 +165,31 @@ def whole(clip: Frames) -> Crop:
     return Crop(clip, 0, 0, *clip.shape[1:3])
 
 
-def crop_to(crop: Crop, draws: Tensor) -> Crop:
-    """The least part that views with these draws (V,18) are made of."""
-    drawn, (_, height, width, _) = _Draws(*draws.split(_N_NUMBERS, 1)), crop.pixels.shape
-    top, bottom = _stretch(crop.height, drawn.top, drawn.crop)
-    left, right = _stretch(crop.width, drawn.left, drawn.crop)
-    rows = slice(max(0, top - crop.top), min(height, bottom - crop.top))
-    columns = slice(max(0, left - crop.left), min(width, right - crop.left))
-    place = crop.top + rows.start, crop.left + columns.start
-    return Crop(crop.pixels[:, rows, columns], *place, crop.height, crop.width)
+def needed(draws: Tensor, sides: np.ndarray) -> np.ndarray:
+    """What views of images of `sides` (V,2) are made of: int (V,2,2), rows from, to, columns from,
+    to."""
+    numbers = draws.numpy()
+    first, length = numbers[:, 1:3] * np.float32(sides), numbers[:, :1] * np.float32(sides)
+    slack = length < 1  # less than a pixel is made of its neighbours
+    low = np.floor(first.astype(float) + 0.5 - slack).clip(min=0)
+    high = np.ceil((first + length).astype(float) - 0.5 + slack).clip(max=sides)
+    return np.stack([low, high], axis=2).astype(int)
 
 
-def _stretch(n: int, start: Tensor, share: Tensor) -> tuple[int, int]:
-    """First and last + 1 of an axis' n pixels that have a weight in any of the views."""
-    first, length = start * n, share * n
-    slack = (length < 1).double()  # less than a pixel: its neighbours
-    low, high = first.double() + 0.5 - slack, (first + length).double() - 0.5 + slack
-    return max(0, int(low.min().floor())), min(n, int(high.max().ceil()))
+def crop_to(crop: Crop, boxes: np.ndarray) -> Crop:
+    """The least part with all of some boxes (V,2,2)."""
+    place = np.array([crop.top, crop.left])
+    low = np.maximum(boxes[:, :, 0].min(0) - place, 0)
+    high = np.minimum(boxes[:, :, 1].max(0) - place, crop.pixels.shape[1:3])
+    pixels = crop.pixels[:, low[0] : high[0], low[1] : high[1]]
+    return Crop(pixels, *(place + low).tolist(), crop.height, crop.width)
 
 
-def shrink(crop: Crop, draws: Tensor, size: int) -> tuple[Crop, Tensor]:
-    """Cuts, resizes and flips frames for one view (1,18), in 8 bits and with edges at whole pixels.
-
-    Returns:
-        size x size pixels, and the draws that are left to do.
-    """
-    cut, left = crop_to(crop, draws), draws.clone()
-    frames = torch.from_numpy(np.ascontiguousarray(cut.pixels)).permute(0, 3, 1, 2)  # (T,C,h,w)
+def shrink(crop: Crop, box: np.ndarray, is_flipped: bool, size: int) -> Crop:
+    """The box (2,2) of whole frames, resized in 8 bits to size x size pixels, perhaps flipped."""
+    frames = torch.tensor(crop_to(crop, box[None]).pixels).permute(0, 3, 1, 2)  # (T,C,h,w)
     small = F.interpolate(frames, (size, size), mode="bilinear", antialias=True)
-    small = small.flip(3) if draws[0, 3] else small
-    left[:, :4] = torch.tensor([1.0, 0, 0, 0])  # all of it from the corner, not flipped
-    return whole(small.permute(0, 2, 3, 1).numpy()), left
+    return whole((small.flip(3) if is_flipped else small).permute(0, 2, 3, 1).numpy())
 
 
 def augment_crops(crops: Sequence[Crop], draws: Tensor, policy: Policy, size: int) -> Tensor:
@@ -302,11 +298,11 @@ def _transform(
     crops: list[Crop], canvas: tuple[int, int], draws: Tensor, policy: Policy, size: int
 ) -> Tensor:
     """Crops of frames that fit into a canvas -> float32 (B,C,T,size,size) in [0,1]."""
+    sides = np.float32([crop[3:] for crop in crops])
     if len(crops) == 1:  # in a batch the crops differ, and one product over all is faster
-        crops = [crop_to(crops[0], draws)]
+        crops = [crop_to(crops[0], needed(draws, sides))]
     clips, (top, left) = _stack(crops, canvas)
-    sides = torch.tensor([crop[3:] for crop in crops], dtype=torch.float32)
-    numbers = torch.cat([draws, sides], dim=1).to(clips.device, non_blocking=True)
+    numbers = torch.cat([draws, torch.from_numpy(sides)], dim=1).to(clips.device, non_blocking=True)
     *drawn, sides = numbers.split((*_N_NUMBERS, 2), 1)
     drawn = _Draws(*drawn)
     rows = _resize_weights(canvas[0], sides[:, :1], size, drawn.top, drawn.crop)
@@ -355,7 +351,7 @@ def _resize_weights(n: int, sides: Tensor, size: int, start: Tensor, share: Tens
 
 @cache
 def _luma(device: torch.device) -> Tensor:
-    return torch.tensor(_LUMA, device=device)
+    return torch.tensor(_LUMA).to(device)
 
 
 def _recolour(clips: Tensor, draws: _Draws) -> Tensor:

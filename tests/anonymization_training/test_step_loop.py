@@ -28,7 +28,7 @@ class Source:
 
     steps_per_epoch = 3
 
-    def batches(self, first_step: int, n_steps: int) -> list[ImageBatch]:
+    def batches(self, first_step: int, n_steps: int, device: torch.device) -> list[ImageBatch]:
         numbers = range(first_step, first_step + n_steps)
         return [ImageBatch(torch.tensor(n), (f"{n}.avi", f"{n}.jpg")) for n in numbers]
 

@@ -53,8 +53,8 @@ def test_reconstruction_learns_from_whole_frames_of_clips():
     clips = colour[..., None].expand(1, 2, 3, 8, 4, 4)
     clips = ClipBatch(clips, torch.tensor([1, 1]), None, ("a", "b"))
     images = ImageBatch(colour.expand(2, 3, 3, 4, 4), ("1", "2", "3"))
-    reconstruction_step(fa, clips, images, frames_per_video=4, updater=updater(fa))
-    assert torch.equal(seen[0], colour.expand(2 * 4 + 3, 3, 4, 4))
+    reconstruction_step(fa, clips, images, updater(fa))
+    assert torch.equal(seen[0], colour.expand(2 * 8 + 3, 3, 4, 4))
 
 
 class Listener(nn.Module):

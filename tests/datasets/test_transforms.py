@@ -99,6 +99,26 @@ def test_images_of_many_sizes_come_out_as_alone(policy):
     close(backwards.flip(0), together, 1e-5)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_is_cut_for_some_views_is_all_that_they_need(policy):
+    """What was shrunk before, in 8 bits and at whole pixels, is nearly the same."""
+    for height, width, size in [(72, 96, 48), (150, 200, 64), (20, 30, 224), (3, 1, 16)]:
+        clips = np.repeat(noise(6, 2, height, width, 3), 2, axis=0)
+        expected = augment_batch(clips, policy, size, generators(12))
+        draws = tf.draw(policy, generators(12), 12)
+        boxes = tf.needed(draws, np.array([[height, width]] * 12)).reshape(6, 2, 2, 2)
+        pairs = zip(map(tf.whole, clips[::2]), boxes, strict=True)
+        cut = [crop for clip, own in pairs for crop in [tf.crop_to(clip, own)] * 2]
+        assert torch.equal(tf.augment_crops(cut, draws, policy, size), expected)
+    clip, draws = tf.whole(ramp(480, 640)), tf.draw(policy, generators(6), 6)
+    each = zip(tf.needed(draws, np.array([[480, 640]] * 6)), draws[:, 3] > 0, strict=True)
+    crops = [tf.shrink(clip, box, flip, 64) for box, flip in each]
+    assert all(crop.pixels.shape == (1, 64, 64, 3) for crop in crops)
+    draws[:, :4] = tf.RESIZED
+    found = tf.augment_crops(crops, draws, policy, 64)
+    close(found, augment_batch([clip.pixels] * 6, policy, 64, generators(6)), 0.01)
+
+
 def test_flip_mirrors_half_of_the_views():
     views = augment_batch([ramp()] * 300, Policy(flip_probability=0.5), 20, generators(300))
     plain = augment_batch([ramp()], Policy(), 20, [])[0]
