@@ -128,7 +128,7 @@ they may stand before terms that hold the release's 8e-4 and 8e-3."""
 
 _RELEASE_LOSS = {"loss": "release", "smoothness_weight": 8e-4, "sparsity_weight": 8e-3}
 
-RELEASE = replace(PAPER, **_RELEASE_LOSS, validation_fraction=0.0)
+RELEASE = replace(PAPER, **_RELEASE_LOSS, validation_fraction=0.0, precision="fp32")
 """The public code's settings, defects of its losses included (docs/settings.md)."""
 
 MINIATURE = replace(

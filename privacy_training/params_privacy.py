@@ -205,7 +205,7 @@ MINIATURE = PrivacyParams(
 PRESETS = {
     "paper": PrivacyParams(),
     # the release's warm-up of four epochs ends at a fifth of the rate, and stays there
-    "release": PrivacyParams(image_learning_rate=2e-4, warmup_epochs=4),
+    "release": PrivacyParams(image_learning_rate=2e-4, warmup_epochs=4, precision="fp32"),
     "ours": PrivacyParams(),  # as paper
     "miniature": MINIATURE,
     "miniature_from_raw": replace(

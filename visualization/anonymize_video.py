@@ -60,10 +60,10 @@ class AnonymizeParams(PersonBoxParams, CommonParams):
         check_ranges(self, at_least={"frames_per_pass": 1, "fps": 0.01}, at_most={"fps": 1000})
 
 
-PRESETS = {
-    "paper": AnonymizeParams(source=tyro.MISSING, target=tyro.MISSING),
-    "miniature": AnonymizeParams(preset="miniature", source=tyro.MISSING, target=tyro.MISSING),
-}
+PRESETS = dict.fromkeys(
+    ("paper", "release", "ours", "miniature"),
+    AnonymizeParams(source=tyro.MISSING, target=tyro.MISSING),
+)
 
 
 def main() -> int:

@@ -45,10 +45,10 @@ class PlotScoresParams(CommonParams):
         check_ranges(self, above={"fps": 0})
 
 
-PRESETS = {
-    "paper": PlotScoresParams(video=tyro.MISSING, results=tyro.MISSING),
-    "miniature": PlotScoresParams(preset="miniature", video=tyro.MISSING, results=tyro.MISSING),
-}
+PRESETS = dict.fromkeys(
+    ("paper", "release", "ours", "miniature"),
+    PlotScoresParams(video=tyro.MISSING, results=tyro.MISSING),
+)
 
 
 def main() -> None:
