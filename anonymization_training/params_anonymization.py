@@ -364,19 +364,15 @@ def starting_weights(
         UserError: none are given where the paper and the release start from pre-trained ones.
     """
     given = params.init_weights
-    if given or params.preset not in ("paper", "release"):
+    if isinstance(params, InitUtilityParams):
+        needed, taken = "f_T starts from Kinetics-400", accepted_weights("ft", params.ft_arch)
+    elif isinstance(params, InitPrivacyParams):
+        needed, taken = "f_B starts from SimCLR on ImageNet", accepted_weights("fb", params.fb_arch)
+    is_strict = params.preset in ("paper", "release")
+    if isinstance(params, InitAnonymizerParams) or given or not is_strict:
         return None if given in ("", "none") else given
-    if isinstance(params, InitAnonymizerParams):
-        return None
-    network, source, layouts = (
-        ("f_T", "Kinetics-400", accepted_weights("ft", params.ft_arch))
-        if isinstance(params, InitUtilityParams)
-        else ("f_B", "SimCLR on ImageNet", accepted_weights("fb", params.fb_arch))
-    )
-    raise UserError(
-        f"--init_weights: {network} of the preset '{params.preset}' starts from {source}; give "
-        f"none for random weights, or a file or name; taken are {layouts}"
-    )
+    text = f"in the preset '{params.preset}' {needed}; give none for random weights, or a file or"
+    raise UserError(f"--init_weights: {text} name; taken are {taken}")
 
 
 def initial_files(params: TrainAnonymizerParams) -> dict[str, str]:
