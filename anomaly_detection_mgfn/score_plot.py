@@ -8,7 +8,7 @@ import torch
 
 from aux_code.datasets.decode import read_frames
 from aux_code.datasets.transforms import evaluation_transform, transform_boxes
-from aux_code.model_loaders import apply_anonymizer, load_anonymizer
+from aux_code.model_loaders import apply_anonymizer, load_anonymizer, noise_keys
 from aux_code.models.obfuscation import Raw, read_boxes
 from aux_code.reporting.figures import Strip
 
@@ -47,6 +47,7 @@ def anonymized_frames(
         ).float()
         for i in indices
     ]
-    shown = apply_anonymizer(net, evaluation_transform(frames, size), boxes).clamp(0, 1)
+    noise = noise_keys(0, video, indices)
+    shown = apply_anonymizer(net, evaluation_transform(frames, size), boxes, noise)
     pixels = (shown * 255).round().byte().permute(0, 2, 3, 1).numpy()  # (N, size, size, 3)
     return Strip("", pixels, indices.tolist())

@@ -6,6 +6,7 @@ Writes <run>/fa_recon.pth, which train_anonymizer.py finds by default.
 
 import sys
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
@@ -33,7 +34,7 @@ from anonymization_training.training_batches import (
 )
 from aux_code.datasets.transforms import evaluation_images
 from aux_code.devices import prepare_for_training
-from aux_code.model_loaders import load_fa_model
+from aux_code.model_loaders import apply_anonymizer, load_fa_model, noise_keys
 from aux_code.parameters import parse
 from aux_code.runs import run_folder, run_script, start_run
 from aux_code.training_state import TrainingState, is_finished
@@ -90,10 +91,12 @@ def reconstruction_step(
 def reconstruction_psnr(
     fa: nn.Module, images: Sequence[np.ndarray], size: int, device: torch.device
 ) -> float:
-    """Peak signal-to-noise ratio in dB (peak 1) of f_A on images at evaluation geometry."""
+    """Peak signal-to-noise ratio in dB (peak 1) of f_A's releases at evaluation geometry."""
     fa.eval()
     raw = evaluation_images(images, size).to(device)
-    error = torch.cat([(fa(part) - part).square().mean((1, 2, 3)) for part in raw.split(32)])
+    noise = noise_keys(0, Path("validation"), count())
+    released = torch.cat([apply_anonymizer(fa, part, noise=noise) for part in raw.split(32)])
+    error = (released - raw).square().mean((1, 2, 3))
     return float(-10 * torch.log10(error.clamp_min(1e-10)).mean())
 
 

@@ -4,6 +4,10 @@ Step 1 updates the anonymizer f_A to minimise  w_T * L_T - w_B * L_B.
 Step 2, with f_A frozen, lets the utility network f_T minimise L_T and the privacy (budget) network
 f_B minimise L_B.
 
+In both steps f_T and f_B see what f_A releases: its batch norms keep the statistics of its
+initialisation (`--fa_batch_norm running`) and its output is rounded to 8 bits. So the frames of a
+pass make no difference, and what is trained is what is validated, saved, attacked and extracted.
+
 Under torchrun every rank takes its share of each batch, and R ranks do what one process does with
 the whole batch: NT-Xent sees the rows of all ranks, with gradient, batch norms see the batches of
 all ranks, and the gradients are averaged. (LLTC contrasts the clips of one video, and the other
@@ -14,6 +18,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,11 +28,12 @@ from torch.nn import functional as F
 from anonymization_training.params_anonymization import TrainAnonymizerParams as Params
 from anonymization_training.training_batches import ClipBatch, ImageBatch
 from aux_code.batch_norm import keep_running_statistics
-from aux_code.devices import autocast
+from aux_code.devices import autocast, in_full_precision
 from aux_code.distributed import average_gradients, gather_rows, mean_over_ranks
 from aux_code.layout import apply_per_frame
 from aux_code.losses import temporal
 from aux_code.losses.nt_xent import nt_xent_loss
+from aux_code.model_loaders import apply_anonymizer
 
 Images = ImageBatch | None
 """None where the positives of NT-Xent are frames of the clips."""
@@ -54,10 +60,10 @@ def set_modes(networks: Networks, phase: str, params: Params) -> None:
         phase: "step 1" (keeps the running statistics of f_T and f_B all the same), "step 2",
             "settling" or "validation".
     """
-    own, others = params.fa_batch_norm == "batch", params.batch_norm == "batch"
+    own, others = params.fa_batch_norm, params.batch_norm == "batch"
     training = {  # f_A    f_T     f_B
-        "step 1": (own, others, others),
-        "step 2": (own, True, True),
+        "step 1": (own != "running", others, others),
+        "step 2": (own == "batch", True, True),
         "settling": (False, True, False),
         "validation": (False, False, False),
     }[phase]
@@ -90,10 +96,15 @@ class Updater:
         return autocast(self.device, self.precision)
 
     def update(self, loss: Tensor) -> None:
-        """Backward pass of a loss and one step of the optimizer.
+        """Backward pass of a loss and one step of the optimizer; raises as `backward` does."""
+        self.backward(loss)
+        self.step()
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradient: averaged over the ranks, unscaled, clipped.
 
         Raises:
-            NonFiniteLoss: a gradient is NaN or infinite; nothing was updated.
+            NonFiniteLoss: it is NaN or infinite; nothing was updated.
         """
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -103,6 +114,9 @@ class Updater:
         # the scaler itself leaves out a step whose gradients overflow, and tries a smaller scale
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             raise NonFiniteLoss(f"the gradient of {type(self.net).__name__} is {norm.item()}")
+
+    def step(self) -> None:
+        """The optimizer's, by the gradient."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.n_updates += 1
@@ -210,7 +224,7 @@ def step_adversaries(
         The named losses.
 
     Raises:
-        NonFiniteLoss: before anything was updated, or before f_B was if its gradient is at fault.
+        NonFiniteLoss: before any weight was updated.
     """
     set_modes(networks, "step 2", params)
     networks.fa.zero_grad(set_to_none=True)
@@ -218,8 +232,10 @@ def step_adversaries(
         utility, parts = utility_loss(networks, clips, params, through_fa=False)
         budget = budget_loss(networks, clips, images, params, through_fa=False)
     losses = finite({"utility": utility, "budget": budget} | parts, "step2/")
-    updaters.ft.update(utility)
-    updaters.fb.update(budget)
+    updaters.ft.backward(utility)
+    updaters.fb.backward(budget)
+    updaters.ft.step()
+    updaters.fb.step()
     return losses
 
 
@@ -272,13 +288,13 @@ def utility_loss(
     total = cross_entropy = F.cross_entropy(logits[: len(labels)], labels)
     parts = {"cross_entropy": cross_entropy}
     if params.utility_loss != "ce":
-        views = embedding.float().unflatten(0, (n_views, n_videos))  # (K, B, D)
+        views = in_full_precision(embedding).unflatten(0, (n_views, n_videos))  # (K, B, D)
         parts[params.utility_loss] = temporal_term(views, params)
         total = total + params.omega * parts[params.utility_loss]
     if networks.teacher is not None and params.distillation_weight > 0:
         with torch.no_grad():
             target = networks.teacher.extract_features(clips)
-        cosine = F.cosine_similarity(features.float(), target.float(), dim=1)  # (K*B,)
+        cosine = F.cosine_similarity(*map(in_full_precision, (features, target)), dim=1)  # (K*B,)
         parts["distillation"] = 1 - cosine.mean()
         total = total + params.distillation_weight * parts["distillation"]
     return total, parts
@@ -311,13 +327,13 @@ def budget_loss(
     clips_of_one = pair.flatten(0, 1).unsqueeze(2)  # (2*N, 3, 1, H, W)
     passes = clips_of_one.chunk(1 if params.joint_views else 2)
     anonymized = [anonymize(networks.fa, p, params.recompute_chunk, through_fa) for p in passes]
-    embedding = torch.cat([networks.fb(frames.squeeze(2)) for frames in anonymized])
-    first, second = embedding.float().chunk(2)  # (N, D) each
+    embedding = torch.cat([networks.fb(frames.squeeze(2)) for frames in anonymized])  # (2*N, D)
+    first, second = in_full_precision(embedding).chunk(2)
     return nt_xent_loss(gather_rows(first), gather_rows(second), params.temperature)
 
 
 def anonymize(fa: nn.Module, clips: Tensor, recompute_chunk: int, with_gradient: bool) -> Tensor:
-    """f_A on clips (B, 3, T, H, W), with or without gradient.
+    """What f_A releases of clips (B, 3, T, H, W), with or without gradient.
 
     Args:
         recompute_chunk: frames that f_A sees at a time, and with gradient computes again in the
@@ -327,7 +343,8 @@ def anonymize(fa: nn.Module, clips: Tensor, recompute_chunk: int, with_gradient:
     n_frames = clips.shape[0] * clips.shape[2]
     chunk = math.ceil(n_frames / math.ceil(n_frames / recompute_chunk)) if recompute_chunk else 0
     with torch.set_grad_enabled(with_gradient and torch.is_grad_enabled()):
-        return apply_per_frame(fa, clips, chunk=chunk, recompute=chunk > 0 and with_gradient)
+        release = partial(apply_anonymizer, fa)
+        return apply_per_frame(release, clips, chunk=chunk, recompute=chunk > 0 and with_gradient)
 
 
 def finite(losses: dict[str, Tensor], prefix: str) -> dict[str, float]:

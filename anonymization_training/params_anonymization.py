@@ -206,8 +206,9 @@ class TrainAnonymizerParams(StageParams):
     """Both steps on each batch (paper, Algorithm 1), or one step per batch in turn (release)."""
     batch_norm: Literal["batch", "running"] = "batch"
     """Statistics of f_T and f_B in step 1 (release: running, which a strong f_A attacks)."""
-    fa_batch_norm: Literal["batch", "running"] = "batch"
-    """Statistics of f_A in both steps; it is released with running ones (ours)."""
+    fa_batch_norm: Literal["running", "batch", "step1"] = "running"
+    """Statistics of f_A, which is released with running ones: those of init_anonymizer, kept
+    (ours); the batch's in both steps, or in step 1 (release), both with --recompute_chunk 0."""
     learning_rate: float = 1e-4
     """Adam, base value (paper: 1e-4)."""
     fa_learning_rate_factor: float = 1.0
@@ -229,6 +230,13 @@ class TrainAnonymizerParams(StageParams):
     """Epochs from one validation to the next (ours)."""
     probe_every: int = free(0)
     """Epochs between privacy probes, which read labels for TensorBoard alone (ours); 0: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fa_batch_norm != "running" and self.recompute_chunk:
+            problem = f"--fa_batch_norm {self.fa_batch_norm} takes its statistics from the batch"
+            remedy = "--recompute_chunk 0, or --fa_batch_norm running"
+            raise UserError(f"{problem}, which --recompute_chunk cuts into pieces: give {remedy}")
 
 
 SMALL = {
@@ -298,8 +306,8 @@ MINIATURE = TrainAnonymizerParams(
 )  # fmt: skip
 RELEASE = {
     "learning_rate": 1e-5, "fa_learning_rate_factor": 0.4, "epochs": 100, "alternate": "batches",
-    "batch_norm": "running", "precision": "fp16", "utility_weight": 0.7,
-    "budget_positives": "views", "joint_views": False, "recompute_chunk": 0,
+    "batch_norm": "running", "fa_batch_norm": "step1", "recompute_chunk": 0, "precision": "fp16",
+    "utility_weight": 0.7, "budget_positives": "views", "joint_views": False,
     "validation_fraction": 0.0,
 }  # fmt: skip
 TRAIN_ANONYMIZER = {

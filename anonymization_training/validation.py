@@ -7,8 +7,9 @@ nothing else. A fresh attacker (stage 2) reads more than it does.
 
 import contextlib
 import logging
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ from aux_code.distributed import rank, sum_over_ranks, world_size
 from aux_code.errors import UserError
 from aux_code.layout import apply_per_frame
 from aux_code.metrics import attribute_metrics
+from aux_code.model_loaders import apply_anonymizer, noise_keys
+from aux_code.models.anonymizers import as_8_bit
 from aux_code.models.person_boxes import PersonBoxes
 from aux_code.runs import Run, seeded_generator
 
@@ -55,11 +58,21 @@ RIDGE = 1.0
 
 
 @torch.no_grad()
-def obfuscate(anonymizer: nn.Module, clips: Tensor, masks: Tensor | None = None) -> Tensor:
-    """clips (B, 3, T, H, W), masks of persons (B, 1, T, H, W) or None -> anonymized clips."""
+def obfuscate(
+    anonymizer: nn.Module,
+    clips: Tensor,
+    masks: Tensor | None = None,
+    noise: Iterator[tuple] | None = None,
+) -> Tensor:
+    """What is released of clips (B, 3, T, H, W); `noise` as of `apply_anonymizer`.
+
+    Masks of persons (B, 1, T, H, W) take the place of boxes where clips are augmented.
+    """
     if masks is None:
-        return apply_per_frame(anonymizer, clips, chunk=0)
-    return torch.where(masks > 0.5, apply_per_frame(anonymizer.replacement, clips, chunk=0), clips)
+        release = partial(apply_anonymizer, anonymizer, noise=noise)
+        return apply_per_frame(release, clips, chunk=0)
+    replaced = apply_per_frame(anonymizer.replacement, clips, chunk=0)
+    return as_8_bit(torch.where(masks > 0.5, replaced, clips))
 
 
 def require_fitting(
@@ -125,7 +138,8 @@ def recognition_accuracy(
             masks = augment_batch(arrays, EVALUATION, params.size, [None] * N_CLIPS)[:, :1]
             masks = masks.to(device)
         clips = augment_batch(frames, EVALUATION, params.size, [None] * N_CLIPS).to(device)
-        logits, _ = ft(obfuscate(anonymizer, clips, masks))
+        noise = noise_keys(params.seed, video.path, indices.ravel())
+        logits, _ = ft(obfuscate(anonymizer, clips, masks, noise))
         hits += int(logits.softmax(1).mean(0).argmax() == video.label)
         n_counted += 1
     hits, n_counted = sum_over_ranks(torch.tensor([hits, n_counted])).tolist()
@@ -175,8 +189,8 @@ class Validation:
         places = [(view, k) for view in range(2) for k in range(len(images))]
         generators = [seeded_generator("probe", *place) for place in places]
         policy = VIEWS[params.augmentation]
-        views = transforms.augment_images(images * 2, policy, params.size, generators).to(device)
-        embedding = torch.cat([networks.fb(networks.fa(part)) for part in views.split(64)])
+        views = transforms.augment_images(images * 2, policy, params.size, generators)
+        embedding = torch.cat([networks.fb(part) for part in self._released(views)])
         accuracy = nt_xent_accuracy(*embedding.chunk(2)).item()  # of (N, D) each
         prefix = "test_" if params.chosen_on == "test" else ""
         return {f"{prefix}top1": top1, "nt_xent_accuracy": accuracy}
@@ -194,7 +208,7 @@ class Validation:
                 shown.append(cache.read_frames(video.path, np.array([middle]))[0])
         set_modes(self.networks, "validation", self.params)
         raw = evaluation_images(shown, self.params.size).to(self.run.device)
-        both = torch.cat([raw, self.networks.fa(raw).clamp(0, 1)])
+        both = torch.cat([raw, *self._released(raw)])
         self.run.writer.add_image("raw above anonymized", make_grid(both, nrow=len(raw)), epoch)
 
     @torch.no_grad()
@@ -207,12 +221,18 @@ class Validation:
             return
         images, labels = self._labelled_images
         set_modes(self.networks, "validation", self.params)
-        fa, fb, device = self.networks.fa, self.networks.fb, self.run.device
-        parts = [fb.extract_features(fa(x.to(device))).double().cpu() for x in images.split(64)]
+        read = self.networks.fb.extract_features
+        parts = [read(released).double().cpu() for released in self._released(images)]
         held_out = torch.arange(len(images)) % HELD_OUT == 0
         scores = ridge_scores(torch.cat(parts), labels, held_out)
         cmap = attribute_metrics(scores.numpy(), labels[held_out].numpy()).cmap
         self.run.writer.add_scalar("privacy/probe_cmap", cmap, epoch)
+
+    def _released(self, images: Tensor) -> Iterator[Tensor]:
+        """(N, 3, H, W) as released, 64 at a time; noise by number, whatever was drawn before."""
+        noise = noise_keys(self.params.seed, Path("validation"), range(len(images)))
+        for part in images.split(64):
+            yield apply_anonymizer(self.networks.fa, part.to(self.run.device), noise=noise)
 
     @cached_property
     def _labelled_images(self) -> tuple[Tensor, Tensor] | None:

@@ -3,7 +3,7 @@
 import ctypes
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aux_code.batch_norm import synchronise_batch_norms
 from aux_code.errors import UserError
@@ -51,6 +51,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast of a precision (fp32, bf16, fp16 or auto); of fp32 one that does nothing."""
     dtype = DTYPES[precision_in_force(precision, device)]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def in_full_precision(values: Tensor) -> Tensor:
+    """float32 of what autocast computed in half precision; float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def keep_freed_memory() -> bool:

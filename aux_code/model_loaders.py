@@ -4,7 +4,7 @@ f_A: anonymizer, f_T: utility network, f_B: privacy (budget) network. Each has t
 `architecture` = {"arch": name, "arguments": keyword arguments}, as a checkpoint's `meta` has it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from aux_code.errors import UserError
 from aux_code.models import weight_files as wf
-from aux_code.models.anonymizers import ANONYMIZERS, NarrowOutput, build_anonymizer
+from aux_code.models.anonymizers import ANONYMIZERS, NarrowOutput, as_8_bit, build_anonymizer
 from aux_code.models.obfuscation import NAMES, build_obfuscation, is_named
 from aux_code.models.privacy import PRIVACY_NETWORKS, build_privacy
 from aux_code.models.utility import UTILITY_NETWORKS, UtilityNetwork, build_utility
+from aux_code.runs import seeded_generator
 
 _NARROW_PREFIX = "network."
 _BUILDERS = {"fa": build_anonymizer, "ft": build_utility, "fb": build_privacy}
@@ -143,11 +144,50 @@ def load_anonymizer(name_or_path: Path | str) -> nn.Module:
 
 
 def apply_anonymizer(
-    anonymizer: nn.Module, frames: Tensor, boxes: Sequence[Tensor] | None = None
+    anonymizer: nn.Module,
+    frames: Tensor,
+    boxes: Sequence[Tensor] | None = None,
+    noise: Iterator[tuple] | None = None,
 ) -> Tensor:
-    """Anonymizes frames (N, 3, H, W); `boxes`, a (K, 4) tensor per frame, where it needs them."""
+    """What an anonymizer, raw too, releases of frames (N, 3, H, W) in [0, 1]: the same in 8 bits.
+
+    Nobody else applies one: what is trained, validated, attacked, extracted and shown is this.
+
+    Args:
+        anonymizer: f_A in any form, or an obfuscation.
+        frames: on its device.
+        boxes: a (K, 4) tensor per frame, where it needs them.
+        noise: `noise_keys`, of which every pass takes as many as it has frames; None: the global
+            generator, as a training does, whose steps seed it.
+    """
+    narrow = [module for module in anonymizer.modules() if isinstance(module, NarrowOutput)]
+    for module in narrow:
+        module.generators = noise and (seeded_generator(*key) for key in noise)
     needs_boxes = getattr(anonymizer, "requires_boxes", False)
-    return anonymizer(frames, boxes) if needs_boxes else anonymizer(frames)
+    output = anonymizer(frames, boxes) if needs_boxes else anonymizer(frames)
+    for module in narrow:
+        module.generators = None
+    return as_8_bit(output)
+
+
+def noise_keys(
+    seed: int, medium: Path | str, frames: Iterable[int] = (0,), release: int = 0
+) -> Iterator[tuple]:
+    """What seeds the noise on frames of a video (or on an image), wherever they are released.
+
+    Args:
+        seed: of the run; whoever knows it and the name can take the noise off.
+        medium: its file or folder, of which the name without ending counts.
+        frames: their numbers in the video.
+        release: number of the crop or of the independent release, where there are several.
+    """
+    stem = Path(medium).stem
+    return (("noise", seed, stem, int(frame), release) for frame in frames)
+
+
+def is_noisy(anonymizer: nn.Module) -> bool:
+    """Whether two releases of one frame differ."""
+    return any(isinstance(m, NarrowOutput) and m.output_noise > 0 for m in anonymizer.modules())
 
 
 def load_utility(path: Path | str) -> UtilityNetwork:

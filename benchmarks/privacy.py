@@ -111,7 +111,8 @@ class OurStage:
 
     def release(self) -> None:
         """All images through f_A, once."""
-        parts = [self.releaser(part, None) for part in self.frames.split(self.params.release_batch)]
+        parts = self.frames.split(self.params.release_batch)
+        parts = [self.releaser(part, None, [Path("drawn")] * len(part)) for part in parts]
         self.images = ReleasedImages([torch.cat(parts)], self.labels)
 
     def train_epoch(self) -> float:

@@ -1,8 +1,10 @@
 """From a clip's frames to what the networks see: resized crops, the person boxes moved along."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from aux_code.datasets.transforms import Policy, augment
+from aux_code.datasets.unreadable import UnreadableMedia
+from aux_code.datasets.video_index import view_text
 from aux_code.errors import UserError
 
 
@@ -41,6 +45,8 @@ class Clip:
     """float32 (n_crops, T, 3, size, size) in [0,1]."""
     boxes: list[list[Tensor]] | None = None
     """Per crop and frame the (K,4) person boxes in pixels of the view; None if not needed."""
+    frame_indices: Sequence[int] = ()
+    """(T,) the frames' numbers in the video, which seed their noise."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class ClipGeometry:
     crop: float = 0.8
     n_crops: int = 1
     size: int = 224
+    anonymizer: str = "raw"
+    """Others do not take frames that are released already."""
 
     def __post_init__(self) -> None:
         for name in ("frames_per_clip", "stride", "frames_per_feature", "size"):
@@ -61,9 +69,27 @@ class ClipGeometry:
         if not 0 < self.crop <= 1:
             raise UserError(f"--crop must lie in (0, 1], not {self.crop}")
 
+    def for_copy(self, view: str, path: Path) -> "ClipGeometry":
+        """Of a video whose metadata say `view`: copies of --as_features are cut to it already.
+
+        Raises UnreadableMedia: such a copy, but not for this anonymizer, crop or size.
+        """
+        if not view:
+            return self
+        takes_copies = self.anonymizer == "raw" and self.n_crops == 1
+        if takes_copies and view == view_text(self.crop, self.size):
+            return replace(self, crop=1.0)
+        what = f"is a released copy for --anonymizer raw --n_crops 1 at {view}"
+        raise UnreadableMedia(path, f"{what}; extract it so, or the original")
+
     def n_clips(self, n_frames: int) -> int:
         """Number of features of a video of `n_frames` frames."""
         return -(-n_frames // self.frames_per_feature)
+
+    def frame_indices(self, index: int, n_frames: int) -> np.ndarray:
+        """(T,) the frames of clip `index` of a video; the last one completes a clip."""
+        places = index * self.frames_per_feature + self.stride * np.arange(self.frames_per_clip)
+        return np.minimum(places, n_frames - 1)
 
     @cached_property
     def windows(self) -> list[Window]:

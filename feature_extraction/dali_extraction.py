@@ -90,9 +90,8 @@ def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
         readers = partial(make_reader, header["reader"], geometry, share, boxes, device)
         # threads begin to read while the networks are prepared
         with ReadAhead(todo, readers, params.n_decoders, 2 * batch_size) as items:
-            encoder = ClipEncoder(
-                anonymizer, utility, device, params.precision, params.frames_per_pass, params.seed
-            )
+            arithmetic = header["precision"], params.frames_per_pass, params.seed
+            encoder = ClipEncoder(anonymizer, utility, device, *arithmetic)
             extraction = Extraction(encoder, folder, geometry.n_clips, batch_size)
             for n_clips, rate in extraction.run(items, len(todo)):
                 run.writer.add_scalar("extraction/clips_per_second", rate, n_clips)

@@ -96,25 +96,25 @@ class DaliReader:
         pipeline = self._decoding_graph(video.path, facts)
         pipeline.build()
         for index in range(pipeline.epoch_size("video")):
-            views, frame_indices = pipeline.run()
-            boxes = None
+            (views,) = pipeline.run()
+            numbers, boxes = self.geometry.frame_indices(index, facts.n_frames), None
             if self.box_source is not None:
-                numbers = np.array(frame_indices.as_cpu()[0]).ravel()
                 found = self.box_source.of_frames(video.path, numbers)
                 boxes = self.geometry.boxes(found, (facts.height, facts.width))
-            yield Clip(index, self._tensors(views)[0], boxes)
+            yield Clip(index, self._tensors(views)[0], boxes, numbers)
 
     def _fed_by_pyav(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
         stream = FrameStream(video.path, self.min_decoded_share)
         for group in _groups(clips_of(iter(stream), self.geometry)):
             inputs: dict[str, list[np.ndarray]] = {"frames": [clip.frames for clip in group]}
-            for v, cut in enumerate(self.geometry.cuts(*group[0].frames.shape[1:3])):
+            geometry = self.geometry.for_copy(stream.view, video.path)
+            for v, cut in enumerate(geometry.cuts(*group[0].frames.shape[1:3])):
                 arrays = _arrays(cut).items()
                 inputs |= {f"{name}{v}": [part] * len(group) for name, part in arrays}
             (views,) = self._fed_graph.run(**inputs)
             for clip, clip_views in zip(group, self._tensors(views), strict=True):
                 boxes = view_boxes(video, clip, self.geometry, self.box_source)
-                yield Clip(clip.index, clip_views, boxes)
+                yield Clip(clip.index, clip_views, boxes, clip.frame_indices)
         yield stream.end()
 
     def _decoding_graph(self, path: Path, facts: VideoFacts) -> Pipeline:
@@ -126,11 +126,9 @@ class DaliReader:
         places |= {"sequence_length": geometry.frames_per_clip, "pad_mode": "edge"}
         pipeline = self._pipeline(batch_size=1)
         with pipeline:
-            frames, _, frame_indices = fn.experimental.readers.video(
-                name="video", **files, **places, enable_frame_num="sequence"
-            )
+            frames, _ = fn.experimental.readers.video(name="video", **files, **places)
             cuts = list(map(_arrays, geometry.cuts(facts.height, facts.width)))
-            pipeline.set_outputs(self._views(frames, cuts), frame_indices)
+            pipeline.set_outputs(self._views(frames, cuts))
         return pipeline
 
     @cached_property

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,8 @@ from torch import Tensor, nn
 from aux_code.checkpoints import write_npy
 from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.layout import apply_per_frame
-from aux_code.model_loaders import apply_anonymizer
+from aux_code.model_loaders import apply_anonymizer, noise_keys
 from aux_code.progress import progress
-from aux_code.runs import seeded_generator
 from feature_extraction.clip_views import Clip
 from feature_extraction.manifest import FeatureFolder
 from feature_extraction.read_ahead import Failure, Item
@@ -77,24 +78,20 @@ class ClipEncoder:
         self.anonymizer = prepare_anonymizer(anonymizer, device, precision)
         self.utility = prepare_utility(utility, device, precision)
         self.device, self.frames_per_pass, self.seed = device, frames_per_pass, seed
-        able = (m for m in self.anonymizer.modules() if hasattr(m, "set_noise_generator"))
-        self._noisy = [module for module in able if module.output_noise > 0]
         self._transfers = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __call__(self, names: Sequence[str], clips: Sequence[Clip]) -> np.ndarray:
-        """Clips and their videos' names (they seed noise) -> float32 (len(clips), n_crops, F)."""
-        return self.launch(names, clips).features.cpu().numpy()
+    def __call__(self, media: Sequence[Path], clips: Sequence[Clip]) -> np.ndarray:
+        """Clips and their videos' files (they seed noise) -> float32 (len(clips), n_crops, F)."""
+        return self.launch(media, clips).features.cpu().numpy()
 
     @torch.inference_mode()
-    def launch(self, names: Sequence[str], clips: Sequence[Clip]) -> "LaunchedPass":
+    def launch(self, media: Sequence[Path], clips: Sequence[Clip]) -> "LaunchedPass":
         """As a call, but a GPU goes on computing while the caller prepares the next batch."""
         timer = PassTimer(self.device)
         views = self._to_device(torch.stack([clip.views for clip in clips]))  # (B, V, T, 3, H, W)
         timer.mark("copy")
         flat = views.flatten(0, 1).transpose(1, 2)  # (B*V, 3, T, H, W)
-        named = zip(names, clips, strict=True)
-        sources = [(name, clip, v) for name, clip in named for v in range(views.shape[1])]
-        anonymized = self._anonymize(sources, flat)
+        anonymized = self._anonymize(media, clips, flat)
         timer.mark("f_A")
         pieces = anonymized.split(1) if self.device.type == "cpu" else (anonymized,)
         features = torch.cat([self.utility.extract_features(piece).float() for piece in pieces])
@@ -112,20 +109,20 @@ class ClipEncoder:
         moved.record_stream(computing)
         return moved
 
-    def _anonymize(self, sources: Sequence[tuple[str, Clip, int]], clips: Tensor) -> Tensor:
-        """(B*V,3,T,H,W) -> the same shape; one by one where each has its boxes or its noise."""
-        if not self._noisy and sources[0][1].boxes is None:
-            n_frames = self.frames_per_pass or self._pass_length(clips)
-            return apply_per_frame(self.anonymizer, clips, chunk=n_frames)
-        outputs = []
-        for (name, clip, v), view in zip(sources, clips, strict=True):
-            for module in self._noisy:
-                noise = seeded_generator(self.seed, "noise", name, clip.index, v)
-                module.set_noise_generator(noise)
-            boxes = clip.boxes[v] if clip.boxes is not None else None
-            anonymize = partial(apply_anonymizer, self.anonymizer, boxes=boxes)
-            outputs.append(apply_per_frame(anonymize, view.unsqueeze(0), chunk=0))
-        return torch.cat(outputs)
+    def _anonymize(self, media: Sequence[Path], clips: Sequence[Clip], flat: Tensor) -> Tensor:
+        """(B*V, 3, T, H, W) as released, the same shape; one by one where each has its boxes."""
+        pairs = zip(media, clips, strict=True)
+        views = [(medium, clip, v) for medium, clip in pairs for v in range(len(clip.views))]
+        keys = (noise_keys(self.seed, m, clip.frame_indices, v) for m, clip, v in views)
+        release = partial(apply_anonymizer, self.anonymizer, noise=chain.from_iterable(keys))
+        if clips[0].boxes is None:
+            n_frames = self.frames_per_pass or self._pass_length(flat)
+            return apply_per_frame(release, flat, chunk=n_frames)
+        released = [
+            apply_per_frame(partial(release, boxes=clip.boxes[v]), view.unsqueeze(0), chunk=0)
+            for (_, clip, v), view in zip(views, flat, strict=True)
+        ]
+        return torch.cat(released)
 
     def _pass_length(self, clips: Tensor) -> int:
         """On a CPU a divisor of a clip's length, on a GPU 0 (all)."""
@@ -229,8 +226,8 @@ class Extraction:
         """Starts the waiting clips' pass, then takes the last pass's features, on a CPU both."""
         batch, self._batch = self._batch, []
         if batch:
-            names = [item.video.name for item in batch]
-            launched = self.encoder.launch(names, [item.content for item in batch])
+            media = [item.video.path for item in batch]
+            launched = self.encoder.launch(media, [item.content for item in batch])
             self._collect()
             self._launched = batch, launched
             if not launched.features.is_cuda:

@@ -21,7 +21,7 @@ import torch
 from aux_code import config
 from aux_code.artefacts import Recipe, describe_inputs, differences
 from aux_code.checkpoints import read_json, write_json
-from aux_code.devices import supports_bf16
+from aux_code.devices import precision_in_force, supports_bf16
 from aux_code.errors import UserError
 from aux_code.models.obfuscation import OBFUSCATIONS, is_named
 from aux_code.models.person_boxes import boxes_origin
@@ -42,7 +42,8 @@ def manifest_header(
     header = {"format_version": 1, "dataset": inputs.dataset, **fingerprint(params)}
     del header["seed"]  # it draws the noise of those f_A that add some, and decides nothing else
     header["reader"] = resolve_reader(params.reader)
-    header["precision"] = params.precision if supports_bf16(device) else "fp32"
+    wanted = precision_in_force(params.precision, device)
+    header["precision"] = wanted if supports_bf16(device) else "fp32"
     anonymizer, utility = weights_of(params)
     files = describe_inputs({"anonymizer": anonymizer, "utility": utility})
     header["anonymizer"] = {"name": anonymizer, "sha256": files["anonymizer"]["sha256"]}

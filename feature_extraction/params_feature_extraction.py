@@ -22,8 +22,9 @@ class FeatureExtractionParams(PersonBoxParams, CommonParams):
     """Folder of the feature files; empty: features/<dataset>/<run_id>."""
     reader: Literal["auto", "dali", "pyav"] = "auto"
     """Who decodes and resizes; auto takes DALI where it is installed (paper: DALI on GPU)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks; bf16 is twice as fast where the device has it (release: fp16)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the networks; auto, as in stages 1 and 2: bf16 where the device is fast in it, else fp32
+    (release: fp16)."""
     shard: str = free("0/1")
     """I/N: this process takes part I (from 0) of N of the videos; torchrun's RANK goes first."""
     frames_per_clip: int = 16

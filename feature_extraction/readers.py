@@ -20,7 +20,13 @@ from torch import Tensor
 from aux_code.datasets.decode import RgbConverter, frame_rate, iterate_frames
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import decoded_frames, open_video, stated_seconds, video_stream
+from aux_code.datasets.video_index import (
+    VIEW_TAG,
+    decoded_frames,
+    open_video,
+    stated_seconds,
+    video_stream,
+)
 from aux_code.errors import UserError
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import Clip, ClipGeometry
@@ -83,8 +89,9 @@ class PyavReader:
     def read(self, video: VideoInput) -> Iterator[Clip | VideoEnd]:
         stream = FrameStream(video.path, self.min_decoded_share)
         for clip in clips_of(iter(stream), self.geometry):
-            boxes = view_boxes(video, clip, self.geometry, self.box_source)
-            yield Clip(clip.index, self.geometry.views(clip.frames), boxes)
+            geometry = self.geometry.for_copy(stream.view, video.path)
+            boxes = view_boxes(video, clip, geometry, self.box_source)
+            yield Clip(clip.index, geometry.views(clip.frames), boxes, clip.frame_indices)
         yield stream.end()
 
 
@@ -136,6 +143,7 @@ class FrameStream:
 
     def __init__(self, path: Path, min_decoded_share: float):
         self.path, self.min_decoded_share = path, min_decoded_share
+        self.view = ""  # of `ClipGeometry.for_copy`, known with the first frame
         self._n_frames, self._announced, self._fps = 0, 0.0, 0.0
         self._problems: list[str] = []
 
@@ -175,6 +183,7 @@ class FrameStream:
         convert = RgbConverter()
         with open_video(self.path) as container:
             stream = video_stream(container)
+            self.view = container.metadata.get(VIEW_TAG, "")
             self._fps = float(stream.average_rate or stream.guessed_rate or 0)
             n_frames = n_corrupt = end = 0
             for frame in decoded_frames(container, self.path, self._problems):

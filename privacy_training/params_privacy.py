@@ -113,7 +113,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     inversion_learning_rate: float = 1e-3
     """Adam's learning rate of that network, falling to 0 as a cosine (ours)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the attacker's products; auto: bf16 where the device is fast in it (ours)."""
+    """Of attacker and f_A; auto, as in stage 3: bf16 where the device is fast in it (ours)."""
     storage: Literal["float16", "float32"] = "float16"
     """dtype of released images in memory: 18,000 of 224 pixels take 5.4 GB as float16."""
     release_batch: int = 64

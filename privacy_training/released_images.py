@@ -1,9 +1,9 @@
-"""What an anonymizer releases of VISPR, all that the attacker sees: each image through f_A once."""
+"""What an anonymizer releases of VISPR, in 8 bits, all that the attacker sees."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,9 @@ from aux_code.datasets.transforms import evaluation_images, transform_boxes
 from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia
 from aux_code.errors import UserError
 from aux_code.inference import prepare_anonymizer, prepare_utility
-from aux_code.model_loaders import apply_anonymizer
+from aux_code.model_loaders import apply_anonymizer, is_noisy, noise_keys
 from aux_code.models.person_boxes import PersonBoxes
 from aux_code.progress import progress
-from aux_code.runs import derived_seed
 
 Boxes = list[Tensor] | None
 """Per image (K, 4) x0, y0, x1, y1 in its pixels; None where the anonymizer needs none."""
@@ -70,7 +69,8 @@ class Releaser:
         utility: network with `extract_features`, gets that form too; None at image level.
         clip_frames: frames of the still clip at feature level.
         storage: dtype of released images; features are float32.
-        precision: fp32 or bf16, in which f_A and f_T compute.
+        precision: in force, fp32 or bf16, in which f_A and f_T compute.
+        seed: of the noise, with an image's name and the number of its release.
     """
 
     anonymizer: nn.Module
@@ -80,6 +80,7 @@ class Releaser:
     clip_frames: int = 16
     storage: torch.dtype = torch.float32
     precision: str = "fp32"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         self.anonymizer = prepare_anonymizer(self.anonymizer, self.device, self.precision)
@@ -87,29 +88,35 @@ class Releaser:
             self.utility = prepare_utility(self.utility, self.device, self.precision)
 
     @torch.inference_mode()
-    def __call__(self, frames: Tensor, boxes: Boxes) -> Tensor:
-        """frames (N, 3, H, W) in [0, 1] -> images (N, 3, H, W) or features (N, F), on the CPU."""
+    def __call__(
+        self, frames: Tensor, boxes: Boxes, files: Sequence[Path], release: int = 0
+    ) -> Tensor:
+        """Release number `release` of images (N, 3, H, W) in [0, 1], read from these files.
+
+        Returns images (N, 3, H, W) or features (N, F), on the CPU.
+        """
         frames = frames.to(self.device, memory_format=torch.channels_last)
         if self.utility is None:
-            return self._mean_release(frames, boxes).to("cpu", self.storage).contiguous()
-        n_frames = self.clip_frames if self.is_random(frames[:1], boxes and boxes[:1]) else 1
+            released = self._mean_release(frames, boxes, files, release, 1)
+            return released.to("cpu", self.storage).contiguous()
+        n_frames = self.clip_frames if is_noisy(self.anonymizer) else 1
         stills = frames.repeat_interleave(n_frames, dim=0)  # (N*n, 3, H, W)
         still_boxes = boxes and [box for box in boxes for _ in range(n_frames)]
-        released = self._mean_release(stills, still_boxes)
+        released = self._mean_release(stills, still_boxes, files, release, n_frames)
         clips = released.unflatten(0, (-1, n_frames))  # (N, n, 3, H, W)
         clips = clips.expand(-1, self.clip_frames, -1, -1, -1).transpose(1, 2)  # (N, 3, T, H, W)
         return self.utility.extract_features(clips).float().cpu()
 
-    @torch.inference_mode()
-    def is_random(self, frames: Tensor, boxes: Boxes) -> bool:
-        """Whether two releases of the same frames differ: an f_A with output noise."""
-        frames = frames.to(self.device)
-        first, second = (apply_anonymizer(self.anonymizer, frames, boxes) for _ in range(2))
-        return not torch.equal(first, second)
-
-    def _mean_release(self, frames: Tensor, boxes: Boxes) -> Tensor:
-        n = self.average_frames
-        return sum(apply_anonymizer(self.anonymizer, frames, boxes) for _ in range(n)) / n
+    def _mean_release(
+        self, frames: Tensor, boxes: Boxes, files: Sequence[Path], release: int, n_frames: int
+    ) -> Tensor:
+        """Of `average_frames` releases; `n_frames` of each file."""
+        total, n = 0, self.average_frames
+        for number in range(n * release, n * (release + 1)):
+            keys = [noise_keys(self.seed, file, range(n_frames), number) for file in files]
+            noise = chain.from_iterable(keys)
+            total = total + apply_anonymizer(self.anonymizer, frames, boxes, noise)
+        return total / n
 
 
 @dataclass
@@ -162,26 +169,21 @@ class ImageSource:
 
 
 def release_images(
-    source: ImageSource, releaser: Releaser, split: str, n_releases: int, seed: int
+    source: ImageSource, releaser: Releaser, split: str, n_releases: int
 ) -> ReleasedImages:
-    """Runs a split through f_A, `n_releases` times if f_A is random, else once.
-
-    The noise depends on `seed` and `split` only, so that a resumed run meets the same releases.
-    """
-    torch.manual_seed(derived_seed(seed, "release", split))
-    parts: list[list[Tensor]] = []
+    """Runs a split through f_A, `n_releases` times if f_A adds noise, else once."""
+    n_releases = n_releases if is_noisy(releaser.anonymizer) else 1
+    parts: list[list[Tensor]] = [[] for _ in range(n_releases)]
     kept: list[int] = []
     bar = progress(total=len(source.paths), description=f"release {split}")
     for frames, boxes, indices in source.chunks():
-        if not parts:
-            random = n_releases > 1 and releaser.is_random(frames[:2], boxes and boxes[:2])
-            parts = [[] for _ in range(n_releases if random else 1)]
-        for part in parts:
-            part.append(releaser(frames, boxes))
+        files = [source.paths[i] for i in indices]
+        for number, part in enumerate(parts):
+            part.append(releaser(frames, boxes, files, number))
         kept += indices
         bar.update(len(indices))
     bar.close()
-    if not parts:
+    if not kept:
         raise UserError(f"VISPR {split}: no image decodes; {source.log.path} names them")
     releases = [torch.cat(part) for part in parts]
     names = [source.paths[i].name for i in kept]

@@ -16,6 +16,7 @@ from aux_code.datasets.vispr import (
     annotated_attributes,
     canonical_name,
 )
+from aux_code.devices import precision_in_force
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_utility
 from aux_code.models.anonymizers import remove_noise
@@ -93,9 +94,8 @@ def build_splits(params: PrivacyParams, run: Run) -> Splits:
     net = load_anonymizer(params.anonymizer)
     if params.average_frames == 0:
         remove_noise(net)
-    # "auto" is for the attacker; what is released is exact unless bf16 is asked for by name
-    precision = "bf16" if params.precision == "bf16" else "fp32"
-    form = (params.clip_frames, getattr(torch, params.storage), precision)
+    precision = precision_in_force(params.precision, run.device)
+    form = (params.clip_frames, getattr(torch, params.storage), precision, params.seed)
     releaser = Releaser(net, run.device, max(1, params.average_frames), utility, *form)
     people = None
     if net.requires_boxes:
@@ -108,7 +108,7 @@ def build_splits(params: PrivacyParams, run: Run) -> Splits:
         n_releases = (
             max(1, params.n_releases // max(1, params.average_frames)) if split == "train" else 1
         )
-        released = release_images(source, releaser, split, n_releases, params.seed)
+        released = release_images(source, releaser, split, n_releases)
         sets.append(released.to(run.device))
     return Splits(*sets)
 

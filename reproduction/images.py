@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from aux_code.datasets.surveillance import SurveillanceVideo
 from aux_code.datasets.transforms import evaluation_transform, transform_boxes
 from aux_code.datasets.vispr import Vispr
 from aux_code.errors import UserError
-from aux_code.model_loaders import apply_anonymizer, load_anonymizer
+from aux_code.model_loaders import apply_anonymizer, load_anonymizer, noise_keys
 from aux_code.models.obfuscation import read_boxes
 from aux_code.models.person_boxes import BOXES_FILE, PersonBoxes
 from reproduction.methods import Method
@@ -33,11 +34,13 @@ TAG, PADDING = "raw above anonymized", 2  # of the grids that train_anonymizer.p
 
 
 class Sample(NamedTuple):
-    """An image before anonymization."""
+    """An image before anonymization: of a file, or frame number `place` of a video."""
 
     frame: Tensor  # (3, size, size) in [0, 1]
     boxes: Tensor | None  # (K, 4) of people, x0, y0, x1, y1 in pixels; None: no file tells them
     label: str
+    path: Path = Path()
+    place: int = 0
 
 
 class SampleSource:
@@ -98,11 +101,11 @@ class SampleSource:
             log.warning("no images of %s: without person_boxes.csv all would show", method.label)
             return None
         boxes = [torch.zeros(0, 4) if sample.boxes is None else sample.boxes for sample in samples]
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)  # an anonymizer may add noise: the same in each report
-            frames = torch.stack([sample.frame for sample in samples])  # (n, 3, size, size)
-            released = apply_anonymizer(anonymizer, frames, boxes)
-        return (released.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        keys = [noise_keys(self.seed, sample.path, [sample.place]) for sample in samples]
+        frames = torch.stack([sample.frame for sample in samples])  # (n, 3, size, size)
+        with torch.inference_mode():
+            released = apply_anonymizer(anonymizer, frames, boxes, chain.from_iterable(keys))
+        return (released * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
     def _load_anonymizer(self, method: Method) -> nn.Module | None:
         try:
@@ -120,7 +123,7 @@ class SampleSource:
                 people.of_frames(path, [place])[0], pixels.shape[:2], self.size
             )
             boxes = torch.from_numpy(placed).float()
-        return Sample(frame, boxes, label)
+        return Sample(frame, boxes, label, path, place)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Reading a video at full resolution and writing H.264, a few frames at a time."""
+"""Reading a video at full resolution and writing H.264 or FFV1, a few frames at a time."""
 
 import os
 from collections import Counter
@@ -15,8 +15,15 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from aux_code.datasets.decode import RgbConverter, iterate_frames
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, read_image
 from aux_code.datasets.surveillance_types import VIDEO_SUFFIXES
+from aux_code.datasets.transforms import EVALUATION
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import decoded_frames, open_video, video_stream
+from aux_code.datasets.video_index import (
+    VIEW_TAG,
+    decoded_frames,
+    open_video,
+    video_stream,
+    view_text,
+)
 from aux_code.errors import UserError
 from aux_code.progress import progress
 
@@ -81,15 +88,24 @@ class VideoSource:
 
 
 class VideoWriter:
-    """Writes H.264 of quality `crf` at the source's rate, under a temporary name until it is whole.
-    Odd heights or widths get a repeated row or column: H.264 has colours per 2 x 2 pixels."""
+    """Writes at the source's rate, under a temporary name until it is whole.
 
-    def __init__(self, path: Path, source: VideoSource, crf: int):
+    Args:
+        path: of the copy.
+        source: whose times, aspect and colours it gets.
+        crf: quality of H.264, whose colours are per 2 x 2 pixels: odd heights or widths get a
+            repeated row or column. None: FFV1, bit for bit.
+        view_size: of frames that are stage 3's, which the metadata then say; 0: of others.
+    """
+
+    def __init__(self, path: Path, source: VideoSource, crf: int | None, view_size: int = 0):
+        if crf is None and path.suffix.lower() != ".mkv":
+            raise UserError(f"{path}: the name of a lossless copy must end in .mkv")
         if path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{path}: the name must end in one of {' '.join(SUFFIXES)}")
-        if not 0 <= crf <= 51:
+        if crf is not None and not 0 <= crf <= 51:
             raise UserError(f"--crf must lie in 0 to 51, not {crf}")
-        self.path, self._source, self._crf = path, source, crf
+        self.path, self._source, self._crf, self._view_size = path, source, crf, view_size
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
         self._stream, self._reformatter = None, VideoReformatter()
 
@@ -104,24 +120,32 @@ class VideoWriter:
     def write(self, rgb: np.ndarray, pts: int) -> None:
         """Appends uint8 (H,W,3) at time `pts`."""
         height, width = rgb.shape[:2]
-        if height % 2 or width % 2:
+        if self._crf is not None and (height % 2 or width % 2):
             rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         stream = self._stream or self._open_stream(rgb)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        if self._source.colours:
+        if self._crf is not None and self._source.colours:
             bt709 = {"format": "yuv420p", "dst_colorspace": Colorspace.ITU709}
             frame = self._reformatter.reformat(frame, **bt709)
         frame.pts, frame.time_base = pts, self._source.time_base
         self._container.mux(stream.encode(frame))
 
     def _open_stream(self, rgb: np.ndarray) -> av.video.stream.VideoStream:
-        options = {"crf": str(self._crf)}
-        stream = self._container.add_stream("libx264", rate=self._source.rate, options=options)
+        if self._crf is None:  # every frame a key frame, so that one finds any of them
+            kind, pixels, options = "ffv1", "bgr0", {"level": "3", "g": "1"}
+        else:
+            kind, pixels, options = "libx264", "yuv420p", {"crf": str(self._crf)}
+        stream = self._container.add_stream(kind, rate=self._source.rate, options=options)
         stream.height, stream.width = rgb.shape[:2]
-        stream.pix_fmt, codec = "yuv420p", stream.codec_context
+        stream.pix_fmt, codec = pixels, stream.codec_context
         codec.time_base = self._source.time_base
-        codec.sample_aspect_ratio = self._source.pixel_aspect
-        if self._source.colours:  # without these a player guesses by the height of the frames
+        if self._view_size:
+            view = view_text(EVALUATION.crop_factor[0], self._view_size)
+            self._container.metadata[VIEW_TAG] = view
+        else:
+            codec.sample_aspect_ratio = self._source.pixel_aspect
+        if self._crf is not None and self._source.colours:
+            # without these a player guesses by the height of the frames
             codec.color_primaries, codec.color_trc = self._source.colours
             codec.colorspace, codec.color_range = _BT709, _LIMITED
         self._stream = stream
@@ -141,9 +165,9 @@ class VideoWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-def planned_copies(source: Path, target: Path) -> list[tuple[Path, Path]]:
+def planned_copies(source: Path, target: Path, suffix: str = ".mp4") -> list[tuple[Path, Path]]:
     """(original, copy) pairs: one for a video, an image or a folder of frames; for a folder of
-    videos, each of them to the same place below `target`, as .mp4.
+    videos, each of them to the same place below `target`, with this suffix.
 
     Raises:
         UserError: a copy would replace an original, or `target` is a file where many are written.
@@ -158,7 +182,7 @@ def planned_copies(source: Path, target: Path) -> list[tuple[Path, Path]]:
     pairs = [] if videos else [(source, target)]
     for path in videos:
         is_alone = stems[path.with_suffix("")] == 1
-        name = path.with_suffix(".mp4").name if is_alone else f"{path.name}.mp4"
+        name = path.with_suffix(suffix).name if is_alone else path.name + suffix
         pairs.append((path, target / path.relative_to(source).with_name(name)))
     originals = {original.resolve() for original, _ in pairs}
     for _, copy in pairs:

@@ -23,6 +23,9 @@ from aux_code.datasets.unreadable import UnreadableMedia
 
 log = logging.getLogger(__name__)
 
+VIEW_TAG = "TED_SPAD_VIEW"
+"""In the metadata of copies whose frames are what networks see, released: a `view_text`."""
+
 _SEEKABLE_FORMATS = {"mp4", "mov", "matroska", "webm"}
 _MAX_CACHED = 50_000
 
@@ -94,6 +97,11 @@ def open_video(path: Path | str, n_threads: int = 1) -> av.container.InputContai
     if n_threads > 1:
         context.thread_type = "AUTO"
     return container
+
+
+def view_text(crop: float, size: int) -> str:
+    """How such frames were cut: the crop's share of height and width, then resized to pixels."""
+    return f"crop {crop:g} size {size}"
 
 
 def video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:

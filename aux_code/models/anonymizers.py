@@ -1,11 +1,13 @@
 """The anonymizer f_A: frames (N, 3, H, W) in [0, 1] -> (N, 3, H, W), for any H and W."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aux_code.devices import in_full_precision
 from aux_code.errors import UserError
 from aux_code.layout import pad_to_multiple
 
@@ -137,6 +139,7 @@ class NarrowOutput(nn.Module):
     may leave the network's range by a few `output_noise`.
 
     `network`: frames (N, 3, H, W) -> (N, output_channels, H, W); the rest as `build_anonymizer`.
+    `generators`: one for the noise of each frame that comes, in order; None: the global one.
     """
 
     def __init__(
@@ -145,15 +148,11 @@ class NarrowOutput(nn.Module):
         super().__init__()
         self.network, self.output_channels = network, output_channels
         self.output_scale, self.output_noise = output_scale, output_noise
-        self.generator: torch.Generator | None = None
-
-    def set_noise_generator(self, generator: torch.Generator | None) -> None:
-        """Draws from `generator` (on any device) from now on; None: from the global generator."""
-        self.generator = generator
+        self.generators: Iterator[torch.Generator] | None = None
 
     def forward(self, frames: Tensor) -> Tensor:
         height, width = frames.shape[-2:]
-        output = self.network(frames)
+        output = in_full_precision(self.network(frames))
         if self.output_scale < 1:
             size = [max(1, round(side * self.output_scale)) for side in (height, width)]
             output = F.adaptive_avg_pool2d(output, size)
@@ -164,16 +163,33 @@ class NarrowOutput(nn.Module):
         return output.repeat(1, 3, 1, 1) if self.output_channels == 1 else output
 
     def _noise_like(self, output: Tensor) -> Tensor:
-        # From the shape alone: the same numbers for any memory format and precision.
-        device = output.device if self.generator is None else self.generator.device
-        return torch.randn(output.shape, generator=self.generator, device=device).to(output)
+        """Drawn frame by frame: what a frame gets depends neither on its pass nor on a layout."""
+        shape = output.shape[1:]
+        if self.generators is None:
+            noise = [torch.randn(shape, device=output.device) for _ in output]
+        else:
+            noise = [torch.randn(shape, generator=next(self.generators)) for _ in output]
+        return torch.stack(noise).to(output)
 
 
-def set_noise_generator(network: nn.Module, generator: torch.Generator | None) -> None:
-    """Makes every `NarrowOutput` inside a network draw from `generator`."""
-    for module in network.modules():
-        if isinstance(module, NarrowOutput):
-            module.set_noise_generator(generator)
+class _Rounded(torch.autograd.Function):
+    """To 8 bits; the gradient passes as if nothing had happened."""
+
+    @staticmethod
+    def forward(ctx, frames: Tensor) -> Tensor:
+        return frames.clamp(0, 1).mul_(255).round_().div_(255)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def as_8_bit(frames: Tensor) -> Tensor:
+    """What a file or a camera's stream holds of frames: clamped to [0, 1], multiples of 1 / 255.
+
+    float32 (float64 stays), with a straight-through gradient.
+    """
+    return _Rounded.apply(in_full_precision(frames))
 
 
 def remove_noise(network: nn.Module) -> None:

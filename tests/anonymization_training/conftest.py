@@ -29,11 +29,16 @@ def params(**changed) -> TrainAnonymizerParams:
     return replace(MINIATURE, **{"precision": "fp32", "utility_weight": 0.7} | changed)
 
 
-def networks(teacher: bool = False) -> Networks:
-    """The small players."""
+def networks(teacher: bool = False, fa_arch: str = "small", **arguments) -> Networks:
+    """The small players, f_A with running statistics of frames as init_anonymizer leaves them."""
     torch.manual_seed(0)
-    fa, ft = load_fa_model("small"), load_ft_model("small", num_classes=5)
+    fa, ft = load_fa_model(fa_arch, **arguments), load_ft_model("small", num_classes=5)
     fb = load_fb_model("small", ssl=True)
+    for module in fa.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches: of this one
+    with torch.no_grad():
+        fa(torch.rand(8, 3, 16, 16))
     return Networks(fa, ft, fb, load_ft_model("small", num_classes=5).eval() if teacher else None)
 
 

@@ -42,17 +42,22 @@ def test_two_processes_with_four_videos_do_what_one_does_with_eight(tmp_path, en
     for output, prefix in files.items():
         finish(start([*prefix, STEPS, output], environment))
     one, two = (torch.load(output, weights_only=True) for output in files)
-    assert list(one) == list(two) == ["triplet", "invariance", "lltc"]
-    for term, alone in one.items():
-        first, *_, last = (losses["step1/total"] for losses in alone["losses"])
-        assert first != pytest.approx(last, rel=1e-3), "it learns"
-        for losses, others in zip(alone["losses"], two[term]["losses"], strict=True):
-            assert others == pytest.approx(losses, rel=1e-5, abs=1e-6), term
-        for state, other in zip(alone["states"], two[term]["states"], strict=True):
+    assert list(one) == list(two) == ["triplet", "invariance", "lltc", "float32"]
+    for case, alone in one.items():
+        others, tolerance = two[case], 1e-4 if case == "float32" else 1e-10
+        totals = [losses["step1/total"] for losses in alone["losses"]]
+        assert case == "float32" or totals[0] != pytest.approx(totals[-1], rel=1e-3), "it learns"
+        for losses, other in zip(alone["losses"], others["losses"], strict=True):
+            assert other == pytest.approx(losses, rel=10 * tolerance), case
+        for gradient, other in zip(alone["gradients"], others["gradients"], strict=True):
+            assert (gradient - other).norm() <= tolerance * gradient.norm(), case
+        for state, other in zip(alone["states"], others["states"], strict=True):
             assert state.keys() == other.keys()
             for name, value in state.items():
-                message = f"{term}: {name}"
-                torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-5, msg=message)
+                if case == "float32" and "running" not in name:
+                    continue  # Adam turns rounding into steps
+                message = f"{case}: {name}"
+                torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=message)
 
 
 def kill_worker(process: subprocess.Popen, rank: int) -> None:

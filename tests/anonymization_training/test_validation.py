@@ -21,6 +21,8 @@ from aux_code.datasets.decode import DecodedCache
 from aux_code.datasets.transforms import evaluation_transform
 from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.datasets.vispr import VISPR1
+from aux_code.model_loaders import apply_anonymizer, noise_keys
+from aux_code.models.anonymizers import NarrowOutput, as_8_bit
 from tests.anonymization_training.conftest import CPU, params, updater
 
 
@@ -43,7 +45,7 @@ def test_anonymizer_gets_whole_frames_of_clips(masked):
     if masked:
         masks[..., :2] = 0
         expected[..., :2] = clips[..., :2]
-    assert torch.equal(validation.obfuscate(SwapRedAndBlue(), clips, masks), expected)
+    assert torch.equal(validation.obfuscate(SwapRedAndBlue(), clips, masks), as_8_bit(expected))
 
 
 def test_reconstruction_learns_from_whole_frames_of_clips():
@@ -72,13 +74,21 @@ def test_recognition_is_measured_in_rgb_on_the_crop_of_every_evaluation(tmp_path
     for i in range(6):
         Image.fromarray(picture).save(tmp_path / f"{i:04d}.png")
     videos, cache = [Ucf101Item(tmp_path, 1, 0)], DecodedCache(0)
-    goal, ft = SimpleNamespace(clip_length=4, stride=1, size=16), Listener()
+    goal, ft = SimpleNamespace(clip_length=4, stride=1, size=16, seed=0), Listener()
     found = validation.recognition_accuracy(ft, nn.Identity(), videos, cache, goal, CPU)
     assert found == (1.0, 1)
     expected = evaluation_transform(picture[None], 16)[0]
     assert ft.clips.shape == (5, 3, 4, 16, 16)
-    torch.testing.assert_close(ft.clips, expected[None, :, None].expand_as(ft.clips))
+    assert torch.equal(ft.clips, as_8_bit(expected)[None, :, None].expand_as(ft.clips))
     assert expected[0].mean() > 0.7 and expected[2].max() == 0
+    noisy, seen = NarrowOutput(nn.Identity(), 3, 1.0, output_noise=0.1), []
+    for seed in range(2):  # what else was drawn plays no part
+        torch.manual_seed(seed)
+        validation.recognition_accuracy(ft, noisy, videos, cache, goal, CPU)
+        seen.append(ft.clips)
+    keys = noise_keys(0, tmp_path, (2, 3, 4, 5))  # the last clip
+    released = apply_anonymizer(noisy, expected.expand(4, 3, 16, 16), noise=keys)
+    assert torch.equal(*seen) and torch.equal(seen[0][4], released.transpose(0, 1))
 
 
 @pytest.fixture

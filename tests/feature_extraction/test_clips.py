@@ -139,9 +139,8 @@ def test_gpu_graphs_decode_crop_and_resize_on_the_gpu(tmp_path, dali_reader):
     decoding = reader._decoding_graph(tmp_path / "h.mp4", facts)
     feeding = reader._feeding_graph()
     assert decoding.device_id == feeding.device_id == 0
-    views, frame_numbers = decoding._graph_out
-    assert views.device == frame_numbers.device == "gpu" and frame_numbers.name.startswith("video[")
-    assert [output.device for output in feeding._graph_out] == ["gpu"]
+    for graph in (decoding, feeding):
+        assert [output.device for output in graph._graph_out] == ["gpu"]
 
 
 @pytest.mark.parametrize("reader", ["pyav", "dali"])

@@ -66,11 +66,12 @@ def test_channels_and_time_arrive_where_they_belong(n_crops, frames_per_pass):
         features = encoder(["a", "b"], [_clip(0, n_crops), _clip(1, n_crops)])
         assert features.shape == (2, n_crops, 6) and features.dtype == np.float32
         expected = np.array(expected) + np.arange(n_crops)[:, None] / 1000
-        assert np.allclose(features, expected, atol=1e-6)
+        assert np.allclose(255 * features, np.round(255 * expected), atol=1e-4)
 
 
 def test_noise_is_that_of_a_clip_in_any_batch():
-    encoder, clips = _networks(noise=0.1), [Clip(i, torch.rand(1, 16, 3, 16, 16)) for i in range(5)]
+    encoder, places = _networks(noise=0.1), [range(32 * i, 32 * i + 32, 2) for i in range(5)]
+    clips = [Clip(i, torch.rand(1, 16, 3, 16, 16), None, own) for i, own in enumerate(places)]
     together = encoder(["v"] * 5, clips)
     alone = np.concatenate([encoder(["v"], [clip]) for clip in clips])
     backwards = encoder(["v"] * 5, clips[::-1])[::-1]
@@ -228,7 +229,8 @@ def test_features_of_both_readers_agree(tmp_path, name, codec):
     for reader in ("pyav", "dali"):
         *clips, _ = make_reader(reader, GEOMETRY, 0.9, None, CPU).read(VideoInput(path.stem, path))
         features.append(torch.from_numpy(encoder(["v"] * len(clips), clips)[:, 0]))
-    assert torch.cosine_similarity(*features).min() >= 0.999
+    # 0.9997 but for a clip whose even red comes to the next of 256 levels
+    assert torch.cosine_similarity(*features).min() >= 0.995
 
 
 def test_error_of_the_program_is_raised_not_hidden(tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from aux_code.errors import UserError
-from aux_code.model_loaders import load_fa_model
-from aux_code.models.anonymizers import NarrowOutput, Up, build_anonymizer, set_noise_generator
+from aux_code.model_loaders import apply_anonymizer, load_fa_model, noise_keys
+from aux_code.models.anonymizers import NarrowOutput, Up, as_8_bit, build_anonymizer
 from aux_code.models.unet_plus_plus import UNetPlusPlus, UpsampledConv2d
 from tests.fill import GOLDEN, fill, layout, picture, relative_error, shapes
 
@@ -96,19 +96,35 @@ def test_noise_is_drawn_per_released_value_in_both_modes(training):
         assert values.std().item() == pytest.approx(0.05, rel=0.05)
 
 
-def test_noise_follows_its_generator_and_passes_gradients():
-    frames = torch.rand(2, 3, 16, 16)
+def test_noise_belongs_to_a_frame_and_passes_gradients():
+    """To the seed, the medium's name, the frame and the release, whatever passes with it."""
     network = build_anonymizer("small", output_noise=0.1, **NARROW).eval()
+    frames = torch.full((4, 3, 16, 16), 0.5)
 
-    def run(seed):
-        set_noise_generator(network, torch.Generator().manual_seed(seed))
-        return network(frames)
+    def released(*numbers, seed=3, medium="folder/v.mp4", release=0):
+        keys = noise_keys(seed, medium, numbers, release)
+        return apply_anonymizer(network, frames[: len(numbers)], noise=keys)
 
-    assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
-    set_noise_generator(network, None)
-    assert not torch.equal(network(frames), network(frames))
-    network.train()(frames).sum().backward()
+    together = released(0, 1, 2, 3)
+    assert all(torch.equal(released(i)[0], together[i]) for i in range(4))
+    assert torch.equal(released(3, 1, medium="elsewhere/v.mkv"), together[[3, 1]])
+    others = (released(1), released(0, seed=4), released(0, medium="w"), released(0, release=1))
+    assert not any(torch.equal(other[0], together[0]) for other in others)
+    # a training's noise comes from the global generator, which its steps seed
+    assert not torch.equal(apply_anonymizer(network, frames), apply_anonymizer(network, frames))
+    apply_anonymizer(network.train(), torch.rand(2, 3, 16, 16)).sum().backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+def test_a_release_holds_8_bits_and_lets_every_gradient_through():
+    frames = torch.linspace(-0.5, 1.5, 999).requires_grad_()
+    released = as_8_bit(frames)
+    levels = (released * 255).round()
+    assert torch.equal(released, levels / 255) and levels.unique().tolist() == list(range(256))
+    assert (released - frames.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
+    (released * torch.arange(999)).sum().backward()
+    assert torch.equal(frames.grad, torch.arange(999.0))
+    assert as_8_bit(frames.bfloat16()).dtype == torch.float32
 
 
 def test_impossible_values():

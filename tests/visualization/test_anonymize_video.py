@@ -4,6 +4,7 @@ import sys
 import weakref
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -13,13 +14,17 @@ import torch
 from PIL import Image
 from torch import nn
 
+from aux_code import config
+from aux_code.checkpoints import save_checkpoint
+from aux_code.datasets.decode import read_frames
 from aux_code.errors import UserError
-from aux_code.model_loaders import load_anonymizer, load_fa_model
+from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
 from aux_code.models.person_boxes import open_person_boxes
+from feature_extraction import dali_extraction
 from tests.datasets.media import rotate_mp4
 from tests.feature_extraction.videos import painted, write_sound, write_video
 from visualization import anonymize_video
-from visualization.frame_anonymizer import FrameAnonymizer, tile_starts
+from visualization.frame_anonymizer import FrameAnonymizer, prepared, tile_starts
 from visualization.video_files import VideoSource, VideoWriter, anonymized_copy
 
 CPU = torch.device("cpu")
@@ -95,19 +100,26 @@ def test_tiles_cover_overlap_and_equal_the_whole_frame():
             assert start % 8 == 0 and size <= 263 and start + size - following >= 56
     torch.manual_seed(0)
     frames = np.random.default_rng(0).integers(0, 256, (1, 300, 420, 3), dtype=np.uint8)
-    network = load_fa_model("small")
-    whole, tiled = (FrameAnonymizer(network, CPU, tile)(frames, 0) for tile in (0, 200))
-    assert np.abs(whole.astype(int) - tiled).max() <= 1
+    for narrow in ({}, {"output_scale": 0.25, "output_noise": 0.1}):  # noise is added once
+        network = load_fa_model("small", **narrow)
+        network.requires_boxes = False
+        both = (prepared(network, CPU, tile) for tile in (0, 200))
+        whole, tiled = (FrameAnonymizer(own, CPU, Path("v"))(frames, 0) for own in both)
+        assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 
 def test_people_come_from_the_csv(tmp_path):
     (tmp_path / "boxes.csv").write_text("file,frame,x0,y0,x1,y1\nin.avi,1,0,0,64,48\n")
     people = open_person_boxes(tmp_path / "boxes.csv", None, tmp_path)
-    blacken = partial(FrameAnonymizer, load_anonymizer("blacken"), CPU, 0)
-    output = blacken((people, tmp_path / "in.avi"))(np.stack([painted(9)] * 3), 0)
+    blacken = partial(FrameAnonymizer, load_anonymizer("blacken"), CPU)
+    output = blacken(tmp_path / "in.avi", people)(np.stack([painted(9)] * 3), 0)
     assert output[1].max() == 0 and all(np.array_equal(output[i], painted(9)) for i in (0, 2))
     with pytest.raises(UserError, match="other.avi"):
-        blacken((people, tmp_path / "other.avi"))
+        blacken(tmp_path / "other.avi", people)
+    (tmp_path / "boxes.csv").write_text("file,frame,x0,y0,x1,y1\nin.avi,0,0,0,32,48\n")
+    people = open_person_boxes(tmp_path / "boxes.csv", None, tmp_path)
+    view = blacken(tmp_path / "in.avi", people, view_size=16)(painted(9)[None], 0)[0]
+    assert view.any(axis=(0, 2)).tolist() == [False] * 8 + [True] * 8
 
 
 def test_mistakes_are_named_and_leave_no_file(tmp_path, run):
@@ -121,6 +133,8 @@ def test_mistakes_are_named_and_leave_no_file(tmp_path, run):
         ((sound, out), "sound.mp4"), ((video, out, "--anonymizer", "nobody"), "nobody"),
         ((video, out, "--tile", 100), "tile"), ((tmp_path / "photos", out), "differ in size"),
         ((video, out, "--fps", 0), "--fps"),
+        ((video, out, "--lossless"), "must end in .mkv"),
+        ((video, out, "--as_features", "--side_by_side"), "--side_by_side"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             run(*options)
@@ -146,8 +160,9 @@ def test_frames_are_anonymized_and_let_go_once_they_are_written(tmp_path):
                 yield frame
 
     source = Watched(write_video(tmp_path / "in.mp4", 60), Fraction(24))
+    negative = FrameAnonymizer(Negative(), CPU, source.path)
     with VideoWriter(tmp_path / "out.mp4", source, 18) as writer:
-        assert anonymized_copy(source, FrameAnonymizer(Negative(), CPU), writer, 4, True) == 60
+        assert anonymized_copy(source, negative, writer, 4, True) == 60
     assert len(source.alive) == 60 and max(source.alive) <= 2 * 4 + 1
     assert abs(read(tmp_path / "out.mp4").rgb[3, :, 64:, 0].mean() - (255 - 29)) < 5
 
@@ -194,6 +209,60 @@ def test_colours_are_stored_as_the_original_says(tmp_path, run):
     assert before.colours == after.colours == (1, 1, 1)
     before, after = (video.first.to_ndarray().astype(int) for video in (before, after))
     assert np.abs(before - after).mean() < 1.5
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (33, 45)])
+def test_a_lossless_copy_keeps_every_value(tmp_path, run, shape):
+    frames = np.random.default_rng(0).integers(0, 256, (9, *shape, 3), dtype=np.uint8)
+    source, copy = tmp_path / "frames", tmp_path / "out.mkv"
+    source.mkdir()
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(source / f"{i:03d}.png")
+    run(source, copy, "--lossless")
+    assert np.array_equal(read(copy).rgb, frames) and read(copy).rate == 24
+    assert np.array_equal(read_frames(copy, [7, 2]), frames[[7, 2]])
+    with av.open(str(copy)) as container:
+        codec = container.streams.video[0].codec_context
+        assert (codec.name, codec.pix_fmt) == ("ffv1", "bgr0")
+        assert all(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
+
+
+@pytest.fixture
+def features_of(tmp_path, monkeypatch):
+    """features_of(VIDEO, options) -> its features by stage 3, or None where it fails."""
+    for name in ("SAVED_MODELS_ROOT", "LOGS_ROOT"):
+        monkeypatch.setattr(config, name, tmp_path / "artifacts")
+
+    def extract(video, *options):
+        output = tmp_path / f"features_{'_'.join(map(str, options))}".replace("/", "-")
+        words = ("--preset", "miniature", "--device", "cpu", "--reader", "pyav", "--output", output)
+        arguments = ["script", *words, "--dataset", video, *options]
+        monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+        return None if dali_extraction.main() else np.load(output / f"{video.stem}.npy")
+
+    return extract
+
+
+def test_features_of_a_copy_are_those_of_the_original(tmp_path, run, features_of, capsys):
+    """Noise included; the copy is neither cropped nor anonymized again."""
+    torch.manual_seed(0)
+    narrow = {"output_channels": 1, "output_scale": 0.25, "output_noise": 0.05}
+    networks = {"fa": load_fa_model("small", **narrow), "ft": load_ft_model("small", num_classes=3)}
+    content = {f"{role}_model_state_dict": net.state_dict() for role, net in networks.items()}
+    architectures = {role: net.architecture for role, net in networks.items()}
+    weights = tmp_path / "last.pth"
+    save_checkpoint(weights, content | {"meta": {"architectures": architectures}})
+    video, copy = write_video(tmp_path / "in.mp4", 70), tmp_path / "copies" / "in.mkv"
+    options = ("--preset", "miniature", "--as_features", "--anonymizer", weights)
+    assert run(video, copy, *options) == 0 and read(copy).rgb.shape == (70, 48, 48, 3)
+    raw = ("--anonymizer", "raw", "--utility", weights)
+    original, of_copy = features_of(video, "--anonymizer", weights), features_of(copy, *raw)
+    assert np.abs(of_copy - original).max() < 1e-3 * original.std()
+    other_noise = features_of(video, "--anonymizer", weights, "--seed", 1)
+    assert np.abs(other_noise - original).max() > 0.03 * original.std()
+    for changed in (("--anonymizer", weights), (*raw, "--size", 32), (*raw, "--n_crops", 10)):
+        assert features_of(copy, *changed) is None
+        assert "--anonymizer raw --n_crops 1 at crop 0.8 size 48" in capsys.readouterr().err
 
 
 def test_a_copy_that_is_interrupted_leaves_no_file(tmp_path):
