@@ -280,6 +280,7 @@ class BatchSource:
     ):
         self.samples, self.batch_size = samples, batch_size
         self.how = {"size": params.size, "policy": policy}
+        self.collate = partial(collate, **self.how)
         self.n_workers, self.seed = params.n_workers, params.seed
         self.unreadable = UnreadableLog(folder, len(samples), params.max_unreadable_share)
         self.steps_per_epoch = max(1, -(-len(samples) // batch_size))
@@ -295,12 +296,20 @@ class BatchSource:
     ) -> Iterator[ClipBatch | ImageBatch]:
         """Batches first_step, ..., first_step + n_steps - 1 on `device`; this rank's share of each.
 
+        Raises as `crops` does.
+        """
+        for crops in self.crops(first_step, n_steps):
+            yield augmented(crops, **self.how, device=device)
+
+    def crops(self, first_step: int, n_steps: int) -> Iterator[Crops]:
+        """What these batches are made of, as loading processes hand it over.
+
         Raises:
             UserError: no file of a batch is readable, or too many of the data set are not.
         """
         keys = map(self._keys, range(first_step, first_step + n_steps))
         how = {"num_workers": self.n_workers, "worker_init_fn": _begin_loading}
-        how |= {"collate_fn": partial(collate, **self.how), "pin_memory": torch.cuda.is_available()}
+        how |= {"collate_fn": self.collate, "pin_memory": torch.cuda.is_available()}
         loader = DataLoader(self.samples, batch_sampler=keys, **how)
         for batch, errors in loader:
             # every rank counts what any of them met, so that all of them stop or none
@@ -311,7 +320,7 @@ class BatchSource:
             if lost:
                 names = ", ".join(lost)
                 raise UserError(f"not one file of a batch is readable: {names}; replace them")
-            yield augmented(batch, **self.how, device=device)
+            yield batch
 
     def _keys(self, step: int) -> list[tuple[int, int]]:
         places = range(step * self.batch_size, (step + 1) * self.batch_size)

@@ -6,15 +6,21 @@ in our loading processes; figures are medians. Frame indices are in memory alrea
 epoch but the first. The cost of a clip in ten minutes of H.264 is compared with decoding 16 frames
 and one group of pictures from the file's start.
 
-`workers_needed`: loading processes that keep a GPU busy on paper, the seconds in which one of them
-loads a batch of the paper's anonymizer training (8 videos with 3 clips each, two views of 12
-images; decoded, augmented, handed over) over those of a training step (see --step_seconds).
+`samples`: how fast a loading process hands over the data of a step of anonymizer training (8 videos
+with 3 clips each, two views of 12 images) as uint8 crops, which the training's device augments,
+against one that augments and hands over float32 views, as commit c45b28e did; both decode with
+ours. `shared_memory_share` is bytes over bytes, of triplets or of LLTC's clips, whichever is more.
+
+`workers_needed`: loading processes that keep a GPU busy on paper, the seconds of one of them for a
+step's data over those of the step (see --step_seconds).
 """
 
+import copy
 import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +32,20 @@ import av
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from anonymization_training.params_anonymization import TRAIN_ANONYMIZER
-from anonymization_training.training_batches import BatchSource, clip_source, image_source
+from anonymization_training.training_batches import (
+    BatchSource,
+    augmented,
+    clip_source,
+    collate,
+    image_source,
+)
 from aux_code.datasets.clip_sampling import random_clip
 from aux_code.datasets.decode import DecodedCache, count_frames, read_frames, read_image
 from aux_code.datasets.image_files import frame_files
+from aux_code.datasets.transforms import Policy, augment_batch
 from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.devices import keep_freed_memory
 from aux_code.runs import seeded_generator
@@ -46,6 +60,8 @@ STEP_SECONDS = 44.0 / 88.0
 
 f_A takes 24.6 GFLOP for each of 384 frames, three times in step 1 (forward and backward) and once
 in step 2; I3D 32.8 for each of 24 clips, forward and backward, twice; f_B is small."""
+N_BATCHES = 4
+"""In a row from one loading process, which the first of them starts."""
 GROUP_OF_PICTURES = 250
 """Frames from one key frame to the next in the rendered H.264, as the encoder has it by default."""
 
@@ -149,28 +165,76 @@ def random_access_cost(path: Path, n_rounds: int) -> float:
     return seconds["random"] / seconds["start"]
 
 
-def loading_step(folder: Path, video: Path, n_rounds: int) -> dict[str, float]:
-    """Seconds of one process for the data of a training step, by the stage's own batches."""
+def plain_collate(samples: list, size: int, policy: Policy) -> tuple[Tensor, list]:
+    """The baseline: views (K, B, 3, T, size, size) in [0, 1], made where they are decoded."""
+    views = range(len(samples[0].of_view))
+    clips = [sample.clips[sample.of_view[k]].copy() for k in views for sample in samples]
+    generators = [seeded_generator(*sample.keys, k) for k in views for sample in samples]
+    made = augment_batch(clips, policy, size, generators)
+    return made.unflatten(0, (len(views), len(samples))), []
+
+
+def loading_step(folder: Path, video: Path, n_rounds: int) -> tuple[dict, dict]:
+    """Ratios and figures of the data of a training step, by the stage's own batches."""
     image = folder / "image.jpg"
     texture(768, 1024).save(image, quality=90)
     params = replace(PAPER, n_workers=1, cache_megabytes=0)
     cache, videos = DecodedCache(0), [Ucf101Item(video, 1, 1)] * params.batch_videos
-    clips = clip_source(videos, params.utility_loss, params, cache, folder)
+    clips, lltc = (clip_source(videos, k, params, cache, folder) for k in ("triplet", "lltc"))
     images = image_source([image] * params.batch_images, params, cache, folder)
-    seconds = [seconds_per_batch(source, n_rounds) for source in (clips, images)]
-    return {
+    of_clips, of_images = (loading_seconds(source, n_rounds) for source in (clips, images))
+    sums = {side: of_clips[side] + of_images[side] for side in of_clips}
+    figures = handed_over(clips, "triplet") | handed_over(lltc, "lltc")
+    shares = [
+        figures[f"{views}_mb"] / figures[f"{views}_plain_mb"] for views in ("triplet", "lltc")
+    ]
+    ratios = {"samples": sums["plain"] / sums["ours"]}
+    ratios |= {"samples_clips": of_clips["plain"] / of_clips["ours"]}
+    ratios |= {"samples_images": of_images["plain"] / of_images["ours"]}
+    return ratios, figures | {
+        "shared_memory_share": max(shares),
         "images_per_second_per_worker": 1 / median_seconds(lambda: read_image(image), n_rounds),
-        "clip_batch_seconds_per_worker": seconds[0],
-        "image_batch_seconds_per_worker": seconds[1],
-        "seconds_per_paper_step_per_worker": sum(seconds),
+        "clip_batch_seconds_per_worker": of_clips["ours"],
+        "clip_batch_plain_seconds_per_worker": of_clips["plain"],
+        "image_batch_seconds_per_worker": of_images["ours"],
+        "image_batch_plain_seconds_per_worker": of_images["plain"],
+        "seconds_per_paper_step_per_worker": sums["ours"],
+        "clip_batch_augmenting_seconds": augmenting_seconds(clips),
     }
 
 
-def seconds_per_batch(source: BatchSource, n_rounds: int) -> float:
-    """Median seconds from one batch to the next, while they are only taken."""
-    batches = iter(source.batches(0, n_rounds + 2))
-    next(batches)  # the process starts
-    return median_seconds(lambda: next(batches), n_rounds)
+def loading_seconds(source: BatchSource, n_rounds: int) -> dict[str, float]:
+    """Median seconds from one batch to the next of each side's process, in turns."""
+    plain = copy.copy(source)
+    plain.collate = partial(plain_collate, **source.how)
+    sides = {"ours": source, "plain": plain}
+    measures = {side: partial(seconds_per_batch, own) for side, own in sides.items()}
+    return medians(rounds_in_turns(measures, n_rounds))
+
+
+def seconds_per_batch(source: BatchSource) -> float:
+    """From one batch to the next, while they are only taken."""
+    batches = source.crops(0, N_BATCHES)
+    next(batches)
+    return seconds_of(lambda: list(batches)) / (N_BATCHES - 1)
+
+
+def handed_over(source: BatchSource, name: str) -> dict[str, float]:
+    """Megabytes of a batch, and of its views in float32."""
+    crops = next(source.crops(0, 1))
+    n_values = crops.draws[..., 0].numel() * crops.places[0][0][0] * 3 * source.how["size"] ** 2
+    return {f"{name}_mb": crops.pixels.nbytes / 1e6, f"{name}_plain_mb": 4 * n_values / 1e6}
+
+
+def augmenting_seconds(source: BatchSource) -> float:
+    """What the training's device does instead, here on the CPU; stops if views differ."""
+    samples = [source.samples[0, i] for i in range(len(source.samples))]
+    crops, start = collate(samples, **source.how)[0], time.perf_counter()
+    views = augmented(crops, **source.how, device=torch.device("cpu")).clips
+    seconds = time.perf_counter() - start
+    if not torch.equal(views, plain_collate(samples, **source.how)[0]):
+        raise SystemExit("the two sides of the loading for training disagree")
+    return seconds
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -196,9 +260,11 @@ def main(argv: list[str] | None = None) -> int:
             print(f"anywhere in {options.minutes} minutes: {cost:.2f} of that from the start")
         # UCF101, on which the anonymizer is trained, is MPEG-4 in AVI
         video = files.get("mpeg4_avi") or render("mpeg4_avi", FORMATS["mpeg4_avi"], folder)
-        figures |= loading_step(folder, video, options.rounds)
+        of_step = loading_step(folder, video, options.rounds)
+        ratios, figures = ratios | of_step[0], figures | of_step[1]
     workers = figures["seconds_per_paper_step_per_worker"] / options.step_seconds
     figures |= {"step_seconds": options.step_seconds, "workers_needed": workers}
+    print(f"{ratios['samples']:.1f} times the samples per second and worker")
     print(f"a step of {options.step_seconds} s needs {workers:.1f} workers")
     print(machine.json_line("data_loading", ratios, figures))
     return 0

@@ -88,7 +88,8 @@ def test_data_loading(report_of, monkeypatch):
     monkeypatch.setattr(data_loading, "FORMATS", small)
     monkeypatch.setattr(data_loading, "PAPER", paper)
     ratios, figures = report_of("data_loading", "--rounds 1 --minutes 1 --step_seconds 2")
-    assert set(ratios) == set(small)
+    assert set(ratios) == {*small, "samples", "samples_clips", "samples_images"}
+    assert figures["triplet_mb"] / figures["triplet_plain_mb"] <= figures["shared_memory_share"]
     step = figures["seconds_per_paper_step_per_worker"]
     assert figures["workers_needed"] * 2 == step > figures["clip_batch_seconds_per_worker"] > 0
     assert figures["h264_random_access_over_16_frames_and_a_group"] > 0
