@@ -148,6 +148,7 @@ def apply_anonymizer(
     frames: Tensor,
     boxes: Sequence[Tensor] | None = None,
     noise: Iterator[tuple] | None = None,
+    n_releases: int = 1,
 ) -> Tensor:
     """What an anonymizer, raw too, releases of frames (N, 3, H, W) in [0, 1]: the same in 8 bits.
 
@@ -159,14 +160,17 @@ def apply_anonymizer(
         boxes: a (K, 4) tensor per frame, where it needs them.
         noise: `noise_keys`, of which every pass takes as many as it has frames; None: the global
             generator, as a training does, whose steps seed it.
+        n_releases: of one that `is_noisy`, the independent releases of each frame, one after the
+            other (N*n_releases, 3, H, W), for one pass of its network.
     """
     narrow = [module for module in anonymizer.modules() if isinstance(module, NarrowOutput)]
     for module in narrow:
         module.generators = noise and (seeded_generator(*key) for key in noise)
+        module.n_releases = n_releases
     needs_boxes = getattr(anonymizer, "requires_boxes", False)
     output = anonymizer(frames, boxes) if needs_boxes else anonymizer(frames)
     for module in narrow:
-        module.generators = None
+        module.generators, module.n_releases = None, 1
     return as_8_bit(output)
 
 

@@ -1,17 +1,11 @@
 """An epoch of the privacy attack at full size, f_A and a ResNet-50 attacker, against a plain loop.
 
-The plain loop sends every image through f_A (unet++) in every epoch, in the attacker's own loop:
-eager, fp32, NCHW, in a process of its own with the default allocator. Ours runs f_A once before the
-first epoch, in its inference form, and trains the attacker on what was released: channels-last, in
-the device's precision, freed memory kept. Both take the same batches and the same views of the
-released images, so in fp32 their losses agree (a test compares them).
-
-`epoch` counts our release too, divided by the epochs that it serves (`--epochs`, the paper's 100);
-without it the ratio is `epoch_without_release`, and `first_epoch` is an epoch with a whole release
-before it: what a single epoch would gain. The images are decoded beforehand on both sides: the
-plain loop would also decode them in every epoch, ours once, which is not counted. A random f_A is
-released several times (`n_releases` of the parameters); multiply `release_seconds` by that.
-Evaluation, which the plain loop would anonymize for as well, is left out.
+Both send fresh crops of every image through f_A (unet++) in every epoch and train the attacker on
+what comes out. The plain loop is eager, fp32 and NCHW, in a process of its own with the default
+allocator; ours, `train_epoch` of the stage, has f_A in its inference form, the attacker
+channels-last, both in the device's precision, and keeps freed memory. They take the same batches
+and crops, so in fp32 they learn the same (a test compares them). The images are decoded beforehand
+on both sides; evaluation is left out.
 """
 
 import sys
@@ -28,21 +22,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aux_code.devices import prepare_for_training
+from aux_code.devices import precision_in_force, prepare_for_training
 from aux_code.model_loaders import load_fa_model, load_fb_model
 from aux_code.runs import Run, seeded_generator
 from benchmarks import machine
 from benchmarks.machine import ChildProcess, medians, rounds_in_turns, seconds_of
-from privacy_training.attribute_prediction import augment_released, build_attack, train_epoch
+from privacy_training.attribute_prediction import build_attack, train_epoch
 from privacy_training.params_privacy import PRESETS, PrivacyParams
-from privacy_training.released_images import ReleasedImages, Releaser
+from privacy_training.released_images import AUGMENTATIONS, Releaser, TrainingImages
 
 N_ATTRIBUTES = 7
+CPU = torch.device("cpu")
 OPTIONS = {
     "images": (64, "images per epoch; batches hold 32, the paper's"),
     "size": (224, "height and width of the images in pixels"),
     "rounds": (3, "epochs of each side that count"),
-    "epochs": (100, "epochs that one release serves"),
     "threads": machine.THREADS,
 }
 
@@ -59,64 +53,61 @@ def networks() -> tuple[nn.Module, nn.Module]:
     return anonymizer, load_fb_model(num_pa=N_ATTRIBUTES)
 
 
-def labelled_frames(n_images: int, size: int) -> tuple[Tensor, Tensor]:
-    """(frames (n, 3, size, size) in [0, 1], labels (n, 7) in {0, 1}), the same in every process."""
-    generator = torch.Generator().manual_seed(1)
-    frames = torch.rand(n_images, 3, size, size, generator=generator)
-    return frames, (torch.rand(n_images, N_ATTRIBUTES, generator=generator) < 0.3).float()
+def training_images(n_images: int, size: int, releaser: Releaser) -> TrainingImages:
+    """Noise with random labels, the same in every process."""
+    generator, policy = torch.Generator().manual_seed(1), AUGMENTATIONS["strong"]
+    shape = (n_images, *2 * (round(size / policy.crop_factor[0]),), 3)
+    sources = list(torch.randint(256, shape, dtype=torch.uint8, generator=generator))
+    labels = (torch.rand(n_images, N_ATTRIBUTES, generator=generator) < 0.3).float()
+    files = [Path(f"{i}.jpg") for i in range(n_images)]
+    return TrainingImages(sources, [], labels, files, [], releaser, policy, size)
 
 
 class PlainLoop:
-    """f_A in the attacker's loop."""
+    """f_A as it was trained, in the attacker's loop."""
 
     def __init__(self, n_images: int, size: int):
         self.params = parameters()
         self.anonymizer, self.net = networks()
-        self.frames, self.labels = labelled_frames(n_images, size)
+        self.images = training_images(n_images, size, Releaser(nn.Identity(), CPU))
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.params.learning_rate)
         self.n_epochs = 0
+
+    @torch.no_grad()
+    def release(self, batch: list[int], epoch: int) -> Tensor:
+        """What f_A makes of an epoch's crops, (n, 3, size, size)."""
+        crops, _ = self.images.crops(batch, epoch)
+        return (self.anonymizer(crops.contiguous()) * 255).round() / 255
 
     def train_epoch(self) -> float:
         """One pass over the images; their mean loss."""
         self.net.train()
-        seed, epoch = self.params.seed, self.n_epochs
-        order = torch.randperm(len(self.frames), generator=seeded_generator(seed, "order", epoch))
+        n, seed, epoch = len(self.images.files), self.params.seed, self.n_epochs
+        order = torch.randperm(n, generator=seeded_generator(seed, "order", epoch))
         total = 0.0
-        for i, batch in enumerate(order.split(self.params.batch_size)):
-            with torch.no_grad():
-                released = self.anonymizer(self.frames[batch])
-            generator = seeded_generator(seed, "views", epoch, i)
-            views = augment_released(released, self.params, generator).contiguous()
-            loss = F.binary_cross_entropy_with_logits(self.net(views), self.labels[batch])
+        for batch in order.split(self.params.batch_size):
+            logits = self.net(self.release(batch.tolist(), epoch))
+            loss = F.binary_cross_entropy_with_logits(logits, self.images.labels[batch])
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
             total += len(batch) * loss.item()
         self.n_epochs += 1
-        return total / len(order)
+        return total / n
 
 
 class OurStage:
-    """What train_privacy.py does: a release, then epochs on it."""
+    """What train_privacy.py does."""
 
     def __init__(self, n_images: int, size: int, folder: Path, precision: str = "auto"):
-        self.params = parameters(precision)
         anonymizer, net = networks()
-        self.frames, self.labels = labelled_frames(n_images, size)
-        run = Run("benchmark", "train_privacy", folder, torch.device("cpu"))
-        self.attack = build_attack(prepare_for_training(net, run.device), self.params, run)
-        storage = getattr(torch, self.params.storage) if precision == "auto" else torch.float32
-        self.releaser = Releaser(anonymizer, run.device, storage=storage)
-        self.images: ReleasedImages
-
-    def release(self) -> None:
-        """All images through f_A, once."""
-        parts = self.frames.split(self.params.release_batch)
-        parts = [self.releaser(part, None, [Path("drawn")] * len(part)) for part in parts]
-        self.images = ReleasedImages([torch.cat(parts)], self.labels)
+        releaser = Releaser(anonymizer, CPU, precision=precision_in_force(precision, CPU))
+        self.images = training_images(n_images, size, releaser)
+        run = Run("benchmark", "train_privacy", folder, CPU)
+        self.attack = build_attack(prepare_for_training(net, CPU), parameters(precision), run)
 
     def train_epoch(self) -> float:
-        """One pass over the released images; their mean loss."""
+        """One pass over the images; their mean loss."""
         self.attack.history.append(train_epoch(self.attack, self.images, len(self.attack.history)))
         return self.attack.history[-1]["train_loss"]
 
@@ -128,12 +119,11 @@ def build_plain(n_images: int, size: int) -> dict[str, Callable[[], float]]:
 
 
 def measure(n_images: int, size: int, n_rounds: int) -> dict[str, float]:
-    """Median seconds of plain epoch, release and our epoch, after a round that does not count."""
+    """Median seconds of either side's epoch, after a round that does not count."""
     with tempfile.TemporaryDirectory() as name, ChildProcess(build_plain, n_images, size) as child:
         ours = OurStage(n_images, size, Path(name))
         measures = {
             "plain": partial(child.call, "epoch"),
-            "release": partial(seconds_of, ours.release),
             "ours": partial(seconds_of, ours.train_epoch),
         }
         rounds_in_turns(measures, n_rounds=1)
@@ -146,16 +136,11 @@ def main(argv: list[str] | None = None) -> int:
     sizes = f"{options.images} images of {options.size} pixels, {options.rounds} rounds"
     print(f"{machine.describe_machine()}; {sizes}")
     found = measure(options.images, options.size, options.rounds)
-    plain, release, ours = found["plain"], found["release"], found["ours"]
-    seconds = {"epoch": ours + release / options.epochs, "epoch_without_release": ours}
-    seconds["first_epoch"] = ours + release
-    ratios = {key: plain / value for key, value in seconds.items()}
-    print(f"plain epoch {plain:.2f} s; ours {ours:.2f} s after a release of {release:.2f} s")
-    for key, ratio in ratios.items():
-        print(f"{key:22} {ratio:6.2f}x")
+    ratio = found["plain"] / found["ours"]
+    print(f"plain epoch {found['plain']:.2f} s; ours {found['ours']:.2f} s: {ratio:.2f}x")
     figures = {f"{name}_seconds": value for name, value in found.items()}
-    figures |= {name: getattr(options, name) for name in ("images", "size", "rounds", "epochs")}
-    print(machine.json_line("privacy", ratios, figures))
+    figures |= {name: getattr(options, name) for name in ("images", "size", "rounds")}
+    print(machine.json_line("privacy", {"epoch": ratio}, figures))
     return 0
 
 

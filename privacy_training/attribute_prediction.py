@@ -17,7 +17,7 @@ from aux_code.schedules import learning_rate_factor, plateau_divisions, set_lear
 from aux_code.training_state import TrainingState
 from privacy_training.leakage_report import recent_gain
 from privacy_training.params_privacy import PrivacyParams
-from privacy_training.released_images import ReleasedImages, Splits
+from privacy_training.released_images import ReleasedImages, Splits, TrainingImages, pixels
 
 
 @dataclass
@@ -82,7 +82,7 @@ def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
         if epoch == 0 or attack.finished or (epoch + 1) % params.evaluate_every == 0:
             for name, images in (("validation", splits.validation), ("test", splits.test)):
                 entry[name] = predict(attack, images)
-                both = entry[name].numpy(), images.labels.cpu().numpy()
+                both = entry[name].numpy(), images.labels.numpy()
                 scores = attribute_metrics(*(columns[:, params.counted] for columns in both))
                 writer.add_scalar(f"privacy/{name}_cmap", scores.cmap, epoch + 1)
                 writer.add_scalar(f"privacy/{name}_f1", scores.f1, epoch + 1)
@@ -94,8 +94,8 @@ def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
     bar.close()
 
 
-def train_epoch(attack: Attack, images: ReleasedImages, epoch: int) -> dict[str, Any]:
-    """One pass over the training images.
+def train_epoch(attack: Attack, images: TrainingImages, epoch: int) -> dict[str, Any]:
+    """One pass over the training images, which are released anew.
 
     Returns:
         {"epoch": 1-based, "step": steps done so far, "train_loss": mean loss}.
@@ -104,8 +104,8 @@ def train_epoch(attack: Attack, images: ReleasedImages, epoch: int) -> dict[str,
         UserError: the loss is not finite; an epoch either counts or the run fails.
     """
     params, device = attack.params, attack.run.device
-    inputs, labels = images.release(epoch), images.labels
-    order = torch.randperm(len(inputs), generator=seeded_generator(params.seed, "order", epoch))
+    n = len(images.files)
+    order = torch.randperm(n, generator=seeded_generator(params.seed, "order", epoch))
     # a last batch of one image has no batch statistics
     batches = [batch for batch in order.split(params.batch_size) if len(batch) > 1]
     warmup, n_steps = params.warmup_epochs * len(batches), params.n_epochs * len(batches)
@@ -119,20 +119,16 @@ def train_epoch(attack: Attack, images: ReleasedImages, epoch: int) -> dict[str,
             break
         factor = learning_rate_factor(epoch * len(batches) + i, n_steps, warmup, kind)
         set_learning_rate(attack.optimizer, rate, factor)
-        views = inputs[batch.to(inputs.device)].to(device)
-        if views.ndim == 4:
-            views = augment_released(
-                views, params, seeded_generator(params.seed, "views", epoch, i)
-            )
-        loss = train_step(attack, views, labels[batch.to(labels.device)].to(device))
+        released = images.release(batch.tolist(), epoch)
+        loss = train_step(attack, released, images.labels[batch].to(device))
         total, n_seen, step = total + len(batch) * loss, n_seen + len(batch), step + 1
     return {"epoch": epoch + 1, "step": step, "train_loss": total / max(1, n_seen)}
 
 
-def train_step(attack: Attack, views: Tensor, labels: Tensor) -> float:
-    """Binary cross-entropy of views (N, 3, H, W) or features (N, F); one step of the optimizer."""
+def train_step(attack: Attack, released: Tensor, labels: Tensor) -> float:
+    """Binary cross-entropy of images (N, 3, H, W) or features (N, F); one step of the optimizer."""
     with autocast(attack.run.device, attack.params.precision):
-        logits = attack.net(views.float())
+        logits = attack.net(released)
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
     if not torch.isfinite(loss):
         options = "--image_learning_rate or --feature_learning_rate"
@@ -147,38 +143,11 @@ def train_step(attack: Attack, views: Tensor, labels: Tensor) -> float:
 
 @torch.inference_mode()
 def predict(attack: Attack, images: ReleasedImages, batch_size: int = 100) -> Tensor:
-    """Probabilities (N, n_attributes) on the CPU, from the first release, without augmentation."""
+    """Probabilities (N, n_attributes) on the CPU."""
     net, device = attack.reader.eval(), attack.run.device
     outputs = []
-    for batch in images.release(0).split(batch_size):
+    for batch in images.released.split(batch_size):
         with autocast(device, attack.params.precision):
-            logits = net(batch.to(device).float())
+            logits = net(pixels(batch.to(device)))
         outputs.append(logits.float().sigmoid().cpu())
     return torch.cat(outputs)
-
-
-def augment_released(images: Tensor, params: PrivacyParams, generator: torch.Generator) -> Tensor:
-    """The attacker's views of released images: shift, zoom, mirror, brightness and contrast.
-
-    Args:
-        images: (N, 3, H, W), any dtype; values outside [0, 1] (noise, no activation) are kept.
-        params: `shift`, `zoom` and `jitter` are read.
-        generator: on the CPU.
-
-    Returns:
-        float32 (N, 3, H, W), channels-last; beyond the border the image is mirrored.
-    """
-    n = len(images)
-    u = (2 * torch.rand(n, 6, generator=generator) - 1).to(images.device)
-    scale = 1 + params.zoom * u[:, 0]
-    mirror = torch.where(u[:, 1] < 0, -1.0, 1.0)
-    theta = torch.zeros(n, 2, 3, device=images.device)
-    theta[:, 0, 0], theta[:, 1, 1] = scale * mirror, scale
-    theta[:, :, 2] = 2 * params.shift * u[:, 2:4]  # coordinates span 2 from border to border
-    images = images.float()
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)  # (N, H, W, 2)
-    views = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    mean = views.mean(dim=(1, 2, 3), keepdim=True)
-    contrast, brightness = (1 + params.jitter * u[:, 4:6, None, None, None]).unbind(1)
-    views = ((views - mean) * contrast + mean) * brightness
-    return views.contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,5 @@
 """The attacker `inversion` (ours): a U-Net learns to undo f_A; what it recovers is attacked."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,24 +8,25 @@ from aux_code.artefacts import Recipe, build_meta, is_current
 from aux_code.checkpoints import load_checkpoint, save_checkpoint
 from aux_code.devices import autocast, prepare_for_training
 from aux_code.model_loaders import load_fa_model
+from aux_code.models.anonymizers import as_8_bit
 from aux_code.progress import progress
 from aux_code.runs import Run, seeded_generator
 from aux_code.schedules import learning_rate_factor, set_learning_rate
 from aux_code.training_state import detached_copy
 from privacy_training.params_privacy import PrivacyParams
-from privacy_training.released_images import ReleasedImages, Splits
+from privacy_training.released_images import Splits, TrainingImages, as_bytes, pixels
 
 
 def invert_splits(
-    released: Splits, raw: Splits, params: PrivacyParams, run: Run, recipe: Recipe
-) -> tuple[Splits, dict[str, dict[str, float]]]:
-    """Trains the inverter on pairs of training images and applies it to all three splits.
+    splits: Splits, truth: Tensor, params: PrivacyParams, run: Run, recipe: Recipe
+) -> dict[str, dict[str, float]]:
+    """Trains the inverter on pairs of training images and puts it behind f_A in all three splits.
 
     With --resume that of an interrupted run, saved as inverter.pth, is taken if its recipe is this.
 
     Returns:
-        the recovered images, and {"released": ..., "recovered": ...}, each with `psnr` (dB) and
-        `ssim` of the test images against the raw ones.
+        {"released": ..., "recovered": ...}, each with `psnr` (dB) and `ssim` of the test images
+        against the raw ones, `truth` (N, 3, H, W) uint8.
     """
     # the published UNet++ has no output activation; the inverter recovers images in [0, 1]
     arguments = {"sigmoid": True} if params.inversion_network == "unet++" else {}
@@ -36,33 +35,42 @@ def invert_splits(
     if params.resume and is_current(path, recipe):
         net.load_state_dict(load_checkpoint(path)["fa_model_state_dict"])
     else:
-        train_inverter(net, released.train, raw.train.releases[0], params, run)
+        train_inverter(net, splits.train, params, run)
         meta = build_meta("train_privacy", {"fa": net.architecture}, params, recipe, {})
         save_checkpoint(path, {"fa_model_state_dict": detached_copy(net), "meta": meta})
-    inverted = Splits(*(_invert(net, images, params, run) for images in vars(released).values()))
-    truth, splits = raw.test.releases[0], {"released": released, "recovered": inverted}
-    return inverted, {n: image_quality(s.test.releases[0], truth) for n, s in splits.items()}
+    net.eval()
+
+    @torch.no_grad()
+    def inverter(released: Tensor) -> Tensor:
+        with autocast(run.device, params.precision):
+            return as_8_bit(net(released))
+
+    quality = {"released": image_quality(splits.test.released, truth)}
+    for images in (splits.validation, splits.test):
+        parts = images.released.split(params.release_batch)
+        recovered = [as_bytes(inverter(pixels(part.to(run.device)))) for part in parts]
+        images.released = torch.cat(recovered)
+    splits.train.releaser.inverter = inverter
+    return quality | {"recovered": image_quality(splits.test.released, truth)}
 
 
-def train_inverter(
-    net: nn.Module, released: ReleasedImages, raw: Tensor, params: PrivacyParams, run: Run
-) -> None:
-    """L1 between the network's output on released images and the raw ones; Adam, cosine to 0."""
-    base = params.inversion_learning_rate
+def train_inverter(net: nn.Module, images: TrainingImages, params: PrivacyParams, run: Run) -> None:
+    """L1 between the network's output on released crops and the raw ones; Adam, cosine to 0."""
+    base, n = params.inversion_learning_rate, len(images.files)
     optimizer = torch.optim.Adam(net.parameters(), lr=base)
-    n_batches = max(1, len(raw) // params.batch_size)
+    n_batches = max(1, n // params.batch_size)
     n_steps = params.inversion_epochs * n_batches
     net.train()
     for epoch in progress(range(params.inversion_epochs), "inverter"):
-        order = torch.randperm(len(raw), generator=seeded_generator(params.seed, "inverter", epoch))
-        inputs, total = released.release(epoch), 0.0
+        order = torch.randperm(n, generator=seeded_generator(params.seed, "inverter", epoch))
+        total = 0.0
         for i, batch in enumerate(order.chunk(n_batches)):
             factor = learning_rate_factor(epoch * n_batches + i, n_steps, 0, "cosine")
             set_learning_rate(optimizer, base, factor)
-            batch = batch.to(raw.device)
+            crops, released = images.pairs(batch.tolist(), epoch)
             with autocast(run.device, params.precision):
-                recovered = net(inputs[batch].to(run.device).float())
-            loss = F.l1_loss(recovered.float(), raw[batch].to(run.device).float())
+                recovered = net(released)
+            loss = F.l1_loss(recovered.float(), crops)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -70,23 +78,9 @@ def train_inverter(
         run.writer.add_scalar("privacy/inverter_l1", total, epoch)
 
 
-@torch.inference_mode()
-def _invert(
-    net: nn.Module, images: ReleasedImages, params: PrivacyParams, run: Run
-) -> ReleasedImages:
-    net.eval()
-    releases = []
-    for release in images.releases:
-        parts = release.split(params.release_batch)
-        with autocast(run.device, params.precision):
-            inverted = [net(part.to(run.device).float()).to(release) for part in parts]
-        releases.append(torch.cat(inverted))
-    return replace(images, releases=releases)
-
-
 def image_quality(images: Tensor, truth: Tensor) -> dict[str, float]:
-    """Mean PSNR (dB) and SSIM of images (N, 3, H, W) against the truth (N, 3, H, W) in [0, 1]."""
-    parts = list(zip(images.split(64), truth.split(64), strict=True))
+    """Mean PSNR (dB) and SSIM of stored images (N, 3, H, W) against the true ones, all uint8."""
+    parts = [(pixels(a), pixels(b)) for a, b in zip(images.split(64), truth.split(64), strict=True)]
     return {
         measure.__name__: float(torch.cat([measure(a, b) for a, b in parts]).mean())
         for measure in (psnr, ssim)
@@ -95,13 +89,13 @@ def image_quality(images: Tensor, truth: Tensor) -> dict[str, float]:
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (N,) in dB, peak 1, at most 100."""
-    error = (images.float().clamp(0, 1) - truth.float()).square().mean(dim=(1, 2, 3))
+    error = (images - truth).square().mean(dim=(1, 2, 3))
     return -10 * error.clamp_min(1e-10).log10()
 
 
 def ssim(images: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     """Structural similarity (N,) in [-1, 1], mean over channels (Wang et al. 2004)."""
-    a, b = images.float().clamp(0, 1), truth.float()
+    a, b = images, truth
     offsets = torch.arange(window, device=a.device) - window // 2
     line = torch.exp(-(offsets**2) / (2 * sigma**2))
     kernel = (line[:, None] * line / line.sum() ** 2).expand(a.shape[1], 1, window, window)

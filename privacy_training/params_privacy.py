@@ -57,8 +57,6 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     average_frames: int = 1
     """Independent releases of an image that the attacker averages against f_A's noise (ours); 0:
     the limit, f_A without its noise."""
-    n_releases: int = 8
-    """Releases of each training image, used in turn by epochs, if f_A is random (ours)."""
     epochs: int = 0
     """Epochs at most; 0 takes image_epochs or feature_epochs (ours)."""
     image_epochs: int = 100
@@ -96,12 +94,9 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     """Epochs before which no plateau ends the training: the first may find nothing (ours)."""
     evaluate_every: int = 1
     """Epochs between evaluations on validation and test (ours); the last is always evaluated."""
-    shift: float = 0.08
-    """Attacker's augmentation: largest shift, as a share of the image (ours)."""
-    zoom: float = 0.12
-    """Attacker's augmentation: the scale comes from [1 - zoom, 1 + zoom] (ours)."""
-    jitter: float = 0.1
-    """Attacker's augmentation: brightness, contrast times [1 - jitter, 1 + jitter] (ours)."""
+    augmentation: Literal["strong", "moderate"] = "strong"
+    """Of the training images, before f_A, anew in every epoch (release: strong: crop 0.6-1, flip,
+    colour, grey, erase; strengths ours)."""
     mlp_widths: tuple[int, ...] = (2048, 1028, 1028, 512)
     """Hidden widths of the MLP of --level feature (paper)."""
     clip_frames: int = 16
@@ -114,10 +109,8 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     """Adam's learning rate of that network, falling to 0 as a cosine (ours)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of attacker and f_A; auto, as in stage 3: bf16 where the device is fast in it (ours)."""
-    storage: Literal["float16", "float32"] = "float16"
-    """dtype of released images in memory: 18,000 of 224 pixels take 5.4 GB as float16."""
     release_batch: int = 64
-    """Images per pass through f_A; bounds its memory (ours)."""
+    """Images of validation and test per pass through f_A; bounds its memory (ours)."""
     n_workers: int = free(4)
     """Threads that decode images."""
     minutes_between_saves: float = free(0.0)
@@ -132,16 +125,16 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     """Share of unreadable images above which the run fails (ours)."""
 
     def __post_init__(self) -> None:
-        counts = "n_releases image_epochs feature_epochs evaluate_every mlp_widths "
+        counts = "image_epochs feature_epochs evaluate_every mlp_widths "
         counts += "clip_frames inversion_epochs release_batch n_workers n_bootstrap"
         rates = ("image_learning_rate", "feature_learning_rate", "inversion_learning_rate")
-        positive = "average_frames epochs max_steps warmup_epochs weight_decay zoom shift jitter "
+        positive = "average_frames epochs max_steps warmup_epochs weight_decay "
         positive += "weight_averaging plateau_epochs plateau_gain least_epochs"
         # one image has no batch statistics; the networks halve the resolution three times
         least = {**dict.fromkeys(counts.split(), 1), **dict.fromkeys(positive.split(), 0)}
         least |= {"batch_size": 2, "size": 8}
         above = {**dict.fromkeys(rates, 0), "lr_divisor": 1}
-        check_ranges(self, at_least=least, above=above, below={"zoom": 1, "weight_averaging": 1})
+        check_ranges(self, at_least=least, above=above, below={"weight_averaging": 1})
         if self.level == "feature" and self.attacker not in _AT_FEATURE_LEVEL:
             remedy = "at --level feature leave out --attacker, or take raw_trained"
             raise UserError(f"--attacker {self.attacker} works on images; {remedy}")
@@ -198,8 +191,8 @@ MINIATURE = PrivacyParams(
     attacker="small", network="small", inversion_network="small", inversion_learning_rate=3e-3,
     size=48, image_epochs=40, feature_epochs=40, batch_size=64, image_learning_rate=4e-3,
     feature_learning_rate=1e-3, weight_decay=0.05, schedule="cosine", warmup_epochs=2,
-    evaluate_every=4, mlp_widths=(256, 128, 128, 64), storage="float32", minutes_between_saves=0.5,
-    plots=False, n_workers=2, max_unreadable_share=0.05,
+    evaluate_every=4, mlp_widths=(256, 128, 128, 64), augmentation="moderate", plots=False,
+    minutes_between_saves=0.5, n_workers=2, max_unreadable_share=0.05,
 )  # fmt: skip
 
 PRESETS = {

@@ -1,6 +1,5 @@
 """From parameters to the images of an attack: VISPR's splits, with person boxes, through f_A."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +23,14 @@ from aux_code.models.person_boxes import PersonBoxes, open_person_boxes
 from aux_code.runs import Run
 from privacy_training.inversion import invert_splits
 from privacy_training.params_privacy import PrivacyParams
-from privacy_training.released_images import ImageSource, Releaser, Splits, release_images
+from privacy_training.released_images import (
+    AUGMENTATIONS,
+    ImageSource,
+    Releaser,
+    Splits,
+    release_images,
+    training_images,
+)
 
 
 def attack_splits(params: PrivacyParams, run: Run, recipe: Recipe) -> tuple[Splits, dict[str, Any]]:
@@ -33,15 +39,37 @@ def attack_splits(params: PrivacyParams, run: Run, recipe: Recipe) -> tuple[Spli
     raw_trained learns and chooses its epoch on raw images and meets released ones only in the test:
     an opponent who does not adapt. inversion sees what a network recovered from the released
     images; it learned that from pairs of raw and released training images.
+
+    Raises:
+        UserError: a checkpoint without an f_A, --level feature without an f_T, or a split that is
+            missing or has labels from which nothing follows; before any image is released.
     """
-    released = build_splits(params, run)
-    if params.attacker not in ("raw_trained", "inversion"):
-        return released, {}
-    raw = build_splits(replace(params, average_frames=1, anonymizer="raw"), run)
+    if params.level == "feature" and params.utility is None:
+        raise UserError("--level feature attacks f_T's features: give its checkpoint by --utility")
+    utility = load_utility(params.utility) if params.level == "feature" else None
+    net, raw = load_anonymizer(params.anonymizer), load_anonymizer("raw")
+    if params.average_frames == 0:
+        remove_noise(net)
+    people = None
+    if net.requires_boxes:
+        root, weights = config.VISPR_ROOT, params.detector_weights
+        people = open_person_boxes(params.boxes, weights, root, run.device)
+    train, validation, test = (_image_source(params, run, split, people) for split in SPLITS)
+    precision = precision_in_force(params.precision, run.device)
+    form = (max(1, params.average_frames), utility, params.clip_frames, precision)
+    releaser = Releaser(net, run.device, params.seed, *form)
+    adapted = releaser
     if params.attacker == "raw_trained":
-        return Splits(raw.train, raw.validation, released.test), {}
-    inverted, quality = invert_splits(released, raw, params, run, recipe)
-    return inverted, {"inversion": quality}
+        adapted = Releaser(raw, run.device, params.seed, *form)
+    splits = Splits(
+        training_images(train, adapted, AUGMENTATIONS[params.augmentation]),
+        release_images(validation, adapted),
+        release_images(test, releaser),
+    )
+    if params.attacker != "inversion":
+        return splits, {}
+    truth = release_images(test, Releaser(raw, run.device)).released
+    return splits, {"inversion": invert_splits(splits, truth, params, run, recipe)}
 
 
 def attribute_names(params: PrivacyParams) -> tuple[str, ...]:
@@ -82,37 +110,6 @@ def _attribute_number(name: str) -> tuple[int, str]:
     return (int(digits) if digits.isdigit() else 0), name
 
 
-def build_splits(params: PrivacyParams, run: Run) -> Splits:
-    """Releases the training, validation and test images once; they stay in memory.
-
-    Raises:
-        UserError: a checkpoint without an f_A, or --level feature without an f_T.
-    """
-    if params.level == "feature" and params.utility is None:
-        raise UserError("--level feature attacks f_T's features: give its checkpoint by --utility")
-    utility = load_utility(params.utility) if params.level == "feature" else None
-    net = load_anonymizer(params.anonymizer)
-    if params.average_frames == 0:
-        remove_noise(net)
-    precision = precision_in_force(params.precision, run.device)
-    form = (params.clip_frames, getattr(torch, params.storage), precision, params.seed)
-    releaser = Releaser(net, run.device, max(1, params.average_frames), utility, *form)
-    people = None
-    if net.requires_boxes:
-        root, weights = config.VISPR_ROOT, params.detector_weights
-        people = open_person_boxes(params.boxes, weights, root, run.device)
-    sources = {split: _image_source(params, run, split, people) for split in SPLITS}
-    sets = []
-    for split, source in sources.items():
-        # the mean of K releases has little noise: fewer different means are worth their time
-        n_releases = (
-            max(1, params.n_releases // max(1, params.average_frames)) if split == "train" else 1
-        )
-        released = release_images(source, releaser, split, n_releases)
-        sets.append(released.to(run.device))
-    return Splits(*sets)
-
-
 def _image_source(
     params: PrivacyParams, run: Run, split: str, people: PersonBoxes | None
 ) -> ImageSource:
@@ -130,4 +127,5 @@ def _image_source(
         people.require(dataset.paths)
     unreadable = UnreadableLog(run.folder, len(dataset), params.max_unreadable_share)
     batch, n_workers = params.release_batch, params.n_workers
-    return ImageSource(dataset.paths, labels, params.size, people, unreadable, batch, n_workers)
+    form = (params.size, people, unreadable, batch, n_workers)
+    return ImageSource(split, dataset.paths, labels, *form)

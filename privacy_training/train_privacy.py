@@ -19,6 +19,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 from dataclasses import asdict
 
 import numpy as np
+import torch
 
 from aux_code import config
 from aux_code.artefacts import Recipe, build_meta
@@ -36,7 +37,7 @@ from privacy_training.leakage_plots import plot_attributes, sample_figure, sampl
 from privacy_training.leakage_report import leakage_report
 from privacy_training.leakage_tables import attacker_table, paper_table, write_tables
 from privacy_training.params_privacy import PRESETS, PrivacyParams, made_of
-from privacy_training.released_images import Splits
+from privacy_training.released_images import Splits, pixels
 from privacy_training.released_splits import attack_splits, attribute_names, untrained_attributes
 
 
@@ -73,7 +74,9 @@ def attack_once(params: PrivacyParams) -> dict:
     net = build_attacker(params, len(names)) if params.level == "image" else None
     splits, findings = attack_splits(params, run, recipe)
     if net is None:
-        net = build_attacker(params, len(names), splits.train.releases[0])
+        n, size = len(splits.train.files), params.release_batch
+        parts = [splits.train.release(part.tolist(), 0) for part in torch.arange(n).split(size)]
+        net = build_attacker(params, len(names), torch.cat(parts))
     attack = build_attack(prepare_for_training(net, run.device), params, run)
     state.stateful = {"net": attack.net, "optimizer": attack.optimizer}
     if attack.averaged is not None:
@@ -94,7 +97,7 @@ def attack_once(params: PrivacyParams) -> dict:
 
 def _report(attack: Attack, splits: Splits, names: list[str], recipe: Recipe) -> dict:
     params, run = attack.params, attack.run
-    labels = [images.labels.cpu().numpy() for images in (splits.validation, splits.test)]
+    labels = [images.labels.numpy() for images in (splits.validation, splits.test)]
     body = leakage_report(attack.history, *labels, names, params)
     body["absent_attributes"] = {"train": untrained_attributes(params), **body["absent_attributes"]}
     return {
@@ -123,7 +126,7 @@ def _write_outputs(attack: Attack, splits: Splits, report: dict, recipe: Recipe)
 
     epochs = {name: scores["epoch"] for name, scores in report["protocols"].items()}
     predicted = {name: attack.history[epoch - 1]["test"] for name, epoch in epochs.items()}
-    chosen, labels = predicted.pop("validation"), splits.test.labels.cpu()
+    chosen, labels = predicted.pop("validation"), splits.test.labels
     arrays = {"names": np.array(splits.test.names), "labels": labels.numpy()}
     arrays |= {name: own.numpy() for name, own in (predicted | {"probabilities": chosen}).items()}
     path = _result_file(run_id, ".npz")
@@ -134,7 +137,7 @@ def _write_outputs(attack: Attack, splits: Splits, report: dict, recipe: Recipe)
         plot_attributes(_result_file(run_id, "_attributes.png"), {**others, run_id: report})
     if params.plots and params.level == "image":
         shown, names = sample_indices(len(labels)), list(attribute_names(params))
-        images = splits.test.release(0).cpu()[shown]
+        images = pixels(splits.test.released[shown])
         figure = sample_figure(images, chosen[shown], labels[shown], names)
         save_figure(figure, _result_file(run_id, "_samples.png"))
     write_json(_result_file(run_id), report)

@@ -232,12 +232,21 @@ def evaluation_images(images: Sequence[Frames], size: int) -> Tensor:
     return augment_images(images, EVALUATION, size, [])
 
 
-def transform_boxes(boxes: np.ndarray, source_hw: tuple[int, int], size: int) -> np.ndarray:
-    """Where boxes (N,4) x1, y1, x2, y2 in pixels lie after `evaluation_transform`, clipped."""
+def transform_boxes(
+    boxes: np.ndarray, source_hw: tuple[int, int], size: int, drawn: Tensor | None = None
+) -> np.ndarray:
+    """Where boxes (N,4) x1, y1, x2, y2 in pixels lie after `evaluation_transform`, clipped; or in
+    the view that was `drawn`, a row (18,) of `draw`."""
     height, width = source_hw
-    crop = EVALUATION.crop_factor[0]
+    crop, is_flipped = EVALUATION.crop_factor[0], False
+    top = left = (1 - crop) / 2
+    if drawn is not None:
+        crop, top, left, is_flipped = drawn[:4].tolist()
     relative = np.asarray(boxes, np.float64).reshape(-1, 4) / [width, height, width, height]
-    return np.clip((relative - (1 - crop) / 2) / crop * size, 0, size)
+    placed = (relative - [left, top, left, top]) / crop
+    if is_flipped:
+        placed[:, [0, 2]] = 1 - placed[:, [2, 0]]
+    return np.clip(placed * size, 0, size)
 
 
 def draw(policy: Policy, generators: Generators, n_samples: int) -> Tensor:

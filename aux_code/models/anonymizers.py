@@ -139,7 +139,8 @@ class NarrowOutput(nn.Module):
     may leave the network's range by a few `output_noise`.
 
     `network`: frames (N, 3, H, W) -> (N, output_channels, H, W); the rest as `build_anonymizer`.
-    `generators`: one for the noise of each frame that comes, in order; None: the global one.
+    `generators`: one for the noise of each frame that leaves, in order; None: the global one.
+    `n_releases`: frames that leave, each with its noise, for one that comes.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class NarrowOutput(nn.Module):
         self.network, self.output_channels = network, output_channels
         self.output_scale, self.output_noise = output_scale, output_noise
         self.generators: Iterator[torch.Generator] | None = None
+        self.n_releases = 1
 
     def forward(self, frames: Tensor) -> Tensor:
         height, width = frames.shape[-2:]
@@ -157,6 +159,7 @@ class NarrowOutput(nn.Module):
             size = [max(1, round(side * self.output_scale)) for side in (height, width)]
             output = F.adaptive_avg_pool2d(output, size)
         if self.output_noise > 0:
+            output = output.repeat_interleave(self.n_releases, dim=0)
             output = output + self.output_noise * self._noise_like(output)
         if output.shape[-2:] != frames.shape[-2:]:
             output = F.interpolate(output, size=(height, width), mode="nearest")

@@ -1,6 +1,7 @@
 """Attackers that the paper did not try, and the networks behind all of them."""
 
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from aux_code.datasets.transforms import Policy
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_fa_model, load_fb_model
 from aux_code.runs import Run
@@ -15,7 +17,7 @@ from privacy_training import attackers, inversion, train_privacy
 from privacy_training.attackers import build_attacker
 from privacy_training.inversion import psnr, ssim
 from privacy_training.params_privacy import PRESETS
-from privacy_training.released_images import ReleasedImages
+from privacy_training.released_images import Releaser, TrainingImages
 
 INVERSION = "--attacker inversion --anonymizer downsample2x".split()
 
@@ -29,16 +31,24 @@ def test_raw_trained_attacker_meets_released_images_only_in_the_test(run_stage):
     assert raw[-1]["test_cmap"] != unadapted[-1]["test_cmap"]
 
 
+class Swapped(nn.Module):
+    def forward(self, frames):
+        return 1 - frames.flip(1)
+
+
 def test_inverter_undoes_a_colour_swap(tmp_path):
-    """Released: channels swapped and inverted; what is recovered is far closer to raw ones."""
+    """Released: channels swapped and inverted; what is recovered is far closer to raw crops."""
     raw = F.interpolate(torch.rand(32, 3, 4, 4), size=16, mode="bilinear")
-    released = ReleasedImages([1 - raw.flip(1)], torch.zeros(32, 1))
+    cpu = torch.device("cpu")
+    sources, files = list((255 * raw).byte().permute(0, 2, 3, 1)), [Path(f"{i}") for i in range(32)]
+    of_files = sources, [], torch.zeros(32, 1), files, []
+    images = TrainingImages(*of_files, Releaser(Swapped(), cpu), Policy(), 16)
     params = replace(PRESETS["miniature"], inversion_epochs=40, batch_size=8, precision="fp32")
-    run, net = Run("x", "train_privacy", tmp_path, torch.device("cpu")), load_fa_model("small")
+    run, net = Run("x", "train_privacy", tmp_path, cpu), load_fa_model("small")
     run.writer = Mock()
-    inversion.train_inverter(net, released, raw, params, run)
-    recovered = net.eval()(released.releases[0])
-    assert psnr(recovered, raw).mean() > psnr(released.releases[0], raw).mean() + 6
+    inversion.train_inverter(net, images, params, run)
+    crops, released = images.pairs(range(32), 0)
+    assert psnr(net.eval()(released), crops).mean() > psnr(released, crops).mean() + 6
 
 
 def test_inversion_attack_reports_quality_and_attributes(run_stage):
@@ -62,7 +72,7 @@ def test_inverter_of_an_interrupted_run_is_kept_and_that_of_another_is_not(run_s
     assert trained.call_count == 3 and resumed["curve"] == whole["curve"]
     assert resumed["inversion"] == whole["inversion"]
     run_stage(*options, "--anonymizer", "downsample4x", "--resume", run_id="other")
-    assert trained.call_count == 4 and trained.call_args.args[3].anonymizer == "downsample4x"
+    assert trained.call_count == 4 and trained.call_args.args[2].anonymizer == "downsample4x"
 
 
 def test_linear_probe_trains_one_layer(run_stage, checkpoint_of):

@@ -17,9 +17,10 @@ from aux_code.datasets import lists
 from aux_code.datasets.vispr import VISPR1, VISPR2
 from aux_code.metrics import attribute_metrics
 from aux_code.model_loaders import load_budget, load_fa_model, load_fb_model, load_ft_model
-from privacy_training import attribute_prediction, released_splits, train_privacy
+from privacy_training import released_splits, train_privacy
 from privacy_training.leakage_plots import MAX_LINES, sample_figure
 from privacy_training.params_privacy import PRESETS, made_of
+from privacy_training.released_images import TrainingImages
 
 
 def weights_of(run_id: str) -> dict[str, torch.Tensor]:
@@ -122,7 +123,8 @@ def test_what_is_missing_or_of_another_kind_is_refused(
 
 
 def test_failing_epoch_fails_the_run(refused, monkeypatch):
-    monkeypatch.setattr(attribute_prediction, "augment_released", lambda images, *_: images / 0)
+    broken = torch.full((16, 3, 24, 24), torch.nan)
+    monkeypatch.setattr(TrainingImages, "release", lambda *_: broken)
     refused("not finite", "--epochs", 3)
     assert not (config.RESULTS_ROOT / "privacy_tiny.json").exists()
 
