@@ -138,7 +138,7 @@ MINIATURE = replace(
     precision="fp32",
 )  # fmt: skip
 """A small, strongly regularised network for the embedded miniature (ours). It has 50 to 100
-training videos of 5 to 11 clips: without noise and with a larger learning rate they are learned by
+training videos of 4 to 8 clips: without noise and with a larger learning rate they are learned by
 heart in a few epochs."""
 
 PRESETS = {

@@ -151,31 +151,33 @@ def _length(rng: np.random.Generator, low: int, high: int) -> int:
 
 
 def _events(rng: np.random.Generator, n_frames: int, kind: str) -> tuple[tuple[int, int, str], ...]:
-    """One event of 48 to 120 frames, or (in a third of the videos that are long enough) two of 40
+    """One event of 52 to 120 frames, or (in a third of the videos that are long enough) two of 40
     to 70, 50 or more frames apart.
     """
-    if n_frames >= 200 and rng.random() < 0.35:
+    if n_frames >= 170 and rng.random() < 0.35:
         first, second = (int(v) for v in rng.integers(40, min(71, n_frames // 4), 2))
         start = int(rng.integers(12, n_frames - first - second - 62))
         start_2 = int(rng.integers(start + first + 50, n_frames - second - 8))
         return (start, start + first, kind), (start_2, start_2 + second, kind)
-    length = int(rng.integers(48, min(121, n_frames // 2)))
+    length = int(rng.integers(52, min(121, n_frames - 39)))
     start = int(rng.integers(12, n_frames - length - 6))
     return ((start, start + length, kind),)
 
 
 _LENGTHS = {
-    "ucf_crime": (140, 330, 30), "xd_violence": (120, 240, 24), "shanghaitech": (110, 190, 24),
+    "ucf_crime": (100, 30, 30), "xd_violence": (120, 55, 24), "shanghaitech": (110, 40, 24),
 }  # fmt: skip
-"""Set -> least and largest number of frames, frames per second."""
+"""Set -> least number of frames, mean of the exponential draw that bounds what is added to it,
+frames per second. An interval of an AUC depends on how many videos there are, not on their length,
+and time on all frames: videos are as short as an event with ordinary life around it may be."""
 
 
 def _surveillance(
     rng: np.random.Generator, dataset: str, split: str, kind: str, index: int
 ) -> VideoPlan:
     """A video without a name yet; kind '' is a normal one."""
-    low, high, fps = _LENGTHS[dataset]
-    n_frames = _length(rng, low, min(high, low + int(rng.exponential(55)) + 6))
+    low, mean, fps = _LENGTHS[dataset]
+    n_frames = _length(rng, low, min(2 * low, low + int(rng.exponential(mean)) + 6))
     events = _events(rng, n_frames, kind) if kind else ()
     people = _people(rng, 2 + int(rng.integers(2)))
     camera = int(rng.integers(N_CAMERAS))
@@ -189,10 +191,10 @@ def _kinds(rng: np.random.Generator, kinds: tuple[str, ...], n: int) -> list[str
 
 
 def plan_ucf_crime(seed: int, scale: float = 1.0) -> list[VideoPlan]:
-    """100 training and 60 test videos at scale 1, half of each anomalous."""
+    """100 training and 400 test videos at scale 1, half of each anomalous."""
     rng = np.random.default_rng([seed, 17])
     plans, numbers = [], dict.fromkeys(ANOMALIES, 0)
-    for split, count in (("train", 50), ("test", 30)):
+    for split, count in (("train", 50), ("test", 200)):
         n = _scaled(count, scale, 2)
         for kind in _kinds(rng, ANOMALIES, n):
             numbers[kind] += 1
@@ -219,10 +221,10 @@ def _xd_name(rng: np.random.Generator, i: int, codes: str) -> str:
 
 
 def plan_xd_violence(seed: int, scale: float = 1.0) -> list[VideoPlan]:
-    """60 training and 40 test videos at scale 1, half of each anomalous."""
+    """60 training and 120 test videos at scale 1, half of each anomalous."""
     rng = np.random.default_rng([seed, 19])
     plans = []
-    for split, count in (("train", 30), ("test", 20)):
+    for split, count in (("train", 30), ("test", 60)):
         n = _scaled(count, scale, 2)
         for kind in _kinds(rng, tuple(XD_ANOMALIES), n) + [""] * n:
             codes = f"{XD_ANOMALIES[kind]}-0-0" if kind else "A"
@@ -232,11 +234,11 @@ def plan_xd_violence(seed: int, scale: float = 1.0) -> list[VideoPlan]:
 
 
 def plan_shanghaitech(seed: int, scale: float = 1.0) -> list[VideoPlan]:
-    """50 training and 40 test videos at scale 1. Normal ones are AVI files or, some, frame folders;
-    anomalous ones are frame folders. The scene id is the camera + 1."""
+    """50 training and 120 test videos at scale 1. Normal ones are AVI files or, some, frame
+    folders; anomalous ones are frame folders. The scene id is the camera + 1."""
     rng = np.random.default_rng([seed, 23])
     plans = []
-    for split, n_avi, n_normal, n_anomalous in (("train", 26, 5, 19), ("test", 16, 6, 18)):
+    for split, n_avi, n_normal, n_anomalous in (("train", 26, 5, 19), ("test", 48, 18, 54)):
         kinds = _kinds(rng, SHANGHAITECH_ANOMALIES, _scaled(n_anomalous, scale, 2))
         jobs = [("", True)] * _scaled(n_avi, scale, 2) + [("", False)] * _scaled(n_normal, scale, 1)
         jobs += [(kind, False) for kind in kinds]

@@ -28,7 +28,7 @@ from aux_code.progress import progress
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 5  # raised whenever a rendered file changes: older renderings are made anew
+FORMAT_VERSION = 6  # raised whenever a rendered file changes: older renderings are made anew
 MARKER = "miniature.json"
 PARTIAL_FOLDER = ".miniature_partial"
 _SEED_KEYS = {"ucf101": 31, "ucf_crime": 37, "xd_violence": 41, "shanghaitech": 43}

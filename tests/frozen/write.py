@@ -37,7 +37,7 @@ PRESETS |= {f"{name}.py": "PRESETS" for name in OTHERS}
 """Script -> the name under which it holds what it hands to aux_code.parameters.parse."""
 OF_DATA = ("miniature/__main__", "datasets/check", "datasets/convert_labels")
 WITHOUT_PRESETS = tuple(f"aux_code/{name}.py" for name in OF_DATA)
-NAMED_BY_DATA = {"per_attribute", "per_category", "videos", "failed", "methods"}
+NAMED_BY_DATA = {"per_attribute", "held_out", "per_category", "videos", "failed", "methods"}
 """Keys whose own keys are names of the data: `*` in artefacts.json."""
 
 

@@ -22,7 +22,7 @@ from aux_code.miniature.__main__ import main
 from aux_code.miniature.formats import write_video
 from aux_code.miniature.render import DATA_SETS, MARKER, PARTIAL_FOLDER, render_benchmark
 
-SCALE = 0.05
+SCALE = 0.03
 
 
 @pytest.fixture(scope="session")
