@@ -18,7 +18,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aux_code.miniature", description=text)
     add = parser.add_argument
     add("root", type=Path, help="folder that gets UCF101, VISPR, UCF_Crime and the others")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of the drawing; reproduce.py's --render_seed")
     add("--scale", type=float, default=1.0, help="share of the full size, e.g. 0.05 for tests")
     add("--only", nargs="+", choices=list(DATA_SETS), metavar="SET", help="some of the data sets")
     add("--force", action="store_true", help="render again (never replaces anything else)")
