@@ -204,16 +204,13 @@ def collate(
         cut, of_view = _cut(sample, boxes[:, b], draws[:, b], size)
         views.append([len(crops) + i for i in of_view])
         crops += cut
-    pixels = np.empty(sum(crop.pixels.size for crop in crops), np.uint8)
-    parts = np.split(pixels, np.cumsum([crop.pixels.size for crop in crops])[:-1])
-    for part, crop in zip(parts, crops, strict=True):
-        part.reshape(crop.pixels.shape)[...] = crop.pixels
+    pixels = torch.from_numpy(np.concatenate([crop.pixels.ravel() for crop in crops]))
     places = [(crop.pixels.shape, *crop[1:]) for crop in crops]
     is_video = good[0].label is not None
     labels = torch.tensor([sample.label for sample in good]) if is_video else None
     by_view = [list(of_view) for of_view in zip(*views, strict=True)]
     names = tuple(sample.name for sample in good)
-    return Crops(torch.from_numpy(pixels), places, by_view, draws, labels, names), bad
+    return Crops(pixels, places, by_view, draws, labels, names), bad
 
 
 def _cut(
@@ -242,8 +239,10 @@ def augmented(
     parts = batch.pixels.to(device, non_blocking=True).split(sizes)
     placed = zip(parts, batch.places, strict=True)
     crops = [Crop(part.view(*shape), *place) for part, (shape, *place) in placed]
-    rows = zip(batch.views, batch.draws, strict=True)
-    views = [transforms.augment_crops([crops[i] for i in of], d, policy, size) for of, d in rows]
+    views = []
+    for of_view, draws in zip(batch.views, batch.draws, strict=True):
+        viewed = [crops[i] for i in of_view]
+        views.append(transforms.augment_crops(viewed, draws, policy, size))
     views = torch.stack(views)  # (K, B, C, T, size, size)
     if batch.labels is None:
         return ImageBatch(views[:, :, :, 0], tuple(batch.names))

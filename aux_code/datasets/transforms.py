@@ -187,7 +187,8 @@ def crop_to(crop: Crop, boxes: np.ndarray) -> Crop:
 
 def shrink(crop: Crop, box: np.ndarray, is_flipped: bool, size: int) -> Crop:
     """The box (2,2) of whole frames, resized in 8 bits to size x size pixels, perhaps flipped."""
-    frames = torch.tensor(crop_to(crop, box[None]).pixels).permute(0, 3, 1, 2)  # (T,C,h,w)
+    cut = crop_to(crop, box[None]).pixels.copy()  # what a cache holds is read-only
+    frames = torch.from_numpy(cut).permute(0, 3, 1, 2)  # (T,C,h,w)
     small = F.interpolate(frames, (size, size), mode="bilinear", antialias=True)
     return whole((small.flip(3) if is_flipped else small).permute(0, 2, 3, 1).numpy())
 
