@@ -17,11 +17,6 @@ def test_segments_equal_the_published_averages(n_clips):
     np.testing.assert_allclose(ours, golden[f"segments_out_{n_clips}"], rtol=1e-5, atol=1e-7)
 
 
-def test_an_empty_video_has_no_segments():
-    with pytest.raises(ValueError, match="without clips"):
-        bags.segment_features(np.empty((0, 4), np.float32), 32)
-
-
 @pytest.mark.parametrize("n_crops", [1, 10])
 def test_whole_videos_and_segments_are_those_of_the_files(tmp_path, n_crops):
     small = make_small_set(tmp_path, n_crops)
@@ -40,7 +35,7 @@ def test_whole_videos_and_segments_are_those_of_the_files(tmp_path, n_crops):
     np.testing.assert_array_equal(above_the_limit, videos.data)
 
 
-def test_a_bad_file_is_named(small_set):
+def test_a_bad_file_is_named_and_an_empty_video_has_no_segments(small_set):
     name, array = list(small_set.arrays.items())[2]
     path, source = small_set.features / f"{name}.npy", bags.open_feature_folder(small_set.features)
     integers, pickled = array.astype(np.int64), np.array([{"a": 1}], dtype=object)
@@ -53,11 +48,11 @@ def test_a_bad_file_is_named(small_set):
             np.save(path, content, allow_pickle=True)
         with pytest.raises(UserError, match=path.name):
             bags.load_videos(source, [name], memory_limit_gib=1.0)
+    with pytest.raises(ValueError, match="without clips"):
+        bags.segment_features(np.empty((0, 4), np.float32), 32)
 
 
 VIDEO = {"file": "a.npy", "n_clips": 1, "n_frames": 3}
-
-
 SPOILT = [
     ("frames_per_feature", {"frames_per_feature": 16}), ("stride", {"stride": 1}),
     ("frames_per_clip", {"frames_per_clip": 8}), ("lists no video", {"videos": {}}),
@@ -81,14 +76,11 @@ def test_a_manifest_of_other_features_spoiled_or_absent_is_refused(small_set, tm
 
 
 def test_features_of_another_anonymizer_are_refused(small_set, tmp_path):
-    def check(anonymizer):
-        bags.check_anonymizer(bags.open_feature_folder(small_set.features), str(anonymizer))
-
-    check("raw")
-    weights = tmp_path / "fa.pth"
+    source, weights = bags.open_feature_folder(small_set.features), tmp_path / "fa.pth"
     weights.write_bytes(b"weights")
-    for other, words in (("blur", "blur"), (weights, "fa.pth")):
+    bags.check_anonymizer(source, "raw")
+    for other, words in (("blur", "blur"), (str(weights), "fa.pth")):
         with pytest.raises(UserError, match=words):
-            check(other)
+            bags.check_anonymizer(source, other)
     small_set.write(anonymizer={"name": "elsewhere/fa.pth", "sha256": sha256(weights)})
-    check(weights)
+    bags.check_anonymizer(bags.open_feature_folder(small_set.features), str(weights))

@@ -39,13 +39,10 @@ def test_every_video_is_used_in_every_epoch(n_normal, n_anomalous, batch_size):
 
 
 def test_other_pairs_meet_in_each_epoch():
-    met = []
-    for epoch in range(2):
-        batches = epoch_pairs(64, 64, 16, epoch)
-        met.append({(i, j) for normal, anomalous in batches for i in normal for j in anomalous})
-    assert len(met[0] & met[1]) < 0.5 * len(met[0])
-    assert epoch_pairs(64, 64, 16, 0) == epoch_pairs(64, 64, 16, 0)
-    assert epoch_pairs(64, 64, 16, 0) != epoch_pairs(64, 64, 16, 0, seed=1)
+    first, second, again = (epoch_pairs(64, 64, 16, epoch) for epoch in (0, 1, 0))
+    met, now = ({(i, j) for n, a in own for i in n for j in a} for own in (first, second))
+    assert len(met & now) < 0.5 * len(met)
+    assert first == again != epoch_pairs(64, 64, 16, 0, seed=1)
 
 
 def test_held_out_videos_cover_classes_and_categories():
@@ -124,36 +121,25 @@ def test_a_score_that_is_not_finite_is_noticed_wherever_it_is(monkeypatch):
         training_losses(net, normal, anomalous, PAPER)
 
 
-def tiny(small_set, **changes):
-    where = {"dataset": str(small_set.dataset), "features": str(small_set.features)}
-    return replace(MINIATURE, n_segments=8, device="cpu", **where, **changes)
-
-
-def test_all_training_videos_are_in_bags_or_held_out(small_set):
+def test_all_training_videos_are_in_bags_or_held_out_in_bf16_unless_they_are_mapped(small_set):
     """Held-out videos are bags as the training ones; every bag has the label of its kind."""
-    params = tiny(small_set)
+    where = {"dataset": str(small_set.dataset), "features": str(small_set.features)}
+    params = replace(MINIATURE, n_segments=8, device="cpu", **where)
     source = stage_data.open_features(params)
     videos = stage_data.label_videos(params, source)
     data = stage_data.load_training_data(params, source, videos, CPU)
     train = [name for name in small_set.labels if name.startswith("train")]
-    every = dict(zip(train, stage_data.load_bags(params, source, train, CPU), strict=True))
+    exact = stage_data.load_bags(params, source, train, CPU)
     kinds = [(bag, 0) for bag in data.normal] + [(bag, 1) for bag in data.anomalous]
     kinds += zip(data.validation, data.validation_labels.tolist(), strict=True)
     assert len(kinds) == len(train) and len(data.validation) == 6
-    for name, own in every.items():
+    for name, own in zip(train, exact, strict=True):
         assert [label for bag, label in kinds if torch.equal(bag, own)] == [small_set.labels[name]]
-
-
-def test_bags_of_a_training_in_bf16_are_in_bf16_unless_they_are_mapped(small_set):
-    params = tiny(small_set, precision="bf16")
-    source, names = stage_data.open_features(params), list(small_set.arrays)[:5]
-
-    def bags(**changes):
-        return stage_data.load_bags(replace(params, **changes), source, names, CPU)
-
-    exact = bags(precision="fp32")
-    assert bags().dtype == torch.bfloat16 and torch.equal(bags(), exact.bfloat16())
-    assert torch.equal(bags(memory_limit_gib=0.0), exact)
+    rounded = replace(params, precision="bf16")
+    bags = stage_data.load_bags(rounded, source, train, CPU)
+    assert bags.dtype == torch.bfloat16 and torch.equal(bags, exact.bfloat16())
+    mapped = replace(rounded, memory_limit_gib=0.0)
+    assert torch.equal(stage_data.load_bags(mapped, source, train, CPU), exact)
 
 
 def test_noise_follows_each_feature_and_keeps_the_magnitude_true():

@@ -120,7 +120,7 @@ def test_names_that_tell_nothing_need_a_column_or_annotations(tmp_path):
     assert published.train_labels(dataset="nowhere") == SHANGHAI[0]
 
 
-def test_lengths_that_do_not_fit_are_reported_per_video(tmp_path, caplog):
+def test_lengths_are_checked_per_video_against_the_truth_and_the_lists_counts(tmp_path, caplog):
     published, gt = Published(tmp_path), np.load(tmp_path / "gt.npy")
     for truth, words in (
         (gt[16:], f"{len(gt) - 16} frames.*{len(gt)}"),
@@ -131,10 +131,6 @@ def test_lengths_that_do_not_fit_are_reported_per_video(tmp_path, caplog):
         with pytest.raises(UserError, match=words):
             published.matched()
     assert all(any(name in message for message in caplog.messages) for name in TEST)
-
-
-def test_frame_counts_of_the_list_are_used_and_checked(tmp_path):
-    published = Published(tmp_path)
     lines, counts = published.lines("test"), [len(published.labels[name]) - 5 for name in TEST]
     np.save(tmp_path / "gt.npy", np.concatenate([published.labels[name][:-5] for name in TEST]))
     published.write_list("test", lines, TEST.values(), counts)
@@ -144,8 +140,11 @@ def test_frame_counts_of_the_list_are_used_and_checked(tmp_path):
         published.matched()
 
 
-def test_broken_lists_and_files_are_named(tmp_path):
+def test_names_of_lists_stand_for_the_files_of_crops_and_broken_ones_are_named(tmp_path):
     published = Published(tmp_path, n_crops=3, spread="_")
+    (tmp_path / "short.list").write_text("features/Abuse001_x264_i3d.npy\n")
+    video = read_list(tmp_path / "short.list", None)[0]
+    assert video.name == "Abuse001_x264_i3d" and len(video.files) == 3
     lines, of_crop_1 = published.lines("train"), "Abuse001_x264_i3d_1.npy"
     two_crops = [line for line in lines if of_crop_1 not in line]
     for changed, words in (
@@ -169,13 +168,6 @@ def test_broken_lists_and_files_are_named(tmp_path):
     file.unlink()
     with pytest.raises(UserError, match="line .*--features"):
         published.matched()
-
-
-def test_a_listed_name_stands_for_the_files_of_its_crops(tmp_path):
-    Published(tmp_path, n_crops=3, spread="__")
-    (tmp_path / "short.list").write_text("features/Abuse001_x264_i3d.npy\n")
-    video = read_list(tmp_path / "short.list", None)[0]
-    assert video.name == "Abuse001_x264_i3d" and len(video.files) == 3
 
 
 def test_training_and_a_published_detector(tmp_path, run_main):

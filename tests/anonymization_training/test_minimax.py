@@ -14,7 +14,7 @@ from aux_code.inference import prepare_anonymizer
 from aux_code.model_loaders import apply_anonymizer
 from aux_code.models.anonymizers import ANONYMIZERS
 from tests.anonymization_training.conftest import CPU, batch, networks, params, updater, updaters
-from tests.losses.test_nt_xent import obvious_nt_xent
+from tests.losses.test_contrastive import obvious_nt_xent
 
 TERMS = ["ce", "triplet", "lltc", "invariance"]
 

@@ -82,11 +82,13 @@ def test_pictures_that_no_other_needs_are_not_decoded(tmp_path, monkeypatch):
     assert with_skips < 0.7 * len(decoded)
 
 
-def test_avi_is_counted_without_decoding_it(tmp_path, monkeypatch):
-    path = video_in("mpeg4 in avi", tmp_path)
+def test_avi_is_counted_without_decoding_it_and_colours_are_rgb(tmp_path, monkeypatch):
+    """The release decodes BGR in validation and for ShanghaiTech, RGB elsewhere."""
+    path = write_video(tmp_path / "red.avi", N_FRAMES, codec="mpeg4", colour=(220, 0, 0))
     monkeypatch.setattr(video_index, "_index_by_decoding", lambda path: pytest.fail("decoded"))
     assert count_frames(path) == N_FRAMES
-    assert painted_numbers(read_frames(path, [59])) == [59]
+    block = read_frames(path, [59])[0, 4:12, 4:12]  # the lowest bit of 59
+    assert np.abs(block.astype(int) - (220, 0, 0)).max() < 12
 
 
 @pytest.mark.parametrize("name", ["h264 with B-frames", "mpeg4 in avi"])
@@ -100,13 +102,6 @@ def test_an_index_that_does_not_hold_is_made_again_by_decoding(tmp_path, monkeyp
         read_frames(path, [3, N_FRAMES + 2])
     assert "indexed anew" in caplog.text and count_frames(path) == N_FRAMES
     assert painted_numbers(read_frames(path, [61, 30])) == [61, 30]
-
-
-def test_colours_are_rgb(tmp_path):
-    """The release decodes BGR in validation and for ShanghaiTech, RGB elsewhere."""
-    path = write_video(tmp_path / "red.mp4", 2, colour=(220, 0, 0))
-    block = read_frames(path, [1])[0, 4:12, 4:12]
-    assert np.abs(block.astype(int) - (220, 0, 0)).max() < 12
 
 
 def displayed(frames, matrix):
@@ -133,42 +128,32 @@ def test_turned_and_mirrored_video_comes_upright(tmp_path, matrix):
     np.testing.assert_array_equal(read_frames(path, [7, 3]), expected[[7, 3]])
 
 
-def test_truncated_video_is_counted_by_decoding(tmp_path):
-    path = video_in("h264 in matroska", tmp_path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
-    every = list(iterate_frames(path))
-    assert 10 < len(every) < N_FRAMES and count_frames(path) == len(every)
-    np.testing.assert_array_equal(read_frames(path, [len(every) - 1])[0], every[-1])
-
-
-def test_packets_that_do_not_decode_in_the_middle(tmp_path):
-    path = video_in("h264 with B-frames", tmp_path)
-    content = bytearray(path.read_bytes())
-    start = content.index(b"mdat") + 4
-    middle = start + (len(content) - start) // 4
-    content[middle : middle + 600] = b"\xff" * 600
-    path.write_bytes(bytes(content))
+@pytest.mark.parametrize("name, begin, fill", [
+    ("h264 in matroska", 0.6, 0), ("h264 with B-frames", 0.25, 600),
+])  # fmt: skip
+def test_truncated_and_spoilt_in_the_middle_is_counted_by_decoding(tmp_path, name, begin, fill):
+    path = video_in(name, tmp_path)
+    content = path.read_bytes()
+    at = int(begin * len(content))
+    path.write_bytes(content[:at] + (b"\xff" * fill + content[at + fill :] if fill else b""))
     sequential = list(iterate_frames(path))
+    assert 10 < len(sequential) < N_FRAMES + bool(fill) and count_frames(path) == len(sequential)
     np.testing.assert_array_equal(read_frames(path, range(len(sequential))), np.stack(sequential))
-    assert count_frames(path) == len(sequential)
 
 
-@pytest.mark.parametrize(
-    ("name", "numbers"), [("{}.jpg", list(range(12))), ("{:03d}.jpg", [0, 1, 4, 9, 10, 999, 1000])]
-)
-def test_folder_of_frames_sorts_by_number(tmp_path, name, numbers):
+def test_folder_of_frames_sorts_by_number(tmp_path):
     """A frame's index is its place among the files that are there, whatever their numbers."""
-    folder = media.write_pictures(tmp_path / "01_0014", numbers, name)
-    (folder / "Thumbs.db").write_bytes(b"x")
-    (folder / "._3.jpg").write_bytes(b"left there by macOS")
-    assert_exact(folder, numbers)
-    assert decode.frame_rate(folder) == 24.0
+    for name, numbers in (("{}.jpg", range(12)), ("{:03d}.jpg", [0, 1, 4, 9, 10, 999, 1000])):
+        folder = media.write_pictures(tmp_path / name[:-4], numbers, name)
+        for other in ("Thumbs.db", "._3.jpg"):  # left there by other systems
+            media.write_lines(folder / other, "x")
+        assert_exact(folder, numbers)
+        assert decode.frame_rate(folder) == 24.0
 
 
 def test_unreadable_media_name_the_file(tmp_path):
-    (tmp_path / "text.mp4").write_text("no video")
-    (tmp_path / "text.jpg").write_text("no image")
-    (tmp_path / "empty.avi").write_bytes(b"")
+    for name, content in (("text.mp4", "no video"), ("text.jpg", "no image"), ("empty.avi", "")):
+        (tmp_path / name).write_text(content)
     (tmp_path / "folder").mkdir()
     Image.fromarray(painted_frame(5, 200, 200)).save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:900])
