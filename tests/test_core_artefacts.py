@@ -82,23 +82,3 @@ def test_a_folder_of_weights_counts_by_its_files(tmp_path: Path):
         digests.append(sha256(tmp_path))
     assert digests[0] == digests[1] != digests[2]
     assert artefacts.describe_inputs({"w": ""}) == {"w": {"path": "", "sha256": ""}}
-
-
-def test_data_are_known_by_their_lists_and_by_names_and_bytes_of_what_these_list(tmp_path: Path):
-    (tmp_path / "frames").mkdir()
-    for name in ("list.txt", "a.avi", "frames/000.jpg"):
-        (tmp_path / name).write_text("x")
-
-    def digest() -> str:
-        files = [tmp_path / "a.avi", tmp_path / "frames"]
-        return artefacts.data_digest(tmp_path, [tmp_path / "list.txt"], files)
-
-    first = digest()
-    (tmp_path / "README.md").write_text("an extra file")
-    (tmp_path / "a.avi").write_text("y")
-    assert digest() == first  # videos are told by name and bytes, unlisted files not at all
-    for name, text in (("list.txt", "y"), ("a.avi", "xx"), ("frames/001.jpg", "x")):
-        (tmp_path / name).write_text(text)
-        os.utime(tmp_path / name, ns=(1, 1))
-        assert digest() != first, name
-        first = digest()

@@ -26,6 +26,7 @@ from aux_code.models.obfuscation import read_boxes, write_boxes
 from aux_code.models.person_boxes import PersonBoxes, find_boxes_file, open_person_boxes
 from feature_extraction import dali_extraction
 from privacy_training import train_privacy
+from tests.datasets.test_ucf101 import make_ucf101
 from tests.feature_extraction.videos import HEIGHT, WIDTH, write_video
 from visualization import anonymize_video
 
@@ -51,16 +52,9 @@ def weights_file(tmp_path_factory):
 def rendered(tmp_path_factory) -> Path:
     """Two actions of three recordings each, sixteen photographs, one video, and an f_T."""
     root = tmp_path_factory.mktemp("data")
-    lists = root / "UCF101" / "ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_text("1 Jump\n2 Walk\n")
-    names = [f"{a}/v_{a}_g0{group}_c01.avi" for a in ("Jump", "Walk") for group in (1, 2, 3)]
-    for name in names:
-        (root / "UCF101" / "Videos" / name).parent.mkdir(parents=True, exist_ok=True)
-        write_video(root / "UCF101" / "Videos" / name, N_FRAMES, "mpeg4")
-    train = [f"{name} {1 + name.startswith('W')}\n" for name in names if "g01" not in name]
-    (lists / "trainlist01.txt").write_text("".join(train))
-    (lists / "testlist01.txt").write_text("".join(f"{name}\n" for name in names if "g01" in name))
+    make_ucf101(root / "UCF101", n_groups=2, clips=(1,))
+    for path in (root / "UCF101").rglob("*.avi"):
+        write_video(path, N_FRAMES, "mpeg4")
     generator = np.random.default_rng(0)
     for split, n_images in (("train", 8), ("val", 4), ("test", 4)):
         folder = root / "VISPR" / f"{split}2017"

@@ -45,8 +45,7 @@ def find(meta, **changes):
 def test_networks_are_those_of_the_training_features_and_others_refused(meta, weights, tmp_path):
     networks = find(meta)
     assert (networks.anonymizer, networks.utility) == ("blur", str(weights))
-    other = tmp_path / "other.pth"
-    other.write_bytes(b"other weights")
+    other = write_lines(tmp_path / "other.pth", "other weights")
     for words, changes in (("raw", {"anonymizer": "raw"}), ("other.pth", {"utility": str(other)})):
         with pytest.raises(UserError, match=words):
             find(meta, **changes)
@@ -148,7 +147,8 @@ def test_a_folder_of_videos_to_scores_intervals_pictures_and_copies(tmp_path, sc
     write_lines(videos / "test.csv", *rows)
     options = ("--anonymized_copy", "--threshold", 0, "--min_interval", 0.2)
     assert score(videos, *options) == 3, "one of the videos does not decode"
-    output, folder = config.RESULTS_ROOT / "scores_own", config.RESULTS_ROOT / "scores_own" / "a_b"
+    folder = config.RESULTS_ROOT / "scores_own" / "a_b"
+    output = folder.parent
     content = json.loads((folder / "scores.json").read_text())
     assert (content["n_frames"], content["fps"], content["events"]) == (70, 25.0, [[10, 40]])
     rows = list(csv.DictReader((folder / "scores.csv").open()))
@@ -165,7 +165,7 @@ def test_a_folder_of_videos_to_scores_intervals_pictures_and_copies(tmp_path, sc
     for path in output.rglob("*.png"):  # the colours of the plot are not near it
         red, green, blue = np.moveaxis(imread(path)[..., :3], -1, 0)
         assert not ((red > 0.6) & (green < 0.4) & (blue > 0.6)).any()
-    picture = imread(output / "a_b" / "scores.png")[..., :3]
+    picture = imread(folder / "scores.png")[..., :3]
     lower = picture[int(0.7 * len(picture)) :]
     assert (lower.max(-1) < 0.1).mean() > 0.1, "black frames below the curve"
     kinds = {path.suffix for path in output.rglob("*") if path.is_file() and path.name != ".lock"}

@@ -21,17 +21,13 @@ def test_fitting_stride(n_frames, clip_length, stride, n_clips, expected):
     assert sampling.fitting_stride(n_frames, clip_length, stride, n_clips) == expected
 
 
-@pytest.mark.parametrize("n_frames, clip_length, stride, expected", [
-    (7, 4, 2, [0, 2, 4, 6]), (6, 4, 2, None), (4, 4, 2, [0, 1, 2, 3]),
-    (3, 4, 2, [0, 1, 2, 2]), (1, 4, 2, [0, 0, 0, 0]), (1, 1, 3, [0]),
+@pytest.mark.parametrize("n_frames, clip_length, stride, starts, steps", [
+    (7, 4, 2, [0], [2, 2, 2]), (6, 4, 2, [0, 1, 2], [1, 1, 1]), (4, 4, 2, [0], [1, 1, 1]),
+    (3, 4, 2, [0], [1, 1, 0]), (1, 4, 2, [0], [0, 0, 0]), (1, 1, 3, [0], []),
 ])  # fmt: skip
-def test_random_clip_of_short_videos(n_frames, clip_length, stride, expected):
+def test_random_clip_of_short_videos(n_frames, clip_length, stride, starts, steps):
     clip = random_clip(n_frames, clip_length, stride, generator())
-    assert clip.dtype == np.int64 and clip.shape == (clip_length,)
-    if expected is None:
-        assert set(np.diff(clip)) == {1} and clip[0] in (0, 1, 2)
-    else:
-        np.testing.assert_array_equal(clip, expected)
+    assert clip.dtype == np.int64 and clip[0] in starts and np.diff(clip).tolist() == steps
 
 
 def test_random_clip_reaches_every_start_equally_often():
@@ -83,9 +79,7 @@ def test_triplets_are_disjoint_wherever_the_video_is_long_enough(n_frames):
 
 
 def test_negative_reaches_every_disjoint_start():
-    """By brute force over all pairs in a short video."""
-    possible = {(a, n) for a in range(8) for n in range(8) if abs(a - n) >= 3}
-    g = generator()
+    possible, g = {(a, n) for a in range(8) for n in range(8) if abs(a - n) >= 3}, generator()
     drawn = (triplet_clips(10, 3, 1, g) for _ in range(4000))
     assert {(int(clips.anchor[0]), int(clips.negative[0])) for clips in drawn} == possible
 
@@ -136,9 +130,7 @@ def test_several_disjoint_clips_reach_every_set_of_starts_in_every_order():
         assert (np.diff(clips) == stride).all() and 0 <= clips.min() <= clips.max() < n_frames
         clips = clips[np.argsort(clips[:, 0])]
         assert (clips[1:, 0] > clips[:-1, -1]).all()
-
-
-def test_disjoint_clips_of_a_short_video_are_spread_evenly():
+    # those of a short video are spread evenly
     drawn = [disjoint_clips(40, 16, 2, 4, generator(seed))[:, 0].tolist() for seed in range(20)]
     assert {tuple(sorted(starts)) for starts in drawn} == {(0, 8, 16, 24)}
     assert {starts[0] for starts in drawn} == {0, 8, 16, 24}

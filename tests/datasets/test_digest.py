@@ -11,10 +11,9 @@ from tests.datasets.media import write_lines
 
 FILES = {
     "UCF101": {
-        "ucfTrainTestlist/classInd.txt": "1 Run",
+        "ucfTrainTestlist/classInd.txt": "1 Run", "Videos/Run/v_Run_g01_c01.avi": "clip",
         "ucfTrainTestlist/trainlist01.txt": "Run/v_Run_g01_c01.avi 1",
         "ucfTrainTestlist/testlist01.txt": "Run/v_Run_g02_c01.avi",
-        "Videos/Run/v_Run_g01_c01.avi": "clip",
     },
     "VISPR": {
         "train2017/a.jpg": "image", "train2017/a.json": '{"labels": []}',
@@ -77,8 +76,19 @@ def test_digest(name, tmp_path):
     assert len(digests) == len(FILES[name]) + 1
     assert digest(name, root) == first
     if name == "UCF101":
-        (root / "Videos/Run/v_Run_g01_c01.avi").unlink()
+        clip = root / "Videos/Run/v_Run_g01_c01.avi"
+        write(clip, "CLIP")
+        assert digest(name, root) == first, "media are told by name and size, at any time"
+        clip.unlink()
         assert digest(name, root) not in digests, "a listed file that vanishes counts too"
+        write(clip, "clip")
+        write(root / "ucfTrainTestlist/classInd.txt", "1 Fun")
+        assert digest(name, root) not in digests, "lists count by their content"
+    if name == "shanghaitech":
+        write(root / "testing/frames/01_0014/001.jpg", "frame")
+        assert digest(name, root) not in digests, "so does a new frame"
+    with pytest.raises(UserError, match="no data set at|unknown data set"):
+        digest(name, tmp_path / "absent")
 
 
 def test_own_videos_may_lie_elsewhere(tmp_path):
@@ -87,9 +97,3 @@ def test_own_videos_may_lie_elsewhere(tmp_path):
     first = digest("own", tmp_path / "lists")
     write(tmp_path / "v" / "a.mp4", "another video")
     assert digest("own", tmp_path / "lists") != first
-
-
-def test_no_such_folder(tmp_path):
-    for name in FILES:
-        with pytest.raises(UserError, match="no data set at|unknown data set"):
-            digest(name, tmp_path / "absent")

@@ -9,11 +9,11 @@ from aux_code.errors import UserError
 from tests.datasets.media import write_lines
 
 
-def make_ucf101(root, folder="Videos", line_end="\n", n_groups=5):
+def make_ucf101(root, folder="Videos", line_end="\n", n_groups=5, clips=(1, 2)):
     """Empty files in the real layout: the index does not decode."""
     train, test = [], []
     actions = enumerate(("ApplyEyeMakeup", "YoYo"), 1)
-    for group, (label, action), clip in product(range(1, n_groups + 2), actions, (1, 2)):
+    for group, (label, action), clip in product(range(1, n_groups + 2), actions, clips):
         name = f"{action}/v_{action}_g{group:02d}_c{clip:02d}.avi"
         write_lines(root / folder / name)
         train += [f"{name} {label}"] if group > 1 else []

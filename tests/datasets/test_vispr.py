@@ -47,8 +47,12 @@ def test_an_attribute_of_another_split_is_reported_as_absent(tmp_path):
         Vispr(root, "val", attributes=["a4_gender", "a99_wings"])
 
 
-def test_missing_annotations(tmp_path):
+def test_missing_and_broken_annotations_are_named(tmp_path):
     root = make_vispr(tmp_path)
+    for content in ("{", "[]", '{"labels": "a4_gender"}', '{"label": []}', '{"labels": [3]}'):
+        (root / "train2017" / "2017_3.json").write_text(content)
+        with pytest.raises(UserError, match="2017_3.json"):
+            Vispr(tmp_path)
     (root / "train2017" / "2017_1.json").unlink()
     with pytest.raises(UserError, match=r"1 of 4 VISPR annotations are missing.*2017_1.json"):
         Vispr(root)
@@ -92,14 +96,6 @@ def test_mismatches_are_reported(tmp_path, caplog):
     assert f"1 annotations have no image: {root / 'train2017' / '2017_9.jpg'}" in text
     assert "6 attributes have no positive image" in text and "a17_color" in text
     assert "2017_7" in caplog.text
-
-
-def test_broken_annotation_names_the_file(tmp_path):
-    annotation = make_vispr(tmp_path) / "train2017" / "2017_3.json"
-    for content in ("{", "[]", '{"labels": "a4_gender"}', '{"label": []}', '{"labels": [3]}'):
-        annotation.write_text(content)
-        with pytest.raises(UserError, match="2017_3.json"):
-            Vispr(tmp_path)
 
 
 def test_wrong_roots_and_splits(tmp_path):
