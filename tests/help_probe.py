@@ -30,13 +30,6 @@ def main(repository: Path, foreign: Path, scripts: list[str]) -> dict[str, str]:
 
 
 def complaint_of(repository: Path, folder: Path, script: str) -> str:
-    try:
-        return run_help(repository, folder, script)
-    except BaseException:
-        return traceback.format_exc()
-
-
-def run_help(repository: Path, folder: Path, script: str) -> str:
     os.chdir(folder)
     known = {repository, Path(__file__).parent}
     sys.path[:] = [p for p in sys.path if p and Path(p).resolve() not in known]
@@ -44,14 +37,15 @@ def run_help(repository: Path, folder: Path, script: str) -> str:
     sys.meta_path[:] = [f for f, module in finders if "__editable__" not in module]
     sys.path.insert(0, str((folder / script).resolve().parent))
     sys.argv = [script, "--help"]
-    text, status = io.StringIO(), None
-    with redirect_stdout(text):
-        try:
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
             runpy.run_path(script, run_name="__main__")
-        except SystemExit as end:
-            status = end.code
-    if status not in (0, None):
-        return f"exit status {status}"
+    except SystemExit as end:
+        if end.code:
+            return f"exit status {end.code}"
+    except BaseException:
+        return traceback.format_exc()
     if not ("--preset" in text.getvalue() or "--anonymizer" in text.getvalue()):
         return "prints no usage"
     touched = {"CUDA": torch.cuda.is_initialized(), "DALI": "nvidia.dali" in sys.modules}

@@ -154,11 +154,15 @@ def test_plain_weights_go_into_a_narrow_output_and_back(tmp_path):
         ml.load_fa_model("small", path, output_channels=1)
 
 
-def test_model_hub_safetensors(tmp_path):
-    state = random_state(ml.load_fa_model())
-    save_file(state, tmp_path / "model.safetensors")
-    assert equal(ml.load_fa_model("unet++", tmp_path / "model.safetensors"), state)
+def test_model_hub_safetensors_whole_empty_and_truncated(tmp_path):
+    state, path = random_state(ml.load_fa_model()), tmp_path / "model.safetensors"
+    save_file(state, path)
+    assert equal(ml.load_fa_model("unet++", path), state)
     assert equal(ml.load_anonymizer(tmp_path), state)
+    for content in (b"", path.read_bytes()[:100]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="model.safetensors is empty, truncated or"):
+            ml.load_fa_model("small", path)
 
 
 def test_strictness_names_entries_shapes_and_what_to_give(tmp_path):
@@ -178,21 +182,6 @@ def test_strictness_names_entries_shapes_and_what_to_give(tmp_path):
         ml.load_fa_model("unet", path)
     with pytest.raises(UserError, match="fit no known architecture"):
         ml.load_anonymizer(path)
-
-
-def test_empty_and_truncated_safetensors_are_named(tmp_path):
-    path = tmp_path / "w.safetensors"
-    save_file({"weight": torch.ones(40)}, path)
-    for content in (b"", path.read_bytes()[:100]):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="w.safetensors is empty, truncated or"):
-            ml.load_fa_model("small", path)
-
-
-def test_other_content_is_refused(tmp_path):
-    for content in ([1, 2], {}, {"fa_model_state_dict": {}}, {"a": 1, "b": torch.zeros(1)}):
-        with pytest.raises(UserError, match="other.pth"):
-            ml.load_fa_model("small", saved(tmp_path, content, "other.pth"))
 
 
 UNKNOWN = [
@@ -215,7 +204,10 @@ def test_unknown_names_and_missing_files(load, words, message, tmp_path, monkeyp
         load(*words)
 
 
-def test_unknown_arguments(tmp_path):
+def test_unknown_arguments_and_other_content(tmp_path):
+    for content in ([1, 2], {}, {"fa_model_state_dict": {}}, {"a": 1, "b": torch.zeros(1)}):
+        with pytest.raises(UserError, match="other.pth"):
+            ml.load_fa_model("small", saved(tmp_path, content, "other.pth"))
     with pytest.raises(UserError, match="small.*does not take.*colour"):
         ml.load_fa_model("small", colour=3)
     network = ml.load_fa_model("small")
@@ -227,12 +219,11 @@ def test_unknown_arguments(tmp_path):
 def test_without_a_network_the_message_names_the_file_and_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(DOWNLOAD, Mock(side_effect=OSError("no network")))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    fa, ft, fb = ml.load_fa_model, ml.load_ft_model, ml.load_fb_model
     for load, arch, name, file in [
-        (ml.load_fb_model, "r50", "resnet50", "resnet50"),
-        (ml.load_fa_model, "unet++", "imagenet", "resnet18"),
-        (ml.load_ft_model, "r3d_18", "kinetics400", "r3d_18"),
-        (ml.load_ft_model, "mvitv2", "mvitv2", "mvit_v2_s"),
-    ]:
+        (fb, "r50", "resnet50", "resnet50"), (fa, "unet++", "imagenet", "resnet18"),
+        (ft, "r3d_18", "kinetics400", "r3d_18"), (ft, "mvitv2", "mvitv2", "mvit_v2_s"),
+    ]:  # fmt: skip
         place = f"put it at {tmp_path}/checkpoints/{file}-.*pth"
         with pytest.raises(UserError, match=f"could not be downloaded.*{place}"):
             load(arch, name)

@@ -28,13 +28,16 @@ def packets_of(path):
                 yield packet
 
 
+def mux(output, stream, packets):
+    for packet in packets:
+        packet.stream = stream
+        output.mux(packet)
+
+
 def write_packets(path, template, packets, options=None):
     """Packets in a container of their own, without encoding again."""
     with av.open(str(template)) as like, av.open(str(path), "w", options=options or {}) as output:
-        stream = output.add_stream_from_template(like.streams.video[0])
-        for packet in packets:
-            packet.stream = stream
-            output.mux(packet)
+        mux(output, output.add_stream_from_template(like.streams.video[0]), packets)
     return path
 
 
@@ -101,10 +104,8 @@ def test_cover_picture_is_not_the_video(source, tmp_path):
         cover, film, output = (opened.enter_context(av.open(str(f), mode)) for f, mode in files)
         shown, moving = (output.add_stream_from_template(f.streams.video[0]) for f in (cover, film))
         shown.disposition = Disposition.attached_pic
-        for packets, stream in ((packets_of(picture), shown), (packets_of(source), moving)):
-            for packet in packets:
-                packet.stream = stream
-                output.mux(packet)
+        mux(output, shown, packets_of(picture))
+        mux(output, moving, packets_of(source))
     with av.open(str(path)) as container:
         assert any(s.disposition & Disposition.attached_pic for s in container.streams.video)
     assert_exact(path, range(N_FRAMES))
@@ -117,15 +118,13 @@ def test_packed_b_frames(tmp_path):
     pictures = [(bytes(packet), packet.is_keyframe) for packet in packets_of(source)]
     start = b"\0\0\1\xb6"
     is_b = [data[data.index(start) + 4] >> 6 == 2 for data, _ in pictures]
-    assert sum(is_b) > 10
-    chunks = []
-    for (data, is_key), follows, b in zip(pictures, [*is_b[1:], False], is_b, strict=True):
+    assert sum(is_b) > 10 and not any(b and follows for b, follows in zip(is_b, is_b[1:]))
+    chunks, packets = [], []
+    for (data, is_key), b in zip(pictures, is_b, strict=True):
         if b:
             chunks[-1:] = [(chunks[-1][0] + data, chunks[-1][1]), (start + b"\x41\xff", False)]
         else:
             chunks.append((data, is_key))
-        assert not (b and follows)
-    packets = []
     for i, (data, is_key) in enumerate(chunks):
         if is_key:
             data = data.replace(start, b"\0\0\1\xb2DivX503b1393p\0" + start, 1)
@@ -140,11 +139,10 @@ def test_pictures_change_their_size(tmp_path):
     """Frames have one size, the first one's, wherever reading begins."""
     vp9 = {"deadline": "realtime", "cpu-used": "8", "g": "10"}
     small = write_video(tmp_path / "a.webm", 20, "libvpx-vp9", (48, 64), vp9)
-    large = write_video(tmp_path / "b.webm", 20, "libvpx-vp9", (96, 128), vp9)
-    packets = list(packets_of(small))
-    for packet in packets_of(large):
+    large = packets_of(write_video(tmp_path / "b.webm", 20, "libvpx-vp9", (96, 128), vp9))
+    packets = [*packets_of(small), *large]
+    for packet in packets[20:]:
         packet.pts, packet.dts = packet.pts + 800, packet.dts + 800
-        packets.append(packet)
     path = write_packets(tmp_path / "both.webm", small, packets)
     assert_exact(path, [*range(20), *range(20)])
     assert read_frames(path, [0]).shape == (1, 48, 64, 3)
