@@ -86,7 +86,7 @@ IMPOSSIBLE = {
     "anonymization_training/init_anonymizer.py": "--frames_per_video 0, --n_workers -1",
     "anonymization_training/train_anonymizer.py": "--validate_every 0, --omega nan",
     "privacy_training/train_privacy.py":
-        "--n_workers 0, --average_frames 0, --image_learning_rate -1, --mlp_widths 0",
+        "--n_workers 0, --average_frames -1, --image_learning_rate -1, --mlp_widths 0",
     "feature_extraction/dali_extraction.py": "--batch_size 0, --size -8, --min_decoded_share 1.5",
     "anomaly_detection_mgfn/main.py":
         "--epochs 0, --dims 0 0 0, --top_k 100, --lr 0, --candidate_dropout 1, "

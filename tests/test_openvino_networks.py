@@ -1,7 +1,7 @@
 """Large networks by OpenVINO: the same outputs, a size at a time, and nothing but the outputs."""
 
 import importlib.util
-from unittest.mock import Mock
+from unittest.mock import Mock, create_autospec
 
 import pytest
 import torch
@@ -109,18 +109,14 @@ def test_sizes_are_forgotten_in_turn(monkeypatch):
 
 
 def test_as_many_threads_as_pytorch_has(monkeypatch):
-    openvino, asked = openvino_networks._import_openvino(), []
-    compile_model = openvino.Core.compile_model
-
-    def spy(core, model, device, options):
-        asked.append(options["INFERENCE_NUM_THREADS"])
-        return compile_model(core, model, device, options)
-
-    monkeypatch.setattr(openvino.Core, "compile_model", spy)
+    core = openvino_networks._import_openvino().Core
+    spy = create_autospec(core.compile_model, side_effect=core.compile_model)
+    monkeypatch.setattr(core, "compile_model", spy)
     network, n_threads = OpenVinoNetwork(nn.Conv2d(3, 3, 1), "fp32"), torch.get_num_threads()
     for n in (1, 2, 1, n_threads):
         torch.set_num_threads(n)
         network(torch.rand(1, 3, 4, 4))
+    asked = [call.args[3]["INFERENCE_NUM_THREADS"] for call in spy.call_args_list]
     assert asked[:2] == [1, 2] and 1 not in asked[2:]
 
 

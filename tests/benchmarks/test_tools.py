@@ -39,7 +39,7 @@ def test_options_are_typed_and_threads_are_set_at_once():
         machine.parse_options("Text.", ["--formats", "c"], options)
 
 
-def test_rounds_alternate_and_medians_are_medians():
+def test_rounds_alternate_medians_are_medians_and_a_matrix_product_counts_its_work():
     order, durations = [], {"a": [3, 1, 2], "b": [5, 5, 9]}
 
     def measure(name):
@@ -48,9 +48,6 @@ def test_rounds_alternate_and_medians_are_medians():
 
     seconds = machine.rounds_in_turns({name: partial(measure, name) for name in "ab"}, 3)
     assert order == [*"abbaab"] and machine.medians(seconds) == {"a": 2, "b": 5}
-
-
-def test_matrix_product_counts_its_work_and_takes_time():
     product = machine.MatrixProduct(torch.float32, size=64)
     assert product.gflop == 2 * 64**3 / 1e9 and product() > 0
     torch.testing.assert_close(product.output, product.left @ product.right)

@@ -82,7 +82,7 @@ def test_digest(name, tmp_path):
         clip.unlink()
         assert digest(name, root) not in digests, "a listed file that vanishes counts too"
         write(clip, "clip")
-        write(root / "ucfTrainTestlist/classInd.txt", "1 Fun")
+        write(root / "ucfTrainTestlist/testlist01.txt", "Run/v_Run_g03_c01.avi")
         assert digest(name, root) not in digests, "lists count by their content"
     if name == "shanghaitech":
         write(root / "testing/frames/01_0014/001.jpg", "frame")

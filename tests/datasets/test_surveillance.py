@@ -232,10 +232,7 @@ def test_own_videos(tmp_path):
     ("video,label,anomalies", ["a.mp4,0,1-5"], "line 2.*normal video"),
 ])  # fmt: skip
 def test_own_videos_broken_lists(tmp_path, header, lines, match):
-    write_lines(tmp_path / "test.csv", header, *lines)
-    refused(tmp_path, match)
-
-
-def test_unknown_names(tmp_path):
     refused("ucf-crime", "ucf_crime, xd_violence, shanghaitech")
     refused(tmp_path, "neither train.csv nor test.csv")
+    write_lines(tmp_path / "test.csv", header, *lines)
+    refused(tmp_path, match)

@@ -22,7 +22,7 @@ def test_names_files_and_stops_past_the_share(tmp_path, caplog):
     assert len(log.path.read_text("utf-8").splitlines()) == 4
 
 
-def test_data_sets_of_a_run_share_its_file(tmp_path):
+def test_data_sets_of_a_run_share_its_file_and_a_whole_list_replaces_it(tmp_path):
     """Stage 1 reads clips and images in turns; neither overwrites what the other has named."""
     clips = UnreadableLog(tmp_path, n_total=2, max_share=1.0)
     images = UnreadableLog(tmp_path, n_total=100)
@@ -38,9 +38,6 @@ def test_data_sets_of_a_run_share_its_file(tmp_path):
     UnreadableLog(tmp_path, n_total=100).record(name)
     UnreadableLog(tmp_path, n_total=100).record("d.avi")
     assert b"caf\xe9.mp4\tdoes not decode\n" in images.path.read_bytes(), "a name that is no UTF-8"
-
-
-def test_a_whole_list_replaces_the_file(tmp_path):
     reasons = {"a.mp4": "cannot\nbe opened", "b.mp4": "holds no video stream"}
     path = write_unreadable(tmp_path / "run", reasons)
     assert path.read_text("utf-8") == "a.mp4\tcannot be opened\nb.mp4\tholds no video stream\n"
