@@ -13,6 +13,7 @@ import torch
 from aux_code import checkpoints
 from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint, write_json, write_npy
 from aux_code.errors import UserError
+from tests.datasets.test_convert_labels import Attack
 
 META = {"x": [1, "two", None, 2.5]}
 CONTENT = {"state": {"w": torch.arange(6.0).reshape(2, 3)}, "epoch": 3, "meta": META}
@@ -63,19 +64,12 @@ def test_the_content_is_on_the_disk_before_the_name_points_to_it(tmp_path: Path,
     assert order == [5, tmp_path]
 
 
-class Malicious:
-    def __init__(self, trace: Path):
-        self.trace = trace
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.trace),))
-
-
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("writer", ["torch", "legacy torch", "pickle"])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, writer: str):
     path, trace = tmp_path / "evil.pth", tmp_path / "trace"
-    content = {"fa_model_state_dict": Malicious(trace)}
+    attack = Attack(os.mkdir, str(trace))
+    content = {"fa_model_state_dict": attack}
     if writer == "pickle":
         path.write_bytes(pickle.dumps(content))
     else:
@@ -83,7 +77,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, writer: str
     with pytest.raises(UserError, match="evil.pth"):
         load_checkpoint(path)
     assert not trace.exists()
-    pickle.loads(pickle.dumps(Malicious(trace)))  # the attack itself works
+    pickle.loads(pickle.dumps(attack))  # the attack itself works
     assert trace.exists()
 
 
@@ -97,7 +91,7 @@ def test_numpy_values_are_data_and_objects_in_them_are_refused(tmp_path: Path):
     torch.save(content, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
     assert load_checkpoint(path)["best"] == 0.75
-    torch.save({**content, "objects": np.array([Malicious(trace)])}, path)
+    torch.save({**content, "objects": np.array([Attack(os.mkdir, str(trace))])}, path)
     with pytest.raises(UserError, match="refused"):
         load_checkpoint(path)
     assert not trace.exists()

@@ -26,6 +26,7 @@ from aux_code.models.obfuscation import read_boxes, write_boxes
 from aux_code.models.person_boxes import PersonBoxes, find_boxes_file, open_person_boxes
 from feature_extraction import dali_extraction
 from privacy_training import train_privacy
+from tests.datasets.media import write_lines
 from tests.datasets.test_ucf101 import make_ucf101
 from tests.feature_extraction.videos import HEIGHT, WIDTH, write_video
 from visualization import anonymize_video
@@ -202,14 +203,11 @@ def test_people_in_training_videos_are_sought_once(scene, weights_file, seen, mo
     assert read_boxes(kept[0])
 
 
-def test_scoring_a_video_hands_its_source_to_the_stages_that_it_runs():
+def test_which_source_applies_and_scoring_a_video_hands_it_on(tmp_path, weights_file):
     for option in ("boxes", "detector_weights"):
         words = common_options(MgfnParams(**{option: Path("a file")}))
         assert words[-2:] == [f"--{option}", "a file"]
     assert "--boxes" not in common_options(MgfnParams())
-
-
-def test_which_source_applies(tmp_path, weights_file):
     below, lying = tmp_path / "set" / "videos", tmp_path / "set" / "person_boxes.csv"
     below.mkdir(parents=True)
     assert find_boxes_file(None, None, below) is None
@@ -221,15 +219,12 @@ def test_which_source_applies(tmp_path, weights_file):
     assert open_person_boxes(None, weights_file, below).needs_frames
 
 
-def test_rows_belong_to_the_path_that_they_end(tmp_path, caplog):
+def test_rows_are_read_as_written_and_belong_to_the_path_that_they_end(tmp_path, caplog):
     def box(x):
         return {0: np.array([[x, 0, 9, 9]], np.float32)}
 
     people = PersonBoxes({"a.jpg": box(1), "train2017/a.jpg": box(2), "b/c.mp4": box(3)})
-    folder = tmp_path / "b"
-    folder.mkdir()
-    (folder / "c.mp4").touch()
-    (tmp_path / "link.mp4").symlink_to(folder / "c.mp4")
+    (tmp_path / "link.mp4").symlink_to(write_lines(tmp_path / "b" / "c.mp4"))
     for path, x in (("x/a.jpg", 1), ("x/train2017/a.jpg", 2), ("x/b/c.mp4", 3), ("link.mp4", 3)):
         assert people.of_frames(tmp_path / path, [0])[0][0, 0] == x
     for path, frame in (("c.mp4", 0), ("a.jpg", 1)):
@@ -238,9 +233,6 @@ def test_rows_belong_to_the_path_that_they_end(tmp_path, caplog):
     assert "no row for 1 of 2 files" in caplog.text and "none.jpg" in caplog.text
     with pytest.raises(UserError, match="none.jpg or any other of 2 files"):
         people.require([tmp_path / "none.jpg", tmp_path / "c.mp4"])
-
-
-def test_what_is_written_is_read(tmp_path):
     rows = np.array([[0.125, 1 / 3, 5, 6], [1, 2, 3, 4]], np.float32)
     write_boxes(tmp_path / "b.csv", {"a, b.avi": {3: rows}, "ä.jpg": {}})
     read = read_boxes(tmp_path / "b.csv")

@@ -10,6 +10,7 @@ import pytest
 from anomaly_detection_mgfn import main as script
 from aux_code import config
 from aux_code.checkpoints import write_json
+from tests.datasets.media import write_lines
 
 FEATURE_DIM = 16
 SMALL = ("--preset", "miniature", "--device", "cpu", "--n_threads", "1")
@@ -58,7 +59,6 @@ def make_small_set(root: Path, n_crops: int = 1) -> SmallSet:
     multiples of 32."""
     rng = np.random.default_rng(5)
     small = SmallSet(root / "own", root / "features", {}, {}, {}, {})
-    (small.dataset / "videos").mkdir(parents=True)
     for split, count in (("train", 24), ("test", 12)):
         lines = ["video,label,anomalies"]
         for i in range(count):
@@ -71,9 +71,9 @@ def make_small_set(root: Path, n_crops: int = 1) -> SmallSet:
             small.arrays[name] = features if n_crops > 1 else features[:, 0]
             small.n_frames[name], small.labels[name] = n_frames, label
             small.events[name] = [(start, start + 45)] if label else []
-            (small.dataset / "videos" / f"{name}.mp4").touch()
+            write_lines(small.dataset / "videos" / f"{name}.mp4")
             lines.append(f"videos/{name}.mp4,{label},{f'{start}-{start + 45}' if label else ''}")
-        (small.dataset / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_lines(small.dataset / f"{split}.csv", *lines)
     small.write(n_crops=n_crops)
     return small
 
