@@ -120,7 +120,7 @@ def test_recomputed_activations_give_the_same_gradients():
         torch.testing.assert_close(again, kept)
 
 
-def test_statistics_are_kept_and_restored_after_an_error():
+def test_batch_norms_are_kept_and_their_statistics_restored_after_an_error():
     net = norms()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(KeyError), batch_norm.keep_running_statistics(net):
@@ -128,10 +128,7 @@ def test_statistics_are_kept_and_restored_after_an_error():
         raise KeyError
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert net[1].momentum == 0.3 and net.training
-
-
-def test_one_process_keeps_its_batch_norms():
-    net = norms()
+    # and one process keeps its batch norms
     assert batch_norm.synchronise_batch_norms(net) is net and type(net[1]) is nn.BatchNorm2d
     synchronised = batch_norm.SynchronisedBatchNorm(4)
     x = torch.rand(5, 4, 3, 3)

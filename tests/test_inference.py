@@ -115,9 +115,6 @@ def test_utility_networks_take_clips_of_other_lengths_and_sizes_than_the_example
     kinds = {type(m) for m in prepared.modules() if isinstance(m, nn.Conv3d)}
     assert arch != "small" or kinds == {inference.OneDnnConv3d}
     assert not any(isinstance(m, inference.OneDnnConv3d) for m in network.modules())
-
-
-def test_an_anonymizer_without_weights_stays_itself():
     for name in ("raw", "blacken"):
         network = load_anonymizer(name)
         assert prepare_anonymizer(network, CPU, "bf16") is network

@@ -46,16 +46,13 @@ def test_frames_of_any_number_and_size(fa, fast_fa, size):
     assert torch.equal(output, before), "an output must not be written again by the next pass"
 
 
-def test_lengths_of_pieces():
+@torch.no_grad()
+def test_a_batch_in_pieces_gives_the_same_frames(fa, fast_fa, monkeypatch):
     for n, longest, lengths in [
         (0, 4, [0]), (1, 4, [1]), (3, 4, [2, 1]), (11, 4, [4, 4, 2, 1]), (11, 49, [8, 2, 1]),
         (16, 5, [4] * 4), (2, 1, [1, 1]),
     ]:  # fmt: skip
         assert openvino_networks._piece_lengths(n, longest) == lengths
-
-
-@torch.no_grad()
-def test_a_batch_in_pieces_gives_the_same_frames(fa, fast_fa, monkeypatch):
     monkeypatch.setattr(openvino_networks, "_PIXELS_PER_PASS", 2 * 64 * 64)
     frames, seen = picture("frames", 5, 3, 64, 64), Mock(wraps=fast_fa.network._pass)
     monkeypatch.setattr(fast_fa.network, "_pass", seen)

@@ -63,7 +63,9 @@ SPOILT = [
 ]  # fmt: skip
 
 
-def test_a_manifest_of_other_features_spoiled_or_absent_is_refused(small_set, tmp_path):
+def test_a_manifest_of_other_features_or_anonymizers_spoiled_or_absent_is_refused(
+    small_set, tmp_path
+):
     for words, changes in SPOILT:
         small_set.write(**changes)
         with pytest.raises(UserError, match=words):
@@ -73,9 +75,7 @@ def test_a_manifest_of_other_features_spoiled_or_absent_is_refused(small_set, tm
     (small_set.features / "manifest.json").write_text("[1]")
     with pytest.raises(UserError, match="manifest.json is not a manifest"):
         bags.open_feature_folder(small_set.features)
-
-
-def test_features_of_another_anonymizer_are_refused(small_set, tmp_path):
+    small_set.write()
     source, weights = bags.open_feature_folder(small_set.features), tmp_path / "fa.pth"
     weights.write_bytes(b"weights")
     bags.check_anonymizer(source, "raw")

@@ -70,13 +70,10 @@ def test_a_model_folder_is_found_by_its_content(meta, tmp_path, recorded):
             find(meta, anonymizer=anonymizer)
 
 
-def test_every_video_has_a_folder_of_its_own(tmp_path):
+def test_videos_have_folders_of_their_own_and_are_found_by_the_source_of_features(tmp_path):
     folders = result_folders(tmp_path, ["a b", "a_b", "a?b", "c#1=ü.x"])
     assert [path.name for path in folders.values()] == ["a_b", "a_b_2", "a_b_3", "c_1_ü.x"]
-
-
-def test_videos_are_found_by_the_source_of_their_features(tmp_path):
-    """The folder may hold features of other videos, and of the same file from where it was."""
+    # the folder may hold features of other videos, and of the same file from where it was
     for path in ("new/x/a.mp4", "new/y/a.mp4", "new/moved.mp4", "other/b.mp4"):
         write_lines(tmp_path / path)
     sources = {"x__a": "new/x/a.mp4", "y__a": "new/y/a.mp4", "moved": "old/moved.mp4"}

@@ -45,8 +45,9 @@ def write_pictures(folder, numbers, name="{:03d}.jpg"):
     return folder
 
 
-def write_video(path, n_frames, codec="libx264", size=(48, 64), options=None, times=None, **paint):
+def write_video(path, n_frames, codec="libx264", size=(48, 64), options=None, times=None, **how):
     """Writes painted frames; `times` are presentation times in 1/1000 s, else 25 fps."""
+    paint = how.pop("paint", painted_frame)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_odd = size[0] % 2 or size[1] % 2
     pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv444p" if is_odd else "yuv420p"
@@ -59,8 +60,7 @@ def write_video(path, n_frames, codec="libx264", size=(48, 64), options=None, ti
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(n_frames):
-            painted = painted_frame(number, *size, **paint)
-            frame = av.VideoFrame.from_ndarray(painted, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(paint(number, *size, **how), format="rgb24")
             if times:
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)
             container.mux(stream.encode(frame))

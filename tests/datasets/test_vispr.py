@@ -83,7 +83,7 @@ def test_without_labelled_images_of_its_own_val_is_a_tenth_of_train(tmp_path):
     assert Vispr(root).paths == whole.paths and len(Vispr(root, "val")) == 1
 
 
-def test_mismatches_are_reported(tmp_path, caplog):
+def test_mismatches_are_reported_and_wrong_roots_and_splits_refused(tmp_path, caplog):
     labels = {f"2017_{i}": ["a4_gender"] for i in range(200)}
     root = make_vispr(tmp_path, labels=labels)
     (root / "train2017" / "2017_7.json").unlink()
@@ -96,12 +96,8 @@ def test_mismatches_are_reported(tmp_path, caplog):
     assert f"1 annotations have no image: {root / 'train2017' / '2017_9.jpg'}" in text
     assert "6 attributes have no positive image" in text and "a17_color" in text
     assert "2017_7" in caplog.text
-
-
-def test_wrong_roots_and_splits(tmp_path):
     with pytest.raises(UserError, match="VISPR_ROOT"):
         Vispr(tmp_path / "absent")
-    root = make_vispr(tmp_path)
     (root / "train2017" / "2017_1.png").touch()
     for split in ("dev", "test", "train"):
         with pytest.raises(UserError):

@@ -1,9 +1,12 @@
 """Tiny videos whose frames tell their number, made where a test needs them."""
 
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
+
+from tests.datasets import media
 
 HEIGHT, WIDTH = 48, 64
 GREY_STEP = 3
@@ -18,20 +21,7 @@ def painted(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return frame
 
 
-def write_video(
-    path: Path, n_frames: int, codec="libx264", height=HEIGHT, width=WIDTH, paint=painted
-) -> Path:
-    """An MP4, AVI or WebM with `n_frames` painted frames at 25 fps."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width = height, width
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        stream.bit_rate = 4_000_000
-        for i in range(n_frames):
-            frame = av.VideoFrame.from_ndarray(paint(i, height, width), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
+write_video = partial(media.write_video, paint=painted, options={"b": "4M"})
 
 
 def write_sound(path: Path) -> Path:
