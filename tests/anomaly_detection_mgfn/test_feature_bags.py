@@ -63,9 +63,7 @@ SPOILT = [
 ]  # fmt: skip
 
 
-def test_a_manifest_of_other_features_or_anonymizers_spoiled_or_absent_is_refused(
-    small_set, tmp_path
-):
+def test_a_manifest_of_others_spoiled_or_absent_is_refused(small_set, tmp_path):
     for words, changes in SPOILT:
         small_set.write(**changes)
         with pytest.raises(UserError, match=words):
