@@ -110,17 +110,19 @@ def main() -> int:
     if unknown := [name for name in params.force if name not in names and name != "all"]:
         raise UserError(f"--force {' '.join(unknown)}: no such step; --dry_run lists them")
     missing, lacking = check_inputs(settings)
-    if params.slurm:
-        sys.stdout.write(sbatch_script(steps, sys.argv[1:], params.overwrite))
-    elif params.dry_run:
-        time_left = Reckoning(n_jobs, params.tflops)
-        sys.stdout.write(shell_script(steps, time_left, (missing, lacking), params.overwrite))
-    elif missing:
-        raise UserError("before anything can start:\n  " + "\n  ".join(missing))
-    if params.slurm or params.dry_run:
-        return 0
-
     forced = frozenset(names if "all" in params.force else params.force)
+    if params.slurm or params.dry_run:
+        again = params.overwrite, forced
+        if params.slurm:
+            text = sbatch_script(steps, sys.argv[1:], *again)
+        else:
+            time_left, problems = Reckoning(n_jobs, params.tflops), (missing, lacking)
+            text = shell_script(steps, time_left, problems, *again)
+        sys.stdout.write(text)
+        return 0
+    if missing:
+        raise UserError("before anything can start:\n  " + "\n  ".join(missing))
+    sys.stderr.writelines(f"note: {line}\n" for line in lacking)
     outcome = run_steps(steps, n_jobs, forced, params.overwrite)
     timings = {name: took for name, took in read_timings().items() if name in names}
     shown = dict.fromkeys([*methods, *settings.feature_level])

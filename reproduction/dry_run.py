@@ -3,13 +3,15 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from aux_code import config
+from aux_code.checkpoints import read_json
 from aux_code.datasets.check import find
+from aux_code.miniature.render import FORMAT_VERSION
 from aux_code.model_loaders import LIBRARY_NAMES
 from reproduction.plan import STAGES, PlanSettings, Progress, Step, progress_of
 from reproduction.runner import clock, expected_seconds, read_timings
@@ -26,9 +28,18 @@ def check_inputs(settings: PlanSettings) -> tuple[list[str], list[str]]:
     """(What the user has to provide before anything can start, what the data sets merely lack); one
     line each, with what to do. The miniature needs nothing. Lists are read, nothing is decoded."""
     missing, lacking = [], []
+    marker = config.DATA_ROOT / "miniature.json"
+    drawn = read_json(marker) if marker.is_file() else {}
     if settings.preset == "miniature":
+        if drawn.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+            remedy = "remove it, or let TED_SPAD_DATA_ROOT name another folder"
+            missing.append(f"{config.DATA_ROOT} was drawn by another version: {remedy}")
+        elif (scale := drawn.get("scale", 1.0)) != 1:
+            lacking.append(
+                f"{config.DATA_ROOT} was drawn at scale {scale}: results are not the table's"
+            )
         return missing, lacking
-    if (config.DATA_ROOT / "miniature.json").is_file():
+    if drawn:
         lacking.append(f"{config.DATA_ROOT} holds the miniature's drawn scenes, not real data")
     for name in ("ucf101", "vispr", *settings.datasets):
         constant = f"{name.upper()}_ROOT"
@@ -56,11 +67,11 @@ def check_inputs(settings: PlanSettings) -> tuple[list[str], list[str]]:
     return missing, lacking
 
 
-def progress_of_all(steps: Sequence[Step]) -> dict[str, Progress]:
-    """Name -> progress; what waits for a step that is not done is to do, whatever stands there."""
+def progress_of_all(steps: Sequence[Step], forced: Collection[str] = ()) -> dict[str, Progress]:
+    """Name -> progress; what is forced, or waits for what is not done, is to do."""
     found: dict[str, Progress] = {}
     for step in steps:
-        is_ready = all(found[name] == "done" for name in step.needs)
+        is_ready = all(found[name] == "done" for name in step.needs) and step.name not in forced
         found[step.name] = progress_of(step) if is_ready else "to do"
     return found
 
@@ -85,12 +96,14 @@ class Reckoning(NamedTuple):
 def shell_script(
     steps: Sequence[Step], time_left: Reckoning,
     problems: tuple[Sequence[str], Sequence[str]] = ((), ()), overwrite: bool = False,
+    forced: Collection[str] = (),
 ) -> str:  # fmt: skip
     """The plan as a script that can be pasted; comments tell what is done, missing, and how long.
 
-    `problems` are those of `check_inputs`; `overwrite` is passed on to the steps.
+    `problems` are those of `check_inputs`; `overwrite` is passed on to the steps; `forced`: names
+    of steps to run again.
     """
-    progress, n_jobs = progress_of_all(steps), time_left.n_jobs
+    progress, n_jobs = progress_of_all(steps, forced), time_left.n_jobs
     rest = [step for step in steps if progress[step.name] != "done"]
     head = f"# {len(steps)} steps, {len(steps) - len(rest)} of them done"
     lines = [f"{head}; the rest takes {time_left.in_words(rest, n_jobs)} with {n_jobs} at once"]
@@ -106,13 +119,19 @@ def shell_script(
     lines.append(f"cd {shlex.quote(str(config.REPOSITORY_ROOT))}")
     for step in steps:
         own = progress[step.name]
-        lines += [f"\n# {step.name} ({own})", step.shell_line(*step.flags(own, overwrite))]
+        command = step.shell_line(*step.flags(own, overwrite or step.name in forced))
+        lines += [f"\n# {step.name} ({own})", "# " * (own == "done") + command]
     return "\n".join(lines) + "\n"
 
 
-def sbatch_script(steps: Sequence[Step], options: Sequence[str], overwrite: bool = False) -> str:
-    """A bash script that submits one job for each step that is not done, after those it needs, and
-    at the end reproduce.py with its `options`, which finds all done and writes the report."""
+def sbatch_script(
+    steps: Sequence[Step],
+    options: Sequence[str],
+    overwrite: bool = False,
+    forced: Collection[str] = (),
+) -> str:
+    """A bash script that submits one job for each step that is not done or is forced, after those
+    it needs, and at the end reproduce.py with its `options`, which writes the report."""
     logs = shlex.quote(str(config.LOGS_ROOT / "slurm"))
     lines = [
         "#!/bin/bash",
@@ -123,7 +142,7 @@ def sbatch_script(steps: Sequence[Step], options: Sequence[str], overwrite: bool
         f"mkdir -p {logs}",
     ]
     submit = f"sbatch --parsable --gres=gpu:1 --cpus-per-task=8 --output={logs}/%x_%j.out"
-    progress = progress_of_all(steps)
+    progress = progress_of_all(steps, forced)
     jobs = {step.name: f"job_{i}" for i, step in enumerate(steps) if progress[step.name] != "done"}
 
     def after(kind: str, names: Iterable[str]) -> str:
@@ -132,11 +151,16 @@ def sbatch_script(steps: Sequence[Step], options: Sequence[str], overwrite: bool
 
     for step in (step for step in steps if step.name in jobs):
         words = f"{submit}{after('afterok', step.needs)} --job-name={step.name}"
-        command = step.shell_line(*step.flags(progress[step.name], overwrite))
+        replaces = overwrite or step.name in forced
+        command = step.shell_line(*step.flags(progress[step.name], replaces))
         lines += ["", f"{jobs[step.name]}=$({words} <<'END'", "#!/bin/bash"]
         lines += [f"{command} || [ $? -eq 3 ]", "END", ")"]  # 3: some inputs failed
     words = f"{submit}{after('afterany', jobs)} --job-name=ted_spad_report"
     lines += ["", f"{words} --chdir={shlex.quote(os.getcwd())} <<'END'", "#!/bin/bash"]
     program = [sys.executable, str(config.REPOSITORY_ROOT / "reproduce.py")]
     options = [word for word in options if word not in ("--slurm", "--dry_run")]
+    if "--force" in options:  # once: not again by the job that writes the report
+        start = options.index("--force")
+        values = takewhile(lambda word: not word.startswith("--"), options[start + 1 :])
+        del options[start : start + 1 + len(list(values))]
     return "\n".join([*lines, shlex.join([*program, *options]), "END"]) + "\n"

@@ -277,6 +277,9 @@ def test_the_dry_run_says_what_stands_there(make_step):
     text = shell_script(steps, Reckoning(2), overwrite=True)
     assert text.startswith("# 4 steps, 1 of them done; the rest takes about 0:0")
     lines = {m[1]: m[2] for m in re.finditer(r"# (\w+) \([a-z ]+\)\n(.*)", text)}
+    assert lines["done"].startswith("# "), "pasted, it would be made again"
+    again = shell_script(steps, Reckoning(2), forced=("done",))
+    assert re.search(r"# done \(to do\)\n(?!#).*--overwrite\n", again)
     assert lines["part"].endswith("--resume --overwrite") and "--resume" not in lines["todo"]
     for broken in (done.outputs[0], part.state):
         broken.write_bytes(b"no longer what it was")
@@ -291,6 +294,7 @@ def test_missing_and_incomplete_data_are_named_with_what_to_do(artifacts):
     assert check_inputs(PlanSettings("miniature")) == ([], [])
 
     render_benchmark(config.DATA_ROOT, seed=0, scale=0.005, only=["ucf101"], workers=1)
+    assert "at scale 0.005: results are not" in check_inputs(PlanSettings("miniature"))[1][0]
     settings = PlanSettings("paper", (), utility_weights="none", budget_weights="none")
     missing, lacking = check_inputs(settings)
     assert len(missing) == 1 and "VISPR does not exist" in missing[0]
@@ -326,6 +330,10 @@ def test_slurm_submits_a_job_for_each_step_after_those_it_needs(make_step, artif
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    again = ["--preset", "paper", "--force", "done", "head", "--slurm"]
+    forced = sbatch_script([done, head, broken, tail], again, forced=("done", "head"))
+    assert forced.count("--overwrite") == 2 and "--job-name=done" in forced
+    assert forced.rstrip().splitlines()[-2].endswith("reproduce.py --preset paper"), "forced once"
     script = sbatch_script([done, head, broken, tail], ["--preset", "paper", "--slurm"])
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     subprocess.run(["bash"], input=script, text=True, check=True)
