@@ -24,7 +24,7 @@ from anomaly_detection_mgfn.scoring import (
 from anomaly_detection_mgfn.stage_data import label_videos, open_features
 from aux_code import config
 from aux_code.artefacts import describe_inputs
-from aux_code.checkpoints import write_atomically, write_json
+from aux_code.checkpoints import read_json, write_atomically, write_json
 from aux_code.errors import UserError
 from aux_code.runs import Run
 from aux_code.series import in_words, mean_and_deviation, over_seeds
@@ -79,6 +79,15 @@ def evaluate_choices(
     recorded = {kind: getattr(made_of, kind) for kind in ("inputs", "data", "in_force")}
     found = Evaluated(protocols, clip_scores, videos, recorded, seconds)
     return write_results(params, training.run, found)
+
+
+def keep_training(params: MgfnParams) -> None:
+    """UserError if an evaluation of a checkpoint would replace the results of a training."""
+    path = results_path(params)
+    trained = path.is_file() and "checkpoint" not in read_json(path).get("protocols", {})
+    if trained and not params.overwrite:
+        remedy = "give another --run_id, or --overwrite to replace it"
+        raise UserError(f"{path} is the result of a training; {remedy}")
 
 
 def evaluate_checkpoint(params: MgfnParams, run: Run) -> None:

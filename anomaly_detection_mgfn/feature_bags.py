@@ -13,6 +13,8 @@ from aux_code.checkpoints import read_json
 from aux_code.errors import UserError
 from aux_code.progress import progress
 
+AGAIN = "delete it and run dali_extraction.py again"
+
 GEOMETRY = {"frames_per_clip": 16, "stride": 2, "frames_per_feature": 32}
 """What the training assumes of a feature (paper 3.4): 16 frames, every second one, per 32."""
 
@@ -56,6 +58,7 @@ class FeatureEntry:
     n_clips: int
     n_frames: int
     more_crops: tuple[Path, ...] = ()
+    sha256: str = ""  # of the file; empty: stage 3 of an earlier version did not record it
     """Files of the further crops, where each has its own."""
 
 
@@ -74,11 +77,13 @@ class FeatureSource:
         """One video's features, (n_clips, n_crops, F) float32.
 
         Raises:
-            UserError: a file that is missing, damaged, not finite, or of another shape than the
-                manifest says.
+            UserError: a file that is missing, damaged, not finite, or of another shape or content
+                than the manifest says.
         """
         entry = self.entries[name]
         array = read_array(entry.path)
+        if entry.sha256 and sha256(entry.path) != entry.sha256:
+            raise UserError(f"{entry.path} is not what stage 3 wrote; {AGAIN}")
         if array.ndim == 2:
             array = array[:, None]  # (n_clips, 1, F)
         if entry.more_crops:
@@ -87,10 +92,10 @@ class FeatureSource:
         if array.shape != expected:
             raise UserError(
                 f"{entry.path}: shape {array.shape}, but {self.location} promises (clips, crops, "
-                f"dimension) = {expected}; extract this video again"
+                f"dimension) = {expected}; {AGAIN}"
             )
         if not np.isfinite(array).all():
-            raise UserError(f"{entry.path}: NaN or infinite features; extract this video again")
+            raise UserError(f"{entry.path}: NaN or infinite features; {AGAIN}")
         return array.astype(np.float32, copy=False)
 
 
@@ -105,7 +110,7 @@ def read_array(path: Path, mapped: bool = False) -> np.ndarray:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; extract the features again") from error
     except (ValueError, OSError, EOFError) as error:
-        text = f"{path} is damaged or not a .npy array ({error}); extract this video again"
+        text = f"{path} is damaged or not a .npy array ({error}); {AGAIN}"
         raise UserError(text) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in ("biuf" if mapped else "f"):
         raise UserError(f"{path}: not an array of floating-point numbers")
@@ -162,7 +167,7 @@ def _entry(path: Path, name: str, video: dict[str, Any]) -> FeatureEntry:
             f"{path}: video '{name}' has {n_clips} clips, but its {n_frames} frames make "
             f"{expected}; extract it again"
         )
-    return FeatureEntry(path.parent / file, n_clips, n_frames)
+    return FeatureEntry(path.parent / file, n_clips, n_frames, sha256=video.get("sha256", ""))
 
 
 def has_content(path: Path | str, digest: str) -> bool:

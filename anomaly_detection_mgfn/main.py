@@ -17,6 +17,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 from anomaly_detection_mgfn.evaluation import (
     evaluate_checkpoint,
     evaluate_choices,
+    keep_training,
     results_path,
     write_seeds,
 )
@@ -47,6 +48,7 @@ def main() -> int:
     kind = "_eval_only" if params.eval_only else ""
     params = replace(params, run_id=params.run_id or f"main_{params.preset}{kind}")
     if params.eval_only:
+        keep_training(params)
         evaluate_checkpoint(params, start_run(params, f"main_{dataset_label(params.dataset)}"))
     elif params.seeds:
         runs = [

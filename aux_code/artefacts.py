@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aux_code.checkpoints import git_commit, load_checkpoint, plain, read_json
+from aux_code.models.obfuscation import is_named
 from aux_code.parameters import fingerprint
 
 FORMAT_VERSION = 1
@@ -48,10 +49,11 @@ def recipe(
 
 
 def describe_inputs(inputs: Mapping[str, Path | str]) -> dict[str, dict[str, str]]:
-    """Role -> {"path", "sha256"}; what does not exist (names such as `raw`) is kept as a name."""
+    """Role -> {"path", "sha256"}; `raw` and its like, and what does not exist, stay names."""
     described = {}
     for role, path in inputs.items():
-        digest = sha256(path) if str(path) and Path(path).exists() else ""
+        is_file = str(path) and not is_named(str(path)) and Path(path).exists()
+        digest = sha256(path) if is_file else ""
         described[role] = {"path": str(path), "sha256": digest}
     return described
 

@@ -18,6 +18,7 @@ from aux_code.parameters import CommonParams
 log = logging.getLogger(__name__)
 
 CHEAP_SECONDS = 600
+_NUMBERS = ("", *(f"_{n}" for n in range(2, 100)))
 """A finished training of up to ten minutes is replaced without asking."""
 
 
@@ -39,6 +40,8 @@ def is_finished(output: Path, state: Path, made_of: Recipe, params: CommonParams
     unfinished = state.is_file()
     if params.resume:
         if not unfinished and not output.is_file():
+            for aside in sorted(state.parent.glob(f"{state.stem}.set_aside*{state.suffix}")):
+                log.warning("begins anew: %s was set aside; rename it to %s", aside, state.name)
             return False
         found = differences(record_of(state if unfinished else output), made_of)
         if found:
@@ -49,7 +52,8 @@ def is_finished(output: Path, state: Path, made_of: Recipe, params: CommonParams
     if not is_main():  # rank 0 moves and refuses; the others would look while it does
         return False
     if unfinished:
-        aside = state.with_name(f"{state.stem}.set_aside{state.suffix}")
+        places = [state.with_name(f"{state.stem}.set_aside{n}{state.suffix}") for n in _NUMBERS]
+        aside = next((path for path in places if not path.exists()), places[-1])
         state.replace(aside)
         log.info("%s was not finished; it is kept as %s", state, aside.name)
     elif output.is_file() and not params.overwrite:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aux_code.artefacts import sha256
 from aux_code.checkpoints import write_npy
 from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.layout import apply_per_frame
@@ -261,7 +262,9 @@ class Extraction:
             return
         entry, started = {"file": f"{name}.npy", "n_clips": len(features)}, time.monotonic()
         entry |= {"n_frames": end.n_frames, "fps": end.fps, "status": end.status}
-        write_npy(self.folder.folder / entry["file"], features)
+        path = self.folder.folder / entry["file"]
+        write_npy(path, features)
+        entry["sha256"] = sha256(path)
         self.folder.add_video(name, entry | {"source": work.end.source})
         self.seconds["write"] += time.monotonic() - started
 

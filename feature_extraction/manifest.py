@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from aux_code import config
-from aux_code.artefacts import Recipe, describe_inputs, differences
+from aux_code.artefacts import Recipe, describe_inputs, differences, record_of
 from aux_code.checkpoints import read_json, write_json
 from aux_code.devices import precision_in_force, supports_bf16
 from aux_code.errors import UserError
@@ -40,17 +40,28 @@ def manifest_header(
 ) -> dict[str, Any]:
     """The manifest without videos and feature_dim; `precision`: in force, fp32 if no fast bf16."""
     header = {"format_version": 1, "dataset": inputs.dataset, **fingerprint(params)}
-    del header["seed"]  # it draws the noise of those f_A that add some, and decides nothing else
     header["reader"] = resolve_reader(params.reader)
     wanted = precision_in_force(params.precision, device)
     header["precision"] = wanted if supports_bf16(device) else "fp32"
     anonymizer, utility = weights_of(params)
+    if not _adds_noise(anonymizer):
+        del header["seed"]  # which decides nothing else
     files = describe_inputs({"anonymizer": anonymizer, "utility": utility})
     header["anonymizer"] = {"name": anonymizer, "sha256": files["anonymizer"]["sha256"]}
     header["utility"] = files["utility"]
     if anonymizer in OBFUSCATIONS and OBFUSCATIONS[anonymizer]().requires_boxes:
         header["person_boxes"] = boxes_origin(params.boxes, params.detector_weights, inputs.root)
     return header
+
+
+def _adds_noise(anonymizer: str) -> bool:
+    if is_named(anonymizer):
+        return "_noise" in anonymizer
+    try:
+        networks = record_of(anonymizer, "architectures").get("architectures", {})
+    except UserError:  # a file without a record, such as published weights
+        return False
+    return networks.get("fa", {}).get("arguments", {}).get("output_noise", 0) > 0
 
 
 def weights_of(params: FeatureExtractionParams) -> tuple[str, str]:
@@ -203,7 +214,10 @@ class FeatureFolder:
 
     def _differences(self, manifest: dict[str, Any]) -> list[str]:
         header = {key: value for key, value in manifest.items() if key not in _TABLES}
-        return differences(vars(_recipe(header)), _recipe(self.header))
+        now = dict(self.header)
+        if "seed" not in header:  # an earlier version did not record it
+            now.pop("seed", None)
+        return differences(vars(_recipe(header)), _recipe(now))
 
     def _create_manifest(self, empty: dict[str, Any]) -> None:
         """The first of several processes writes its header; the others will compare theirs."""

@@ -79,13 +79,16 @@ def test_each_difference_is_named_and_what_changes_no_result_is_none(weights: Pa
     assert differences(record, made(moved)) == ["init_fa: another file"]
 
 
-def test_a_folder_of_weights_counts_by_its_files(tmp_path: Path):
+def test_a_folder_of_weights_counts_by_its_files_and_a_name_by_itself(tmp_path, monkeypatch):
     digests = []
     for name, content in (("weights", "1"), (".hidden", "1"), ("weights", "22")):
         (tmp_path / name).write_text(content)
         digests.append(sha256(tmp_path))
     assert digests[0] == digests[1] != digests[2]
-    assert artefacts.describe_inputs({"w": ""}) == {"w": {"path": "", "sha256": ""}}
+    monkeypatch.chdir(tmp_path)
+    for name in ("", "raw", "mosaic4_grey_noise0.05"):
+        (tmp_path / name).mkdir(exist_ok=True)  # is none of them, whatever lies in the folder
+        assert artefacts.describe_inputs({"w": name}) == {"w": {"path": name, "sha256": ""}}
 
 
 PARAMS = {"seed": 0, "epochs": 3}
@@ -167,7 +170,7 @@ def finish(folder: Path, seconds: float | None) -> None:
     save_checkpoint(folder / "last.pth", {"meta": meta})
 
 
-def test_with_resume_complete_means_a_result_of_this_recipe_and_no_state(tmp_path: Path):
+def test_with_resume_complete_means_a_result_of_this_recipe_and_no_state(tmp_path, caplog):
     assert not ask(tmp_path, resume=True)
     finish(tmp_path, 3)
     assert ask(tmp_path, resume=True) and not ask(tmp_path)
@@ -181,7 +184,14 @@ def test_with_resume_complete_means_a_result_of_this_recipe_and_no_state(tmp_pat
         ask(tmp_path, resume=True, epochs=4)
     state.save({"step": 1})
     assert not ask(tmp_path) and not state.path.exists(), "a fresh start"
-    assert load_checkpoint(tmp_path / "state.set_aside.pth")["position"] == {"step": 1}
+    state.save({"step": 2})
+    assert not ask(tmp_path)
+    for name, step in (("state.set_aside.pth", 1), ("state.set_aside_2.pth", 2)):
+        assert load_checkpoint(tmp_path / name)["position"] == {"step": step}
+    (tmp_path / "last.pth").unlink()
+    with caplog.at_level("WARNING"):
+        assert not ask(tmp_path, resume=True)
+    assert "state.set_aside_2.pth was set aside; rename it to state.pth" in caplog.text
 
 
 @pytest.mark.parametrize("seconds", [600, 601, None])

@@ -1,5 +1,7 @@
 """Feature files: averaging to segments, checks of the folder, one array in memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,12 @@ def test_a_bad_file_is_named_and_an_empty_video_has_no_segments(small_set):
             np.save(path, content, allow_pickle=True)
         with pytest.raises(UserError, match=path.name):
             bags.load_videos(source, [name], memory_limit_gib=1.0)
+    np.save(path, array)
+    source.entries[name] = replace(source.entries[name], sha256="0" * 64)
+    with pytest.raises(UserError, match="is not what stage 3 wrote; delete it and run"):
+        source.read(name)
+    source.entries[name] = replace(source.entries[name], sha256=sha256(path))
+    assert len(source.read(name)) == len(array)
     with pytest.raises(ValueError, match="without clips"):
         bags.segment_features(np.empty((0, 4), np.float32), 32)
 

@@ -101,6 +101,8 @@ def test_a_checkpoint_evaluates_as_in_its_training_and_on_such_features_only(run
     loaded = load_network(best)
     assert loaded.epoch == expected["epoch"]
     assert loaded.meta["features"]["anonymizer"] == {"name": "raw", "sha256": ""}
+    with pytest.raises(UserError, match="is the result of a training; give another --run_id"):
+        run("--eval_only", "--checkpoint", best, "--run_id", "a")
     evaluate = ("--eval_only", "--checkpoint", best, "--run_id", "e")
     for changes, words in (
         ({"anonymizer": {"name": "blur", "sha256": ""}}, "anonymizer raw, here blur"),

@@ -118,6 +118,11 @@ def test_other_settings_are_refused_or_replace_and_moved_weights_are_neither(tmp
     for header, message in ((larger, "size: 16, now 32"), (other, "utility: another file")):
         with pytest.raises(UserError, match=message), FeatureFolder(tmp_path, header):
             pass
+    with FeatureFolder(tmp_path / "noisy", {**HEADER, "seed": 0}):
+        pass
+    with pytest.raises(UserError, match="seed: 0, now 1"):
+        FeatureFolder(tmp_path / "noisy", {**HEADER, "seed": 1}).read()
+    FeatureFolder(tmp_path, {**HEADER, "seed": 1}).read()  # the earlier version kept no seed
     moved = {**HEADER, "utility": {**UTILITY, "path": "/b/ft.pth"}}
     with FeatureFolder(tmp_path, moved, overwrite=True) as folder:
         assert folder.left([VideoInput("a", tmp_path / "gone")]) == []
