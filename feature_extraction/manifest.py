@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from aux_code import config
-from aux_code.artefacts import Recipe, describe_inputs, differences, record_of
+from aux_code.artefacts import Recipe, describe_inputs, differences, record_of, sha256
 from aux_code.checkpoints import read_json, write_json
 from aux_code.devices import precision_in_force, supports_bf16
 from aux_code.errors import UserError
@@ -233,8 +233,11 @@ class FeatureFolder:
 
     def _is_whole(self, entry: dict[str, Any]) -> bool:
         try:
-            array = np.load(self.folder / entry["file"], mmap_mode="r", allow_pickle=False)
-            return array.dtype == np.float32 and len(array) == entry["n_clips"]
+            path = self.folder / entry["file"]
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if array.dtype != np.float32 or len(array) != entry["n_clips"]:
+                return False
+            return "sha256" not in entry or sha256(path) == entry["sha256"]  # older: no digest
         except (OSError, ValueError, EOFError, KeyError, TypeError):
             return False
 

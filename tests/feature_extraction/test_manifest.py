@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from aux_code.artefacts import sha256
 from aux_code.checkpoints import write_npy
 from aux_code.errors import UserError
 from feature_extraction.manifest import FeatureFolder
@@ -146,6 +147,13 @@ def test_a_success_clears_the_failure_and_a_lost_file_is_done_again(tmp_path):
     assert _left(tmp_path, "a") == []
     (tmp_path / "a.npy").write_bytes(b"half")
     assert _left(tmp_path, "a") == ["a"]
+    with FeatureFolder(tmp_path, HEADER) as folder:
+        for name in "ab":
+            _add(folder, name)
+            _add(folder, name, sha256=sha256(tmp_path / f"{name}.npy"))
+    write_npy(tmp_path / "a.npy", np.ones((2, 4), np.float32))
+    os.utime(tmp_path / "a.npy", (1, 1))  # a digest is remembered by time and size
+    assert _left(tmp_path, "a", "b") == ["a"]  # replaced by others of the same shape
 
 
 def test_features_of_an_earlier_version_are_kept_and_what_is_unknown_is_said(tmp_path, caplog):
