@@ -120,8 +120,8 @@ def progress_of(step: Step) -> Progress:
             if step.features is not None:
                 return manifest.progress(step.params, choose_device(step.params.device))
             made_of = stage.made_of(step.params)
-        if step.state.is_file():
-            return "to do" if differences(record_of(step.state), made_of) else "resumes"
+        if step.state.is_file() and not differences(record_of(step.state), made_of):
+            return "resumes"  # a state of something else does not undo what is current
         stands = all(path.is_file() for path in step.outputs)
         return "done" if stands and is_current(step.outputs[0], made_of) else "to do"
     except UserError:

@@ -101,6 +101,8 @@ def test_a_step_that_failed_or_was_killed_goes_on_where_it_stood(make_step, call
     assert progress_of(changed) == "to do", "the state is one of something else"
     assert run([changed])[0].done == ["a"] and calls()[-2:] == ["a", "a"]
     assert "toy_state.set_aside.pth" in log_path(changed).read_text()
+    changed.state.with_name("toy_state.set_aside.pth").rename(changed.state)
+    assert progress_of(changed) == "done", "what is current stays so beside it"
 
 
 def test_times_are_those_of_each_step(make_step):
