@@ -40,8 +40,12 @@ from aux_code.devices import prepare_for_training, supports_bf16
 from aux_code.losses.nt_xent import nt_xent_loss
 from aux_code.losses.temporal import temporally_distinct_loss
 from aux_code.model_loaders import load_fa_model, load_fb_model, load_ft_model
+from aux_code.models.anonymizers import as_8_bit
 from benchmarks import machine
 from benchmarks.machine import ChildProcess, medians, peak_mib, rounds_in_turns, seconds_of
+
+STEP = replace(PAPER, budget_positives="views", gradient_clip=1.0)
+"""The paper's step with images' views as positives, and clipped: that of `ours`."""
 
 CPU = torch.device("cpu")
 CORNER = 64
@@ -54,7 +58,7 @@ OPTIONS = {
     "sizes": ([112, 224], "pixels; the first gives the ratios"),
     "videos": (2, "per batch, three clips each"), "frames": (16, "per clip"),
     "images": (4, "per batch, two views each"), "rounds": (3, "of all sides in turns"),
-    "recompute_chunk": (PAPER.recompute_chunk, "frames; 0 keeps all"),
+    "recompute_chunk": (STEP.recompute_chunk, "frames; 0 keeps all"),
     "memory": (True, "measure peak memory"),
 }  # fmt: skip
 
@@ -82,15 +86,16 @@ class PlainSteps:
 
     def __init__(self, clips: ClipBatch, images: ImageBatch):
         self.networks, self.clips, self.images = build_networks(), clips, images
-        players = [net.train() for net in (self.networks.fa, self.networks.ft, self.networks.fb)]
-        rate = PAPER.learning_rate
+        self.networks.fa.eval()  # its statistics are those of its initialisation
+        players = [self.networks.fa, self.networks.ft.train(), self.networks.fb.train()]
+        rate = STEP.learning_rate
         self.optimizers = [torch.optim.Adam(net.parameters(), lr=rate) for net in players]
 
     def step_1(self) -> None:
         """f_A learns."""
         utility, budget = self.losses()
-        (PAPER.utility_weight * utility - PAPER.budget_weight * budget).backward()
-        nn.utils.clip_grad_norm_(self.networks.fa.parameters(), PAPER.gradient_clip)
+        (STEP.utility_weight * utility - STEP.budget_weight * budget).backward()
+        nn.utils.clip_grad_norm_(self.networks.fa.parameters(), STEP.gradient_clip)
         self.learn(self.optimizers[:1])
 
     def step_2(self, gradient_of_fa: bool = True) -> None:
@@ -112,13 +117,14 @@ class PlainSteps:
         n_clips, _, n_frames = clips.shape[:3]
         frames = clips.transpose(1, 2).flatten(0, 1)  # (K*B*T, 3, H, W)
         with torch.set_grad_enabled(gradient_of_fa):
-            released = self.networks.fa(frames).unflatten(0, (n_clips, n_frames)).transpose(1, 2)
-            images = self.networks.fa(self.images.views.flatten(0, 1))  # (2*N, 3, H, W)
+            released = as_8_bit(self.networks.fa(frames))  # (K*B*T, 3, H, W)
+            released = released.unflatten(0, (n_clips, n_frames)).transpose(1, 2)
+            images = as_8_bit(self.networks.fa(self.images.views.flatten(0, 1)))  # (2*N, 3, H, W)
         logits, embedding = self.networks.ft(released)
         n_videos = len(self.clips.labels)
-        triplet = temporally_distinct_loss(*embedding.unflatten(0, (3, n_videos)), PAPER.margin)
-        utility = F.cross_entropy(logits[:n_videos], self.clips.labels) + PAPER.omega * triplet
-        return utility, nt_xent_loss(*self.networks.fb(images).chunk(2), PAPER.temperature)
+        triplet = temporally_distinct_loss(*embedding.unflatten(0, (3, n_videos)), STEP.margin)
+        utility = F.cross_entropy(logits[:n_videos], self.clips.labels) + STEP.omega * triplet
+        return utility, nt_xent_loss(*self.networks.fb(images).chunk(2), STEP.temperature)
 
 
 class OurSteps:
@@ -128,7 +134,7 @@ class OurSteps:
         plain = build_networks()
         players = (prepare_for_training(net, CPU) for net in (plain.fa, plain.ft, plain.fb))
         self.networks, self.clips, self.images = Networks(*players), clips, images
-        self.params = replace(PAPER, precision=precision, recompute_chunk=recompute_chunk)
+        self.params = replace(STEP, precision=precision, recompute_chunk=recompute_chunk)
         self.updaters = minimax.build_updaters(self.networks, self.params, CPU)
 
     def step_1(self) -> dict[str, float]:
@@ -239,13 +245,13 @@ def compare_memory(size: int, options: argparse.Namespace, kinds: list[str]) -> 
 
 def fitting_batches(kind: str) -> dict[str, float]:
     """Videos per batch of the paper's preset that fit 24 and 141 GB; 90 % of the memory is used."""
-    batches = [(PAPER.size, n, PAPER.clip_length, PAPER.batch_images) for n in (1, 2)]
-    one, two = (peak_bytes(kind, PAPER.recompute_chunk, sizes) for sizes in batches)
+    batches = [(STEP.size, n, STEP.clip_length, STEP.batch_images) for n in (1, 2)]
+    one, two = (peak_bytes(kind, STEP.recompute_chunk, sizes) for sizes in batches)
     per_video = max(1.0, two - one)
     rest = one - per_video
     room = {gb: 0.9 * gb * 1e9 - rest for gb in (24, 141)}
     fits = {f"videos_in_{gb}_gb": float(max(0, int(x / per_video))) for gb, x in room.items()}
-    per_size = f"{per_video / 1e9:.2f} GB per video of {PAPER.size} px"
+    per_size = f"{per_video / 1e9:.2f} GB per video of {STEP.size} px"
     print(f"{kind}: {rest / 1e9:.2f} GB and {per_size}: {fits}")
     return fits | {"gb_per_video": per_video / 1e9, "gb_without_videos": rest / 1e9}
 
@@ -265,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.memory:
         shares = [share for name, share in figures.items() if name.startswith("memory_share")]
         figures["memory_share"] = max(shares)
-    if options.memory and PAPER.size in options.sizes:
+    if options.memory and STEP.size in options.sizes:
         figures |= fitting_batches(kinds[-1])
     print(machine.json_line("anonymization_step", first | ratios, figures))
     return 0

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torchvision.transforms.functional import to_tensor
 
 from aux_code.model_loaders import load_anonymizer, load_utility
+from aux_code.models.anonymizers import as_8_bit
 
 
 @torch.no_grad()
@@ -22,7 +23,7 @@ def extract_plainly(
     for video in videos:
         rows = []
         for clip in plain_clips(video, size):
-            clips = fa(clip.to(device)).transpose(0, 1)[None]  # (1, 3, T, H, W)
+            clips = as_8_bit(fa(clip.to(device))).transpose(0, 1)[None]  # (1, 3, T, H, W)
             rows.append(ft.extract_features(clips)[0].cpu().numpy())
         np.save(output / f"{video.stem}.npy", np.stack(rows))
 

@@ -84,7 +84,8 @@ def test_the_papers_steps_at_full_size(monkeypatch):
         for net in (players.fa, players.ft, players.fb):
             learned[-1].append({p.grad is not None for p in net.parameters()})
 
-    monkeypatch.setattr(Updater, "update", backward)
+    monkeypatch.setattr(Updater, "backward", backward)
+    monkeypatch.setattr(Updater, "step", lambda self: None)
     monkeypatch.setattr(minimax, "finite", lambda losses, prefix: {
         prefix + name: loss.shape for name, loss in losses.items()
     })  # fmt: skip
