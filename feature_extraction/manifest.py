@@ -100,7 +100,7 @@ def progress(
         header = manifest_header(params, inputs, device)
         folder = FeatureFolder(output_folder(params, inputs), header)
         if folder.path.is_file():
-            return "resumes" if folder.left(inputs.videos) else "done"
+            return "resumes" if folder.left(inputs.videos, by_content=False) else "done"
     except UserError as error:
         log.debug("to do: %s", error)
     return "to do"
@@ -136,12 +136,15 @@ class FeatureFolder:
     def __exit__(self, *_) -> None:
         self.assemble()
 
-    def left(self, videos: Iterable[VideoInput]) -> list[VideoInput]:
-        """The videos without complete features of their present source; warns of changed ones."""
+    def left(self, videos: Iterable[VideoInput], by_content: bool = True) -> list[VideoInput]:
+        """The videos without complete features of their present source; warns of changed ones.
+
+        `by_content` reads all features, gigabytes of real data; else their headers alone count.
+        """
         entries, left, n_unknown = self.read()["videos"], [], 0
         for video in videos:
             entry = entries.get(video.name)
-            if entry is None or not self._is_whole(entry):
+            if entry is None or not self._is_whole(entry, by_content):
                 left.append(video)
                 continue
             before, now = entry.get("source"), source_or_none(video.path)
@@ -231,13 +234,14 @@ class FeatureFolder:
             os.replace(draft, self.path)
         draft.unlink(missing_ok=True)
 
-    def _is_whole(self, entry: dict[str, Any]) -> bool:
+    def _is_whole(self, entry: dict[str, Any], by_content: bool) -> bool:
         try:
             path = self.folder / entry["file"]
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             if array.dtype != np.float32 or len(array) != entry["n_clips"]:
                 return False
-            return "sha256" not in entry or sha256(path) == entry["sha256"]  # older: no digest
+            known = by_content and "sha256" in entry  # an earlier version recorded none
+            return not known or sha256(path) == entry["sha256"]
         except (OSError, ValueError, EOFError, KeyError, TypeError):
             return False
 
