@@ -70,7 +70,7 @@ def test_both_versions_start_from_the_same_losses_also_with_further_sizes():
     clips, images = build_batches((48, 2, 8, 2))
     plain, ours = PlainSteps(clips, images).losses(), OurSteps(clips, images, "fp32", 0).step_1()
     for name, loss in zip(("utility", "budget"), plain, strict=True):
-        # a value that rounds to the next of 256 levels moves an untrained f_T's loss by a thousandth
+        # one value that rounds to the next of 256 levels moves an untrained f_T's loss
         assert ours[f"step1/{name}"] == pytest.approx(loss.item(), rel=1e-2)
     assert batch_sizes(112, SIZES, whole_clips=False) == (112, 2, 16, 4)
     assert batch_sizes(224, SIZES, whole_clips=False) == (224, 1, 8, 2), "about as many pixels"
