@@ -18,8 +18,9 @@ from aux_code.parameters import CommonParams
 log = logging.getLogger(__name__)
 
 CHEAP_SECONDS = 600
-_NUMBERS = ("", *(f"_{n}" for n in range(2, 100)))
 """A finished training of up to ten minutes is replaced without asking."""
+_NUMBERS = ("", *(f"_{n}" for n in range(2, 100)))
+"""Of the files of states that were set aside."""
 
 
 def is_finished(output: Path, state: Path, made_of: Recipe, params: CommonParams) -> bool:
@@ -40,7 +41,8 @@ def is_finished(output: Path, state: Path, made_of: Recipe, params: CommonParams
     unfinished = state.is_file()
     if params.resume:
         if not unfinished and not output.is_file():
-            for aside in sorted(state.parent.glob(f"{state.stem}.set_aside*{state.suffix}")):
+            found = state.parent.glob(f"{state.stem}.set_aside*{state.suffix}")
+            for aside in sorted(found) if is_main() else ():
                 log.warning("begins anew: %s was set aside; rename it to %s", aside, state.name)
             return False
         found = differences(record_of(state if unfinished else output), made_of)
