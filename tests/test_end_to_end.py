@@ -176,7 +176,7 @@ def test_an_interruption_names_the_command_that_goes_on(folder: Path, tmp_path: 
     options = {"env": os.environ | roots, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, ROOT / "reproduce.py", *RAW]
     process = subprocess.Popen(command, **options, start_new_session=True)
-    assert "steps, " in process.stderr.readline()
+    assert "at scale" in process.stderr.readline() and "steps, " in process.stderr.readline()
     assert "start " in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     text = process.communicate(timeout=120)[1]

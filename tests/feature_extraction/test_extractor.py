@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from aux_code.artefacts import sha256
 from aux_code.checkpoints import read_json
 from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
 from feature_extraction import extractor
@@ -213,7 +214,8 @@ def test_videos_share_batches_and_keep_their_features(tmp_path):
         assert np.array_equal(a, b)
     a, b = (read_json(tmp_path / folder / "manifest.json") for folder in "ab")
     expected = {"file": "v33.npy", "n_frames": 33, "n_clips": 2, "fps": 25.0, "status": "complete"}
-    assert a == b and a["videos"]["v33"] == expected | {"source": source_of(videos[1].path)}
+    expected |= {"source": source_of(videos[1].path), "sha256": sha256(tmp_path / "a" / "v33.npy")}
+    assert a == b and a["videos"]["v33"] == expected
 
 
 @pytest.mark.parametrize("name, codec", [("h.mp4", "libx264"), ("v.webm", "libvpx-vp9")])
