@@ -16,7 +16,6 @@ from pathlib import Path
 if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
 from torch import nn
 
 from anonymization_training.minimax import Networks, build_updaters, minimax_step, step_utility
@@ -50,11 +49,12 @@ def main(argv: list[str] | None = None) -> None:
     """Builds; minimax epochs, settling of f_T, last validation; saves."""
     params = parse(TRAIN_ANONYMIZER, argv, __doc__)
     recipe, folder = made_of(params), run_folder(params, "train_anonymizer")
+    data = load_training_data(params)
+    loaded = load_networks(params, data.train.num_classes)  # refused before anything is written
     if is_finished(folder / OUTPUT, folder / STATE, recipe, params):
         return
     run = start_run(params, "train_anonymizer")
-    data = load_training_data(params)
-    networks = load_networks(params, run.device, data.train.num_classes)
+    networks = Networks(*(prepare_for_training(network, run.device) for network in loaded))
     players = {"fa": networks.fa, "ft": networks.ft, "fb": networks.fb}
     updaters = build_updaters(networks, params, run.device)
     stateful = players | {f"updater_{name}": u for name, u in updaters._asdict().items()}
@@ -86,8 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     loop.finish(OUTPUT, players, metrics, quality)
 
 
-def load_networks(params: TrainAnonymizerParams, device: torch.device, n_classes: int) -> Networks:
-    """The players from their checkpoints; with distillation the untouched f_T as teacher.
+def load_networks(params: TrainAnonymizerParams, n_classes: int) -> list[nn.Module]:
+    """f_A, f_T, f_B from their checkpoints; with distillation the untouched f_T as teacher.
 
     Raises:
         UserError: an f_T that does not have `n_classes` outputs or takes other clips, or an f_B
@@ -104,7 +104,7 @@ def load_networks(params: TrainAnonymizerParams, device: torch.device, n_classes
     loaded = [fa, ft, fb]
     if params.distillation_weight:
         loaded.append(load_utility(files["init_ft"]).requires_grad_(False))
-    return Networks(*(prepare_for_training(network, device) for network in loaded))
+    return loaded
 
 
 def validate_and_keep_best(

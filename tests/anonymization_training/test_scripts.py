@@ -299,6 +299,9 @@ def test_a_state_goes_on_with_what_it_was_made_of_and_nothing_else(
     refuse(lambda: train("mine", *resume, "--omega", "0.5"), changed, capsys)
     torch.save(load_checkpoint(copies["init_ft"]) | {"epoch": 99}, copies["init_ft"])
     refuse(lambda: train("mine", *resume), ["init_ft: another file"], capsys)
+    wrong = naming(copies | {"init_fb": copies["init_fa"]})
+    refuse(lambda: train("mine", *wrong), ["fa_recon.pth"], capsys)
+    assert (parameters.parent / STATE).is_file(), "a wrong file moves no state"
     assert read_json(parameters) == described
     train("mine", "--resume")  # equal files under other names are the same inputs
     refuse(lambda: train("mine", *resume), ["last.pth", "init_ft: another file"], capsys)
