@@ -109,6 +109,7 @@ def evaluate_checkpoint(params: MgfnParams, run: Run) -> None:
     check_detector(source, loaded.meta.get("features") or {}, path)
     videos = label_videos(params, source)
     test = load_videos(source, [truth.name for truth in videos.test], params.memory_limit_gib)
+    run.write_parameters(params)
     scores = score_videos(loaded.net.to(run.device), test, run.device, params.clips_per_pass)
     protocols = {"checkpoint": {**frame_metrics(scores, videos.test), "epoch": loaded.epoch}}
     inputs = describe_inputs({"checkpoint": path, "manifest": source.location})

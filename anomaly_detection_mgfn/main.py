@@ -74,6 +74,7 @@ def train(params: MgfnParams) -> dict[str, Any]:
     training = MilTraining(params, net, run, folder, recipe)
     videos = label_videos(params, source)
     data = load_training_data(params, source, videos, run.device)
+    run.write_parameters(params)
     training.train(data)
     content = evaluate_choices(training, data, source, videos)
     training.state.finish()

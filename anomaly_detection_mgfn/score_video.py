@@ -84,6 +84,7 @@ def score_command(params: MgfnParams) -> int:
     check_detector(source, networks.features, params.checkpoint)
     paths = video_paths(params, source)
     features = load_videos(source, list(paths), params.memory_limit_gib)
+    run.write_parameters(params)
     net = loaded.net.to(run.device)
     clip_scores = score_videos(net, features, run.device, params.clips_per_pass)
     folders = result_folders(output, features.names)

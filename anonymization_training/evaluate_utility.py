@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         videos = Ucf101(config.UCF101_ROOT, train=False)
         require_fitting(ft, params, videos.num_classes, f"--checkpoint {params.checkpoint}")
         ft, anonymizer = ft.to(run.device), anonymizer.to(run.device)
+        run.write_parameters(params)
         paths = [video.path for video in videos]
         people = find_people(params, paths, run.device) if anonymizer.requires_boxes else None
         cache = DecodedCache(0)

@@ -57,6 +57,7 @@ class StepLoop:
         self.interrupt, self.last_step, self.names = InterruptRequest(), 0, []
 
     def __enter__(self) -> "StepLoop":
+        self.run.write_parameters(self.params)
         self.interrupt.__enter__()
         return self
 

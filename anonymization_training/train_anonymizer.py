@@ -49,11 +49,11 @@ def main(argv: list[str] | None = None) -> None:
     """Builds; minimax epochs, settling of f_T, last validation; saves."""
     params = parse(TRAIN_ANONYMIZER, argv, __doc__)
     recipe, folder = made_of(params), run_folder(params, "train_anonymizer")
-    data = load_training_data(params)
-    loaded = load_networks(params, data.train.num_classes)  # refused before anything is written
     if is_finished(folder / OUTPUT, folder / STATE, recipe, params):
         return
     run = start_run(params, "train_anonymizer")
+    data = load_training_data(params)
+    loaded = load_networks(params, data.train.num_classes)
     networks = Networks(*(prepare_for_training(network, run.device) for network in loaded))
     players = {"fa": networks.fa, "ft": networks.ft, "fb": networks.fb}
     updaters = build_updaters(networks, params, run.device)

@@ -44,6 +44,13 @@ class Run:
 
         return SummaryWriter(str(config.LOGS_ROOT / self.run_id))
 
+    def write_parameters(self, params: CommonParams) -> None:
+        """Rank 0 writes the resolved parameters to the folder. A script calls it once it has read
+        all its inputs, so that those of a refused run replace no others."""
+        if distributed.is_main():
+            resolved = {"stage": self.stage, **asdict(params), "run_id": self.run_id}
+            write_json(self.folder / f"params_{self.stage}.json", resolved)
+
 
 class _NoWriter:
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -136,8 +143,7 @@ def run_folder(params: CommonParams, stage: str) -> Path:
 
 
 def start_run(params: CommonParams, stage: str) -> Run:
-    """Makes the run's folder, writes the resolved parameters to it, seeds every generator and
-    chooses the device.
+    """Seeds every generator and chooses the device; writes nothing.
 
     A script that can resume asks `training_state.is_finished` before, which may refuse the run.
 
@@ -145,16 +151,12 @@ def start_run(params: CommonParams, stage: str) -> Run:
         UserError: `--device cuda` without a GPU.
     """
     folder = run_folder(params, stage)
-    run_id = folder.name
-    if distributed.is_main():
-        resolved = {"stage": stage, **asdict(params), "run_id": run_id}
-        write_json(folder / f"params_{stage}.json", resolved)
     seed_everything(params.seed)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
     device = distributed.own_device(choose_device(params.device))
     log.info("running on %s", device)
-    return Run(run_id, stage, folder, device)
+    return Run(folder.name, stage, folder, device)
 
 
 def seed_everything(seed: int) -> None:

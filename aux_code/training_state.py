@@ -24,10 +24,9 @@ _NUMBERS = ("", *(f"_{n}" for n in range(2, 100)))
 
 
 def is_finished(output: Path, state: Path, made_of: Recipe, params: CommonParams) -> bool:
-    """Whether a script has nothing to do; call it before the run's folder is written to.
+    """Whether a script has nothing to do; asked before anything is loaded, writes nothing.
 
     With --resume an unfinished state goes on, and a finished output stays, if made by this recipe.
-    Without it an unfinished state is set aside, so that no later --resume takes it.
 
     Args:
         output: the checkpoint or results JSON that a finished run leaves.
@@ -51,16 +50,17 @@ def is_finished(output: Path, state: Path, made_of: Recipe, params: CommonParams
         if not unfinished:
             log.info("%s is complete; nothing to resume", output)
         return not unfinished
-    if not is_main():  # rank 0 moves and refuses; the others would look while it does
-        return False
-    if unfinished:
-        places = [state.with_name(f"{state.stem}.set_aside{n}{state.suffix}") for n in _NUMBERS]
-        aside = next((path for path in places if not path.exists()), places[-1])
-        state.replace(aside)
-        log.info("%s was not finished; it is kept as %s", state, aside.name)
-    elif output.is_file() and not params.overwrite:
+    if output.is_file() and not unfinished and not params.overwrite:
         _refuse_costly(output, made_of)
     return False
+
+
+def _set_aside(state: Path) -> None:
+    """Renames an unfinished state, so that no later --resume takes it."""
+    places = [state.with_name(f"{state.stem}.set_aside{n}{state.suffix}") for n in _NUMBERS]
+    aside = next((path for path in places if not path.exists()), places[-1])
+    state.replace(aside)
+    log.info("%s was not finished; it is kept as %s", state, aside.name)
 
 
 def _other_recipe(path: Path, found: list[str]) -> str:
@@ -133,8 +133,16 @@ class TrainingState:
 
     def restore(self, resume: bool) -> dict[str, Any] | None:
         """Loads the saved state if `resume` and there is one; its position, or None for a fresh
-        start. A state that was made of something else is a UserError."""
-        if not resume or not self.path.is_file():
+        start, which sets an unfinished state aside. A script calls it once its inputs are read.
+
+        Raises:
+            UserError: the state was made of something else.
+        """
+        if not self.path.is_file():
+            return None
+        if not resume:
+            if is_main():
+                _set_aside(self.path)
             return None
         saved = load_checkpoint(self.path)
         if "made_of" not in saved:

@@ -78,6 +78,7 @@ def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
     header["utility"] |= {"arch": utility.architecture["arch"]}
 
     with FeatureFolder(output_folder(params, inputs), header, params.overwrite) as folder:
+        run.write_parameters(params)
         todo = folder.left(videos)
         for video in todo:  # of another source perhaps: a kill must not leave them as this one's
             (folder.folder / f"{video.name}.npy").unlink(missing_ok=True)

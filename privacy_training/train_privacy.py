@@ -81,6 +81,7 @@ def attack_once(params: PrivacyParams) -> dict:
     state.stateful = {"net": attack.net, "optimizer": attack.optimizer}
     if attack.averaged is not None:
         state.stateful["averaged"] = attack.averaged
+    run.write_parameters(params)
     if position := state.restore(params.resume):
         attack.history = position["history"]
     run_attack(attack, splits, state)

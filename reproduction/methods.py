@@ -145,6 +145,10 @@ CONTROL_TABLE = (
     *(m.name for m in _FURTHER_CONTROLS),
 )
 """Rows of `--table controls`, by method name: what learned nothing, or lacks a part of a method."""
+UNLEARNED = tuple(m.name for m in METHODS.values() if m.name.startswith(("downsample", "mosaic")))
+"""Rows whose frames lose detail in a fixed way, everywhere: the unlearned curve."""
+LEARNED = ("spact", "ted_spad", "ted_spad_plus")
+"""Rows that are compared with that curve."""
 CONTROL_ATTACKERS = {
     "ted_spad_plus": (NOISE_FREE_ATTACKER, INVERTING_ATTACKER), "ted_spad": (INVERTING_ATTACKER,),
     "spact": (INVERTING_ATTACKER,), "mosaic4_grey_noise0.05": (NOISE_FREE_ATTACKER,),

@@ -15,7 +15,15 @@ from aux_code.reporting import published
 from aux_code.reporting.published import DATASET_LABELS, HEADLINE_METRIC, relative_change
 from aux_code.reporting.table import MISSING, Table, percent
 from aux_code.series import mean_and_deviation
-from reproduction.methods import ABLATION_TABLES, CONTROL_TABLE, DATASETS, METHODS, TABLE_1
+from reproduction.methods import (
+    ABLATION_TABLES,
+    CONTROL_TABLE,
+    DATASETS,
+    LEARNED,
+    METHODS,
+    TABLE_1,
+    UNLEARNED,
+)
 from reproduction.plan import STAGES, Step
 from reproduction.results import Results
 from reproduction.runner import Timings, clock
@@ -81,7 +89,8 @@ def paper_table(results: Results, number: str) -> Table:
         return method_table("Table 1: Feature-level leakage", results, TABLE_1, columns, notes)
     if number == "controls":
         columns = [column._replace(paper={}) for column in main_columns(results)[:3]]
-        return method_table("Controls", results, CONTROL_TABLE, columns)
+        notes = [unlearned_note(results, name) for name in LEARNED]
+        return method_table("Controls", results, CONTROL_TABLE, columns, notes)
     columns = ablation_columns(number, results.preset)
     title = f"Table {number}: {published.ABLATION_TITLES[number]}"
     return method_table(title, results, ABLATION_TABLES[number], columns)
@@ -215,6 +224,22 @@ def _within_deviation(results: Results, metric: str, low: str, high: str) -> boo
     first, second = results.by_seed(low, metric), results.by_seed(high, metric)
     values = mean_and_deviation(second[seed] - first[seed] for seed in first if seed in second)
     return values["deviation"] is not None and abs(values["mean"]) < values["deviation"]
+
+
+def unlearned_note(results: Results, name: str) -> str:
+    """A sentence on where a row stands to the curve of those that learn nothing, or nothing."""
+    auc, cmap = (results.mean(name, metric) for metric in ("ucf_crime:auc", "cmap"))
+    values = {
+        METHODS[other].label: (results.mean(other, "ucf_crime:auc"), results.mean(other, "cmap"))
+        for other in UNLEARNED
+    }
+    known = {label: own for label, own in values.items() if None not in own}
+    if None in (auc, cmap) or not known:
+        return ""
+    as_good = {label: leaked for label, (found, leaked) in known.items() if found >= auc}
+    less = [label for label, leaked in as_good.items() if leaked <= cmap]
+    text = f"{METHODS[name].label}, of {len(known)} unlearned rows: {len(as_good)} detect as much"
+    return f"{text}, {len(less)} of these leak no more{': ' * bool(less)}{', '.join(less)}."
 
 
 def measurement_note(results: Results) -> str:

@@ -124,8 +124,9 @@ def test_what_is_restored_continues_exactly_and_without_resume_the_start_is_fres
     train(net, optimizer, range(3, 6))
     resumed, other, other_optimizer = training(tmp_path, weights_seed=1)
     before = detached_copy(other)
-    assert resumed.restore(False) is None and is_as(other, before)
-    assert resumed.restore(True) == position
+    assert resumed.restore(True) == position and not is_as(other, before)
+    fresh, third, _ = training(tmp_path, weights_seed=1)
+    assert fresh.restore(False) is None and is_as(third, before) and not state.path.exists()
     train(other, other_optimizer, range(3, 6))
     assert is_as(other, net.state_dict()) and not is_as(other, before)
 
@@ -183,9 +184,10 @@ def test_with_resume_complete_means_a_result_of_this_recipe_and_no_state(tmp_pat
     with pytest.raises(UserError, match=r"last.pth was made of .*epochs: 3, now 4.*--run_id"):
         ask(tmp_path, resume=True, epochs=4)
     state.save({"step": 1})
-    assert not ask(tmp_path) and not state.path.exists(), "a fresh start"
+    assert not ask(tmp_path) and state.path.exists(), "inputs may yet be refused"
+    state.restore(False)
     state.save({"step": 2})
-    assert not ask(tmp_path)
+    state.restore(False)
     for name, step in (("state.set_aside.pth", 1), ("state.set_aside_2.pth", 2)):
         assert load_checkpoint(tmp_path / name)["position"] == {"step": step}
     (tmp_path / "last.pth").unlink()

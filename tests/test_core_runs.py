@@ -70,12 +70,14 @@ def test_a_run_has_a_folder_with_its_parameters_and_seeds_every_generator(tmp_pa
     for name in ("SAVED_MODELS_ROOT", "LOGS_ROOT"):
         monkeypatch.setattr(config, name, tmp_path / name)
     threads = torch.get_num_threads()
-    run = start_run(CommonParams(preset="miniature", seed=3, device="cpu", n_threads=1), "train_x")
+    params = CommonParams(preset="miniature", seed=3, device="cpu", n_threads=1)
+    run = start_run(params, "train_x")
     first = draws()
     assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
     assert run.folder == config.SAVED_MODELS_ROOT / "train_x_miniature"
-    assert run.device.type == "cpu"
+    assert run.device.type == "cpu" and not run.folder.exists()
+    run.write_parameters(params)
     saved = json.loads((run.folder / "params_train_x.json").read_text())
     expected = {"seed": 3, "run_id": "train_x_miniature", "stage": "train_x"}
     assert expected.items() <= saved.items()

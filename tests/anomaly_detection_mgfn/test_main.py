@@ -136,6 +136,7 @@ def test_weights_that_do_not_fit_are_named(run, tmp_path):
         save_checkpoint(path, content)
         with pytest.raises(UserError, match=words):
             run("--eval_only", "--checkpoint", path)
+    assert not config.SAVED_MODELS_ROOT.exists(), "nothing was accepted"
 
 
 def test_wrong_usage_is_named(run):

@@ -25,6 +25,7 @@ from aux_code import config
 from aux_code.artefacts import differences, is_current, record_of, sha256
 from aux_code.checkpoints import load_checkpoint, read_json
 from aux_code.datasets.digest import dataset_digest
+from aux_code.errors import UserError
 from aux_code.model_loaders import (
     load_anonymizer,
     load_budget,
@@ -260,6 +261,21 @@ def test_an_initialisation_of_no_epochs_hands_given_weights_on(inits, artifacts,
         for name, value in load_checkpoint(given)[role].items():
             assert torch.equal(written[role][name], value), (role, name)
     assert capsys.readouterr().out.count(": not trained") == 2
+
+
+@pytest.mark.parametrize("script", [init_anonymizer, init_utility, init_privacy])
+def test_what_an_initialisation_refuses_leaves_its_folder_as_it_was(script, inits, artifacts):
+    """A state of days and the parameters beside it, when a file is mistyped."""
+    folder = artifacts / "saved_models" / "mine"
+    folder.mkdir(parents=True)
+    name = script.__name__.rsplit(".", 1)[-1]
+    kept = {script.STATE: b"a state", f"params_{name}.json": b"{}"}
+    for file, content in kept.items():
+        (folder / file).write_bytes(content)
+    wrong = inits["init_fa" if script is init_privacy else "init_fb"]
+    with pytest.raises(UserError, match=wrong.name):
+        script.main([*TINY, "--run_id", "mine", "--init_weights", str(wrong)])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
 
 
 def test_without_held_out_videos_accuracies_are_the_test_lists_and_named_so(train, capsys):

@@ -107,6 +107,8 @@ def test_folder_to_features_as_the_planner_sees_it(tmp_path, weights, run, capsy
     assert progress(params, cpu) == "resumes" and _manifest(tmp_path) == manifest
     with pytest.raises(UserError, match="size: 48, now 32.*--overwrite"):
         run(tmp_path, "--size", 32)
+    written = tmp_path / "artifacts" / "dali_extraction_miniature" / "params_dali_extraction.json"
+    assert json.loads(written.read_text())["size"] == 48
     assert run(tmp_path, "--size", 32, "--overwrite") == 0
     assert _manifest(tmp_path)["size"] == 32 and not before.items() & _times(tmp_path).items()
 

@@ -304,4 +304,8 @@ def test_weights_that_do_not_fit_are_refused_at_once(refused, checkpoint_of, mon
     path = checkpoint_of("fb", load_fb_model("small", ssl=True))
     early = Mock(side_effect=AssertionError("images were released first"))
     monkeypatch.setattr(train_privacy, "attack_splits", early)
+    folder = config.SAVED_MODELS_ROOT / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "privacy_state.pth").write_bytes(b"of days")
     refused("does not fit", "--attacker", attacker, "--attacker_weights", path)
+    assert [path.name for path in folder.iterdir()] == ["privacy_state.pth"]

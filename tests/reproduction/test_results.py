@@ -279,6 +279,18 @@ def test_tables_say_whether_the_order_agrees():
         assert expected in note and bool(note) == bool(expected) and agrees == (" of " not in note)
 
 
+def test_the_table_of_controls_says_which_rows_lie_outside_the_unlearned_curve():
+    """A row lies inside if one that learned nothing detects as much and leaks no more."""
+    cells = {"raw": (0.8, 0.95), "spact": (0.7, 0.9), "ted_spad": (0.6, 0.9)}
+    unlearned = {"mosaic2": (0.75, 0.93), "mosaic3": (0.65, 0.9), "mosaic12": (0.4, 0.7)}
+    table = tables.paper_table(measured(**cells, **unlearned), "controls")
+    same = "of 3 unlearned rows: 2 detect as much, {} of these leak no more{}."
+    assert table.notes == (
+        f"SPAct (ω = 0), {same.format(1, ': Unlearned: colour, 1/3')}",
+        f"TeD-SPAD, {same.format(0, '')}",
+    )
+
+
 def test_a_difference_smaller_than_the_seeds_is_called_so_and_a_row_with_fewer_seeds_is_named():
     cells = {"raw": (0.8, 0.9), "spact": (0.6, 0.9), "ted_spad": (0.5, 0.91)}
     for seed, shift in ((0, 0.04), (1, -0.03)):
