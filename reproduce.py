@@ -78,6 +78,9 @@ class ReproduceParams:
     """Names of steps (see --dry_run) to run again although they are done; `all` for all."""
     overwrite: bool = False
     """Let the steps replace results of other parameters or inputs that took over ten minutes."""
+    allow_missing: bool = False
+    """Let stage 4 go on although more than 1 % of a row's test videos failed in the extraction; all
+    rows are then scored on the videos that all of them have."""
     show_raw: bool = False
     """Let the report show real images and frames as they were before anonymization, too."""
 

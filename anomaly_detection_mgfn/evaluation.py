@@ -141,7 +141,8 @@ def write_results(params: MgfnParams, run: Run, found: Evaluated) -> dict[str, A
     content = {
         "dataset": label, "run_id": params.run_id,
         "frames_per_feature": truths[0].frames_per_feature, "protocols": found.protocols,
-        "missing_videos": found.videos.missing, **found.made_of,
+        "missing_videos": found.videos.missing,
+        "n_test_videos": found.videos.n_test_videos, **found.made_of,
         "per_category": category_metrics(clip_scores, truths),
         "false_alarm_rate": false_alarm_rate(clip_scores, truths, params.threshold),
         "false_alarm_threshold": params.threshold,

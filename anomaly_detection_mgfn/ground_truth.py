@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anomaly_detection_mgfn.feature_bags import FeatureSource
+from aux_code.datasets.lists import MAX_MISSING_SHARE, some_of
 from aux_code.datasets.surveillance import frame_labels, load_surveillance
 from aux_code.datasets.surveillance_types import SurveillanceDataset, SurveillanceVideo
 from aux_code.errors import UserError
@@ -54,15 +55,20 @@ class LabelledVideos(NamedTuple):
     test: list[VideoTruth]
     missing: dict[str, str]
     """Videos that extraction reported as failed: name -> reason. They count in no metric."""
+    n_test_videos: int
+    """Those that the list has, failed ones too."""
 
 
-def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> LabelledVideos:
+def match_videos(
+    dataset: str, source: FeatureSource, training: bool = True, allow_missing: bool = False
+) -> LabelledVideos:
     """Brings a data set's lists and annotations together with features, by name; without
     `training` its training videos are not needed, and `train` is empty.
 
     Raises:
-        UserError: a listed video has neither features nor a recorded failure; only one class in
-            training; no test video of one of the classes.
+        UserError: a listed video has neither features nor a recorded failure; more than 1 % of the
+            test videos failed, unless `allow_missing`; only one class in training; no test video of
+            one of the classes.
     """
     data = load_surveillance(dataset)
     failed = source.manifest.get("failed", {})
@@ -77,6 +83,11 @@ def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> 
     missing = {name: failed[name] for name in without}
     for name, reason in missing.items():
         log.warning("no features of %s: %s", name, reason)
+    untested = [video.name for video in data.test if video.name in missing]
+    if len(untested) > MAX_MISSING_SHARE * len(data.test) and not allow_missing:
+        named = some_of(f"of {len(data.test)} test videos failed", untested)[0]
+        remedy = "mend them and run the extraction again, or go on without them: --allow_missing"
+        raise UserError(f"{source.location}: {named}; {remedy}")
     train, test = (
         [v for v in listed if v.split == split and v.name in source.entries]
         for split in ("train", "test")
@@ -90,7 +101,7 @@ def match_videos(dataset: str, source: FeatureSource, training: bool = True) -> 
     if not any(t.positives.any() for t in truths) or not any(t.negatives.any() for t in truths):
         path = _list_file(data, "test")
         raise UserError(f"{path}: the test videos need anomalous and normal frames; check them")
-    return LabelledVideos(train, truths, missing)
+    return LabelledVideos(train, truths, missing, len(data.test))
 
 
 def _list_file(data: SurveillanceDataset, split: str) -> Path:

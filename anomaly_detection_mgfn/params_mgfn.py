@@ -86,6 +86,9 @@ class MgfnParams(PersonBoxParams, CommonParams):
     memory_limit_gib: float = free(16.0)
     """Features above this size are kept in a memory-mapped temporary file (ours), GiB."""
 
+    allow_missing: bool = free(False)
+    """Train and evaluate although more than 1 % of the test videos failed in the extraction."""
+
     seeds: tuple[int, ...] = free(())
     """Train with each of these, in runs <run_id>_s<seed>, and write mean and deviation (ours)."""
 

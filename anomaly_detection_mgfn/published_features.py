@@ -169,7 +169,7 @@ def match_lists(params: MgfnParams, source: FeatureSource) -> LabelledVideos:
     if train and {video.label for video in labelled} != {0, 1}:
         raise UserError(f"{params.features_list[0]}: training needs normal and anomalous videos")
     truths = read_ground_truth(params, source, [annotated.label(video, "test") for video in test])
-    return LabelledVideos(labelled, truths, {})
+    return LabelledVideos(labelled, truths, {}, len(truths))
 
 
 class _Annotations:

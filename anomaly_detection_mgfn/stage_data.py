@@ -58,7 +58,7 @@ def label_videos(params: MgfnParams, source: FeatureSource) -> LabelledVideos:
     """Labels and frames from the data set's annotations, or as published with lists of features."""
     if params.features_list:
         return match_lists(params, source)
-    return match_videos(params.dataset, source, training=not params.eval_only)
+    return match_videos(params.dataset, source, not params.eval_only, params.allow_missing)
 
 
 def load_training_data(

@@ -160,6 +160,7 @@ class PlanSettings:
     feature_level: tuple[str, ...] = ()  # methods whose f_T features are attacked too (Table 1)
     controls: bool = False  # whether the attackers of `--table controls` attack, too
     render_seed: int | None = None  # of the miniature's data; None: each seed has its own
+    allow_missing: bool = False  # of main.py
 
 
 def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSettings:
@@ -183,7 +184,7 @@ def plan_settings(params: Any, n_jobs: int, tables: tuple[str, ...]) -> PlanSett
     weights = [str(Path(w).absolute()) if Path(w).is_file() else w for w in given]
     attacked = rows.TABLE_1 if "1" in tables else ()
     common = (params.preset, datasets, machine, environment, *weights)
-    asked = ("controls" in tables, params.render_seed)
+    asked = ("controls" in tables, params.render_seed, params.allow_missing)
     return PlanSettings(*common, frozenset(partial), attacked, *asked)
 
 
@@ -387,8 +388,9 @@ class _SeedPlan:
             outputs=(folder / "manifest.json",),
         )  # fmt: skip
         of_row = (self.prefix, self.seed, name, dataset)
+        incomplete = ("--allow_missing",) if self.settings.allow_missing else ()
         self._add(
-            "main", name, (*of_set, "--features", str(folder)), [extraction],
+            "main", name, (*of_set, "--features", str(folder), *incomplete), [extraction],
             method=name, name=f"anomaly_{dataset}_{run}",
             outputs=(anomaly_result(*of_row), anomaly_scores(*of_row)),
             state=config.SAVED_MODELS_ROOT / run / f"mgfn_{dataset}" / "state.pth",

@@ -77,7 +77,7 @@ class MethodResult:
         return run_prefix(self.preset, self.render_seed)
 
     @property
-    def _draw_seed(self) -> int:
+    def draw_seed(self) -> int:
         """The same for results of the same test items."""
         rendering = self.seed if self.render_seed is None else self.render_seed
         return rendering if self.preset == "miniature" else 0
@@ -102,19 +102,24 @@ class MethodResult:
     def _drawn(self, metric: str) -> tuple[list[str], np.ndarray] | None:
         if metric == "cmap":
             found = self._predictions()
-            drawn = found and (len(found[0]), N_DRAWS, self._draw_seed)
+            drawn = found and (len(found[0]), N_DRAWS, self.draw_seed)
             return found and (found[0], bootstrap(*drawn, cmap_of(*found[1:])))
         dataset, _, area = metric.partition(":")
-        scores = self._clip_scores(dataset, self.protocol)
-        content = self.detection.get(dataset, {})
-        videos = content.get("videos", [])
-        if not videos or {video["name"] for video in videos} - scores.keys():
+        scored = self.scored_videos(dataset)
+        if not scored:
             return None
-        names = [video["name"] for video in videos]
-        per_clip = content["frames_per_feature"]
-        scored = [_scored(video, scores[video["name"]], per_clip) for video in videos]
-        areas = bootstrap(len(names), N_DRAWS, self._draw_seed, areas_of(scored))
+        areas = bootstrap(len(scored), N_DRAWS, self.draw_seed, areas_of(scored))
+        names = [video["name"] for video in self.detection[dataset]["videos"]]
         return names, areas[("auc", "ap").index(area)]
+
+    def scored_videos(self, dataset: str) -> list[ScoredVideo]:
+        """The test videos of `detection`, in its order; none without the file of their scores."""
+        content, scores = self.detection.get(dataset, {}), self._clip_scores(dataset, self.protocol)
+        videos = content.get("videos", [])
+        if {video["name"] for video in videos} - scores.keys():
+            return []
+        per_clip = content.get("frames_per_feature")
+        return [_scored(video, scores[video["name"]], per_clip) for video in videos]
 
     def _clip_scores(self, dataset: str, protocol: str = "validation") -> dict[str, np.ndarray]:
         """Test video -> (n_clips,) of a protocol; empty without the file."""
@@ -233,6 +238,8 @@ def collect_results(
         if _read_into(result):
             by_method.setdefault(name, []).append(result)
     results = Results(preset, seeds, protocol, seconds, by_method, render_seed)
+    for dataset in DATASETS:
+        _score_common_videos([result for result in results if dataset in result.detection], dataset)
     raw = results.by_seed("raw", "cmap")
     for result in (result for result in results if result.attacks):
         chance = result.attacks[0].content["chance"]["cmap"]
@@ -268,6 +275,25 @@ def _read_into(result: MethodResult) -> bool:
             result.values[f"{dataset}:false_alarm_rate"] = content.get("false_alarm_rate")
             result.values |= {f"{dataset}:auc:{n}": own.get("auc") for n, own in categories.items()}
     return bool(result.values)
+
+
+def _score_common_videos(found: Iterable[MethodResult], dataset: str) -> None:
+    """Where rows lack different test videos: AUC and AP of all rows on those that all have."""
+    by_items: dict[int, list[MethodResult]] = {}
+    for result in found:
+        by_items.setdefault(result.draw_seed, []).append(result)
+    for rows in by_items.values():
+        of_rows = [{video["name"] for video in row.detection[dataset]["videos"]} for row in rows]
+        common = set.intersection(*of_rows)
+        for row, names in zip(rows, of_rows, strict=True):
+            if names == common:
+                continue
+            content = row.detection[dataset]
+            kept = [video for video in content["videos"] if video["name"] in common]
+            row.detection[dataset] = {**content, "videos": kept}
+            scored = row.scored_videos(dataset)
+            areas = areas_of(scored)(np.ones((1, len(scored)))) if scored else [[None], [None]]
+            row.values |= {f"{dataset}:{name}": own[0] for name, own in zip(("auc", "ap"), areas)}
 
 
 def _content(path: Path, protocol: str) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Runs steps as processes, several at once, each after those it needs; keeps what each one took."""
 
 import fcntl
+import logging
 import math
 import os
 import shutil
@@ -21,6 +22,8 @@ from aux_code.errors import UserError
 from aux_code.training_state import CHEAP_SECONDS
 from reproduction.plan import STAGES, Progress, Step, progress_of
 from reproduction.processes import Command, ForkedProcess, PlainProcess, stop
+
+log = logging.getLogger(__name__)
 
 DONE_STATUSES = (0, 3)
 """Exit statuses that leave usable outputs; 3: some inputs failed, and the log names them."""
@@ -160,10 +163,10 @@ class _Runner:
             took = self.timings.get(step.name, {}).get("seconds", math.inf)
             overwrite |= took <= CHEAP_SECONDS
         flags = step.flags("to do" if progress == "done" else progress, overwrite)
-        log = log_path(step)
-        log.write_text(step.shell_line(*flags) + "\n", encoding="utf-8")
+        log_file = log_path(step)
+        log_file.write_text(step.shell_line(*flags) + "\n", encoding="utf-8")
         environment, folder = {**os.environ, **step.environment}, str(config.REPOSITORY_ROOT)
-        command = Command(step.words(*flags), folder, str(log), environment, self.lock)
+        command = Command(step.words(*flags), folder, str(log_file), environment, self.lock)
         start = ForkedProcess if step.scale == "miniature" else PlainProcess
         return _Running(step, start(command), time.time())
 
@@ -233,7 +236,7 @@ def _reason(status: int, missing: list[str]) -> str:
 @contextmanager
 def _only_one_here() -> Iterator[Connection]:
     """A lock on ARTIFACT_ROOT that this process and its steps hold; a connection, since one of
-    these can be given to other processes."""
+    these can be given to other processes. NFS locks only what is open for writing."""
     path = config.LOGS_ROOT / "reproduce" / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with Connection(os.open(path, os.O_RDWR | os.O_CREAT)) as lock:
@@ -244,4 +247,7 @@ def _only_one_here() -> Iterator[Connection]:
                 "another reproduce.py (or a script it started) still works in "
                 f"{config.ARTIFACT_ROOT}; wait for it, end it, or set TED_SPAD_ARTIFACT_ROOT"
             ) from error
+        except OSError as error:  # a network disk without locks
+            text = "%s cannot be locked (%s): start no second reproduce.py for this folder"
+            log.warning(text, path, error.strerror)
         yield lock

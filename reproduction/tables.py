@@ -258,7 +258,8 @@ def measurement_note(results: Results) -> str:
 
 
 def _coverage(results: Results) -> str:
-    """How many test images and videos the values are of, where the results know it."""
+    """How many test images and videos the values are of, where the results know it: videos that
+    all rows have."""
     texts = {}
     for result in results:
         for content in (attack.content for attack in result.attacks):
@@ -266,9 +267,9 @@ def _coverage(results: Results) -> str:
                 n, lost = content["n_pictures"]["test"], len(content["unreadable"]["test"])
                 texts["vispr"] = f"{n} of {n + lost} test images of VISPR"
         for dataset, content in result.detection.items():
-            texts[dataset] = f"{len(content['videos'])} test videos of {DATASET_LABELS[dataset]}"
-            if lost := len(content.get("missing_videos", ())):
-                texts[dataset] += f" ({lost} listed videos have no features)"
+            n, listed = len(content["videos"]), content.get("n_test_videos")
+            number = f"{n} of {listed}" if listed else str(n)
+            texts[dataset] = f"{number} test videos of {DATASET_LABELS[dataset]}"
     return f"Measured on {', '.join(texts.values())}." if texts else ""
 
 

@@ -35,6 +35,19 @@ def test_labels_and_events_are_those_of_the_annotation_and_videos_without_featur
     videos = matched(small_set)
     assert videos.missing == {name: "cannot be decoded"}
     assert name not in {video.name for video in videos.train}
+    assert videos.n_test_videos == len(videos.test)
+
+
+def test_more_than_a_hundredth_of_failed_test_videos_ends_it_unless_allowed(small_set):
+    """Once two of eight were scored, and the AUC stood in a table beside those of eight."""
+    name, n_test = matched(small_set).test[0].name, matched(small_set).n_test_videos
+    del small_set.arrays[name]
+    small_set.write(failed={name: "torn"})
+    with pytest.raises(UserError, match=f"1 of {n_test} test videos failed: {name}; .*--allow_mis"):
+        matched(small_set)
+    source = open_feature_folder(small_set.features)
+    videos = match_videos(str(small_set.dataset), source, allow_missing=True)
+    assert len(videos.test) == n_test - 1 and videos.n_test_videos == n_test
 
 
 ONE_SIDED = [

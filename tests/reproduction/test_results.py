@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
@@ -249,10 +250,32 @@ def test_the_table_says_how_much_was_measured_and_by_which_protocol():
     assert collected(protocol="last").mean("raw", "cmap") == pytest.approx(0.81)
     with pytest.raises(UserError, match="_s0_raw.json has no protocol 'best_on_test'"):
         collected(protocol="best_on_test")
-    write_anomaly("raw", 0, "ucf_crime", 0.9, 0.8, missing_videos={"b": "torn"})
-    expected = "Measured on 7990 of 8000 test images of VISPR, 2 test videos of UCF-Crime "
-    expected += "(1 listed videos have no features)."
+    write_anomaly("raw", 0, "ucf_crime", 0.9, 0.8, n_test_videos=3)
+    write_anomaly("raw", 0, "xd_violence", 0.9, 0.8)  # of an earlier version
+    expected = "Measured on 7990 of 8000 test images of VISPR, 2 of 3 test videos of UCF-Crime, "
+    expected += "2 test videos of XD-Violence."
     assert expected in tables.paper_table(collected(), "8").notes
+
+
+def test_rows_that_lack_test_videos_are_compared_on_those_that_all_have():
+    """raw finds the event of a video that blur lacks, and misses half of the other one."""
+    events = {"a": [[0, 64]], "b": [[32, 96]], "normal": []}
+    scores = {"a": [0.9, 0.9, 0.1, 0.1], "b": [0.4, 0.5, 0.1, 0.6], "normal": [0.2] * 4}
+    labels, found = [0] * 32 + [1] * 64 + [0] * 160, scores["b"] + scores["normal"]
+    expected = roc_auc_score(labels, np.repeat(found, 32))
+    for seed, method, names in ((0, "raw", "a b normal"), (0, "blur", "b normal"), (1, "raw", "b")):
+        facts = {"n_frames": 128, "category": ""}
+        videos = [{"name": name, **facts, "events": events[name]} for name in names.split()]
+        auc = expected if method == "blur" else 0.99
+        write_anomaly(method, seed, "ucf_crime", auc, 0.5, videos=videos, n_test_videos=3)
+        own = {name: np.array(scores[name], np.float32) for name in names.split()}
+        np.savez(anomaly_scores("miniature", seed, method, "ucf_crime"), **own)
+    results = collected(seeds=(0, 1), methods=("raw", "blur"))
+    assert results.by_seed("raw", "ucf_crime:auc") == pytest.approx({0: expected, 1: 0.99})
+    assert results.by_seed("blur", "ucf_crime:auc")[0] == expected < 0.99
+    assert results.difference("blur", "ucf_crime:auc") == [0, 0]
+    shown = collected(methods=("raw", "blur"))
+    assert "2 of 3 test videos of UCF-Crime" in " ".join(tables.paper_table(shown, "8").notes)
 
 
 def test_tables_say_whether_the_order_agrees():

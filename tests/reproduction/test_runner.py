@@ -1,5 +1,7 @@
 """Steps run once, in order, several at a time; what failed or was interrupted goes on."""
 
+import errno
+import fcntl
 import io
 import os
 import signal
@@ -156,3 +158,19 @@ def test_a_second_run_on_the_same_artefacts_is_refused(make_step, artifacts):
         finally:
             holder.kill()
     assert run([make_step("a")])[0].done == ["a"]
+
+
+@pytest.mark.parametrize("answer", [errno.EBADF, errno.ENOLCK])
+def test_network_disks_lock_what_is_open_for_writing_or_nothing(
+    make_step, monkeypatch, caplog, answer
+):
+    """Their answers simulated: NFS to a read-only descriptor, and a disk that knows no locks."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        if answer == errno.ENOLCK or mode == os.O_RDONLY:
+            raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run([make_step("a")])[0].done == ["a"]
+    assert ("cannot be locked" in caplog.text) == (answer == errno.ENOLCK)
