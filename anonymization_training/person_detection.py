@@ -8,7 +8,7 @@ seed share them, and an interrupted detection goes on.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def detect_in_videos(people: PersonBoxes, videos: Sequence[Path], root: Path) ->
         except UnreadableMedia as error:
             log.warning("no people in a video that does not decode: %s", error)
     barrier()
-    rows: dict[str, dict[int, np.ndarray]] = {}
+    rows: dict[str, Mapping[int, np.ndarray]] = {}
     for file in files.values():
         if file.is_file():
             rows |= read_boxes(file)

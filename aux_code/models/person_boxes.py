@@ -6,7 +6,7 @@ Every stage opens them by `open_person_boxes`, so that the same people are hidde
 import logging
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class PersonBoxes:
 
     def __init__(
         self,
-        rows: dict[str, dict[int, np.ndarray]] | None = None,
+        rows: Mapping[str, Mapping[int, np.ndarray]] | None = None,
         detector: nn.Module | None = None,
         device: Device = "cpu",
         origin: dict[str, str] | None = None,

@@ -1,5 +1,7 @@
 """The fixed anonymizers and the person boxes."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,31 @@ def test_read_boxes(tmp_path):
     assert list(boxes["ä.jpg"]) == [0]
     with pytest.raises(UserError, match="nowhere.csv"):
         read_boxes(tmp_path / "nowhere.csv")
+
+
+def test_many_boxes_are_read_in_little_memory_in_any_order(tmp_path):
+    """As a detector's per-frame file of a whole data set: 100,000 rows."""
+    path, expected = tmp_path / "person_boxes.csv", {}
+    with open(path, "w") as file:
+        file.write("file,frame,x0,y0,x1,y1\n")
+        for i in range(100_000):
+            name, frame, box = (
+                f"video_{i // 500 % 50:03d}.mp4",
+                i * 7919 % 500,
+                (i % 90, 1, 99, 2.5),
+            )
+            file.write(f"{name},{frame},{','.join(map(str, box))}\n")
+            expected.setdefault(name, {}).setdefault(frame, []).append(box)
+    tracemalloc.start()
+    boxes = read_boxes(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * 100_000, f"{peak / 1e5:.0f} bytes a row; 200 MB for a million are allowed"
+    assert boxes.keys() == expected.keys()
+    for name in ("video_000.mp4", "video_049.mp4"):
+        assert len(boxes[name]) == len(expected[name]) and 500 not in boxes[name]
+        for frame, rows in boxes[name].items():
+            assert rows.tolist() == [list(box) for box in expected[name][frame]]
 
 
 @pytest.mark.parametrize("line, message", [
