@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from aux_code.datasets.decode import read_frames
+from aux_code.datasets.person_box_files import read_boxes
 from aux_code.datasets.transforms import evaluation_transform, transform_boxes
 from aux_code.model_loaders import apply_anonymizer, load_anonymizer, noise_keys
-from aux_code.models.obfuscation import Raw, read_boxes
+from aux_code.models.obfuscation import Raw
 from aux_code.reporting.figures import Strip
 
 log = logging.getLogger(__name__)

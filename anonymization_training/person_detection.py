@@ -17,9 +17,9 @@ import torch
 
 from aux_code import config
 from aux_code.datasets.decode import iterate_frames
+from aux_code.datasets.person_box_files import read_boxes, write_boxes
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.distributed import barrier, rank, world_size
-from aux_code.models.obfuscation import read_boxes, write_boxes
 from aux_code.models.person_boxes import PersonBoxes, open_person_boxes
 from aux_code.parameters import PersonBoxParams
 from aux_code.progress import progress

@@ -17,12 +17,12 @@ from aux_code import config
 from aux_code.datasets import ucf_crime
 from aux_code.datasets.decode import count_frames, read_frames
 from aux_code.datasets.image_files import read_image
+from aux_code.datasets.person_box_files import read_boxes
 from aux_code.datasets.surveillance import SurveillanceVideo
 from aux_code.datasets.transforms import evaluation_transform, transform_boxes
 from aux_code.datasets.vispr import Vispr
 from aux_code.errors import UserError
 from aux_code.model_loaders import apply_anonymizer, load_anonymizer, noise_keys
-from aux_code.models.obfuscation import read_boxes
 from aux_code.models.person_boxes import BOXES_FILE, PersonBoxes
 from reproduction.methods import Method
 from reproduction.plan import anonymizer_argument, miniature_root, run_prefix

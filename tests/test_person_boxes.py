@@ -19,10 +19,10 @@ from anonymization_training import init_utility
 from aux_code import config
 from aux_code.artefacts import sha256
 from aux_code.checkpoints import load_checkpoint, read_json, save_checkpoint
+from aux_code.datasets.person_box_files import read_boxes, write_boxes
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_ft_model
 from aux_code.models import person_boxes
-from aux_code.models.obfuscation import read_boxes, write_boxes
 from aux_code.models.person_boxes import PersonBoxes, find_boxes_file, open_person_boxes
 from feature_extraction import dali_extraction
 from privacy_training import train_privacy

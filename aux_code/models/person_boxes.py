@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from aux_code.artefacts import sha256
 from aux_code.datasets.lists import some_of
+from aux_code.datasets.person_box_files import read_boxes
 from aux_code.errors import UserError
-from aux_code.models.obfuscation import read_boxes
 from aux_code.models.weight_files import download, load_strictly, read_weight_file
 
 log = logging.getLogger(__name__)
