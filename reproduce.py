@@ -54,8 +54,8 @@ class ReproduceParams:
     controls: bool = True
     """Also run the short controls: reconstruction only, and a mosaic as narrow as TeD-SPAD+."""
     protocol: Literal["validation", "last", "best_on_test"] = "validation"
-    """Which epoch the tables show; best_on_test is the paper's protocol. The miniature shows the
-    last one: the 25 videos of its validation part say little."""
+    """Which epoch the tables show; best_on_test is the paper's protocol. last: of the detectors,
+    whose validation part in the miniature has 25 videos; attackers keep what validation chose."""
     init_weights: str = ""
     """Kinetics-400 weights that f_T starts from in the paper preset: a file; none: random. Rows of
     other f_T take torchvision's."""

@@ -77,6 +77,12 @@ class MethodResult:
         return run_prefix(self.preset, self.render_seed)
 
     @property
+    def attack_protocol(self) -> str:
+        """An attacker's last epoch may be a bad one, and the row would look safer than it is: where
+        the last epoch counts, it is the detector's alone."""
+        return "validation" if self.protocol == "last" else self.protocol
+
+    @property
     def draw_seed(self) -> int:
         """The same for results of the same test items."""
         rendering = self.seed if self.render_seed is None else self.render_seed
@@ -135,7 +141,8 @@ class MethodResult:
         attacker = self.attacks[0].attacker
         path = privacy_result(self.prefix, self.seed, self.method.name, attacker)
         arrays = _arrays(path.with_suffix(".npz"))
-        key = "probabilities" if self.protocol == "validation" else self.protocol
+        protocol = self.attack_protocol
+        key = "probabilities" if protocol == "validation" else protocol
         if not {"names", "labels", key} <= arrays.keys():
             return None
         counted = slice(len(self.attacks[0].scores["per_attribute"]))  # the held-out ones are last
@@ -251,15 +258,16 @@ def collect_results(
 
 def _read_into(result: MethodResult) -> bool:
     """Adds what the files hold; whether that is anything."""
-    prefix, seed, method, protocol = result.prefix, result.seed, result.method, result.protocol
+    prefix, seed, method = result.prefix, result.seed, result.method
+    protocol, attacks = result.protocol, result.attack_protocol
     if (path := utility_file(prefix, seed, method)).is_file():
         result.training = record_of(path, "metrics").get("metrics", {})
     for attacker in (*method.attackers_in(result.preset, controls=True), FEATURE_ATTACKER):
-        content = _content(privacy_result(prefix, seed, method.name, attacker), protocol)
+        content = _content(privacy_result(prefix, seed, method.name, attacker), attacks)
         if content and attacker == FEATURE_ATTACKER:
-            result.values["feature_cmap"] = content["protocols"][protocol]["cmap"]
+            result.values["feature_cmap"] = content["protocols"][attacks]["cmap"]
         elif content:
-            result.attacks.append(Attack(attacker, content, content["protocols"][protocol]))
+            result.attacks.append(Attack(attacker, content, content["protocols"][attacks]))
     result.attacks.sort(key=lambda attack: -attack.scores["cmap"])
     if result.attacks:
         scores = result.attacks[0].scores

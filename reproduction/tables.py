@@ -30,7 +30,7 @@ from reproduction.runner import Timings, clock
 
 PROTOCOLS = {
     "validation": "epoch chosen on validation data, nothing chosen on test data",
-    "last": "the last epoch",
+    "last": "the last epoch of a detector; of an attacker the one that validation chose",
     "best_on_test": "epoch chosen on the test data, as in the paper, which flatters every row",
 }
 

@@ -247,7 +247,7 @@ def test_differences_have_paired_intervals_and_are_bold_where_these_exclude_zero
 def test_the_table_says_how_much_was_measured_and_by_which_protocol():
     counts = {"n_pictures": {"train": 9, "test": 7990}, "unreadable": {"test": ["a"] * 10}}
     write_attack("raw", 0, 0.8, **counts)
-    assert collected(protocol="last").mean("raw", "cmap") == pytest.approx(0.81)
+    assert collected(protocol="last").mean("raw", "cmap") == 0.8, "of the epoch validation chose"
     with pytest.raises(UserError, match="_s0_raw.json has no protocol 'best_on_test'"):
         collected(protocol="best_on_test")
     write_anomaly("raw", 0, "ucf_crime", 0.9, 0.8, n_test_videos=3)
