@@ -1,7 +1,7 @@
 """Feature files of stage 3 as bags of segments for training and as whole videos for scoring."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from aux_code.artefacts import sha256
 from aux_code.checkpoints import read_json
+from aux_code.datasets.lists import refuse_all
 from aux_code.errors import UserError
 from aux_code.progress import progress
 
@@ -58,8 +59,10 @@ class FeatureEntry:
     n_clips: int
     n_frames: int
     more_crops: tuple[Path, ...] = ()
-    sha256: str = ""  # of the file; empty: stage 3 of an earlier version did not record it
     """Files of the further crops, where each has its own."""
+    sha256: str = ""  # of the file; empty: stage 3 of an earlier version did not record it
+    crops_first: bool = False
+    """(n_crops, n_clips, F) on the disk."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class FeatureSource:
             raise UserError(f"{entry.path} is not what stage 3 wrote; {AGAIN}")
         if array.ndim == 2:
             array = array[:, None]  # (n_clips, 1, F)
+        if entry.crops_first:
+            array = array.swapaxes(0, 1)  # (n_clips, n_crops, F)
         if entry.more_crops:
             array = np.stack([array[:, 0], *map(read_array, entry.more_crops)], axis=1)
         expected = (entry.n_clips, self.n_crops, self.feature_dim)
@@ -249,8 +254,8 @@ def load_videos(source: FeatureSource, names: list[str], memory_limit_gib: float
     offsets = np.cumsum([0, *(source.entries[name].n_clips for name in names)])
     shape = (int(offsets[-1]), source.n_crops, source.feature_dim + 1)
     data = _allocate(shape, memory_limit_gib)
-    for i, name in enumerate(progress(names, "load videos")):
-        data[offsets[i] : offsets[i + 1]] = append_magnitude(source.read(name))
+    for i, features in _read_all(source, names, "load videos"):
+        data[offsets[i] : offsets[i + 1]] = append_magnitude(features)
     return VideoFeatures(list(names), data, offsets)
 
 
@@ -260,9 +265,20 @@ def load_segments(
     """Reads and averages videos once: (V, n_crops, n_segments, F + 1) float32, with magnitude."""
     shape = (len(names), source.n_crops, n_segments, source.feature_dim + 1)
     bags = _allocate(shape, memory_limit_gib)
-    for i, name in enumerate(progress(names, "load segments")):
-        bags[i] = append_magnitude(segment_features(source.read(name), n_segments)).swapaxes(0, 1)
+    for i, features in _read_all(source, names, "load segments"):
+        bags[i] = append_magnitude(segment_features(features, n_segments)).swapaxes(0, 1)
     return bags
+
+
+def _read_all(source: FeatureSource, names: list[str], what: str) -> Iterator[tuple[int, Any]]:
+    """(place, features) of each video; in the end a UserError that names all broken files."""
+    broken = []
+    for i, name in enumerate(progress(names, what)):
+        try:
+            yield i, source.read(name)
+        except UserError as error:
+            broken.append(error)
+    refuse_all("feature files are broken", broken, "see there")
 
 
 def _allocate(shape: tuple[int, ...], memory_limit_gib: float) -> np.ndarray:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from anomaly_detection_mgfn.feature_bags import FeatureSource
-from aux_code.datasets.lists import MAX_MISSING_SHARE, some_of
+from aux_code.datasets.lists import MAX_MISSING_SHARE, refuse_all, some_of
 from aux_code.datasets.surveillance import frame_labels, load_surveillance
-from aux_code.datasets.surveillance_types import SurveillanceDataset, SurveillanceVideo
+from aux_code.datasets.surveillance_types import SurveillanceDataset, SurveillanceVideo, misfit
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def match_videos(
     Raises:
         UserError: a listed video has neither features nor a recorded failure; more than 1 % of the
             test videos failed, unless `allow_missing`; only one class in training; no test video of
-            one of the classes.
+            one of the classes; annotations of videos of other lengths.
     """
     data = load_surveillance(dataset)
     failed = source.manifest.get("failed", {})
@@ -97,6 +97,9 @@ def match_videos(
         found = "no" if not kinds else "only normal" if kinds == {0} else "only anomalous"
         path = _list_file(data, "train")
         raise UserError(f"{path}: {found} training videos; training needs both kinds")
+    misfits = [misfit(video, source.entries[video.name].n_frames) for video in test]
+    what = "annotations do not fit their videos"
+    refuse_all(what, [*filter(None, misfits)], "correct them, or get and extract the whole videos")
     truths = [_truth(video, source) for video in test]
     if not any(t.positives.any() for t in truths) or not any(t.negatives.any() for t in truths):
         path = _list_file(data, "test")

@@ -1,29 +1,31 @@
 """Features as circulated with RTFM and MGFN: .list files of .npy paths, and a ground truth.
 
     train.list, test.list   one .npy path per line; optionally blanks or a comma and 0 (normal) or 1
-                            (anomalous), and for test videos, after that, the number of frames
-    <name>.npy              (n, D) or (n, n_crops, D), float32 or float64
+                            (anomalous) or the kind of anomaly, and for test videos, after that, the
+                            number of frames; a header path,label; paths of any system
+    <name>.npy              (n, D), (n, n_crops, D) or (n_crops, n, D), of any floating-point type
     <name>_0.npy ...        or <name>__0.npy ...: one file (n, D) per crop; the list holds all of
-                            them, or <name>.npy for all
+                            them, <name>.npy for all, or the same one of each video
     gt.npy                  one 0 or 1 per frame, the test videos one after the other as listed
 
 Labels come from the column, else from the name (`_label_A`, `Normal`, a UCF-Crime category), else
 from the data set's own annotations; never from the place in the list.
 """
 
-import glob
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
 from anomaly_detection_mgfn.feature_bags import FeatureEntry, FeatureSource, read_array
 from anomaly_detection_mgfn.ground_truth import LabelledVideos, VideoTruth, truth_from_labels
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
-from aux_code.datasets.lists import broken_line, numbered_lines
+from aux_code.datasets.lists import N_NAMED, broken_line, numbered_lines, refuse_all, some_of
+from aux_code.datasets.media_files import ListedFiles
 from aux_code.datasets.surveillance import load_surveillance
 from aux_code.datasets.surveillance_types import ANOMALY, NORMAL, SurveillanceVideo
 from aux_code.datasets.xd_violence import CATEGORIES
@@ -31,13 +33,17 @@ from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_LINE = re.compile(r"(.+?\.npy)(?:[\s,]+([01])(?:[\s,]+(\d+))?)?", re.IGNORECASE)
-_CROP = re.compile(r"(.+?)_{1,2}(\d)")
+_LINE = re.compile(
+    r'"?(.+?\.npy)"?(?:[\s,;]+([A-Za-z][\w-]*|[01](?:\.0)?)(?:[\s,;]+(\d+))?)?', re.IGNORECASE
+)
+_HEADER = re.compile(r"\W*(path|file|video|name)s?\W+label.*", re.IGNORECASE)
+_CROP = re.compile(r"(.+?)(_{1,2})(\d)")
+_NORMAL_WORDS = {"0", "normal", "a"}
+_CROP_COUNTS = {5, 10}
 _UCF_CATEGORY = re.compile(
     r"(Abuse|Arrest|Arson|Assault|Burglary|Explosion|Fighting|RoadAccidents|Robbery|Shooting"
     r"|Shoplifting|Stealing|Vandalism)\d{3}"
 )
-_N_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class ListedVideo:
     """Of the list's column."""
     n_frames: int | None
     """Of the list's column."""
+    crops: tuple[int, ...] = ()
+    """Numbers of the listed files, where each is of a crop."""
 
 
 def read_list(path: Path, folder: Path | None) -> list[ListedVideo]:
@@ -58,54 +66,67 @@ def read_list(path: Path, folder: Path | None) -> list[ListedVideo]:
     are not where the list says (which often holds its author's paths) are sought in `folder`.
 
     Raises:
-        UserError: a line that names no .npy, a file that is nowhere, a crop that is missing, an
-            empty list.
+        UserError: lines that name no .npy, files that are nowhere, a crop that is missing, an empty
+            list.
     """
-    rows = []
-    for number, line in numbered_lines(path):
-        match = _LINE.fullmatch(line)
-        if not match:
-            raise broken_line(path, number, line, "'<path>.npy [0 or 1 [number of frames]]'")
-        label, n_frames = (None if text is None else int(text) for text in match.groups()[1:])
-        files = _find(Path(match[1]), path, number, folder)
-        rows.append(ListedVideo(Path(match[1]).stem, files, label, n_frames))
-    if not rows:
-        raise UserError(f"{path} lists no features")
+    rows = _read_rows(path, folder)
     crops: dict[str, dict[int, ListedVideo]] = {}
-    for row in rows:
-        if match := _CROP.fullmatch(row.name):
-            crops.setdefault(match[1], {})[int(match[2])] = row
-    # a lone number belongs to the name: it may count videos
-    crops = {stem: own for stem, own in crops.items() if len(own) > 1 and 0 in own}
+    matches = [_CROP.fullmatch(row.name) for row in rows]
+    for row, match in zip(rows, matches):
+        if match:
+            crops.setdefault(match[1], {})[int(match[3])] = row
+    # a lone number belongs to the name, since it may count videos, but for the same __5 of all
+    marks = {match.groups()[1:] if match else () for match in matches}
+    if len(marks) > 1 or "__" not in min(marks):
+        crops = {stem: own for stem, own in crops.items() if len(own) > 1 and 0 in own}
     videos: dict[str, ListedVideo] = {}
-    for row in rows:
-        match = _CROP.fullmatch(row.name)
+    for row, match in zip(rows, matches):
         stem = match[1] if match and match[1] in crops else row.name
         if stem in videos and stem not in crops:
             raise UserError(f"{path}: '{stem}' is listed more than once")
         if own := crops.get(stem):
-            if sorted(own) != list(range(len(own))):
+            if len(own) > 1 and sorted(own) != list(range(len(own))):
                 raise UserError(f"{path}: '{stem}' has the crops {sorted(own)}; list all, from 0")
-            files = tuple(own[i].files[0] for i in range(len(own)))
-            row = replace(own[0], name=stem, files=files)
+            files = tuple(own[i].files[0] for i in sorted(own))
+            row = replace(own[min(own)], name=stem, files=files, crops=tuple(sorted(own)))
         videos.setdefault(stem, row)
     return list(videos.values())
 
 
-def _find(listed: Path, path: Path, number: int, folder: Path | None) -> tuple[Path, ...]:
-    places = [path.parent / listed]
-    if folder is not None:
-        places += [folder / listed.parent.name / listed.name, folder / listed.name]
-    for place in places:
-        if place.is_file():
-            return (place,)
-        for mark in ("_", "__"):
-            crops = sorted(place.parent.glob(f"{glob.escape(place.stem)}{mark}[0-9].npy"))
-            if crops:
-                return tuple(crops)
-    raise UserError(
-        f"{path}, line {number}: {places[-1]} does not exist; name the features' folder: --features"
-    )
+def _read_rows(path: Path, folder: Path | None) -> list[ListedVideo]:
+    """A video for each line."""
+    rows, broken, nowhere = [], [], []
+    files = ListedFiles(path.parent), ListedFiles(*[folder] * bool(folder), moved=True)
+    for number, line in numbered_lines(path):
+        match = _LINE.fullmatch(line)
+        if not match:
+            expected = "'<path>.npy [0, 1 or a kind of anomaly [number of frames]]'"
+            if number > 1 or not _HEADER.fullmatch(line):
+                broken.append(broken_line(path, number, line, expected))
+            continue
+        listed, word, n_frames = match[1].strip(), (match[2] or "").lower(), match[3]
+        label = int(word.removesuffix(".0") not in _NORMAL_WORDS) if word else None
+        own = next(filter(None, (_find(found, listed) for found in files)), ())
+        stem, n_frames = PureWindowsPath(listed).stem, int(n_frames) if n_frames else None
+        rows.append(ListedVideo(stem, own, label, n_frames))
+        nowhere += [] if own else [f"line {number}: {listed}"]
+    refuse_all("lines cannot be understood", broken, "correct them or get the list again")
+    remedy = "name the features' folder: --features"
+    refuse_all(f"files of {path} do not exist", nowhere, remedy)
+    if not rows:
+        raise UserError(f"{path} lists no features; get the list again")
+    return rows
+
+
+def _find(files: ListedFiles, listed: str) -> tuple[Path, ...]:
+    """The listed file or, if it stands for them, those of its crops; empty: neither is there."""
+    if path := files.find(listed):
+        return (path,)
+    for mark in ("_", "__"):
+        crops = [files.find(f"{listed[:-4]}{mark}{i}.npy") for i in range(10)]
+        if any(crops):
+            return tuple(filter(None, crops))
+    return ()
 
 
 def read_lists(params: MgfnParams) -> tuple[list[ListedVideo], list[ListedVideo]]:
@@ -120,9 +141,26 @@ def read_lists(params: MgfnParams) -> tuple[list[ListedVideo], list[ListedVideo]
     folder = Path(params.features) if params.features else None
     *train, test = (read_list(path, folder) for path in lists)
     train = train[0] if train and not params.eval_only else []
+    train, test = _with_common_crops(train, test)
     both = {video.name for video in train} & {video.name for video in test}
     if both:
         raise UserError(f"{lists[-1]}: '{min(both)}' is in the training list too; remove it there")
+    return train, test
+
+
+def _with_common_crops(
+    train: list[ListedVideo], test: list[ListedVideo]
+) -> tuple[list[ListedVideo], list[ListedVideo]]:
+    """The files of the crops that all videos have, where test lists name a single one of each."""
+    kinds = {video.crops for video in (*train, *test)}
+    common = set.intersection(*map(set, kinds))
+    if len(kinds) == 1 or not common:
+        return train, test
+    log.warning("crops %s alone are of all listed videos; others are left out", sorted(common))
+    for videos in (train, test):
+        for i, video in enumerate(videos):
+            files = (file for crop, file in zip(video.crops, video.files) if crop in common)
+            videos[i] = replace(video, files=tuple(files))
     return train, test
 
 
@@ -133,19 +171,19 @@ def open_feature_lists(params: MgfnParams) -> FeatureSource:
         UserError: a file with another dimension or number of crops than the first one.
     """
     train, test = read_lists(params)
-    entries, widths = {}, {}
+    shapes = _shapes([*train, *test])
+    crops_first, entries, widths = _are_crops_first(shapes.values()), {}, {}
     for video in (*train, *test):
-        first, *others = video.files
-        shapes = [read_array(file, mapped=True).shape for file in video.files]
-        if len(set(shapes)) > 1 or len(shapes[0]) not in (2, 3) or shapes[0][0] < 1:
-            raise UserError(
-                f"{first}: expected (n, D) or (n, crops, D), alike for all crops, found {shapes}"
-            )
-        n_clips, *_, dimension = shapes[0]
-        n_crops = len(shapes) * (shapes[0][1] if len(shapes[0]) == 3 else 1)
-        widths.setdefault((n_crops, dimension), first)
+        (first, *others), shape = video.files, shapes[video.name]
+        n_clips, n_crops = shape[0], len(video.files)
+        if len(shape) == 3:
+            n_clips, n_crops = shape[:2][::-1] if crops_first else shape[:2]
+        widths.setdefault((n_crops, shape[-1]), first)
         n_frames = video.n_frames or n_clips * params.frames_per_feature
-        entries[video.name] = FeatureEntry(first, n_clips, n_frames, tuple(others))
+        of_crops = tuple(others)
+        entries[video.name] = FeatureEntry(
+            first, n_clips, n_frames, of_crops, crops_first=crops_first
+        )
     if len(widths) > 1:
         kinds = widths.items()
         found = "; ".join(f"{file}: {crops} crops of {width}" for (crops, width), file in kinds)
@@ -154,6 +192,32 @@ def open_feature_lists(params: MgfnParams) -> FeatureSource:
     header = {"frames_per_feature": spacing, "feature_dim": dimension, "n_crops": n_crops}
     location = Path(params.features_list[-1])
     return FeatureSource(location, entries, dimension, n_crops, spacing, header)
+
+
+def _shapes(videos: list[ListedVideo]) -> dict[str, tuple[int, ...]]:
+    """The shape of each video's file or files, (n, D) or with crops; broken files are named."""
+    shapes, broken = {}, []
+    for video in videos:
+        try:
+            own = {read_array(file, mapped=True).shape for file in video.files}
+        except UserError as error:
+            broken.append(error)
+            continue
+        shape = shapes[video.name] = min(own)
+        one_of_all = len(video.files) == 1 and len(shape) == 3
+        if len(own) > 1 or 0 in shape or not (one_of_all or len(shape) == 2):
+            expected = "(n, D) or (n, crops, D), alike for all crops"
+            broken.append(f"{video.files[0]}: expected {expected}, found {sorted(own)}")
+    refuse_all("feature files are broken", broken, "get them again")
+    return shapes
+
+
+def _are_crops_first(shapes: Iterable[tuple[int, ...]]) -> bool:
+    """Whether (a, b, D) is (crops, n, D): a never varies, and b does or is no usual number."""
+    of_crops = [shape for shape in shapes if len(shape) == 3]
+    first, second = ({shape[axis] for shape in of_crops} for axis in (0, 1))
+    usual = first <= _CROP_COUNTS and not second <= _CROP_COUNTS
+    return len(first) == 1 and (len(second) > 1 or usual)
 
 
 def match_lists(params: MgfnParams, source: FeatureSource) -> LabelledVideos:
@@ -235,29 +299,23 @@ def read_ground_truth(
     expected = [-(-entry.n_frames // spacing) for entry in entries]
     fits = [abs(n - entry.n_clips) <= 1 for n, entry in zip(expected, entries, strict=True)]
     wrong = [text for text, fit in zip(lengths, fits, strict=True) if not fit]
-    if wrong:
-        raise UserError(
-            f"{source.location}: lengths do not fit: {_named(wrong)}; see --frames_per_feature"
-        )
+    refuse_all(f"lengths of {source.location} do not fit", wrong, "see --frames_per_feature")
+    calm = [v.name for v, part in zip(videos, parts, strict=True) if v.label and not part.any()]
+    for line in some_of("anomalous videos have no anomalous frame in the ground truth", calm):
+        log.warning("%s: %s", path, line)
     against = [v.name for v, part in zip(videos, parts, strict=True) if not v.label and part.any()]
     if borders[-1] != len(labels):
         log.error("%s", "\n".join(lengths))
         raise UserError(
             f"{path} has {len(labels)} frames, the videos of {source.location} have {borders[-1]} "
             "(each named above); normal videos that would hold anomalous frames: "
-            f"{_named(against) or 'none'}. Give --frames_per_feature, or each test video's label "
-            "and number of frames after its path in the list"
+            f"{'; '.join(against[:N_NAMED]) or 'none'}. Give --frames_per_feature, or each test "
+            "video's label and number of frames after its path in the list"
         )
-    if against:
-        names = _named(against)
-        raise UserError(f"{path}: anomalous frames in normal videos: {names}; another order?")
+    refuse_all(f"normal videos have anomalous frames in {path}", against, "another order?")
     if not labels.any() or labels.all():
         raise UserError(f"{path}: the test videos need anomalous and normal frames")
     return [
         truth_from_labels(video.name, video.category, video.label, part, spacing)
         for video, part in zip(videos, parts, strict=True)
     ]
-
-
-def _named(items: list[str]) -> str:
-    return "; ".join(items[:_N_NAMED]) + ("; ..." if len(items) > _N_NAMED else "")

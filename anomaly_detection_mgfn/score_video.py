@@ -28,7 +28,12 @@ from anomaly_detection_mgfn.scoring import anomalous_intervals, frame_scores, sc
 from aux_code import config
 from aux_code.artefacts import describe_inputs
 from aux_code.checkpoints import write_atomically, write_json
-from aux_code.datasets.surveillance import SurveillanceVideo, load_surveillance
+from aux_code.datasets.media_files import unique_names, walk
+from aux_code.datasets.surveillance import (
+    SurveillanceVideo,
+    list_surveillance,
+    load_surveillance,
+)
 from aux_code.errors import UserError
 from aux_code.progress import progress
 from aux_code.reporting.figures import COLOURS, Curve, save_figure, score_figure
@@ -87,26 +92,16 @@ def score_command(params: MgfnParams) -> int:
     run.write_parameters(params)
     net = loaded.net.to(run.device)
     clip_scores = score_videos(net, features, run.device, params.clips_per_pass)
-    folders = result_folders(output, features.names)
+    # shells dislike other characters; the first name is taken
+    own = [[re.sub(r"[^\w.+-]", "_", name)] for name in features.names]
+    folders = dict(zip(features.names, unique_names([["features"], *own])[1:], strict=True))
     for name, scores in zip(progress(features.names, "report"), clip_scores, strict=True):
         n_frames, fps = source.entries[name].n_frames, source.manifest["videos"][name].get("fps")
         of_frames = frame_scores(scores, n_frames, source.frames_per_feature, name)
         video = ScoredVideo(paths[name], float(fps or 25.0), of_frames)
-        report_video(params, networks, video, folders[name])
+        report_video(params, networks, video, output / folders[name])
     log.info("results in %s", output)
     return 3 if partly else 0
-
-
-def result_folders(output: Path, names: list[str]) -> dict[str, Path]:
-    """A folder of its own for each video, without characters that shells dislike."""
-    folders: dict[str, Path] = {}
-    for name in names:
-        safe = re.sub(r"[^\w.+-]", "_", name)
-        own, number = output / safe, 2
-        while own in folders.values():
-            own, number = output / f"{safe}_{number}", number + 1
-        folders[name] = own
-    return folders
 
 
 def find_networks(params: MgfnParams, meta: dict[str, Any]) -> Networks:
@@ -188,13 +183,14 @@ def video_paths(params: MgfnParams, source: FeatureSource) -> dict[str, Path]:
     Raises:
         UserError: there is none.
     """
-    root = Path(params.score).resolve()
-    listed = {Path(video.path).resolve() for video in own_list(params)}
+    root = Path(params.score)
+    files = walk(root)
+    below = (root, *sorted({*files, *(file.parent for file in files)}))
+    below = [path.resolve() for path in (*below, *(Path(v.path) for v in own_list(params)))]
     videos = source.manifest["videos"].items()
     sources = {name: Path(video["source"]["path"]).resolve() for name, video in videos}
-    named = {p for p in sources.values() if root in (p, *p.parents) or p in listed}
+    named = set(below)
     paths = {name: path for name, path in sources.items() if path in named}
-    below = (root, *sorted(root.rglob("*")), *sorted(listed))
     for name in sources.keys() - paths.keys():  # perhaps the same file, which lay elsewhere then
         same = (own for own in below if own.name == sources[name].name)
         moved = next((own for own in same if own not in paths.values()), None)
@@ -207,7 +203,7 @@ def video_paths(params: MgfnParams, source: FeatureSource) -> dict[str, Path]:
 def own_list(params: MgfnParams) -> Sequence[SurveillanceVideo]:
     """The videos that train.csv or test.csv in the folder of --score list; none without them."""
     has_list = any((Path(params.score) / name).is_file() for name in ("train.csv", "test.csv"))
-    return load_surveillance(params.score).videos if has_list else ()
+    return list_surveillance(params.score).videos if has_list else ()
 
 
 def known_events(params: MgfnParams, video: Path) -> list[list[int]] | None:

@@ -315,6 +315,7 @@ class BatchSource:
             met = gather_objects((batch is None, errors)) if any_rank(bool(errors)) else []
             for error in (error for _, met_there in met for error in met_there):
                 self.unreadable.record(error.path, error.reason)
+            self.unreadable.stop_if_too_many()
             lost = [str(e.path) for is_lost, met_there in met if is_lost for e in met_there]
             if lost:
                 names = ", ".join(lost)

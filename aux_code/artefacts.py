@@ -80,7 +80,8 @@ def data_digest(root: Path, lists: Iterable[Path], files: Iterable[Path]) -> str
     the files that they list (of a folder of frames: of its files). Other files do not count."""
     lines = [f"{os.path.relpath(path, root)} {sha256(path)}" for path in sorted(set(lists))]
     for path in sorted(set(files)):
-        parts = sorted(path.iterdir()) if path.is_dir() else [path]
+        inside = path.iterdir() if path.is_dir() else [path]
+        parts = sorted(part for part in inside if part == path or part.name[0] != ".")
         lines += [f"{os.path.relpath(part, root)} {part.stat().st_size}" for part in parts]
     return _sha256_of_lines(lines)
 

@@ -27,6 +27,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 import torch
 
 from aux_code import distributed
+from aux_code.datasets.lists import N_NAMED, some_of
 from aux_code.datasets.unreadable import write_unreadable
 from aux_code.model_loaders import load_anonymizer, load_utility
 from aux_code.models.person_boxes import open_person_boxes
@@ -96,24 +97,30 @@ def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
             extraction = Extraction(encoder, folder, geometry.n_clips, batch_size)
             for n_clips, rate in extraction.run(items, len(todo)):
                 run.writer.add_scalar("extraction/clips_per_second", rate, n_clips)
+        extraction.failed |= inputs.unusable
+        done = folder.read()["videos"] if inputs.unusable else ()
+        for name in inputs.unusable.keys() - done:
+            folder.add_failure(name, inputs.unusable[name])
         # all wait here: torchrun ends the other ranks when one leaves with a status for failures
         of_ranks = distributed.gather_objects(extraction.failed)
         failed = {name: reason for of_rank in of_ranks for name, reason in of_rank.items()}
         manifest = folder.read()
-    missing = {video.name for video in inputs.videos} - set(manifest["videos"])
+    names = {*(video.name for video in inputs.videos), *inputs.unusable}
+    missing = names - set(manifest["videos"])
     unreadable = {name: why for name, why in manifest["failed"].items() if name in missing}
     return Outcome(extraction, failed, unreadable, missing)
 
 
 def report_end(outcome: Outcome, folder: Path) -> int:
-    """Names what failed (unreadable.txt, too) and what other shards have to do; exit status."""
-    write_unreadable(folder, outcome.unreadable)
-    for name, reason in outcome.failed.items():
-        sys.stderr.write(f"failed: {name}: {reason}\n")
+    """Names what failed, and what other shards have to do; exit status. unreadable.txt has all."""
+    path, failed = write_unreadable(folder, outcome.unreadable), outcome.failed.items()
+    sys.stderr.writelines(f"failed: {name}: {reason}\n" for name, reason in [*failed][:N_NAMED])
+    if len(failed) > N_NAMED:
+        sys.stderr.write(f"failed: {len(failed)} videos, all named in {path}\n")
     others = sorted(outcome.missing - set(outcome.failed))
     if others:
-        named = ", ".join(others[:10]) + (", ..." if len(others) > 10 else "")
-        sys.stderr.write(f"{len(others)} videos of other shards are not there yet: {named}\n")
+        (line,) = some_of("videos of other shards are not there yet", others)
+        sys.stderr.write(f"{line}\n")
     return 3 if outcome.failed else 0
 
 

@@ -100,7 +100,8 @@ def progress(
         header = manifest_header(params, inputs, device)
         folder = FeatureFolder(output_folder(params, inputs), header)
         if folder.path.is_file():
-            return "resumes" if folder.left(inputs.videos, by_content=False) else "done"
+            left = inputs.unusable or folder.left(inputs.videos, by_content=False)
+            return "resumes" if left else "done"
     except UserError as error:
         log.debug("to do: %s", error)
     return "to do"

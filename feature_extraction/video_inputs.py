@@ -2,18 +2,24 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import av
 
-from aux_code import config
-from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, natural_key
-from aux_code.datasets.surveillance import LOADERS, VIDEO_SUFFIXES, load_surveillance
+from aux_code.datasets.image_files import frame_files
+from aux_code.datasets.lists import numbered_lines, refuse_all
+from aux_code.datasets.media_files import (
+    VIDEO_SUFFIXES,
+    ListedFiles,
+    media_below,
+    name_choices,
+    unique_names,
+)
+from aux_code.datasets.surveillance import LOADERS, list_surveillance
 from aux_code.datasets.video_index import open_video, video_stream
 from aux_code.errors import UserError
 
@@ -31,11 +37,13 @@ class VideoInput:
 
 @dataclass(frozen=True)
 class VideoInputs:
-    """The videos of one data set. `root`: its folder; `dataset`: its name for the manifest."""
+    """The videos of one data set. `root`: its folder; `dataset`: its name for the manifest;
+    `unusable`: listed video -> why its annotation, and so the video, is of no use."""
 
     dataset: str
     root: Path
     videos: tuple[VideoInput, ...]
+    unusable: dict[str, str] = field(default_factory=dict)
 
 
 def source_of(path: Path) -> dict[str, Any]:
@@ -76,75 +84,43 @@ def list_inputs(dataset: str) -> VideoInputs:
     A folder with train.csv or test.csv is an own data set; else every video file and every folder
     of images in it counts. A folder of nothing but images is one video, an image a clip of it.
 
-    Raises UserError: nothing there, nothing usable in it, or two videos of one name.
+    Raises UserError: nothing there, nothing usable in it, or a list that names a file twice.
     """
     path = Path(dataset)
     if dataset in LOADERS or (path.is_dir() and any((path / name).is_file() for name in _LISTS)):
-        root = getattr(config, LOADERS[dataset][0]) if dataset in LOADERS else path
-        videos = tuple(VideoInput(v.name, Path(v.path)) for v in load_surveillance(dataset).videos)
-        name = dataset if dataset in LOADERS else root.resolve().name
-        return VideoInputs(name, root, _refuse_same_names(videos))
+        data = list_surveillance(dataset)
+        videos = tuple(VideoInput(v.name, Path(v.path)) for v in data.videos if not v.problem)
+        return VideoInputs(data.name, data.root, videos, data.problems)
     if not path.exists():
         names = ", ".join(LOADERS)
         raise UserError(f"--dataset {dataset}: none of {names}, no folder, file or .txt list")
     if path.is_dir():
-        name, root, files = path.resolve().name, path, _files_below(path)
+        name, root, files = path.resolve().name, path, media_below(path)
     else:
         is_list = path.suffix.lower() == ".txt"
         name, root, files = path.stem, path.parent, _listed_files(path) if is_list else [path]
     if not files:
         endings = " ".join(VIDEO_SUFFIXES)
         raise UserError(f"--dataset {dataset}: no video in it; known endings: {endings}")
-    return VideoInputs(name, root, _refuse_same_names(_named(files, root)))
+    return VideoInputs(name, root, _named(files, root))
 
 
 def _listed_files(path: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--dataset {path}: not a list of paths in UTF-8 ({error})") from error
-    return [path.parent / line.strip() for line in lines if line.strip()]
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Video files and folders of images at any depth; images beside a video are not its frames."""
-    below = [path for path in folder.rglob("*") if path.is_file()]
-    found = [path for path in below if path.suffix.lower() in VIDEO_SUFFIXES]
-    frame_folders = {path.parent for path in below if path.suffix.lower() in IMAGE_SUFFIXES}
-    frame_folders -= {path.parent for path in found}
-    found += [path for path in frame_folders if path != folder or not found]
-    return sorted(found, key=lambda path: natural_key(str(path)))
+    listed, files, twice = ListedFiles(path.parent), {}, []
+    for number, line in numbered_lines(path):
+        file = listed.expected(line)
+        if files.setdefault(os.path.abspath(file), file) is not file:
+            twice.append(f"{file} (line {number})")
+    refuse_all(f"videos are listed more than once in {path}", twice, "list each video once")
+    return list(files.values())
 
 
 def _named(files: list[Path], root: Path) -> tuple[VideoInput, ...]:
-    """The first unique of: stem, path below `root` (`__` for slashes), that with its ending."""
     choices = []
     for path in files:
         stem = root.resolve().name if path == root else path.name if path.is_dir() else path.stem
-        full, top = path.resolve(), root.resolve()
-        folders = full.relative_to(top).parent.parts if full.is_relative_to(top) else ()
-        below = "__".join([*folders, stem])
-        choices.append((stem, below, below + path.suffix))
-    counts = [Counter(names) for names in zip(*choices)]
-    inputs = []
-    for path, names in zip(files, choices):
-        unique = (name for name, count in zip(names, counts) if count[name] == 1)
-        inputs.append(VideoInput(next(unique, names[-1]), path))
-    return tuple(inputs)
-
-
-def _refuse_same_names(videos: tuple[VideoInput, ...]) -> tuple[VideoInput, ...]:
-    """Two videos of one name would write one file."""
-    first: dict[str, Path] = {}
-    for video in videos:
-        if video.name in first:
-            both = f"{first[video.name]} and {video.path} would both be written as {video.name}.npy"
-            remedy = (
-                "list each video once, rename one, or extract them in two calls with two --output"
-            )
-            raise UserError(f"{both}; {remedy}")
-        first[video.name] = video.path
-    return videos
+        choices.append(name_choices(path, root, stem))
+    return tuple(map(VideoInput, unique_names(choices), files))
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:

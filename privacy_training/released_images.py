@@ -195,7 +195,8 @@ class ImageSource:
     n_workers: int = 1
 
     def chunks(self) -> Iterator[dict[int, np.ndarray]]:
-        """Index -> uint8 (H, W, 3), of the files that decode; UserError if none does."""
+        """Index -> uint8 (H, W, 3), of the files that decode; UserError if none does, or too many
+        do not, once all have been read."""
         numbered, found = iter(enumerate(self.paths)), False
         bar = progress(total=len(self.paths), description=f"read {self.split}")
         with ThreadPoolExecutor(self.n_workers) as pool:
@@ -209,9 +210,10 @@ class ImageSource:
                         images[i] = image
                 bar.update(len(batch))
                 found |= bool(images)
-                if images:
+                if images and not self.log.are_too_many:
                     yield images
         bar.close()
+        self.log.stop_if_too_many()
         if not found:
             raise UserError(f"VISPR {self.split}: no image decodes; {self.log.path} names them")
 

@@ -1,7 +1,6 @@
 """Reading a video at full resolution and writing H.264 or FFV1, a few frames at a time."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import islice
@@ -14,7 +13,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 
 from aux_code.datasets.decode import RgbConverter, iterate_frames
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, read_image
-from aux_code.datasets.surveillance_types import VIDEO_SUFFIXES
+from aux_code.datasets.media_files import media_below, unique_names
 from aux_code.datasets.transforms import EVALUATION
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.datasets.video_index import (
@@ -167,23 +166,20 @@ class VideoWriter:
 
 def planned_copies(source: Path, target: Path, suffix: str = ".mp4") -> list[tuple[Path, Path]]:
     """(original, copy) pairs: one for a video, an image or a folder of frames; for a folder of
-    videos, each of them to the same place below `target`, with this suffix.
+    such, each of them to the same place below `target`, with this suffix.
 
     Raises:
         UserError: a copy would replace an original, or `target` is a file where many are written.
     """
-    below = sorted(source.rglob("*")) if source.is_dir() else []
-    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in below if path.parent == source):
-        below = []  # a folder of frames
-    videos = [p for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
-    if videos and (target.suffix.lower() in SUFFIXES or target.is_file()):
-        raise UserError(f"{source} holds videos: give a folder for the copies, not {target}")
-    stems = Counter(path.with_suffix("") for path in videos)
-    pairs = [] if videos else [(source, target)]
-    for path in videos:
-        is_alone = stems[path.with_suffix("")] == 1
-        name = path.with_suffix(suffix).name if is_alone else path.name + suffix
-        pairs.append((path, target / path.relative_to(source).with_name(name)))
+    media = media_below(source) if source.is_dir() else [source]
+    pairs = [(source, target)]
+    if media and media != [source]:
+        if target.suffix.lower() in SUFFIXES or target.is_file():
+            raise UserError(f"{source} holds videos: give a folder for the copies, not {target}")
+        stems = [path if path.is_dir() else path.with_suffix("") for path in media]
+        below = [[str(p.relative_to(source)) for p in both] for both in zip(stems, media)]
+        names = unique_names(below)
+        pairs = [(path, target / f"{name}{suffix}") for path, name in zip(media, names)]
     originals = {original.resolve() for original, _ in pairs}
     for _, copy in pairs:
         if copy.resolve() in originals:

@@ -16,9 +16,10 @@ from aux_code import config
 from aux_code.checkpoints import read_json
 from aux_code.datasets import shanghaitech, ucf101, ucf_crime, vispr, xd_violence
 from aux_code.datasets.decode import UnreadableMedia, iterate_frames, read_image
-from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files
-from aux_code.datasets.lists import require_root, some_of
-from aux_code.datasets.surveillance import SurveillanceVideo, load_surveillance
+from aux_code.datasets.lists import require_root, some_and_file
+from aux_code.datasets.media_files import IMAGE_SUFFIXES, files_of
+from aux_code.datasets.surveillance import SurveillanceVideo, read_surveillance
+from aux_code.datasets.surveillance_types import misfit, past_the_end
 from aux_code.datasets.video_index import decoded_frames, open_video, stated_seconds, video_stream
 from aux_code.errors import UserError
 from aux_code.progress import progress
@@ -26,7 +27,6 @@ from aux_code.runs import run_script
 
 EXIT_INCOMPLETE = 3
 _MINIATURE_MARKER = "miniature.json"
-_N_NAMED = 5
 _WHAT_TO_DO = "unpack, download again or correct what is named above, and check again"
 
 
@@ -65,11 +65,8 @@ class Findings:
         self.name_some(f"{split} files are missing", [path for path in exists if not exists[path]])
 
     def name_some(self, what: str, things: Iterable[object]) -> None:
-        """One problem for many things of one kind: their number and the first of them."""
-        things = list(map(str, things))
-        if things:
-            named = things[:_N_NAMED] + ["..."] * (len(things) > _N_NAMED)
-            self.problems.append("\n    ".join([f"{len(things)} {what}:", *named]))
+        """One problem for many things of one kind: their number, the first, a file with all."""
+        self.problems += some_and_file(what, list(things), "\n    ")
 
     @property
     def is_complete(self) -> bool:
@@ -110,32 +107,37 @@ def check_vispr(findings: Findings) -> None:
 
 
 def check_surveillance(findings: Findings) -> None:
-    """Lists, labels and files of a surveillance data set."""
-    data = load_surveillance(findings.name)
+    """Lists, labels and files of a surveillance data set, annotations against folders of frames."""
+    data = read_surveillance(findings.name, findings.root)
     findings.problems += data.report
     findings.notes += data.notes
+    findings.name_some("annotations cannot be used", data.problems.values())
     findings.videos = data.test
     for split, videos in (("train", data.train), ("test", data.test)):
         findings.take(split, (video.path for video in videos))
+    folders = [path for path in findings.media if path.is_dir()]
+    n_frames = {path: len(files_of(path, suffixes=IMAGE_SUFFIXES)) for path in folders}
+    findings.name_some("folders hold no images", [path for path, n in n_frames.items() if not n])
+    compare_lengths(findings, n_frames)
 
 
-def check_shanghaitech(findings: Findings) -> None:
-    """As the others, and one mask value per frame."""
-    check_surveillance(findings)
-    folder = findings.root / "testing" / "test_frame_mask"
-    wrong = []
-    for path in filter(Path.is_dir, findings.media):
-        n_values = len(shanghaitech.read_mask(folder / f"{path.name}.npy"))
-        n_frames = len(frame_files(path))
-        if n_values != n_frames:
-            wrong.append(f"{path}: {n_frames} frames, {n_values} values in its mask")
-    findings.name_some("masks do not fit their videos", wrong)
+def compare_lengths(findings: Findings, n_frames: dict[Path, int]) -> None:
+    """Notes annotations that end a little past these videos' ends; more is a problem."""
+    wrong, late = [], []
+    for video in (video for video in findings.videos if n_frames.get(video.path)):
+        if problem := misfit(video, n_frames[video.path]):
+            wrong.append(problem)
+        else:
+            late += past_the_end(video, n_frames[video.path])
+    findings.name_some("annotations do not fit their videos", wrong)
+    what = "annotations end past the last frame and are clipped"
+    findings.notes += some_and_file(what, late, "\n    ")
 
 
 CHECKS: dict[str, tuple[Callable[[Findings], None], ModuleType]] = {
     "ucf101": (check_ucf101, ucf101), "vispr": (check_vispr, vispr),
     "ucf_crime": (check_surveillance, ucf_crime), "xd_violence": (check_surveillance, xd_violence),
-    "shanghaitech": (check_shanghaitech, shanghaitech),
+    "shanghaitech": (check_surveillance, shanghaitech),
 }  # fmt: skip
 """Name of a data set -> its check, the module with its OFFICIAL_COUNTS."""
 
@@ -161,12 +163,7 @@ def decode_all(findings: Findings, n_workers: int) -> None:
         pool.shutdown(cancel_futures=True)
     unreadable = [f"{path}: {problem}" for path, (_, problem) in decoded.items() if problem]
     findings.name_some("files do not decode, or not wholly", unreadable)
-    late = []
-    for video in (video for video in findings.videos if video.path in decoded):
-        n_frames = decoded[video.path][0]
-        events = [f"event {start}-{end}" for start, end in video.events if end > n_frames]
-        late += [f"{video.path}: {n_frames} frames, {event}" for event in events]
-    findings.notes += some_of("events end past the last frame and are clipped", late)
+    compare_lengths(findings, {path: n for path, (n, _) in decoded.items() if not path.is_dir()})
 
 
 def _decode(path: Path) -> tuple[int, str]:

@@ -1,16 +1,14 @@
 """Images from disk as uint8 (H,W,3) RGB, also grey, CMYK, palette, 16-bit and EXIF-rotated ones."""
 
-import re
 import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 
-from aux_code.datasets.lists import files_of
+from aux_code.datasets.media_files import IMAGE_SUFFIXES, files_of, natural_key
 from aux_code.datasets.unreadable import UnreadableMedia
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error)
 _IMAGE_ERRORS += (Image.DecompressionBombError,)
 _EXIF_ERRORS = (*_IMAGE_ERRORS, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
@@ -59,13 +57,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def frame_files(folder: Path | str) -> list[Path]:
     """The images of a folder of frames, by number where names hold one; UnreadableMedia if none."""
-    files = files_of(Path(folder), IMAGE_SUFFIXES)
+    files = files_of(Path(folder), suffixes=IMAGE_SUFFIXES)
     if not files:
         raise UnreadableMedia(folder, "the folder holds no image files")
     return sorted(files, key=lambda path: natural_key(path.name))
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key in which digits compare as numbers."""
-    parts = filter(None, re.split(r"(\d+)", name))
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

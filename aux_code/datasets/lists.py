@@ -1,16 +1,21 @@
-"""What every data set needs: root and files, text lists line by line, a report on absent files."""
+"""What every data set needs: its root, its text lists line by line, reports on what is amiss."""
 
+import codecs
+import fnmatch
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from aux_code import config
+from aux_code.checkpoints import write_atomically
+from aux_code.datasets.media_files import walk
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
 
 MAX_MISSING_SHARE = 0.01
-_N_NAMED = 5
+N_NAMED = 10
 
 
 def require_root(root: Path | str, constant: str) -> Path:
@@ -33,29 +38,48 @@ def first_existing(candidates: Sequence[Path], what: str) -> Path:
     raise UserError(f"{what} not found; looked for " + ", ".join(map(str, candidates)))
 
 
-def files_of(folder: Path, suffixes: Collection[str], deep: bool = False) -> list[Path]:
-    """Sorted files of these endings in a folder (or, `deep`, below it); none if it is absent.
+def find_list(root: Path, *patterns: str) -> Path:
+    """A data set's list at its root, else nearest to it below, by shell patterns in any case, the
+    first that fits; a UserError if it is nowhere."""
+    for files in (lambda: walk(root, deep=False), lambda: walk(root)):
+        nearest = sorted(files(), key=lambda path: len(path.parts))
+        for pattern in patterns:
+            for path in nearest:
+                if fnmatch.fnmatch(path.name.lower(), pattern.lower()):
+                    return path
+    raise UserError(f"{' or '.join(patterns)} not found at or below {root}; put it there")
 
-    Hidden ones are none of the data set's: macOS leaves a `._name.jpg` beside each copy.
+
+def read_text(path: Path) -> str:
+    """UTF-8 or UTF-16, as their marks say, else as Windows writes text in the west.
+
+    Raises:
+        UserError: it cannot be read.
     """
-    found = folder.rglob("*") if deep else folder.iterdir() if folder.is_dir() else ()
-    visible = (path for path in found if not path.name.startswith("."))
-    return sorted(path for path in visible if path.suffix.lower() in suffixes)
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, stripped text) of the non-empty lines of UTF-8 or Latin-1 text."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        text = path.read_text(encoding="latin-1")
+        content = path.read_bytes()
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         raise UserError(f"{path}: {problem}; unpack the data set's lists there") from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, stripped text) of a list's lines that are not empty; a UserError if the
+    list cannot be read or is empty."""
+    text, is_empty = read_text(path), True
     # Not splitlines(): that also splits at characters which file names may hold.
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         if line.strip():
+            is_empty = False
             yield number, line.strip()
+    if is_empty:
+        raise UserError(f"{path} is empty; get the list again or write it")
 
 
 def broken_line(path: Path, number: int, text: str, expected: str) -> UserError:
@@ -63,18 +87,35 @@ def broken_line(path: Path, number: int, text: str, expected: str) -> UserError:
     return UserError(f"{path}, line {number}: expected {expected}, found {text!r}")
 
 
-def some_of(what: str, things: Sequence[object]) -> list[str]:
+def some_of(what: str, things: Sequence[object], apart: str = ", ") -> list[str]:
     """One line on many things: their number and the first of them; none if there are none."""
     if not things:
         return []
-    more = ", ..." * (len(things) > _N_NAMED)
-    return [f"{len(things)} {what}: {', '.join(map(str, things[:_N_NAMED]))}{more}"]
+    named = [*map(str, things[:N_NAMED]), *["..."] * (len(things) > N_NAMED)]
+    return [f"{len(things)} {what}:{apart.lstrip(',')}{apart.join(named)}"]
+
+
+def some_and_file(what: str, things: Sequence[object], apart: str = ", ") -> list[str]:
+    """As `some_of`; a file of the logs, which the line names, has all where they are more."""
+    lines = some_of(what, things, apart)
+    if len(things) > N_NAMED:
+        path = config.LOGS_ROOT / f"{re.sub(r'[^a-zA-Z]+', '_', what)[:80].strip('_')}.txt"
+        text = "".join(f"{' '.join(str(thing).split())}\n" for thing in things)
+        write_atomically(path, lambda file: file.write(text.encode(errors="surrogateescape")))
+        lines = [f"{lines[0]} (all of them are in {path})"]
+    return lines
+
+
+def refuse_all(what: str, things: Sequence[object], remedy: str) -> None:
+    """A UserError that names the first ten things and a file with all; none without things."""
+    for line in some_and_file(what, things):
+        raise UserError(f"{line}; {remedy}")
 
 
 def report_missing(missing: Sequence[Path], n_listed: int, what: str) -> None:
     """Warns of listed files that are absent; a UserError where they are more than 1 %."""
-    for line in some_of(f"of {n_listed} {what} are missing", missing):
-        if len(missing) > MAX_MISSING_SHARE * n_listed:
-            command = "python -m aux_code.datasets.check"
-            raise UserError(f"{line}; unpack them there; `{command}` gives the whole list")
+    text = f"of {n_listed} {what} are missing"
+    if len(missing) > MAX_MISSING_SHARE * n_listed:
+        refuse_all(text, missing, "unpack them there")
+    for line in some_of(text, missing):
         log.warning("%s; left out", line)

@@ -6,19 +6,25 @@
 
 `video` is relative to the folder (a file, or a folder of frames); `label` is 0 or normal, 1 or
 anomalous; `anomalies`, optional, are stretches of frames, 0-based, end exclusive. A column
-`category`, optional, names the kind of anomaly.
+`category`, optional, names the kind of anomaly. Spreadsheets may save it: with semicolons or tabs,
+quotes, empty columns at the end and lines of nothing else.
 """
 
 import csv
 import io
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from aux_code.datasets import surveillance_types as st
-from aux_code.datasets.lists import broken_line, some_of
+from aux_code.datasets.lists import broken_line, read_text, refuse_all
+from aux_code.datasets.media_files import ListedFiles
 from aux_code.errors import UserError
 
 _LABELS = {"0": 0, "normal": 0, "1": 1, "anomalous": 1, "anomaly": 1, "abnormal": 1}
 _COLUMNS = {"video", "label", "anomalies", "category"}
+_EXPECTED = "video,label[,anomalies]"
 
 
 def load(root: Path) -> st.SurveillanceDataset:
@@ -28,46 +34,65 @@ def load(root: Path) -> st.SurveillanceDataset:
         remedy = "write them with the header video,label,anomalies"
         raise UserError(f"{root} holds neither train.csv nor test.csv; {remedy}")
     videos = [video for path in lists for video in _read_csv(path, path.stem)]
-    without = [v.name for v in videos if v.split == "test" and v.label and not v.events]
-    report = some_of("anomalous test videos without anomalies", without)
-    return st.assemble(root.resolve().name, root, videos, report, lists)
+    return st.assemble(root.resolve().name, root, videos, [], lists)
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """(names of the columns, line number and fields of each row), without what is empty."""
+    text = re.sub(r"\Asep=.(?=\r?\n)", "", read_text(path), flags=re.IGNORECASE)
+    first = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0].strip()
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        numbered = [(reader.line_num, [field.strip() for field in row]) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}: no table ({error}); save it as comma-separated text") from error
+    for _, fields in numbered:
+        while fields and not fields[-1]:
+            fields.pop()
+    rows = [(number, fields) for number, fields in numbered if fields]
+    columns = [name.lower() for name in rows[0][1]] if rows else []
+    if not {"video", "label"} <= set(columns) <= _COLUMNS or len(set(columns)) < len(columns):
+        raise broken_line(path, 1, first, "the header video,label[,anomalies][,category]")
+    if not rows[1:]:
+        raise UserError(f"{path}: no video is listed; write a line for each or remove the file")
+    return columns, rows[1:]
 
 
 def _read_csv(path: Path, split: str) -> list[st.SurveillanceVideo]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        remedy = "save it as comma-separated UTF-8 text"
-        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    header = {(name or "").strip() for name in reader.fieldnames or []}
-    if not {"video", "label"} <= header <= _COLUMNS:
-        found = ",".join(reader.fieldnames or [])
-        raise broken_line(path, 1, found, "the header video,label[,anomalies][,category]")
-    reader.fieldnames = [name.strip() for name in reader.fieldnames]
-    videos = []
-    for row in reader:
+    (columns, rows), files = _rows(path), ListedFiles(path.parent)
+    videos, broken = [], []
+    for number, fields in rows:
+        text, n_columns = ",".join(fields), len(columns)
+        if columns[-1] == "anomalies" and len(fields) > n_columns:  # they hold semicolons, too
+            fields = [*fields[: n_columns - 1], ";".join(fields[n_columns - 1 :])]
+        row = dict(zip(columns, [*fields, *[""] * n_columns]))
+        problem = "more fields than the header has" * (len(fields) > n_columns)
+        problem = problem or "the video's name is empty" * (not row["video"])
+        if problem:
+            broken.append(broken_line(path, number, text, f"{_EXPECTED} ({problem})"))
+            continue
+        file = files.expected(row["video"])
+        video = st.SurveillanceVideo(st.video_stem(file.name), file, split, 0, st.NORMAL)
         try:
-            videos.append(_video(row, path.parent, split))
-        except (ValueError, AttributeError) as error:
-            text, expected = ",".join(map(str, row.values())), f"video,label[,anomalies] ({error})"
-            raise broken_line(path, reader.line_num, text, expected) from error
+            videos.append(replace(video, **_annotation(row)))
+        except ValueError as error:
+            line = broken_line(path, number, text, f"{_EXPECTED} ({error})")
+            videos.append(replace(video, problem=str(line)))
+    refuse_all("lines cannot be understood", broken, "correct them")
     return videos
 
 
-def _video(row: dict[str, str], root: Path, split: str) -> st.SurveillanceVideo:
-    if None in row:
-        raise ValueError("more fields than the header has")
-    file, label = row["video"].strip(), _LABELS.get(row["label"].strip().lower())
-    if not file:
-        raise ValueError("the video's name is empty")
+def _annotation(row: dict[str, str]) -> dict[str, Any]:
+    """Label, category and events of a row; a ValueError says what is wrong."""
+    label = _LABELS.get(row["label"].lower())
     if label is None:
         raise ValueError("label is 0, 1, normal or anomalous")
-    events = _events((row.get("anomalies") or "").strip())
+    events = _events(row.get("anomalies", ""))
     if events and not label:
         raise ValueError("a normal video has no anomalies")
-    category = ((row.get("category") or "").strip() or st.ANOMALY) if label else st.NORMAL
-    return st.SurveillanceVideo(st.video_stem(file), root / file, split, label, category, events)
+    category = (row.get("category") or st.ANOMALY) if label else st.NORMAL
+    return {"label": label, "category": category, "events": events}
 
 
 def _events(text: str) -> st.Events:

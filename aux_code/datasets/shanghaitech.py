@@ -1,6 +1,6 @@
 """ShanghaiTech Campus: 437 videos of 13 scenes (train 238, 63 of them anomalous; test 199, 44).
 
-    ROOT/training/videos/<scene>_<id>.avi              normal videos
+    ROOT/training/videos/<scene>_<id>.avi              normal videos; or training/frames/...
     ROOT/testing/frames/<scene>_<id>/000.jpg ...       a video as a folder of frames
     ROOT/testing/test_frame_mask/<scene>_<id>.npy      one 0 or 1 per frame
     ROOT/SH_Train.txt, ROOT/SH_Test.txt                one video per line; both mix the two folders
@@ -9,13 +9,15 @@ Luo, Liu, Gao: A Revisit of Sparse Coding Based Anomaly Detection, ICCV 2017; sp
 CVPR 2019; https://svip-lab.github.io/dataset/campus_dataset.html, for research use.
 """
 
+import os
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
 from aux_code.datasets import surveillance_types as st
-from aux_code.datasets.lists import broken_line, numbered_lines, some_of
+from aux_code.datasets.lists import broken_line, find_list, numbered_lines, refuse_all
+from aux_code.datasets.media_files import files_of
 from aux_code.errors import UserError
 
 OFFICIAL_COUNTS = {"train": 238, "test": 199}
@@ -24,21 +26,25 @@ OFFICIAL_COUNTS = {"train": 238, "test": 199}
 def load(root: Path) -> st.SurveillanceDataset:
     """Reads lists and masks, from which labels come; no video needs to be there."""
     mask_folder = root / "testing" / "test_frame_mask"
-    masks = {path.stem: path for path in sorted(mask_folder.glob("*.npy"))}
-    lists, videos, without = [], [], []
+    masks = {path.stem: path for path in files_of(mask_folder, suffixes=(".npy",))}
+    training = {
+        path.stem: path for path in files_of(*_places(root)[:1], suffixes=st.VIDEO_SUFFIXES)
+    }
+    lists, videos, broken = [], [], []
     for split in ("train", "test"):
-        lists.append(path := root / f"SH_{split.title()}.txt")
+        lists.append(path := find_list(root, f"SH_{split.title()}.txt"))
         for number, line in numbered_lines(path):
-            name = st.video_stem(re.split(r"[,\s]", line)[0])
+            name = st.video_stem(PureWindowsPath(re.split(r"[,;\s]", line)[0]).name)
             if not re.fullmatch(r"\d+_\d+", name):
-                raise broken_line(path, number, line, "'<scene>_<id>', such as 01_001 or 01_0014")
-            if name in masks or not _is_testing_video(name, root):
-                videos.append(_video(name, split, root, masks))
+                expected = "'<scene>_<id>', such as 01_001 or 01_0014"
+                broken.append(broken_line(path, number, line, expected))
+            elif name in masks or _is_testing_video(name, root):
+                mask = masks.get(name, mask_folder / f"{name}.npy")
+                videos.append(_testing_video(root, name, split, mask))
             else:
-                without.append(mask_folder / f"{name}.npy")
-    if without:
-        problem = "masks are missing, from which labels and events of testing videos come"
-        raise UserError(f"{some_of(problem, without)[0]}; unpack them there")
+                file = training.get(name) or _training_video(root, name)
+                videos.append(st.SurveillanceVideo(name, file, split, 0, st.NORMAL))
+    refuse_all("lines cannot be understood", broken, "correct them or get the list again")
     names = {video.name for video in videos}
     lists += [path for name, path in masks.items() if name in names]
     return st.assemble(
@@ -51,17 +57,28 @@ def _is_testing_video(name: str, root: Path) -> bool:
     return len(name.split("_")[1]) == 4 or (root / "testing" / "frames" / name).exists()
 
 
-def _video(name: str, split: str, root: Path, masks: dict[str, Path]) -> st.SurveillanceVideo:
-    if name not in masks:
-        path = root / "training" / "videos" / f"{name}.avi"
-        return st.SurveillanceVideo(name, path, split, 0, st.NORMAL)
+def _places(root: Path) -> list[Path]:
+    """Where training videos lie, or their frames."""
+    return [root / "training" / "videos", root / "training" / "frames"]
+
+
+def _training_video(root: Path, name: str) -> Path:
+    """Its frames where they are extracted, else where the archive puts the video."""
+    frames = (folder / name for folder in _places(root) if os.path.isdir(folder / name))
+    return next(frames, _places(root)[0] / f"{name}.avi")
+
+
+def _testing_video(root: Path, name: str, split: str, mask: Path) -> st.SurveillanceVideo:
     path = root / "testing" / "frames" / name
-    events = mask_events(read_mask(masks[name]))
+    try:
+        labels = read_mask(mask)
+    except UserError as error:
+        return st.SurveillanceVideo(name, path, split, 0, st.NORMAL, problem=str(error))
+    events = mask_events(labels)
     label, category = (1, st.ANOMALY) if events else (0, st.NORMAL)
     # A training video's annotation is its label alone, whatever its mask tells.
-    return st.SurveillanceVideo(
-        name, path, split, label, category, events if split == "test" else ()
-    )
+    shown = (events, len(labels)) if split == "test" else ((), None)
+    return st.SurveillanceVideo(name, path, split, label, category, *shown)
 
 
 def mask_events(mask: np.ndarray) -> st.Events:
@@ -75,6 +92,8 @@ def read_mask(path: Path) -> np.ndarray:
     """One 0 or 1 per frame, (n_frames,); a UserError names a file that holds anything else."""
     try:
         mask = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: its mask is missing; unpack it there") from error
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a readable mask ({error}); unpack it again") from error
     if not isinstance(mask, np.ndarray):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aux_code import config
 from aux_code.datasets import own_videos, shanghaitech, ucf_crime, xd_violence
-from aux_code.datasets.lists import require_root
+from aux_code.datasets.lists import refuse_all, require_root
 from aux_code.datasets.surveillance_types import (
     ANOMALY,
     NORMAL,
@@ -21,7 +21,7 @@ from aux_code.errors import UserError
 
 __all__ = [
     "ANOMALY", "NORMAL", "VIDEO_SUFFIXES", "SurveillanceDataset", "SurveillanceVideo",
-    "frame_labels", "load_surveillance",
+    "frame_labels", "list_surveillance", "load_surveillance",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,16 @@ def load_surveillance(dataset: str | Path) -> SurveillanceDataset:
         dataset: ucf_crime, xd_violence, shanghaitech, or a folder with train.csv and test.csv.
 
     Raises:
-        UserError: unknown name, missing root or list, or a broken annotation (file, line, text).
+        UserError: unknown name, missing root or list, or broken annotations (file, line, text).
     """
+    data = list_surveillance(dataset)
+    what = f"annotations of {data.name} cannot be used"
+    refuse_all(what, list(data.problems.values()), "correct them or unpack them again")
+    return data
+
+
+def list_surveillance(dataset: str | Path) -> SurveillanceDataset:
+    """As `load_surveillance`, but for who needs no annotations: `problems` holds broken ones."""
     name = str(dataset)
     root = getattr(config, LOADERS[name][0]) if name in LOADERS else Path(name)
     data = read_surveillance(name, root)
@@ -52,7 +60,7 @@ def load_surveillance(dataset: str | Path) -> SurveillanceDataset:
 
 
 def read_surveillance(name: str, root: Path) -> SurveillanceDataset:
-    """As `load_surveillance`, from a given folder, and nothing is logged."""
+    """As `list_surveillance`, from a given folder, and nothing is logged."""
     if name in LOADERS:
         constant, load = LOADERS[name]
         return load(require_root(root, constant))

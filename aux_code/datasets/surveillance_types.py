@@ -1,20 +1,23 @@
 """What every surveillance data set comes down to: named, labelled videos; events in test videos."""
 
 import logging
+import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from aux_code.datasets.lists import some_of
+from aux_code.datasets.lists import refuse_all, some_of
+from aux_code.datasets.media_files import VIDEO_SUFFIXES, name_choices, unique_names
 from aux_code.errors import UserError
 
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+MOST_PAST_THE_END = 32
+"""Frames, of one feature: the official lists need it."""
 
 NORMAL = "Normal"
 ANOMALY = "Anomaly"
@@ -35,6 +38,8 @@ class SurveillanceVideo:
         category: kind of anomaly, "Normal", or "Anomaly" where kinds are unknown.
         events: anomalous stretches ((start, end), ...) in frames, 0-based, end exclusive; empty in
             training videos, whose annotation is the label alone.
+        n_annotated: frames that the annotation is about, where it says so.
+        problem: why its label or events cannot be used; empty: they can.
     """
 
     name: str
@@ -43,6 +48,8 @@ class SurveillanceVideo:
     label: int
     category: str
     events: Events = ()
+    n_annotated: int | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,20 +74,52 @@ class SurveillanceDataset:
         return [*self.train, *self.test]
 
     @property
+    def problems(self) -> dict[str, str]:
+        """Video -> why its annotation cannot be used."""
+        return {video.name: video.problem for video in self.videos if video.problem}
+
+    @property
     def missing(self) -> list[SurveillanceVideo]:
         """Listed videos whose file or folder is not there."""
         return [video for video in self.videos if not video.path.exists()]
 
 
 def frame_labels(video: SurveillanceVideo, n_frames: int) -> np.ndarray:
-    """uint8 (n_frames,): 1 inside an event; events past the last frame are clipped (warning)."""
+    """uint8 (n_frames,): 1 inside an event. What lies up to a feature (32 frames) past the last
+    frame is clipped, with a warning; a UserError if the annotation fits less, or not at all."""
+    if problem := misfit(video, n_frames):
+        raise UserError(f"{problem}; correct the annotation or get the whole video")
+    for line in past_the_end(video, n_frames):
+        log.warning("%s", line)
     labels = np.zeros(n_frames, np.uint8)
     for start, end in video.events:
-        if end > n_frames:
-            event = f"event {start}-{end} is clipped to the video's {n_frames} frames"
-            log.warning("%s: %s", video.name, event)
         labels[start:end] = 1
     return labels
+
+
+def past_the_end(video: SurveillanceVideo, n_frames: int) -> list[str]:
+    """A line on each event that ends past the last frame, and on a mask of another length."""
+    lines = [
+        f"{video.name}: event {start}-{end} is clipped to the video's {n_frames} frames"
+        for start, end in video.events
+        if end > n_frames
+    ]
+    if video.n_annotated not in (None, n_frames):
+        lines.append(f"{video.name}: {n_frames} frames, {video.n_annotated} values in its mask")
+    return lines
+
+
+def misfit(video: SurveillanceVideo, n_frames: int) -> str:
+    """Why an annotation is of another video than this one of `n_frames`; empty if it fits."""
+    n_values = n_frames if video.n_annotated is None else video.n_annotated
+    late = [
+        f"{s}-{e}" for s, e in video.events if s >= n_frames or e > n_frames + MOST_PAST_THE_END
+    ]
+    if late:
+        return f"{video.name}: event {', '.join(late)} of a video of {n_frames} frames"
+    if abs(n_values - n_frames) > MOST_PAST_THE_END:
+        return f"{video.name}: a mask of {n_values} values, a video of {n_frames} frames"
+    return ""
 
 
 def video_stem(name: str) -> str:
@@ -92,34 +131,29 @@ def video_stem(name: str) -> str:
     return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
 
 
-def with_unique_names(videos: Sequence[SurveillanceVideo], root: Path) -> list[SurveillanceVideo]:
-    """Videos that share a name get one made of their path; a UserError if one is listed twice."""
-    counts = Counter(video.name for video in videos)
-    names = (v.name if counts[v.name] == 1 else _path_name(v.path, root) for v in videos)
-    unique = [replace(video, name=name) for video, name in zip(videos, names)]
-    twice = [name for name, count in Counter(video.name for video in unique).items() if count > 1]
-    if twice:
-        problem = f"listed more than once: {', '.join(twice[:5])}"
-        raise UserError(f"{root}: {problem}; keep each video once, in one list")
-    return unique
-
-
 def assemble(
     name: str, root: Path, videos: list[SurveillanceVideo], report: list[str], lists: list[Path]
 ) -> SurveillanceDataset:
-    """Unique names, split into training and test; `lists` are the files that were read."""
-    unique = with_unique_names(videos, root)
+    """Unique names, split into training and test; `lists` are the files that were read.
+
+    Raises:
+        UserError: a video is listed twice.
+    """
+    counts = Counter(os.path.abspath(video.path) for video in videos)
+    read = ", ".join(str(path) for path in lists if path.suffix != ".npy")
+    twice = [path for path, count in counts.items() if count > 1]
+    refuse_all(f"videos are listed more than once in {read}", twice, "keep each once, in one list")
+    names = unique_names([name_choices(v.path, root, v.name) for v in videos])
+    unique = [replace(video, name=own) for video, own in zip(videos, names, strict=True)]
     renamed = [f"{new.name} ({old.name})" for old, new in zip(videos, unique) if old != new]
     what = "videos share their file's name with another, so their folders come in front"
+    notes = some_of(what, renamed)
     train, test = ([v for v in unique if v.split == split] for split in ("train", "test"))
-    return SurveillanceDataset(name, root, train, test, report, some_of(what, renamed), lists)
+    calm = [v.name for v in test if v.label and not v.events and not v.problem]
+    notes += some_of("anomalous test videos have no anomalous frame in their annotation", calm)
+    return SurveillanceDataset(name, root, train, test, report, notes, lists)
 
 
 def unlisted(kind: str, names: Iterable[str]) -> list[str]:
     """A report line on names in an annotation that are not in a list; none if there are none."""
     return some_of(f"{kind} belong to videos that are not listed", sorted(names))
-
-
-def _path_name(path: Path, root: Path) -> str:
-    relative = path.relative_to(root) if path.is_relative_to(root) else path
-    return "__".join([*relative.parent.parts, video_stem(path.name)])

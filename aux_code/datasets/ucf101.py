@@ -18,9 +18,11 @@ from aux_code.datasets.lists import (
     broken_line,
     first_existing,
     numbered_lines,
+    refuse_all,
     report_missing,
     require_root,
 )
+from aux_code.datasets.media_files import ListedFiles
 from aux_code.errors import UserError
 from aux_code.runs import seeded_generator
 
@@ -123,19 +125,20 @@ def _read_classes(path: Path) -> list[str]:
 
 def _read_list(path: Path, videos: Path, classes: list[str]) -> list[Ucf101Item]:
     indices = {name: index for index, name in enumerate(classes) if index}
-    items, seen = [], set()
+    files, items, seen, broken = ListedFiles(videos), [], set(), []
     for number, line in numbered_lines(path):
-        match = re.fullmatch(r"(([^/]+)/[^/]+_g(\d+)_c\d+\.\w+)(?:\s+(\d+))?", line)
+        pattern = r"(([^/]+)/[^/]+_g(\d+)_c\d+\.\w+)(?:\s+(\d+))?"
+        match, expected = re.fullmatch(pattern, line.replace("\\", "/")), ""
         if not match or match[2] not in indices or match[1] in seen:
             expected = "<Class>/v_<Class>_g<n>_c<n>.avi of a known class, listed once"
-            raise broken_line(path, number, line, expected)
-        label = indices[match[2]]
-        if match[4] and int(match[4]) != label:
-            raise broken_line(path, number, line, f"class index {label} as in classInd.txt")
+        elif match[4] and int(match[4]) != indices[match[2]]:
+            expected = f"class index {indices[match[2]]} as in classInd.txt"
+        if expected:
+            broken.append(broken_line(path, number, line, expected))
+            continue
         seen.add(match[1])
-        items.append(Ucf101Item(videos / match[1], label, int(match[3])))
-    if not items:
-        raise UserError(f"{path}: lists no video")
+        items.append(Ucf101Item(files.expected(match[1]), indices[match[2]], int(match[3])))
+    refuse_all("lines cannot be understood", broken, "correct them or get the list again")
     return items
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aux_code.checkpoints import write_atomically
+from aux_code.datasets.lists import some_of
 from aux_code.distributed import is_main
 from aux_code.errors import UserError
 
@@ -58,7 +59,7 @@ class UnreadableLog:
     Args:
         folder: the run's folder; made when the first file is recorded.
         n_total: number of files in the data set.
-        max_share: share of `n_total`, in [0, 1], above which `record` stops the run (ours: 1 %).
+        max_share: share of `n_total`, in [0, 1], above which the run stops (ours: 1 %).
     """
 
     def __init__(self, folder: Path | str, n_total: int, max_share: float = 0.01):
@@ -75,15 +76,23 @@ class UnreadableLog:
         return list(self._reasons)
 
     def record(self, path: Path | str, reason: str = "does not decode") -> None:
-        """Counts a file, once, or stops by a UserError above `max_share`; rank 0 writes."""
+        """Counts a file, once; rank 0 writes."""
         if str(path) in self._reasons:
             return
         self._reasons[str(path)] = reason
         log.warning("unreadable, left out: %s (%s)", path, reason)
         if is_main():
             _write_lines(self.path, {**_read_lines(self.path), **self._reasons})
-        if len(self) > self.max_share * self.n_total:
-            counts = f"{len(self)} of {self.n_total} files are unreadable"
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether more are recorded than `max_share` admits."""
+        return len(self) > self.max_share * self.n_total
+
+    def stop_if_too_many(self) -> None:
+        """A UserError that names the first ten and the file with all."""
+        if self.are_too_many:
+            what = f"of {self.n_total} files are unreadable, more than {self.max_share:.1%}"
             remedy = "replace them or admit a larger share (max_unreadable_share)"
-            admitted = f"more than the admitted {self.max_share:.1%}"
-            raise UserError(f"{counts}, {admitted}; they are named in {self.path}: {remedy}")
+            (line,) = some_of(what, self.names)
+            raise UserError(f"{line}; all are named in {self.path}: {remedy}")

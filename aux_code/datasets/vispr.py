@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aux_code.datasets.lists import files_of, report_missing, require_root, some_of
+from aux_code.datasets.lists import refuse_all, report_missing, require_root, some_of
+from aux_code.datasets.media_files import IMAGE_SUFFIXES, files_of
 from aux_code.errors import UserError
 from aux_code.runs import derived_seed
 
@@ -48,7 +49,6 @@ SAFE = "a0_safe"
 """Says that an image shows nothing private."""
 
 _ALIASES = {"a65_rel_soci": "a65_rel_social"}
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class Vispr(Sequence):
@@ -115,7 +115,7 @@ class Vispr(Sequence):
         folder = self.root / f"{split}2017"
         absent = [str(folder / f"{stem}.jpg") for stem in sorted(annotations.keys() - stems)]
         self._note("annotations have no image", absent)
-        per_image = [_read_annotation(annotations[path.stem]) for path in self.paths]
+        per_image = _read_annotations([annotations[path.stem] for path in self.paths])
         counts = Counter(name for names in per_image for name in names)
         self._check_attributes(counts)
         labels = [[name in names for name in self.attributes] for names in per_image]
@@ -157,7 +157,7 @@ def canonical_name(attribute: str) -> str:
 def annotated_attributes(root: Path, splits: Sequence[str] = SPLITS) -> set[str]:
     """Every attribute that some image of some of the splits has."""
     files = (file for split in splits for file in _own(root, split, _annotation_files))
-    return {name for file in files for name in _read_annotation(file)}
+    return set().union(*_read_annotations(list(files)))
 
 
 def _own(
@@ -173,7 +173,7 @@ def _own(
 
 
 def _images(root: Path, split: str) -> list[Path]:
-    return files_of(root / f"{split}2017", _IMAGE_SUFFIXES)
+    return files_of(root / f"{split}2017", suffixes=IMAGE_SUFFIXES)
 
 
 def _annotation_places(root: Path, split: str) -> list[Path]:
@@ -184,7 +184,20 @@ def _annotation_places(root: Path, split: str) -> list[Path]:
 def _annotation_files(root: Path, split: str) -> list[Path]:
     """Those of the first place that has any; none where the split has none."""
     places = _annotation_places(root, split)
-    return next((files for folder in places if (files := files_of(folder, (".json",)))), [])
+    found = (files_of(folder, suffixes=(".json",)) for folder in places)
+    return next(filter(None, found), [])
+
+
+def _read_annotations(paths: Sequence[Path]) -> list[set[str]]:
+    """The attributes of each file; one UserError names all that are broken."""
+    per_file, broken = [], []
+    for path in paths:
+        try:
+            per_file.append(_read_annotation(path))
+        except UserError as error:
+            broken.append(error)
+    refuse_all("VISPR annotations are broken", broken, "unpack them again")
+    return per_file
 
 
 def _read_annotation(path: Path) -> set[str]:

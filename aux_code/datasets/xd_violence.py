@@ -1,7 +1,7 @@
 """XD-Violence: 4,754 videos, 217 hours, of films and cameras (train 3,954, test 300 + 500).
 
     ROOT/train/<Name>.mp4  ROOT/test/<Name>.mp4  at any depth; or ROOT/1-1004 ... and ROOT/videos
-    ROOT/annotations.txt   "<name> start end start end ...", frames from 0, end exclusive
+    ROOT/annotations.txt   "<name> start end start end ...", frames from 0, end exclusive; or below
 
 A name ends in _label_A (normal) or in _label_ and codes joined by '-': its label and category.
 
@@ -10,11 +10,12 @@ research use.
 """
 
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from aux_code.datasets import surveillance_types as st
-from aux_code.datasets.lists import broken_line, files_of, first_existing, numbered_lines, some_of
+from aux_code.datasets.lists import broken_line, find_list, numbered_lines, refuse_all, some_of
+from aux_code.datasets.media_files import files_of
 from aux_code.errors import UserError
 
 OFFICIAL_COUNTS = {"train": 3954, "test": 800}
@@ -23,32 +24,42 @@ CATEGORIES = {
     "G": "Explosion",
 }  # fmt: skip
 TRAIN_FOLDERS = ("train", "1-1004", "1005-2004", "2005-2804", "2805-3319", "3320-3954")
-TEST_FOLDERS = ("test", "videos")
+TEST_FOLDERS = ("test", "videos", "test_videos")
 
 
 def load(root: Path) -> st.SurveillanceDataset:
     """Lists the videos by their folders, labels them by their names and reads the test events."""
-    annotations = first_existing([root / "annotations.txt"], "XD-Violence's annotations")
-    events = _read_annotations(annotations)
-    train = [_video(path, "train", {}) for path in _videos(root, TRAIN_FOLDERS)]
-    test = [_video(path, "test", events) for path in _videos(root, TEST_FOLDERS)]
-    if not train and not test:
+    annotations = find_list(root, "annotations.txt")
+    events, broken = _read_annotations(annotations)
+    paths = {
+        split: files_of(*(root / name for name in names), suffixes=st.VIDEO_SUFFIXES, deep=True)
+        for split, names in (("train", TRAIN_FOLDERS), ("test", TEST_FOLDERS))
+    }
+    if not any(paths.values()):
         places = ", ".join(str(root / folder) for folder in (*TRAIN_FOLDERS, *TEST_FOLDERS))
         raise UserError(f"no XD-Violence videos; looked for them below {places}")
-    for video in test:
-        if video.label != bool(video.events):
-            by_name, by_list = ("anomalous", "no event") if video.label else ("normal", "an event")
-            problem = f"is {by_name} by its name, but has {by_list}"
-            raise UserError(f"{video.path} {problem} in {annotations}; correct one of the two")
-    report = _report(root, train, test, events)
-    return st.assemble("xd_violence", root, [*train, *test], report, [annotations])
-
-
-def _videos(root: Path, folders: Sequence[str]) -> list[Path]:
-    found = (
-        path for name in folders for path in files_of(root / name, st.VIDEO_SUFFIXES, deep=True)
+    unnamed = [path for own in paths.values() for path in own if not _codes(path)]
+    known = f"_label_A or _label_<codes> of {', '.join(CATEGORIES)}, 0"
+    refuse_all(f"videos' names do not end in {known}", unnamed, "rename them or take them away")
+    train = [_video(path, "train", {}) for path in paths["train"]]
+    test = [_checked(_video(path, "test", events), annotations, broken) for path in paths["test"]]
+    refuse_all("lines cannot be understood", [*broken.values()], "correct them")
+    return st.assemble(
+        "xd_violence", root, [*train, *test], _report(root, train, test, events), [annotations]
     )
-    return [path for path in found if path.is_file()]
+
+
+def _checked(
+    video: st.SurveillanceVideo, annotations: Path, broken: dict[str, str]
+) -> st.SurveillanceVideo:
+    """A test video with what is wrong about its annotation, whose line is then no longer broken."""
+    if problem := broken.pop(video.name, ""):
+        return replace(video, problem=problem)
+    if video.label == bool(video.events):
+        return video
+    by_name, by_list = ("anomalous", "no event") if video.label else ("normal", "an event")
+    problem = f"{video.path} is {by_name} by its name, but has {by_list} in {annotations}"
+    return replace(video, problem=problem)
 
 
 def _report(root: Path, train: list, test: list, events: dict[str, st.Events]) -> list[str]:
@@ -66,29 +77,33 @@ def _report(root: Path, train: list, test: list, events: dict[str, st.Events]) -
     return report + some_of("annotated test videos are missing", absent)
 
 
-def _video(path: Path, split: str, events: dict[str, st.Events]) -> st.SurveillanceVideo:
-    name = st.video_stem(path.name)
-    match = re.search(r"_label_([A-Z0-9-]+)$", name)
+def _codes(path: Path) -> list[str]:
+    """What a name says of its video; empty if it says nothing."""
+    match = re.search(r"_label_([A-Z0-9-]+)$", st.video_stem(path.name))
     codes = match[1].split("-") if match else []
-    if not codes or not set(codes) <= {"A", "0", *CATEGORIES}:
-        known = ", ".join(CATEGORIES)
-        raise UserError(f"{path}: the name must end in _label_A or _label_<codes> of {known}, 0")
+    return codes if set(codes) <= {"A", "0", *CATEGORIES} else []
+
+
+def _video(path: Path, split: str, events: dict[str, st.Events]) -> st.SurveillanceVideo:
+    name, codes = st.video_stem(path.name), _codes(path)
     kinds = [CATEGORIES[code] for code in codes if code in CATEGORIES]
     label, category = (0, st.NORMAL) if codes == ["A"] else (1, kinds[0] if kinds else st.ANOMALY)
     return st.SurveillanceVideo(name, path, split, label, category, events.get(name, ()))
 
 
-def _read_annotations(path: Path) -> dict[str, st.Events]:
-    events = {}
+def _read_annotations(path: Path) -> tuple[dict[str, st.Events], dict[str, str]]:
+    """(video -> events, video or line -> why it cannot be used)."""
+    events, broken = {}, {}
     for number, line in numbered_lines(path):
         # A name may hold blanks; its end is known by its label.
         match = re.fullmatch(r"(.*_label_\S+?)((?:\s+\d+\s+\d+)+)", line)
+        named = match or re.match(r"(.*_label_\S+)", line) or [None, line]
+        name, expected = st.video_stem(named[1]), "each video once, and start before end"
+        bounds = list(map(int, match[2].split())) if match else []
+        pairs = tuple(zip(bounds[::2], bounds[1::2], strict=True))
         if not match:
             expected = "'<name>_label_<codes> <start> <end> [<start> <end> ...]'"
-            raise broken_line(path, number, line, expected)
-        name, bounds = st.video_stem(match[1]), list(map(int, match[2].split()))
-        pairs = tuple(zip(bounds[::2], bounds[1::2], strict=True))
-        if name in events or any(start >= end for start, end in pairs):
-            raise broken_line(path, number, line, "each video once, and start before end")
+        if not match or name in events or any(start >= end for start, end in pairs):
+            broken[name] = str(broken_line(path, number, line, expected))
         events[name] = pairs
-    return events
+    return events, broken

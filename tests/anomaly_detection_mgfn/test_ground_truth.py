@@ -52,7 +52,7 @@ def test_more_than_a_hundredth_of_failed_test_videos_ends_it_unless_allowed(smal
 
 ONE_SIDED = [
     ("train", ",0,", "only normal"), ("train", ",1,", "only anomalous"),
-    ("train", "none", "no training"), ("test", ",0,", ".*anomalous and normal frames"),
+    ("train", "none", "no video is listed"), ("test", ",0,", ".*anomalous and normal frames"),
 ]  # fmt: skip
 
 
@@ -66,12 +66,33 @@ def test_both_classes_are_needed(small_set, split, kept, words):
         matched(small_set)
 
 
+@pytest.mark.parametrize("start, end, fits", [
+    (-40, 32, True), (-1, 32, True), (-40, 33, False), (0, 1, False),
+])  # fmt: skip
+def test_events_reach_a_feature_past_the_end_at_most(small_set, caplog, start, end, fits):
+    """The official lists need that much; what lies farther is of another video."""
+    path, names = small_set.dataset / "test.csv", ("test 01#ö", "test 03#ö")
+    text = path.read_text(encoding="utf-8")
+    for name in names:
+        (before,), n = small_set.events[name], small_set.n_frames[name]
+        row = f"videos/{name}.mp4,1,"
+        text = text.replace(f"{row}{before[0]}-{before[1]}", f"{row}{n + start}-{n + end}")
+    path.write_text(text, encoding="utf-8")
+    if not fits:
+        with pytest.raises(UserError, match=f"2 annotations .*{names[0]}: event .*{names[1]}"):
+            matched(small_set)
+        return
+    truth = {truth.name: truth for truth in matched(small_set).test}[names[0]]
+    assert truth.events == ((truth.n_frames + start, truth.n_frames),)
+    assert f"{names[0]}: event" in caplog.text
+
+
 write_crlf = partial(write_lines, line_end=" \r\n")
 N_FRAMES = 100
 CASES = {
     "from the first frame": ([(0, 40)], N_FRAMES), "to the last frame": ([(60, 100)], N_FRAMES),
-    "past the end": ([(60, 130)], N_FRAMES), "two events": ([(10, 20), (63, 65)], N_FRAMES),
-    "wholly past the end": ([(0, 5), (120, 130)], N_FRAMES),
+    "a feature past the end": ([(60, 132)], N_FRAMES),
+    "two events": ([(10, 20), (63, 65)], N_FRAMES),
     "the whole video": ([(0, 100)], N_FRAMES), "one frame": ([(31, 32)], N_FRAMES),
     "shorter than a clip": ([(2, 5)], 7), "of one frame": ([(0, 1)], 1),
 }  # fmt: skip

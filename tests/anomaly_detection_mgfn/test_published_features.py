@@ -105,6 +105,67 @@ def test_features_labels_and_truth_are_those_of_the_files(tmp_path, form):
         assert truth.n_frames == len(published.labels[truth.name])
 
 
+@pytest.mark.parametrize("first_axis", ["clips", "crops"])
+def test_crops_may_stand_on_either_axis(tmp_path, first_axis):
+    published = Published(tmp_path, n_crops=10)
+    for name, array in published.arrays.items():
+        swapped = array.swapaxes(0, 1) if first_axis == "crops" else array
+        np.save(tmp_path / "features" / f"{name}.npy", swapped)
+    source, _ = published.matched()
+    assert source.n_crops == 10
+    for name, array in published.arrays.items():
+        np.testing.assert_array_equal(source.read(name), array)
+
+
+PLACES = ("G:\\UCF_ten_crop\\", "E:/code/features/", "\\\\nas\\share\\", "test\\", "features/deep/")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_lists_from_other_systems(tmp_path, place):
+    published = Published(tmp_path, n_crops=5, spread="__")
+    for split in ("train", "test"):
+        lines = published.lines(split)
+        published.write_list(split, [line.replace("/somebody/else/", place) for line in lines])
+    assert published.train_labels() == TRAIN
+
+
+def test_vadclips_lists_have_a_header_kinds_and_one_crop_of_each_test_video(tmp_path, caplog):
+    published = Published(tmp_path, n_crops=10, spread="__", dtype="f2", dimension=512)
+    for split in ("train", "test"):
+        lines = [n for n in published.lines(split) if split == "train" or n.endswith("__5.npy")]
+        kinds = ["Normal" if "Normal" in line else "Abuse" for line in lines]
+        published.write_list(split, ["path", *lines], ["label", *kinds])
+    source, videos = published.matched()
+    assert {video.name: video.label for video in videos.train} == TRAIN
+    assert [truth.name for truth in videos.test] == list(TEST)
+    assert (source.n_crops, source.feature_dim) == (1, 512) and "crops [5]" in caplog.text
+    for name, array in published.arrays.items():
+        np.testing.assert_array_equal(source.read(name)[:, 0], array[:, 5])
+
+
+def test_pel4vads_lists_have_labels_as_numbers_with_a_point(tmp_path):
+    published = Published(tmp_path, SHANGHAI, n_crops=10, spread="_")
+    for split, labels in zip(("train", "test"), SHANGHAI):
+        names = [line.rpartition("/")[2] for line in published.lines(split)]
+        rows = [f"{split}/{name} {labels[name[:-6]]:.1f}" for name in names]
+        published.write_list(split, rows)
+    assert published.train_labels(dataset="nowhere") == SHANGHAI[0]
+
+
+def test_all_broken_files_and_lines_are_named_at_once(tmp_path):
+    published = Published(tmp_path)
+    for name in list(TRAIN)[:2]:
+        (tmp_path / "features" / f"{name}.npy").write_bytes(b"no array")
+    with pytest.raises(UserError, match="2 feature files are broken.*Burglary001.*Videos003"):
+        published.matched()
+    published.write_list("train", ["features/gone1.npy", "features/gone2.npy"])
+    with pytest.raises(UserError, match="2 files of .*train.list.*gone1.*gone2.*--features"):
+        published.matched()
+    (tmp_path / "train.list").write_text("\n")
+    with pytest.raises(UserError, match="train.list is empty"):
+        published.matched()
+
+
 def test_names_that_tell_nothing_need_a_column_or_annotations(tmp_path):
     published, own = Published(tmp_path, SHANGHAI), tmp_path / "own"
     with pytest.raises(UserError, match="'01_001' is normal; add 0 or 1"):
@@ -124,7 +185,7 @@ def test_lengths_are_checked_per_video_against_the_truth_and_the_lists_counts(tm
     published, gt = Published(tmp_path), np.load(tmp_path / "gt.npy")
     for truth, words in (
         (gt[16:], f"{len(gt) - 16} frames.*{len(gt)}"),
-        (np.roll(gt, 400), "anomalous frames in normal videos: Normal_Videos_010"),
+        (np.roll(gt, 400), "1 normal videos have anomalous frames in .*gt.npy: Normal_Videos_010"),
         (gt * 2, "expected 0 and 1"),
     ):
         np.save(tmp_path / "gt.npy", truth)

@@ -16,7 +16,7 @@ from anomaly_detection_mgfn.mgfn import MGFN
 from anomaly_detection_mgfn.mgfn_files import checkpoint_meta, save_network
 from anomaly_detection_mgfn.params_mgfn import MINIATURE
 from anomaly_detection_mgfn.score_plot import anonymized_frames
-from anomaly_detection_mgfn.score_video import find_networks, result_folders, video_paths
+from anomaly_detection_mgfn.score_video import find_networks, video_paths
 from aux_code import config
 from aux_code.artefacts import Recipe, sha256
 from aux_code.checkpoints import save_checkpoint
@@ -70,20 +70,20 @@ def test_a_model_folder_is_found_by_its_content(meta, tmp_path, recorded):
             find(meta, anonymizer=anonymizer)
 
 
-def test_videos_have_folders_of_their_own_and_are_found_by_the_source_of_features(tmp_path):
-    folders = result_folders(tmp_path, ["a b", "a_b", "a?b", "c#1=ü.x"])
-    assert [path.name for path in folders.values()] == ["a_b", "a_b_2", "a_b_3", "c_1_ü.x"]
-    # the folder may hold features of other videos, and of the same file from where it was
-    for path in ("new/x/a.mp4", "new/y/a.mp4", "new/moved.mp4", "other/b.mp4"):
+def test_videos_are_found_by_the_source_of_features(tmp_path):
+    """The folder may hold features of other videos, and of the same file from where it was."""
+    for path in ("new/x/a.mp4", "disk/a.mp4", "new/moved.mp4", "other/b.mp4", "disk/cam/000.jpg"):
         write_lines(tmp_path / path)
-    sources = {"x__a": "new/x/a.mp4", "y__a": "new/y/a.mp4", "moved": "old/moved.mp4"}
-    sources |= {"b": "other/b.mp4", "a": "old/a.mp4"}
+    (tmp_path / "new" / "y").symlink_to(tmp_path / "disk")
+    sources = {"x__a": "new/x/a.mp4", "y__a": "disk/a.mp4", "moved": "old/moved.mp4"}
+    sources |= {"b": "other/b.mp4", "a": "old/a.mp4", "cam": "disk/cam"}
     videos = {name: {"source": {"path": str(tmp_path / own)}} for name, own in sources.items()}
     source = FeatureSource(tmp_path, {}, 1, 1, 32, {"videos": videos})
     new, empty = (replace(MINIATURE, score=str(tmp_path / name)) for name in ("new", "empty"))
     paths = video_paths(new, source).items()
     found = {name: path.relative_to(tmp_path).as_posix() for name, path in paths}
-    assert found == {"x__a": "new/x/a.mp4", "y__a": "new/y/a.mp4", "moved": "new/moved.mp4"}
+    linked = {"y__a": "disk/a.mp4", "cam": "disk/cam"}
+    assert found == {"x__a": "new/x/a.mp4", "moved": "new/moved.mp4", **linked}
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no video of --score"):
         video_paths(empty, source)

@@ -101,15 +101,20 @@ def test_shanghaitech_frames_masks_and_marker(tmp_path, monkeypatch, checked):
     checked(0, "shanghaitech --decode")
     np.save(mask, np.array([0, 1, 1, 0, 1], np.uint8))
     out = checked(3, "shanghaitech --decode")
-    assert "01_0014: 4 frames, 5 values in its mask" in out
-    assert "01_0014: 4 frames, event 4-5" in out
+    assert "1 annotations do not fit their videos" in out
+    assert "01_0014: event 4-5 of a video of 4 frames" in out
+    np.save(mask, np.array([0, 1, 1, 0, 0], np.uint8))
+    assert "note: 1 annotations end past" in checked(0, "shanghaitech --decode")
+    np.save(mask, np.zeros(37, np.uint8))
+    out = checked(3, "shanghaitech --decode")
+    assert out.count("01_0014: a mask of 37 values, a video of 4 frames") == 1
     (frames / "002.jpg").write_bytes((frames / "002.jpg").read_bytes()[:300])
     assert "01_0014: 002.jpg: not a readable image" in checked(3, "shanghaitech --decode")
 
 
 def test_own_folder(tmp_path, checked):
     write_video(tmp_path / "a.mp4", 3)
-    clipped = "note: 1 events end past the last frame and are clipped"
+    clipped = "note: 1 annotations end past the last frame and are clipped"
     for is_clipped, code, *rows in (
         (False, 0, "a.mp4,1,0-3"), (True, 0, "a.mp4,1,0-4"), (True, 3, "a.mp4,1,0-9", "b.mp4,0,"),
     ):  # fmt: skip

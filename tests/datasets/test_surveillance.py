@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from aux_code import config
-from aux_code.datasets.surveillance import SurveillanceVideo, frame_labels, load_surveillance
+from aux_code.datasets.surveillance import (
+    SurveillanceVideo,
+    frame_labels,
+    list_surveillance,
+    load_surveillance,
+)
 from aux_code.errors import UserError
 from tests.datasets.media import write_lines
 
@@ -53,9 +58,16 @@ def test_ucf_crime(ucf_crime):
 
 
 def test_ucf_crime_variants_of_the_archive(ucf_crime):
-    (ucf_crime / "Anomaly_Detection_splits").mkdir()
+    """The lists in their folder, the annotations by their second name, videos in numbered parts."""
+    before = load_surveillance("ucf_crime")
+    split = ucf_crime / "UCF_Crimes-Train-Test-Split" / "Anomaly_Detection_splits"
+    text = ucf_crime / "Temporal_Anomaly_Annotation_For_Testing_Videos" / "Txt_formate"
+    for folder in (split, text):
+        folder.mkdir(parents=True)
     for name in ("Anomaly_Train.txt", "Anomaly_Test.txt"):
-        (ucf_crime / name).rename(ucf_crime / "Anomaly_Detection_splits" / name)
+        (ucf_crime / name).rename(split / name)
+    (ucf_crime / ANNOTATIONS).rename(text / "Temporal_Anomaly_Annotation.txt")
+    assert load_surveillance("ucf_crime").videos == before.videos
     deep = ucf_crime / "Anomaly-Videos-Part-1" / "Abuse" / "Abuse001_x264.mp4"
     copies = [ucf_crime / folder / deep.name for folder in ("A", "Zoo")]
     for path in (*copies, deep, deep.with_name(f"._{deep.name}")):
@@ -63,6 +75,15 @@ def test_ucf_crime_variants_of_the_archive(ucf_crime):
     assert load_surveillance("ucf_crime").train[0].path == deep, "the one in its category's folder"
     deep.unlink()
     assert load_surveillance("ucf_crime").train[0].path == copies[0]
+    write_lines(split / "Anomaly_Train.txt", "")
+    refused("ucf_crime", "Anomaly_Train.txt is empty")
+
+
+def test_an_anomalous_test_video_without_an_anomalous_frame_is_named(ucf_crime, caplog):
+    text = (ucf_crime / ANNOTATIONS).read_text().replace("1  20  31 40", "-1  -1  -1  -1")
+    (ucf_crime / ANNOTATIONS).write_text(text)
+    assert load_surveillance("ucf_crime").test[1].label == 1
+    assert "1 anomalous test videos have no anomalous frame in their annotation" in caplog.text
 
 
 @pytest.mark.parametrize("line, match", [
@@ -71,7 +92,7 @@ def test_ucf_crime_variants_of_the_archive(ucf_crime):
     ("Abuse028_x264.mp4 Abuse 240 165 -1 -1", "line 2"),
     ("Abuse028_x264.mp4 Abuse 0 165 -1 -1", "line 2"),
     ("Arson010_x264.mp4 Arson 1 20 -1 -1\nArson010_x264.mp4 Arson 1 20 -1 -1", "line 3.*once"),
-    ("Arson010_x264.mp4 Arson -1 -1 -1 -1", "Arson010_x264.mp4 has no event"),
+    ("Normal_Videos_003_x264.mp4 Normal -1 -1 -1 -1", "Abuse028_x264.mp4 has no line.*Arson010"),
     ("Arson010_x264.mp4 Arson 1 2 -1 -1\nNormal_Videos_003_x264.mp4 Normal 5 9 -1 -1",
      "is normal, but has an event"),
 ])  # fmt: skip
@@ -97,7 +118,7 @@ def test_ucf_crime_reports_and_errors(ucf_crime, caplog):
     write_lines(train, "Abuse001_x264.mp4")
     refused("ucf_crime", "line 1.*<Category>")
     write_lines(train, *["Abuse/Abuse001_x264.mp4"] * 2)
-    refused("ucf_crime", "more than once: Videos__Abuse__Abuse001_x264")
+    refused("ucf_crime", "more than once in .*Anomaly_Train.txt.*Abuse/Abuse001_x264.mp4")
     train.unlink()
     refused("ucf_crime", "Anomaly_Train.txt not found")
 
@@ -134,6 +155,18 @@ def test_xd_violence(xd_violence):
     assert {v.name: v.events for v in load_surveillance("xd_violence").test}[FRENCH] == ((0, 10),)
 
 
+def test_xd_violence_parts_that_are_links_are_read_once(xd_violence):
+    """Two ways may lead to one part; a link to the whole would go round for ever."""
+    other = xd_violence.parent / "other_disk"
+    write_lines(other / "v=1__#1_label_A.mp4")
+    (xd_violence / "train").mkdir(exist_ok=True)
+    (xd_violence / "train" / "1-1004").symlink_to(other)
+    (xd_violence / "1005-2004").symlink_to(other)
+    (xd_violence / "train" / "all").symlink_to(xd_violence / "train")
+    names = sorted(video.name for video in load_surveillance("xd_violence").train)
+    assert names == ["A.Film__#1_label_B1-B6-0", "Other__#1_label_A", "v=1__#1_label_A"]
+
+
 @pytest.mark.parametrize("lines, match", [
     ([f"{ANOMALOUS} 420"], "line 1"),
     ([f"{ANOMALOUS} 420 1848", f"{FRENCH} 20 10"], f"line 2.*{FRENCH[:6]}"),
@@ -148,7 +181,7 @@ def test_xd_violence_broken_annotations(xd_violence, lines, match):
 
 def test_xd_violence_reports_what_is_absent(xd_violence, caplog):
     write_lines(xd_violence / "train" / "holiday.mp4")
-    refused("xd_violence", "holiday.mp4.*_label_A")
+    refused("xd_violence", "_label_A.*holiday.mp4")
     (xd_violence / "train" / "holiday.mp4").unlink()
     (gone,) = xd_violence.rglob(f"{ANOMALOUS}.mp4")
     gone.rename(gone.with_name(f"._{gone.name}"))
@@ -188,6 +221,26 @@ def test_shanghaitech(shanghaitech):
     refused("shanghaitech", r"SH_Test.txt, line 2.*'camera one'")
 
 
+def test_shanghaitech_training_frames_that_are_extracted_already(shanghaitech):
+    training = shanghaitech / "training"
+    (training / "videos" / "01_001.avi").rename(training / "videos" / "01_001.mp4")
+    (training / "videos" / "01_002.avi").unlink()
+    frames = write_lines(training / "frames" / "01_002" / "000.jpg").parent
+    write_lines(shanghaitech / "testing" / "test_frame_mask" / "._01_0014.npy")
+    data = load_surveillance("shanghaitech")
+    assert data.train[0].path == training / "videos" / "01_001.mp4"
+    assert data.test[0].path == frames and data.missing == data.report == []
+
+
+def test_who_needs_no_annotation_goes_on_without_it(shanghaitech):
+    masks = shanghaitech / "testing" / "test_frame_mask"
+    for name in ("01_0014", "02_0001"):
+        (masks / f"{name}.npy").write_bytes(b"no array")
+    refused("shanghaitech", "2 annotations of .*02_0001.npy.*01_0014.npy")
+    data = list_surveillance("shanghaitech")
+    assert data.problems.keys() == {"01_0014", "02_0001"} and len(data.videos) == 5
+
+
 def test_shanghaitech_masks_missing_broken_or_unlisted(shanghaitech):
     masks = shanghaitech / "testing" / "test_frame_mask"
     np.save(masks / "05_0001.npy", np.zeros(3, np.uint8))
@@ -201,9 +254,18 @@ def test_shanghaitech_masks_missing_broken_or_unlisted(shanghaitech):
     refused("shanghaitech", "01_0014.npy: an archive")
     for name in ("01_0014", "01_0015"):
         (masks / f"{name}.npy").unlink()
-    refused("shanghaitech", r"2 masks are missing.*01_0014.npy, .*01_0015.npy")
+    missing = r"2 annotations of shanghaitech.*01_0014.npy: its mask is missing.*01_0015.npy"
+    refused("shanghaitech", missing)
     (shanghaitech / "testing/frames").rename(shanghaitech / "elsewhere")
-    refused("shanghaitech", r"2 masks are missing.*01_0014.npy, .*01_0015.npy")
+    refused("shanghaitech", missing)
+
+
+def test_a_mask_may_be_a_feature_too_long(caplog):
+    video = SurveillanceVideo("v", None, "test", 0, "Normal", (), 140)
+    assert frame_labels(video, 108).tolist() == [0] * 108
+    assert "v: 108 frames, 140 values in its mask" in caplog.text
+    with pytest.raises(UserError, match="v: a mask of 140 values, a video of 107 frames"):
+        frame_labels(video, 107)
 
 
 def test_own_videos(tmp_path):
@@ -221,10 +283,39 @@ def test_own_videos(tmp_path):
     assert frame_labels(overlapping, 5).tolist() == [0, 1, 1, 1, 0]
 
 
+SPREADSHEETS = {
+    "semicolons": ("\r\n", [
+        "video;label;anomalies;;", r'cam 1\Ü.mp4;1;"0-5;7-9";;', "b.mp4;normal", ";;;",
+    ]),
+    "no quotes": ("\r\n", ["sep=;", "Video;Label;Anomalies", "cam 1/Ü.mp4;1;0-5;7-9", "b.mp4;0;"]),
+    "tabs": ("\r", [
+        "video\tlabel\tanomalies", "C:\\x\\cam 1\\u\u0308.mp4\t1\t0-5;7-9", "b.MP4\t0",
+    ]),
+    "quotes": ("\n", [
+        '"video","label","anomalies"', '"cam 1/Ü.mp4","1","0-5;7-9"', '"b.mp4","0",""', "", ",,",
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("form", SPREADSHEETS)
+def test_lists_as_spreadsheets_save_them(tmp_path, form, encoding):
+    for name in ("cam 1/Ü.mp4", "b.mp4"):
+        write_lines(tmp_path / name)
+    line_end, lines = SPREADSHEETS[form]
+    text = "".join(line + line_end for line in lines)
+    text = unicodedata.normalize("NFC", text) if encoding == "cp1252" else text
+    (tmp_path / "test.csv").write_bytes(text.encode(encoding))
+    data = load_surveillance(str(tmp_path))
+    found = [("Ü", 1, "Anomaly", ((0, 5), (7, 9))), ("b", 0, "Normal", ())]
+    assert facts(data.videos) == found and data.missing == []
+
+
 @pytest.mark.parametrize("header, lines, match", [
     ("name,label", ["a.mp4,0"], "line 1.*header"), ("", [], "line 1"),
     ("video,label", ["a.mp4,0", "b.mp4,maybe"], r"line 3.*'b.mp4,maybe'"),
-    ("video,label", ["a.mp4"], "line 2"), ("video,label", [",1"], "line 2.*empty"),
+    ("video,label", [], "no video is listed"), ("video,label", ["a.mp4"], "line 2"),
+    ("video,label", [",1"], "line 2.*empty"),
     ("video,label", ["a.mp4,0,1-2"], "line 2"),
     ("video,label", ["a.mp4,0", "a.mp4,1"], "more than once"),
     ("video,label,anomalies", ["a.mp4,1,5-2"], "line 2"),

@@ -59,7 +59,7 @@ def test_validation_part_splits_by_group_and_seed(tmp_path):
     ("trainlist01.txt", "YoYo/v_YoYo_g02_c01.avi 1\n", "class index 2"),
     ("trainlist01.txt", "YoYo/v_YoYo_g02_c01.avi 2\n" * 2, "line 2.*listed once"),
     ("trainlist01.txt", "Jump/v_Jump_g02_c01.avi 2\n", "known class"),
-    ("trainlist01.txt", "", "lists no video"),
+    ("trainlist01.txt", "", "trainlist01.txt is empty"),
     ("trainlist01.txt", "YoYo/v_YoYo_g02_c99.avi 2\n", "1 of 1 UCF101 videos.*_g02_c99.avi"),
 ])  # fmt: skip
 def test_broken_lists_name_file_and_line(tmp_path, file, content, match):

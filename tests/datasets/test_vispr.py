@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from aux_code import config
 from aux_code.datasets.vispr import VISPR1, Vispr
 from aux_code.errors import UserError
 from tests.datasets.media import write_lines
@@ -62,6 +63,21 @@ def test_missing_and_broken_annotations_are_named(tmp_path):
         Vispr(root)
     data = Vispr(root, load_labels=False)
     assert len(data) == 4 and data.labels is None
+
+
+def test_all_broken_annotations_are_named_at_once(tmp_path, monkeypatch):
+    """The first ten in the message, all of them in a file."""
+    monkeypatch.setattr(config, "LOGS_ROOT", tmp_path / "logs")
+    root = make_vispr(tmp_path, labels={f"2017_{i:02d}": ["a4_gender"] for i in range(40)})
+    for i in range(12):
+        (root / "train2017" / f"2017_{i:02d}.json").write_text("{")
+    with pytest.raises(
+        UserError, match="12 VISPR annotations are broken: .*2017_09.json.*"
+    ) as caught:
+        Vispr(root, hold_out=False)
+    whole = tmp_path / "logs" / "VISPR_annotations_are_broken.txt"
+    assert "2017_10.json" not in str(caught.value) and str(whole) in str(caught.value)
+    assert [f"2017_{i:02d}.json" in line for i, line in enumerate(whole.open())] == [True] * 12
 
 
 def test_without_labelled_images_of_its_own_val_is_a_tenth_of_train(tmp_path):

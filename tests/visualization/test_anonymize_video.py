@@ -285,12 +285,15 @@ def test_a_folder_of_videos_becomes_a_folder_of_copies(tmp_path, run, capsys):
         write_video(source / name, 3, codec)
     (source / "broken.mp4").write_bytes(b"no video")
     (source / "notes.txt").write_text("no video either")
+    for image in ("frames/0.png", "frames/1.png", "poster.png"):
+        (source / image).parent.mkdir(exist_ok=True)
+        Image.fromarray(painted(0)).save(source / image)
     assert run(source, target) == 3
     files = sorted(path for path in target.rglob("*") if path.is_file())
     copies = [path.relative_to(target).as_posix() for path in files]
-    assert copies == ["a.avi.mp4", "a.mp4.mp4", "cam 2/b.mp4"]
-    assert all(len(read(target / copy).times) == 3 for copy in copies)
-    assert "1 of 4 videos cannot be read" in capsys.readouterr().err
+    assert copies == ["a.avi.mp4", "a.mp4.mp4", "cam 2/b.mp4", "frames.mp4"]
+    assert [len(read(target / copy).times) for copy in copies] == [3, 3, 3, 2]
+    assert "1 of 5 videos cannot be read" in capsys.readouterr().err
     with pytest.raises(UserError, match="give a folder"):
         run(source, tmp_path / "out.mp4")
     (source / "a.avi").unlink()
