@@ -44,6 +44,9 @@ _UCF_CATEGORY = re.compile(
     r"(Abuse|Arrest|Arson|Assault|Burglary|Explosion|Fighting|RoadAccidents|Robbery|Shooting"
     r"|Shoplifting|Stealing|Vandalism)\d{3}"
 )
+_TELLING = re.compile(rf"^Normal_Videos|_label_[A-Z0-9]+|^{_UCF_CATEGORY.pattern}")
+_CALM = {"Normal_Videos", "_label_A"}
+"""What official names of videos begin with or hold, and which of it normal ones do."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,10 @@ def read_list(path: Path, folder: Path | None) -> list[ListedVideo]:
         if own := crops.get(stem):
             if len(own) > 1 and sorted(own) != list(range(len(own))):
                 raise UserError(f"{path}: '{stem}' has the crops {sorted(own)}; list all, from 0")
+            if len({row.label for row in own.values()}) > 1:
+                raise UserError(
+                    f"{path}: the crops of '{stem}' have different labels; correct them"
+                )
             files = tuple(own[i].files[0] for i in sorted(own))
             row = replace(own[min(own)], name=stem, files=files, crops=tuple(sorted(own)))
         videos.setdefault(stem, row)
@@ -229,6 +236,13 @@ def match_lists(params: MgfnParams, source: FeatureSource) -> LabelledVideos:
     """
     train, test = read_lists(params)
     annotated = _Annotations(params.dataset)
+    against = [
+        f"{video.name} ({'anomalous' if video.label else 'normal'})"
+        for video in (*train, *test)
+        if (match := _TELLING.search(video.name)) and video.label == int(match[0] in _CALM)
+    ]
+    what = f"videos are listed in {' or '.join(map(str, params.features_list))} against their names"
+    refuse_all(what, against, "correct the labels")
     labelled = [annotated.label(video, "train") for video in train]
     if train and {video.label for video in labelled} != {0, 1}:
         raise UserError(f"{params.features_list[0]}: training needs normal and anomalous videos")

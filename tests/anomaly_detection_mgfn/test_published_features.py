@@ -158,6 +158,11 @@ def test_all_broken_files_and_lines_are_named_at_once(tmp_path):
         (tmp_path / "features" / f"{name}.npy").write_bytes(b"no array")
     with pytest.raises(UserError, match="2 feature files are broken.*Burglary001.*Videos003"):
         published.matched()
+    calm, *crimes = ("Normal_Videos001", "Abuse001", "RoadAccidents010")
+    lines = [f"features/{name}_x264_i3d.npy" for name in (calm, *crimes)]
+    published.write_list("test", lines, [1, 0, 1])
+    with pytest.raises(UserError, match="2 videos are listed in .*test.list against .*001.*Abuse"):
+        published.matched(eval_only=True)
     published.write_list("train", ["features/gone1.npy", "features/gone2.npy"])
     with pytest.raises(UserError, match="2 files of .*train.list.*gone1.*gone2.*--features"):
         published.matched()

@@ -92,8 +92,9 @@ def test_digest(name, tmp_path):
 
 
 def test_own_videos_may_lie_elsewhere(tmp_path):
-    write(tmp_path / "v" / "a.mp4", "video")
-    write(tmp_path / "lists" / "train.csv", f"video,label\n{tmp_path}/v/a.mp4,0\n../v/a.mp4,0")
+    for name in "ab":
+        write(tmp_path / "v" / f"{name}.mp4", "video")
+    write(tmp_path / "lists" / "train.csv", f"video,label\n{tmp_path}/v/a.mp4,0\n../v/b.mp4,0")
     first = digest("own", tmp_path / "lists")
     write(tmp_path / "v" / "a.mp4", "another video")
     assert digest("own", tmp_path / "lists") != first
