@@ -131,9 +131,9 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 def name_choices(path: Path, root: Path, stem: str) -> tuple[str, str, str]:
     """Names for what is made of a file: its stem; that with the folders below `root` (elsewhere,
     all) in front, `__` for slashes; that with its ending. Accents come out composed (NFC)."""
-    full, top = Path(os.path.abspath(path)), os.path.abspath(root)
-    parts = (full.relative_to(top) if full.is_relative_to(top) else full.relative_to("/")).parts
-    below = "__".join([*parts[:-1], stem])
+    full, top = os.path.abspath(path), os.path.join(os.path.abspath(root), "")
+    folders = [] if path == root else full.removeprefix(top).strip("/").split("/")[:-1]
+    below = "__".join([*folders, stem])
     return tuple(unicodedata.normalize("NFC", name) for name in (stem, below, below + path.suffix))
 
 
