@@ -27,6 +27,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from aux_code import config
+from aux_code.datasets.lists import some_and_file
 from aux_code.datasets.unreadable import UnreadableMedia
 from aux_code.devices import choose_device, precision_in_force
 from aux_code.errors import UserError
@@ -99,10 +100,9 @@ def main() -> int:
         except UnreadableMedia as error:
             if len(pairs) == 1:
                 raise
-            unreadable.append(f"{error}\n")
-    if unreadable:
-        head = f"{len(unreadable)} of {len(pairs)} videos cannot be read:\n"
-        sys.stderr.writelines([head, *unreadable])
+            unreadable.append(error)
+    for line in some_and_file(f"of {len(pairs)} videos cannot be read", unreadable, "\n"):
+        sys.stderr.write(f"{line}\n")
     return 3 if unreadable else 0
 
 
