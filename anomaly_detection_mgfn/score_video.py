@@ -28,6 +28,7 @@ from anomaly_detection_mgfn.scoring import anomalous_intervals, frame_scores, sc
 from aux_code import config
 from aux_code.artefacts import describe_inputs
 from aux_code.checkpoints import write_atomically, write_json
+from aux_code.datasets.decode import frame_seconds
 from aux_code.datasets.media_files import unique_names, walk
 from aux_code.datasets.surveillance import (
     SurveillanceVideo,
@@ -221,15 +222,16 @@ def known_events(params: MgfnParams, video: Path) -> list[list[int]] | None:
 def report_video(params: MgfnParams, networks: Networks, video: ScoredVideo, folder: Path) -> None:
     """Writes scores.csv, intervals.csv, scores.json, scores.png and, on request, anonymized.mp4."""
     fps, scores, path = video.fps, video.scores, video.path
-    events = known_events(params, path)
+    events, seconds = known_events(params, path), frame_seconds(path, len(scores))
     min_frames = max(1, round(params.min_interval * fps))
     header = ["start", "end", "start_seconds", "end_seconds", "peak"]
     spans = [
-        [start, end, round(start / fps, 3), round(end / fps, 3), round(float(peak), 6)]
-        for start, end in anomalous_intervals(scores, params.threshold, min_frames)
+        [start, end, *(round(float(t), 3) for t in seconds[[start, end]]), round(float(peak), 6)]
+        for start, end in anomalous_intervals(scores, params.threshold, 1)
+        if round((seconds[end] - seconds[start]) * fps) >= min_frames
         for peak in [scores[start:end].max()]
     ]
-    frames = [[i, f"{i / fps:.3f}", f"{score:.6f}"] for i, score in enumerate(scores)]
+    frames = [[i, f"{seconds[i]:.3f}", f"{score:.6f}"] for i, score in enumerate(scores)]
     _write_csv(folder / "scores.csv", ["frame", "seconds", "score"], frames)
     _write_csv(folder / "intervals.csv", header, spans)
     roles = {"anonymizer": networks.anonymizer, "utility": networks.utility}
@@ -243,7 +245,7 @@ def report_video(params: MgfnParams, networks: Networks, video: ScoredVideo, fol
     size = int(networks.features.get("size") or 224)
     strip = anonymized_frames(path, networks.anonymizer, size, len(scores), params.boxes)
     curve, strips = Curve("score", scores, COLOURS[1]), [strip] if strip else []
-    figure = score_figure([curve], events or (), fps, strips, threshold=params.threshold)
+    figure = score_figure([curve], events or (), seconds, strips, threshold=params.threshold)
     save_figure(figure, folder / "scores.png")
     if params.anonymized_copy:
         words = [str(path), str(folder / "anonymized.mp4"), "--anonymizer", networks.anonymizer]

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from aux_code.datasets.transforms import Policy, augment
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import view_text
+from aux_code.datasets.video_stream import view_text
 from aux_code.errors import UserError
 
 

@@ -10,23 +10,23 @@ Importing DALI takes a second: only `readers.make_reader` imports this module.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import open_video, upright_size, video_stream
+from aux_code.datasets.video_index import video_index
+from aux_code.datasets.video_stream import decoded_frames, open_video, read_packets, video_stream
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import Clip, ClipGeometry, Cut
-from feature_extraction.readers import FrameStream, VideoEnd, announced_frames, clips_of, view_boxes
+from feature_extraction.readers import FrameStream, VideoEnd, clips_of, view_boxes
 from feature_extraction.video_inputs import VideoInput
 
 log = logging.getLogger(__name__)
@@ -84,13 +84,13 @@ class DaliReader:
         """The facts of a file that DALI can decode whole and upright here, else None."""
         if not path.is_file() or (self.box_source is not None and self.box_source.needs_frames):
             return None
+        codecs = GPU_CODECS if self.device.type == "cuda" else CPU_CODECS
         try:
-            facts = video_facts(path)
+            facts = video_facts(path, codecs)
         except UnreadableMedia:
             return None
-        codecs = GPU_CODECS if self.device.type == "cuda" else CPU_CODECS
         is_whole = facts is not None and abs(facts.announced - facts.n_frames) <= 2
-        return facts if is_whole and facts.codec in codecs and not facts.is_rotated else None
+        return facts if is_whole and not facts.is_rotated else None
 
     def _decoded_by_dali(self, video: VideoInput, facts: VideoFacts) -> Iterator[Clip]:
         pipeline = self._decoding_graph(video.path, facts)
@@ -183,30 +183,24 @@ class DaliReader:
         return torch.cuda.Stream(self.device)
 
 
-def video_facts(path: Path) -> VideoFacts | None:
-    """None if no frame decodes. Raises UnreadableMedia: it does not open or holds no video."""
+def video_facts(path: Path, codecs: Collection[str]) -> VideoFacts | None:
+    """None where DALI does not know the codec or might see other frames than PyAV: it does not
+    choose among several pictures, knows no edit list, and conceals damage in its own way.
+
+    Raises UnreadableMedia: it does not open, holds no video, or none of its frames decodes.
+    """
     with open_video(path) as container:
-        stream = video_stream(container)
-        n_frames = end = 0
-        try:
-            first = next(container.decode(stream), None)
-            container.seek(0, stream=stream)
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
-                    n_frames += 1
-                    end = max(end, (packet.pts or 0) + (packet.duration or 0))
-        except av.error.FFmpegError:
+        codec = video_stream(container).codec_context.name
+        if codec not in codecs or len(container.streams.video) > 1:
             return None
-        if first is None:
-            return None
-        return VideoFacts(
-            stream.codec_context.name,
-            n_frames,
-            announced_frames(container, n_frames, float(end * stream.time_base)),
-            float(stream.average_rate or stream.guessed_rate or 0),
-            *upright_size(first),
-            is_rotated=bool(first.rotation % 360),
-        )
+        first = next(decoded_frames(container, path, []), None)
+    packets, index = read_packets(path), video_index(path)
+    is_plain = packets.n_shown == index.n_frames and not packets.n_hidden and not packets.problems
+    if first is None or not is_plain:
+        return None
+    size, is_rotated = (index.height, index.width), bool(first.rotation % 360)
+    fps = float(packets.rate)
+    return VideoFacts(codec, index.n_frames, packets.n_announced, fps, *size, is_rotated)
 
 
 def _groups(clips: Iterator) -> Iterator[list]:

@@ -14,19 +14,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from av.container import InputContainer
 from torch import Tensor
 
-from aux_code.datasets.decode import RgbConverter, frame_rate, iterate_frames
+from aux_code.datasets.decode import RgbConverter, iterate_frames
 from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import (
-    VIEW_TAG,
-    decoded_frames,
-    open_video,
-    stated_seconds,
-    video_stream,
-)
+from aux_code.datasets.video_stream import FOLDER_FPS, VIEW_TAG, Decoding, open_video
 from aux_code.errors import UserError
 from aux_code.models.person_boxes import PersonBoxes
 from feature_extraction.clip_views import Clip, ClipGeometry
@@ -162,12 +155,8 @@ class FrameStream:
         if share < self.min_decoded_share:
             reason = f"only {share:.0%} of its {self._announced:.0f} frames decode"
             raise UnreadableMedia(self.path, reason)
-        # an announced frame or two that never come are common in sound files (edit lists, rounding)
-        if self._announced - self._n_frames > max(2, 0.01 * self._announced):
-            self._problems.append("it ends early")
         if self._problems:
-            announced = max(self._announced, self._n_frames)
-            counts = f"{self._n_frames} of {announced:.0f} announced frames decode"
+            counts = f"{share:.1%} decode, {self._n_frames} frames"
             log.warning("%s: damaged: %s (%s)", self.path, "; ".join(self._problems), counts)
         status = "damaged" if self._problems else "complete"
         return VideoEnd(self._n_frames, round(self._fps, 4), status)
@@ -175,30 +164,16 @@ class FrameStream:
     def _images(self) -> Iterator[Frame]:
         is_folder = self.path.is_dir()
         self._announced = len(frame_files(self.path)) if is_folder else 1
-        self._fps = frame_rate(self.path.parent)
+        self._fps = FOLDER_FPS
         for image in iterate_frames(self.path) if is_folder else [read_image(self.path)]:
             yield lambda image=image: image
 
     def _decoded(self) -> Iterator[Frame]:
         convert = RgbConverter()
         with open_video(self.path) as container:
-            stream = video_stream(container)
             self.view = container.metadata.get(VIEW_TAG, "")
-            self._fps = float(stream.average_rate or stream.guessed_rate or 0)
-            n_frames = n_corrupt = end = 0
-            for frame in decoded_frames(container, self.path, self._problems):
-                n_frames, n_corrupt = n_frames + 1, n_corrupt + frame.is_corrupt
-                end = max(end, (frame.pts or 0) + (frame.duration or 0))
+            decoding = Decoding(container, self.path)
+            for frame in decoding:
                 yield cache(partial(convert, frame))
-            self._announced = announced_frames(container, n_frames, float(end * stream.time_base))
-        if n_corrupt:
-            self._problems.append(f"the decoder marks {n_corrupt} frames as damaged")
-
-
-def announced_frames(container: InputContainer, n_frames: int, end_seconds: float) -> float:
-    """A file's stated count, else the `n_frames` read up to `end_seconds`, scaled by its duration:
-    duration times rate errs where frames come at irregular times."""
-    if frames := video_stream(container).frames:
-        return float(frames)
-    duration = stated_seconds(container)
-    return n_frames * duration / end_seconds if duration > end_seconds > 0 else float(n_frames)
+            self._announced, self._problems = decoding.n_announced(), decoding.problems
+            self._fps = float(decoding.clock.rate(decoding.clock.pts(decoding.stamps)))

@@ -20,7 +20,7 @@ from aux_code.datasets.media_files import (
     unique_names,
 )
 from aux_code.datasets.surveillance import LOADERS, list_surveillance
-from aux_code.datasets.video_index import open_video, video_stream
+from aux_code.datasets.video_stream import open_video, video_stream
 from aux_code.errors import UserError
 
 _LISTS = ("train.csv", "test.csv")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from aux_code import config
 from aux_code.checkpoints import write_atomically, write_json
-from aux_code.datasets.decode import frame_rate
+from aux_code.datasets.decode import frame_seconds
 from aux_code.datasets.surveillance import SurveillanceVideo
 from aux_code.errors import UserError
 from aux_code.reporting import figures as shared
@@ -168,8 +168,10 @@ class _Report:
             curves.append(shared.Curve(label, scores, figures.look(method)[0]))
             if (released := self.source.released(method, samples)) is not None:
                 strips.append(shared.Strip(label, released, at))
-        fps = frame_rate(video.path)
-        return shared.score_figure(curves, events, fps, strips, video.name) if curves else None
+        if not curves:
+            return None
+        seconds = frame_seconds(video.path, max(len(curve.scores) for curve in curves))
+        return shared.score_figure(curves, events, seconds, strips, video.name)
 
     def _training(self) -> Blocks:
         # of real data only with --show_raw: f_A begins as a copier, so early epochs show people

@@ -60,7 +60,8 @@ def main() -> None:
     results = [read_scores(path, params.video) for path in params.results]
     curves = [Curve(r.label, r.scores, COLOURS[i % len(COLOURS)]) for i, r in enumerate(results)]
     # all are of one video, so its truth is drawn once
-    save_figure(score_figure(curves, results[0].events, params.fps), params.output)
+    seconds = np.arange(max(len(curve.scores) for curve in curves) + 1) / params.fps
+    save_figure(score_figure(curves, results[0].events, seconds), params.output)
     sys.stderr.write(f"{params.output}: {len(curves)} curves\n")
 
 

@@ -16,10 +16,12 @@ from aux_code.datasets.image_files import IMAGE_SUFFIXES, read_image
 from aux_code.datasets.media_files import media_below, unique_names
 from aux_code.datasets.transforms import EVALUATION
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import (
+from aux_code.datasets.video_stream import (
     VIEW_TAG,
+    Clock,
     decoded_frames,
     open_video,
+    read_packets,
     video_stream,
     view_text,
 )
@@ -32,10 +34,11 @@ _UNSPECIFIED, _BT709, _LIMITED = 2, 1, 1
 
 
 class TimedFrame(NamedTuple):
-    """uint8 (H,W,3) RGB and its time in units of the source's `time_base`."""
+    """uint8 (H,W,3) RGB, when it is shown and how long, in units of the source's `time_base`."""
 
     rgb: np.ndarray
     pts: int
+    duration: int = 1
 
 
 class VideoSource:
@@ -44,7 +47,7 @@ class VideoSource:
     Attributes:
         rate: mean frames per second.
         time_base: seconds per unit of time.
-        n_announced: number of frames that the source claims, None if it does not.
+        n_announced: number of frames that the source seems to have, None if it cannot say.
         pixel_aspect: width of a pixel by its height, upright; known once the first frame is there.
         colours: (primaries, transfer) by their numbers in H.264; None if the file does not say.
     """
@@ -57,32 +60,25 @@ class VideoSource:
         if not self._is_video:
             return
         with open_video(path) as container:
-            stream = video_stream(container)
-            codec = stream.codec_context
-            self.rate = stream.average_rate or stream.guessed_rate or folder_rate
-            self.time_base = stream.time_base or 1 / self.rate
-            self.n_announced = stream.frames or None
+            self.time_base = Clock(container).time_base
+            codec = video_stream(container).codec_context
             if codec.colorspace != _UNSPECIFIED:
                 self.colours = (codec.color_primaries, codec.color_trc)
+        packets = read_packets(path)
+        self.rate, self.n_announced = packets.rate, packets.n_shown or None
 
     def __iter__(self) -> Iterator[TimedFrame]:
         if not self._is_video:
             images = iterate_frames(self.path) if self.path.is_dir() else [read_image(self.path)]
             yield from (TimedFrame(image, i) for i, image in enumerate(images))
             return
-        convert, step = RgbConverter(), max(1, round(1 / (self.rate * self.time_base)))
-        start = last = None
-        with open_video(self.path, n_threads=2) as container:
+        convert, timed = RgbConverter(), None
+        with open_video(self.path) as container:
             aspect = video_stream(container).sample_aspect_ratio or Fraction(1)
-            for frame in decoded_frames(container, self.path):
-                if last is None:
-                    start = last = frame.pts or 0
-                    self.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
-                else:
-                    # times that are absent, stand still or run back occur; a writer refuses them
-                    last = max(last + step if frame.pts is None else frame.pts, last + 1)
-                yield TimedFrame(convert(frame), last - start)
-        if last is None:
+            for timed in Clock(container).timed(decoded_frames(container, self.path)):
+                self.pixel_aspect = 1 / aspect if timed.frame.rotation % 180 else aspect
+                yield TimedFrame(convert(timed.frame), timed.pts, timed.duration)
+        if timed is None:
             raise UnreadableMedia(self.path, "no frame of its video decodes")
 
 
@@ -116,8 +112,8 @@ class VideoWriter:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
         return self
 
-    def write(self, rgb: np.ndarray, pts: int) -> None:
-        """Appends uint8 (H,W,3) at time `pts`."""
+    def write(self, rgb: np.ndarray, pts: int, duration: int) -> None:
+        """Appends uint8 (H,W,3), shown from time `pts` on for `duration`."""
         height, width = rgb.shape[:2]
         if self._crf is not None and (height % 2 or width % 2):
             rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -126,7 +122,7 @@ class VideoWriter:
         if self._crf is not None and self._source.colours:
             bt709 = {"format": "yuv420p", "dst_colorspace": Colorspace.ITU709}
             frame = self._reformatter.reformat(frame, **bt709)
-        frame.pts, frame.time_base = pts, self._source.time_base
+        frame.pts, frame.duration, frame.time_base = pts, duration, self._source.time_base
         self._container.mux(stream.encode(frame))
 
     def _open_stream(self, rgb: np.ndarray) -> av.video.stream.VideoStream:
@@ -203,7 +199,7 @@ def anonymized_copy(
             if side_by_side:
                 anonymized = np.concatenate([originals, anonymized], axis=2)  # (N, H, 2 W, 3)
             for frame, written in zip(group, anonymized, strict=True):
-                writer.write(written, frame.pts)
+                writer.write(written, frame.pts, frame.duration)
             n_frames += len(group)
             bar.update(len(group))
     return n_frames

@@ -20,7 +20,7 @@ from aux_code.datasets.lists import require_root, some_and_file
 from aux_code.datasets.media_files import IMAGE_SUFFIXES, files_of
 from aux_code.datasets.surveillance import SurveillanceVideo, read_surveillance
 from aux_code.datasets.surveillance_types import misfit, past_the_end
-from aux_code.datasets.video_index import decoded_frames, open_video, stated_seconds, video_stream
+from aux_code.datasets.video_stream import Decoding, open_video
 from aux_code.errors import UserError
 from aux_code.progress import progress
 from aux_code.runs import run_script
@@ -181,21 +181,10 @@ def _decode(path: Path) -> tuple[int, str]:
 
 def _decode_video(path: Path) -> tuple[int, str]:
     """(number of frames, problem or "") of a video file."""
-    problems: list[str] = []
-    n_frames = n_damaged = end = 0
     with open_video(path) as container:
-        for frame in decoded_frames(container, path, problems):
-            n_frames, n_damaged = n_frames + 1, n_damaged + frame.is_corrupt
-            end = max(end, (frame.pts or 0) + (frame.duration or 0))
-        seconds, stated = float(end * video_stream(container).time_base), stated_seconds(container)
-    if not n_frames:
-        return 0, "no frame decodes"
-    if n_damaged:
-        problems.append(f"the decoder marks {n_damaged} of {n_frames} frames as damaged")
-    # Stated durations are rounded, and count the last frame or not.
-    if seconds and stated - seconds > max(0.01 * stated, 3 * seconds / n_frames):
-        problems.append(f"it ends after {seconds:.1f} of the {stated:.1f} s that it states")
-    return n_frames, "; ".join(problems)
+        decoding = Decoding(container, path)
+        n_frames = sum(1 for _ in decoding)
+    return n_frames, "; ".join(decoding.problems) if n_frames else "no frame decodes"
 
 
 def _report(findings: Findings) -> None:

@@ -13,23 +13,20 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from aux_code.datasets.image_files import frame_files, read_image
+from aux_code.datasets.image_files import IMAGE_SUFFIXES, frame_files, read_image
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.datasets.video_index import (
-    VideoIndex,
+from aux_code.datasets.video_index import VideoIndex, reindex_by_decoding, video_index
+from aux_code.datasets.video_stream import (
+    FOLDER_FPS,
+    Clock,
     decoded_frames,
     display_turn,
     open_video,
-    reindex_by_decoding,
     upright_size,
-    video_index,
     video_stream,
 )
 
 log = logging.getLogger(__name__)
-
-FOLDER_FPS = 24.0
-"""Frames per second assumed for a folder of frames, which cannot say: ShanghaiTech's rate."""
 
 _SKIPS_EXACTLY = {"h264", "mpeg4", "mpeg2video"}
 """Decoders in which a frame that is no reference is one that no other frame needs."""
@@ -42,22 +39,28 @@ def count_frames(path: Path | str) -> int:
     return video_index(path).n_frames
 
 
-def frame_rate(path: Path | str, default: float = FOLDER_FPS) -> float:
-    """Mean frames per second; `default` where the medium does not say (a folder of frames)."""
-    if Path(path).is_dir():
-        return default
+def frame_seconds(path: Path | str, n_frames: int) -> np.ndarray:
+    """(n_frames + 1,) seconds at which the frames of a video are shown, and the end of the last.
+
+    The container's own times (`Clock`); a folder of frames and an image have FOLDER_FPS.
+    """
+    if Path(path).is_dir() or Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        return np.arange(n_frames + 1) / FOLDER_FPS
+    stamps = video_index(path).pts
     with open_video(path) as container:
-        stream = video_stream(container)
-        return float(stream.average_rate or stream.guessed_rate or default)
+        clock = Clock(container)
+        if stamps is None or len(stamps) != n_frames:
+            stamps = [clock.stamp(frame) for frame in decoded_frames(container, path, [])]
+    return clock.seconds([*stamps[:n_frames], *[None] * (n_frames - len(stamps))])
 
 
-def iterate_frames(path: Path | str, n_threads: int = 1) -> Iterator[np.ndarray]:
+def iterate_frames(path: Path | str) -> Iterator[np.ndarray]:
     """Streams all frames, uint8 (H,W,3) RGB; UnreadableMedia if none decodes."""
     if Path(path).is_dir():
         yield from _same_size(map(read_image, frame_files(path)), path)
         return
     converter, frame = RgbConverter(), None
-    with open_video(path, n_threads) as container:
+    with open_video(path) as container:
         for frame in decoded_frames(container, path):
             yield converter(frame)
     if frame is None:

@@ -64,7 +64,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
 def score_figure(
     curves: Sequence[Curve],
     events: Sequence[Sequence[int]],
-    fps: float,
+    seconds: np.ndarray,
     strips: Sequence[Strip] = (),
     title: str = "",
     threshold: float | None = None,
@@ -74,12 +74,12 @@ def score_figure(
     Args:
         curves: of one video.
         events: true intervals [start, end) in frames.
-        fps: frames per second.
+        seconds: (n_frames + 1,) at which the frames are shown, and the video's end.
         strips: rows of frames.
         title: above the curves.
         threshold: drawn as a dashed line.
     """
-    n_frames, height = max(len(curve.scores) for curve in curves), 2.6 + 1.05 * len(strips)
+    height = 2.6 + 1.05 * len(strips)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, height))
         grid = figure.add_gridspec(
@@ -90,34 +90,34 @@ def score_figure(
         axes = figure.add_subplot(grid[0])
         for number, (start, end) in enumerate(events):
             label = None if number else "anomalous (truth)"
-            axes.axvspan(start / fps, end / fps, color=TRUTH, alpha=0.55, lw=0, label=label)
+            start, end = seconds[np.clip((start, end), 0, len(seconds) - 1)]
+            axes.axvspan(start, end, color=TRUTH, alpha=0.55, lw=0, label=label)
         if threshold is not None:
             axes.axhline(threshold, color=MUTED, lw=0.8, ls="--", label="threshold")
         for label, scores, colour in curves:
-            seconds = np.arange(len(scores) + 1) / fps
             held = np.append(scores, scores[-1:])  # the last score lasts to the video's end
-            axes.step(seconds, held, where="post", color=colour, lw=1.7, label=label)
-        axes.set(xlim=(0, n_frames / fps), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
+            axes.step(seconds[: len(held)], held, where="post", color=colour, lw=1.7, label=label)
+        axes.set(xlim=(0, seconds[-1]), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
         axes.set(xlabel="seconds", ylabel="anomaly score", title=title)
         axes.tick_params(length=2, pad=2)
         axes.xaxis.set_label_coords(1, -0.1)
         axes.xaxis.label.set(ha="right", va="top", color=MUTED, fontsize=8.5)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=6, handlelength=1.5)
         for row, strip in enumerate(strips, 1):
-            _draw_strip(figure.add_subplot(grid[row]), strip, n_frames)
+            _draw_strip(figure.add_subplot(grid[row]), strip, seconds)
     return figure
 
 
-def _draw_strip(axes: Axes, strip: Strip, n_frames: int) -> None:
+def _draw_strip(axes: Axes, strip: Strip, seconds: np.ndarray) -> None:
     height, width = strip.frames.shape[1:3]
-    axes.set(xlim=(0, n_frames), ylim=(0, 1), xticks=[], yticks=[])
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     place = {"transform": axes.transAxes, "ha": "right", "va": "center"}
     axes.text(-0.012, 0.5, strip.label, **place, fontsize=8.5, color=INK)
     box, (figure_width, figure_height) = axes.get_position(), axes.figure.get_size_inches()
     share = box.height * figure_height * width / height / (box.width * figure_width)
     for frame, at in zip(strip.frames, strip.at, strict=True):
-        centre = min(max(at / n_frames, share / 2), 1 - share / 2)
+        centre = min(max(seconds[at] / seconds[-1], share / 2), 1 - share / 2)
         inset = axes.inset_axes((centre - share / 2, 0, share, 1))
         inset.imshow(frame, interpolation="nearest", aspect="auto")
         inset.set(xticks=[], yticks=[])

@@ -46,13 +46,14 @@ def write_pictures(folder, numbers, name="{:03d}.jpg"):
 
 
 def write_video(path, n_frames, codec="libx264", size=(48, 64), options=None, times=None, **how):
-    """Writes painted frames; `times` are presentation times in 1/1000 s, else 25 fps."""
-    paint = how.pop("paint", painted_frame)
+    """Writes painted frames; `times` are presentation times in 1/1000 s, else `rate` (25) fps."""
+    paint, rate = how.pop("paint", painted_frame), how.pop("rate", 25)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_odd = size[0] % 2 or size[1] % 2
     pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv444p" if is_odd else "yuv420p"
+    pixel_format = how.pop("pixel_format", pixel_format)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *size, pixel_format
         stream.codec_context.thread_count = 1
         if codec == "mpeg4":
@@ -65,6 +66,27 @@ def write_video(path, n_frames, codec="libx264", size=(48, 64), options=None, ti
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return path
+
+
+def packets_of(path):
+    """The packets of its first video."""
+    with av.open(str(path)) as container:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.dts is not None:
+                yield packet
+
+
+def mux(output, stream, packets):
+    for packet in packets:
+        packet.stream = stream
+        output.mux(packet)
+
+
+def write_packets(path, template, packets, options=None):
+    """Packets in a container of their own, without encoding again."""
+    with av.open(str(template)) as like, av.open(str(path), "w", options=options or {}) as output:
+        mux(output, output.add_stream_from_template(like.streams.video[0]), packets)
     return path
 
 

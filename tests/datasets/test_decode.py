@@ -13,11 +13,20 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 
-from aux_code.datasets import decode, video_index
+from aux_code.datasets import decode, video_index, video_stream
 from aux_code.datasets.decode import UnreadableMedia, count_frames, iterate_frames, read_frames
 from aux_code.errors import UserError
 from tests.datasets import media
-from tests.datasets.media import B_FRAMES, assert_exact, painted_frame, painted_numbers, write_video
+from tests.datasets.media import (
+    B_FRAMES,
+    assert_exact,
+    mux,
+    packets_of,
+    painted_frame,
+    painted_numbers,
+    write_packets,
+    write_video,
+)
 
 N_FRAMES = 70
 VARIABLE_TIMES = [int(t) for t in np.cumsum([7, 40, 33, 90, 21] * 14)]
@@ -54,7 +63,7 @@ def count_decoded(monkeypatch):
     decoded = []
 
     def counted(*args, **kwargs):
-        for frame in video_index.decoded_frames(*args, **kwargs):
+        for frame in video_stream.decoded_frames(*args, **kwargs):
             decoded.append(frame.pts)
             yield frame
 
@@ -69,7 +78,7 @@ def test_a_late_frame_costs_its_group_of_pictures(tmp_path, monkeypatch, name, m
     path = video_in(name, tmp_path)
     index = video_index.video_index(path)
     assert len(index.pts) == N_FRAMES and len(index.key_pts) == len(index.key_dts) == n_groups
-    assert decode.frame_rate(path) == pytest.approx(25)
+    assert decode.frame_seconds(path, N_FRAMES).tolist() == (np.arange(N_FRAMES + 1) / 25).tolist()
     decoded = count_decoded(monkeypatch)
     assert painted_numbers(read_frames(path, [59])) == [59]
     assert 1 <= len(decoded) <= most
@@ -102,7 +111,7 @@ def test_an_index_that_does_not_hold_is_made_again_by_decoding(tmp_path, monkeyp
     true, wrong = video_index.video_index(path), video_index.VideoIndex(N_FRAMES + 5, 48, 64)
     if true.pts is not None:
         wrong = replace(true, n_frames=N_FRAMES + 5, pts=np.append(true.pts + 1, [10**6] * 5))
-    monkeypatch.setattr(video_index, "_cache", {video_index._version(path): wrong})
+    monkeypatch.setattr(video_index, "_cache", {video_stream.file_version(path): wrong})
     with pytest.raises(UnreadableMedia, match=f"frame {N_FRAMES + 2} does not decode"):
         read_frames(path, [3, N_FRAMES + 2])
     assert "indexed anew" in caplog.text and count_frames(path) == N_FRAMES
@@ -154,7 +163,7 @@ def test_folder_of_frames_sorts_by_number(tmp_path):
         for other in ("Thumbs.db", "._3.jpg"):  # left there by other systems
             media.write_lines(folder / other, "x")
         assert_exact(folder, numbers)
-        assert decode.frame_rate(folder) == 24.0
+        assert decode.frame_seconds(folder, 48)[-1] == 2.0
 
 
 def test_unreadable_media_name_the_file(tmp_path):
@@ -241,26 +250,6 @@ def test_cache_decodes_once_and_keeps_to_its_limit(tmp_path, monkeypatch):
 @pytest.fixture
 def source(tmp_path):
     return write_video(tmp_path / "source.mp4", N_FRAMES, options=B_FRAMES)
-
-
-def packets_of(path):
-    with av.open(str(path)) as container:
-        for packet in container.demux(container.streams.video[0]):
-            if packet.dts is not None:
-                yield packet
-
-
-def mux(output, stream, packets):
-    for packet in packets:
-        packet.stream = stream
-        output.mux(packet)
-
-
-def write_packets(path, template, packets, options=None):
-    """Packets in a container of their own, without encoding again."""
-    with av.open(str(template)) as like, av.open(str(path), "w", options=options or {}) as output:
-        mux(output, output.add_stream_from_template(like.streams.video[0]), packets)
-    return path
 
 
 @pytest.mark.parametrize("name, first, options", [

@@ -10,7 +10,7 @@ from aux_code.reporting.table import Table, percent
 def test_scores_last_to_the_end_of_the_video_in_seconds():
     raw = Curve("raw", np.repeat(np.float32([0.1, 0.9]), 25), "red")
     strips = [Strip("Raw", np.zeros((2, 4, 4, 3), np.uint8), (10, 40))]
-    curves, strip = score_figure([raw], [(5, 20)], 25.0, strips, threshold=0.5).axes
+    curves, strip = score_figure([raw], [(5, 20)], np.arange(51) / 25, strips, threshold=0.5).axes
     threshold, curve = curves.lines
     assert curve.get_xdata()[[0, 25, 50]].tolist() == [0, 1, 2]
     assert curve.get_ydata()[[24, 25, 50]] == pytest.approx([0.1, 0.9, 0.9])
