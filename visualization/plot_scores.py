@@ -22,6 +22,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from aux_code.checkpoints import read_json
+from aux_code.datasets.decode import frame_seconds
 from aux_code.errors import UserError
 from aux_code.parameters import CommonParams, check_ranges, parse
 from aux_code.reporting.figures import COLOURS, Curve, save_figure, score_figure
@@ -39,7 +40,7 @@ class PlotScoresParams(CommonParams):
     output: Path = Path("scores.png")
     """Image to write; .png, .svg or .pdf."""
     fps: float = 30.0
-    """Frames per second of the video, for the axis."""
+    """Frames per second, for the axis, where the results do not lead to the video itself."""
 
     def __post_init__(self) -> None:
         check_ranges(self, above={"fps": 0})
@@ -60,7 +61,8 @@ def main() -> None:
     results = [read_scores(path, params.video) for path in params.results]
     curves = [Curve(r.label, r.scores, COLOURS[i % len(COLOURS)]) for i, r in enumerate(results)]
     # all are of one video, so its truth is drawn once
-    seconds = np.arange(max(len(curve.scores) for curve in curves) + 1) / params.fps
+    n_frames = max(len(curve.scores) for curve in curves)
+    seconds = seconds_of(params.results[0], params.video, n_frames, params.fps)
     save_figure(score_figure(curves, results[0].events, seconds), params.output)
     sys.stderr.write(f"{params.output}: {len(curves)} curves\n")
 
@@ -101,6 +103,18 @@ def read_scores(results: Path, video: str) -> VideoScores:
     scores = np.repeat(clip_scores, frames_per_feature)[: entry["n_frames"]]
     events = [tuple(event) for event in entry["events"]]
     return VideoScores(content.get("run_id", results.stem), scores, events)
+
+
+def seconds_of(results: Path, video: str, n_frames: int, fps: float) -> np.ndarray:
+    """(n_frames + 1,) seconds: the video's own where the manifest of the features leads to it, else
+    at the rate that this states, else at `fps`."""
+    try:
+        manifest = read_json(Path(read_json(results)["inputs"]["manifest"]["path"]))
+        entry = manifest["videos"][video]
+        fps = entry["fps"] or fps
+        return frame_seconds(entry["source"]["path"], n_frames)
+    except (UserError, KeyError, TypeError):
+        return np.arange(n_frames + 1) / fps
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ same frames: one stream, one decoder thread (several conceal damage in other way
 import logging
 import math
 import os
+from array import array
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import chain, groupby, islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -192,19 +193,21 @@ class Decoding:
         self._end = self._n_marked = self._n_bad = self._n_lost = 0
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
-        sent: list[int] = []
-        came: set[int | None] = set()
+        sent, came = array("q"), array("q")  # times of packets and frames
         packets = demux(self.container, self.path, self.problems)
         for packet, frames in _decoded(self.container, packets):
-            if packet is not None and packet.pts is not None and packet.size >= LEAST_FRAME:
-                sent += [] if packet.is_discard else [packet.pts]
+            if packet is not None and packet.pts is not None:
+                if packet.size >= LEAST_FRAME and not packet.is_discard:
+                    sent.append(packet.pts)
             self._n_bad += frames is None
             for frame in frames or ():
                 self._note(frame)
-                came.add(frame.pts)
+                if frame.pts is not None:
+                    came.append(frame.pts)
                 yield frame
-        runs = ([*run] for has_come, run in groupby(sent, came.__contains__) if not has_come)
-        self._n_lost = sum(len(run) for run in runs if len(run) >= _SHORTEST_RUN)
+        is_lost = np.isin(sent, came, invert=True)
+        runs = np.diff(np.flatnonzero(np.diff(is_lost, prepend=False, append=False)))[::2]
+        self._n_lost = int(runs[runs >= _SHORTEST_RUN].sum())
         self._conclude()
 
     def _note(self, frame: av.VideoFrame) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aux_code.checkpoints import write_json
+from aux_code.checkpoints import read_json, write_json
 from aux_code.errors import UserError
+from tests.datasets.media import write_video
 from visualization import plot_scores
 
 
@@ -37,6 +38,21 @@ def test_figure_shades_the_truth(tmp_path, monkeypatch):
     blue = (pixels[:, 2] - pixels[:, 0] > 30) & (pixels.min(axis=1) > 150)
     green = (pixels[:, 1] - pixels[:, 0] > 60) & (pixels[:, 1] - pixels[:, 2] > 40)
     assert blue.sum() > 2000 and green.sum() > 100
+
+
+def test_the_axis_has_the_times_of_the_videos_own_frames(tmp_path):
+    results, manifest = _results(tmp_path), tmp_path / "manifest.json"
+    times = np.cumsum([0, *[40] * 34, *[200] * 35])
+    video = write_video(tmp_path / "v.mp4", 70, times=times.tolist())
+    entry = {"fps": 10.0, "source": {"path": str(video)}}
+    write_json(manifest, {"videos": {"Fight 1": entry}})
+    write_json(results, read_json(results) | {"inputs": {"manifest": {"path": str(manifest)}}})
+    found = plot_scores.seconds_of(results, "Fight 1", 70, 30.0)
+    np.testing.assert_allclose(found[:-1], times / 1000)
+    video.unlink()
+    assert plot_scores.seconds_of(results, "Fight 1", 70, 30.0)[-1] == 7.0
+    manifest.unlink()
+    assert plot_scores.seconds_of(results, "Fight 1", 60, 30.0)[-1] == 2.0
 
 
 @pytest.mark.parametrize("content", [[1], {"videos": [{}]}, {"metrics": 1}, {"videos": []}])
