@@ -1,9 +1,9 @@
 """Which frames a video file really holds: by its packets where they can be trusted, else decoded.
 
-Containers that store a time for every frame (MP4, MOV, Matroska, WebM) are indexed by reading their
-packets, which costs some milliseconds, and then read at any place by seeking. AVI stores no times:
-its packets are counted and it is read from the start. Other containers are decoded once. A
-container's own claim of its length is never used. An index is kept in memory.
+Containers that store a time for every frame (MP4, MOV, Matroska, WebM), or a place and show frames
+in that order (AVI), are indexed by reading their packets, which costs some milliseconds, and then
+read at any place by seeking. Others are decoded once and read from the start. A container's own
+claim of its length is never used. An index is kept in memory.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from aux_code.datasets.video_stream import (
     video_stream,
 )
 
-_SEEKABLE_FORMATS = {"mp4", "mov", "matroska", "webm"}
+_SEEKABLE_FORMATS = {"mp4", "mov", "matroska", "webm", "avi"}
 _MAX_CACHED = 50_000
 
 
@@ -103,13 +103,13 @@ def _index_by_packets(path: Path | str) -> VideoIndex | None:
     """The index from packets, or None where they cannot be trusted."""
     with open_video(path) as container:
         formats = set(container.format.name.split(","))
-    if not formats & {"avi", *_SEEKABLE_FORMATS}:
+    if not formats & _SEEKABLE_FORMATS:
         return None
     packets = _packets(path)
     if not packets or any(packet.pts is None or packet.is_corrupt for packet in packets):
         return None
-    if "avi" in formats:
-        return _index_by_count(path, packets)
+    if "avi" in formats and min(packet.size for packet in packets) < LEAST_FRAME:
+        return None
     # Matroska has no decoding times; those before the first frame cannot be made up.
     keys = sorted((p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe)
     pts = display_order([p.pts for p in packets if not p.is_discard])
@@ -121,21 +121,10 @@ def _index_by_packets(path: Path | str) -> VideoIndex | None:
         return None  # an edit list of several parts: what leads in to one has times of another
     key_pts, key_dts = np.array(keys, dtype=np.int64).T
     tail = _last_group(path, int(key_dts[-1]))
-    expected = set(pts[pts >= key_pts[-1]].tolist())
-    if {time for time in tail.times if time is None or time >= key_pts[-1]} != expected:
+    shown = [time for time in tail.times if time is None or time >= key_pts[-1]]
+    if shown != pts[pts >= key_pts[-1]].tolist() or ("avi" in formats and tail.is_reordered):
         return None
     return VideoIndex(len(pts), *tail.size, pts, key_pts, key_dts)
-
-
-def _index_by_count(path: Path | str, packets: list[_Packet]) -> VideoIndex | None:
-    """The number of packets, if the last key frame and what follows decode to as many frames."""
-    last = max((i for i, packet in enumerate(packets) if packet.is_keyframe), default=0)
-    if packets[last].dts is None or not packets[0].is_keyframe:
-        return None
-    if min(packet.size for packet in packets) < LEAST_FRAME:
-        return None
-    tail = _last_group(path, packets[last].dts)
-    return VideoIndex(len(packets), *tail.size) if len(tail.times) == len(packets) - last else None
 
 
 class _Tail(NamedTuple):
@@ -145,13 +134,16 @@ class _Tail(NamedTuple):
     """(height, width) of the file's first frame."""
     times: list[int | None]
     """Presentation times; none if not even the first frame decodes."""
+    is_reordered: bool
+    """Whether frames are not stored as they are shown: an AVI's times are those of storage."""
 
 
 def _last_group(path: Path | str, key_dts: int) -> _Tail:
     with open_video(path) as container:
         first = next(decoded_frames(container, path), None)
         if first is None:
-            return _Tail((0, 0), [])
+            return _Tail((0, 0), [], False)
         container.seek(key_dts, stream=video_stream(container), backward=True)
         times = [frame.pts for frame in decoded_frames(container, path)]
-    return _Tail(upright_size(first), times)
+        is_reordered = video_stream(container).codec_context.has_b_frames
+    return _Tail(upright_size(first), times, is_reordered)

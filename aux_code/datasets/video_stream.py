@@ -161,10 +161,11 @@ def _decoded(
 ) -> Iterator[tuple[av.Packet | None, list[av.VideoFrame] | None]]:
     """(packet, frames that come with it or None if it does not decode); at the end those that the
     decoder held back, without a packet."""
-    stream = video_stream(container)
+    stream, skips = video_stream(container), None
     for packet in chain(packets, [None]):
-        if needed is not None and packet is not None:
-            stream.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+        if needed and packet is not None and (packet.pts not in needed) is not skips:
+            skips = packet.pts not in needed
+            stream.codec_context.skip_frame = "NONREF" if skips else "DEFAULT"
         try:
             yield packet, stream.decode(packet)
         except av.error.FFmpegError:

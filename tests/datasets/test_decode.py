@@ -73,6 +73,7 @@ def count_decoded(monkeypatch):
 
 @pytest.mark.parametrize("name, most, n_groups", [
     ("h264 with B-frames", 12, 6), ("h264 in matroska", 12, 6), ("vp9 in webm", 15, 5),
+    ("mpeg4 in avi", 12, 6), ("mjpeg in avi", 1, N_FRAMES),
 ])  # fmt: skip
 def test_a_late_frame_costs_its_group_of_pictures(tmp_path, monkeypatch, name, most, n_groups):
     path = video_in(name, tmp_path)
