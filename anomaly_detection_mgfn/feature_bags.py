@@ -150,7 +150,13 @@ def open_feature_folder(folder: Path | str) -> FeatureSource:
         if manifest.get(key) != value:
             found = f"{path}: {key} is {manifest.get(key)}, must be {value}"
             raise UserError(f"{found}; extract the features again")
-    entries = {name: _entry(path, name, own) for name, own in manifest.get("videos", {}).items()}
+    entries, broken = {}, []
+    for name, own in manifest.get("videos", {}).items():
+        try:
+            entries[name] = _entry(path, name, own)
+        except UserError as error:
+            broken.append(error)
+    refuse_all(f"entries of {path} are broken", broken, "extract these videos again")
     if not entries:
         raise UserError(f"{path} lists no video; extract the features first")
     dimension, n_crops = manifest.get("feature_dim"), manifest.get("n_crops", 1)

@@ -75,11 +75,8 @@ def match_videos(
     listed = [*(data.train if training else ()), *data.test]
     without = [video.name for video in listed if video.name not in source.entries]
     absent = [name for name in without if name not in failed]
-    if absent:
-        raise UserError(
-            f"{source.location}: {len(absent)} of {len(listed)} videos of {dataset} have no "
-            f"features, the first is '{absent[0]}'; run the extraction again (it goes on)"
-        )
+    what = f"of {len(listed)} videos of {dataset} have no features in {source.location}"
+    refuse_all(what, absent, "run the extraction again (it goes on)")
     missing = {name: failed[name] for name in without}
     for name, reason in missing.items():
         log.warning("no features of %s: %s", name, reason)

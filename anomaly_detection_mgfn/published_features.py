@@ -34,7 +34,7 @@ from aux_code.errors import UserError
 log = logging.getLogger(__name__)
 
 _LINE = re.compile(
-    r'"?(.+?\.npy)"?(?:[\s,;]+([A-Za-z][\w-]*|[01](?:\.0)?)(?:[\s,;]+(\d+))?)?', re.IGNORECASE
+    r'"?(.+?\.npy)"?(?:[\s,;]+([A-Za-z][\w-]*|[01](?:\.0*)?)(?:[\s,;]+(\d+))?)?', re.IGNORECASE
 )
 _HEADER = re.compile(r"\W*(path|file|video|name)s?\W+label.*", re.IGNORECASE)
 _CROP = re.compile(r"(.+?)(_{1,2})(\d)")
@@ -112,7 +112,7 @@ def _read_rows(path: Path, folder: Path | None) -> list[ListedVideo]:
                 broken.append(broken_line(path, number, line, expected))
             continue
         listed, word, n_frames = match[1].strip(), (match[2] or "").lower(), match[3]
-        label = int(word.removesuffix(".0") not in _NORMAL_WORDS) if word else None
+        label = int(word.split(".")[0] not in _NORMAL_WORDS) if word else None
         own = next(filter(None, (_find(found, listed) for found in files)), ())
         stem, n_frames = PureWindowsPath(listed).stem, int(n_frames) if n_frames else None
         rows.append(ListedVideo(stem, own, label, n_frames))

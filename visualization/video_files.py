@@ -176,8 +176,9 @@ def planned_copies(source: Path, target: Path, suffix: str = ".mp4") -> list[tup
         below = [[str(p.relative_to(source)) for p in both] for both in zip(stems, media)]
         names = unique_names(below)
         pairs = [(path, target / f"{name}{suffix}") for path, name in zip(media, names)]
-    originals = {original.resolve() for original, _ in pairs}
-    for _, copy in pairs:
+    existing = [copy for _, copy in pairs if copy.exists()]
+    originals = {original.resolve() for original, _ in pairs} if existing else ()
+    for copy in existing:
         if copy.resolve() in originals:
             raise UserError(f"{copy}: the copy would replace the original; choose another name")
     return pairs

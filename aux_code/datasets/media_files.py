@@ -172,8 +172,8 @@ class ListedFiles:
     def find(self, listed: str) -> Path | None:
         """The file or folder, None if it is nowhere."""
         for folder in self.folders:
-            if os.path.lexists(folder / listed):
-                return folder / listed
+            if os.path.lexists(path := os.path.join(folder, listed)):
+                return Path(path)
         found = (self._spelled(f, parts) for f in self.folders for parts in self._ends(listed))
         return next(filter(None, found), None)
 

@@ -95,7 +95,8 @@ def read_mask(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise UserError(f"{path}: its mask is missing; unpack it there") from error
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a readable mask ({error}); unpack it again") from error
+        reason = str(error).partition(". ")[0]  # NumPy goes on to advise unpickling
+        raise UserError(f"{path}: not a readable mask ({reason}); unpack it again") from error
     if not isinstance(mask, np.ndarray):
         raise UserError(f"{path}: an archive of arrays; expected one 0 or 1 per frame")
     if mask.ndim != 1 or len(mask) == 0 or not np.isin(mask, (0, 1)).all():
