@@ -9,7 +9,6 @@ Luo, Liu, Gao: A Revisit of Sparse Coding Based Anomaly Detection, ICCV 2017; sp
 CVPR 2019; https://svip-lab.github.io/dataset/campus_dataset.html, for research use.
 """
 
-import os
 import re
 from pathlib import Path, PureWindowsPath
 
@@ -25,14 +24,13 @@ OFFICIAL_COUNTS = {"train": 238, "test": 199}
 
 def load(root: Path) -> st.SurveillanceDataset:
     """Reads lists and masks, from which labels come; no video needs to be there."""
+    lists = [find_list(root, name) for name in ("SH_Train.txt", "SH_Test.txt")]
+    inner = root / "shanghaitech"  # the archive's own folder
+    root = inner if (inner / "testing").is_dir() else root
     mask_folder = root / "testing" / "test_frame_mask"
     masks = {path.stem: path for path in files_of(mask_folder, suffixes=(".npy",))}
-    training = {
-        path.stem: path for path in files_of(*_places(root)[:1], suffixes=st.VIDEO_SUFFIXES)
-    }
-    lists, videos, broken = [], [], []
-    for split in ("train", "test"):
-        lists.append(path := find_list(root, f"SH_{split.title()}.txt"))
+    training, videos, broken = _training_videos(root), [], []
+    for split, path in zip(("train", "test"), lists):
         for number, line in numbered_lines(path):
             name = st.video_stem(PureWindowsPath(re.split(r"[,;\s]", line)[0]).name)
             if not re.fullmatch(r"\d+_\d+", name):
@@ -42,7 +40,7 @@ def load(root: Path) -> st.SurveillanceDataset:
                 mask = masks.get(name, mask_folder / f"{name}.npy")
                 videos.append(_testing_video(root, name, split, mask))
             else:
-                file = training.get(name) or _training_video(root, name)
+                file = training.get(name, root / "training" / "videos" / f"{name}.avi")
                 videos.append(st.SurveillanceVideo(name, file, split, 0, st.NORMAL))
     refuse_all("lines cannot be understood", broken, "correct them or get the list again")
     names = {video.name for video in videos}
@@ -57,15 +55,13 @@ def _is_testing_video(name: str, root: Path) -> bool:
     return len(name.split("_")[1]) == 4 or (root / "testing" / "frames" / name).exists()
 
 
-def _places(root: Path) -> list[Path]:
-    """Where training videos lie, or their frames."""
-    return [root / "training" / "videos", root / "training" / "frames"]
-
-
-def _training_video(root: Path, name: str) -> Path:
-    """Its frames where they are extracted, else where the archive puts the video."""
-    frames = (folder / name for folder in _places(root) if os.path.isdir(folder / name))
-    return next(frames, _places(root)[0] / f"{name}.avi")
+def _training_videos(root: Path) -> dict[str, Path]:
+    """Name -> its video, else its frames, where they are extracted already."""
+    places = [root / "training" / name for name in ("frames", "videos")]
+    inside = (path for place in places if place.is_dir() for path in place.iterdir())
+    frames = {path.name: path for path in inside if path.is_dir()}
+    files = files_of(places[1], suffixes=st.VIDEO_SUFFIXES)
+    return frames | {path.stem: path for path in reversed(files)}
 
 
 def _testing_video(root: Path, name: str, split: str, mask: Path) -> st.SurveillanceVideo:

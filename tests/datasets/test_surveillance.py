@@ -230,6 +230,12 @@ def test_shanghaitech_training_frames_that_are_extracted_already(shanghaitech):
     data = load_surveillance("shanghaitech")
     assert data.train[0].path == training / "videos" / "01_001.mp4"
     assert data.test[0].path == frames and data.missing == data.report == []
+    inner = shanghaitech / "shanghaitech"  # as the archive unpacks
+    inner.mkdir()
+    for name in ("training", "testing"):
+        (shanghaitech / name).rename(inner / name)
+    again = load_surveillance("shanghaitech")
+    assert facts(again.videos) == facts(data.videos) and again.missing == []
 
 
 def test_who_needs_no_annotation_goes_on_without_it(shanghaitech):
