@@ -14,7 +14,7 @@ import csv
 import io
 import re
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from aux_code.datasets import surveillance_types as st
@@ -73,7 +73,9 @@ def _read_csv(path: Path, split: str) -> list[st.SurveillanceVideo]:
             broken.append(broken_line(path, number, text, f"{_EXPECTED} ({problem})"))
             continue
         file = files.expected(row["video"])
-        video = st.SurveillanceVideo(st.video_stem(file.name), file, split, 0, st.NORMAL)
+        # as listed, not as the disk spells it: features may be elsewhere
+        name = file.name if file.name in text else PureWindowsPath(row["video"]).name
+        video = st.SurveillanceVideo(st.video_stem(name), file, split, 0, st.NORMAL)
         try:
             videos.append(replace(video, **_annotation(row)))
         except ValueError as error:
@@ -85,7 +87,7 @@ def _read_csv(path: Path, split: str) -> list[st.SurveillanceVideo]:
 
 def _annotation(row: dict[str, str]) -> dict[str, Any]:
     """Label, category and events of a row; a ValueError says what is wrong."""
-    label = _LABELS.get(row["label"].lower())
+    label = _LABELS.get(row["label"].lower().removesuffix(".0"))
     if label is None:
         raise ValueError("label is 0, 1, normal or anomalous")
     events = _events(row.get("anomalies", ""))

@@ -295,7 +295,7 @@ SPREADSHEETS = {
     ]),
     "no quotes": ("\r\n", ["sep=;", "Video;Label;Anomalies", "cam 1/Ü.mp4;1;0-5;7-9", "b.mp4;0;"]),
     "tabs": ("\r", [
-        "video\tlabel\tanomalies", "C:\\x\\cam 1\\u\u0308.mp4\t1\t0-5;7-9", "b.MP4\t0",
+        "video\tlabel\tanomalies", "C:\\x\\CAM 1\\U\u0308.mp4\t1.0\t0-5;7-9", "b.MP4\t0",
     ]),
     "quotes": ("\n", [
         '"video","label","anomalies"', '"cam 1/Ü.mp4","1","0-5;7-9"', '"b.mp4","0",""', "", ",,",

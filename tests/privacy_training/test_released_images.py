@@ -11,6 +11,7 @@ from torch import nn
 
 from aux_code.datasets.transforms import Policy, augment_images, evaluation_transform
 from aux_code.datasets.unreadable import UnreadableLog
+from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer, load_fa_model, load_ft_model
 from aux_code.models.anonymizers import as_8_bit
 from aux_code.models.person_boxes import PersonBoxes
@@ -69,6 +70,15 @@ def test_raw_release_is_the_evaluation_geometry_in_rgb_and_8_bits(source_of, ima
     assert torch.equal(found.released, (evaluated(images) * 255).round().byte())
     assert found.labels[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert found.names == [f"{i}.png" for i in range(5)]
+
+
+def test_all_images_that_do_not_decode_are_named_at_once(source_of, images):
+    source = source_of(images)
+    for i in (0, 2, 4):
+        source.paths[i].write_bytes(b"no image")
+    with pytest.raises(UserError, match="3 of 5 files are unreadable.*0.png, .*2.png, .*4.png"):
+        released_by("raw", source)
+    assert len(source.log.path.read_text().splitlines()) == 3
 
 
 def test_boxes_follow_the_image(source_of):
