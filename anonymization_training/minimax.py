@@ -197,7 +197,7 @@ def step_anonymizer(
         The named losses; `step1/total` is what was minimised.
 
     Raises:
-        NonFiniteLoss: before anything was updated.
+        NonFiniteLoss: before any weight was updated.
     """
     set_modes(networks, "step 1", params)
     others = (networks.ft, networks.fb)

@@ -56,8 +56,8 @@ def test_two_processes_with_four_videos_do_what_one_does_with_eight(tmp_path, en
             for name, value in state.items():
                 if case == "float32" and "running" not in name:
                     continue  # Adam turns rounding into steps
-                message = f"{case}: {name}"
-                torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=message)
+                difference, norm = (other[name] - value).double().norm(), value.double().norm()
+                assert difference <= tolerance * norm, (case, name)
 
 
 def kill_worker(process: subprocess.Popen, rank: int) -> None:

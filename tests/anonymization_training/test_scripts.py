@@ -29,13 +29,16 @@ from aux_code.errors import UserError
 from aux_code.model_loaders import (
     load_anonymizer,
     load_budget,
+    load_fa_model,
     load_fb_model,
     load_ft_model,
     load_utility,
 )
 from aux_code.parameters import parse
 from aux_code.runs import run_script
-from tests.anonymization_training.conftest import TINY, naming, same_weights
+from tests.anonymization_training.conftest import TINY, naming, point_config_to, same_weights
+from tests.datasets.media import write_lines, write_video
+from tests.fill import layout, shapes
 
 SHORT = (*TINY, "--max_steps", "4", "--minutes_between_saves", "0")
 """Three batches are an epoch: four steps of minimax (two epochs), three of settling, a save after
@@ -356,3 +359,32 @@ def test_a_result_knows_its_data_and_the_precision_in_force(
     videos, images = (f"{name}: other lists or files" for name in ("UCF101", "VISPR"))
     expected = {"init_fa": [videos, images], "init_ft": [videos], "init_fb": [images]}
     assert {role: found(role) for role in asked} == expected
+
+
+def test_published_weights_are_measured_on_the_test_list_as_it_is_unpacked(tmp_path, monkeypatch):
+    """101 classes, CRLF, no training list; 102 outputs, of which the first is unused."""
+    point_config_to(monkeypatch, tmp_path, tmp_path)
+    root = config.UCF101_ROOT
+    names = [f"Action{number:03d}" for number in range(1, 102)]
+    names[2], names[37] = "Archery", "HandstandPushups"
+    videos = ["Archery/v_Archery_g01_c01.avi", "HandstandPushups/v_HandStandPushups_g01_c04.avi"]
+    for video in videos:
+        write_video(root / "UCF-101" / video, 40, "mpeg4", (240, 320))
+    lists, classes = root / "ucfTrainTestlist", [f"{i} {name}" for i, name in enumerate(names, 1)]
+    write_lines(lists / "testlist01.txt", *videos, line_end="\r\n")
+    write_lines(lists / "classInd.txt", *classes, line_end="\r\n")
+
+    networks = {"fa": load_fa_model(), "ft": load_ft_model()}
+    networks["ft"].i3d.fc.bias.data[3] += 99  # sees archery everywhere
+    content = {"epoch": 20, "fa_optimizer": {"state": {}, "param_groups": []}}
+    for (role, network), form in zip(networks.items(), ("fa_unetpp", "ft_largei3d_102")):
+        state = network.state_dict()
+        assert shapes(network) == layout(form)
+        content[f"{role}_model_state_dict"] = {f"module.{k}": v for k, v in state.items()}
+    torch.save(content, file := tmp_path / "published.pth")
+    options = ["--checkpoint", str(file), "--anonymizer", str(file), "--run_id", "published"]
+    evaluate_utility.main(["--size", "32", "--device", "cpu", "--n_threads", "1", *options])
+    result = read_json(config.RESULTS_ROOT / "utility_published.json")
+    assert (result["top1"], result["n_videos"], result["clips_per_video"]) == (1 / 2, 2, 5)
+    assert result["list"] == "testlist01"
+    assert {own["sha256"] for own in result["inputs"].values()} == {sha256(file)}

@@ -111,6 +111,13 @@ def test_a_batch_is_the_same_wherever_the_reading_began_and_whoever_decodes(
     assert all(torch.equal(a.views, b.views) for a, b in zip(alone, helped, strict=True))
 
 
+def test_only_the_batches_ahead_are_drawn(videos, clips_of):
+    """The keys of all steps of a long training were a million tuples."""
+    source = clips_of(videos)
+    next(source.batches(0, 20_000))
+    assert source._ordered[0] == 0, "the epoch whose order was drawn last"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_to_the_process_group_leave_the_workers_at_work(videos, clips_of, number):
     """So that the training can finish its step and save; the workers end when the reading does."""

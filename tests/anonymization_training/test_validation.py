@@ -23,7 +23,7 @@ from aux_code.datasets.ucf101 import Ucf101Item
 from aux_code.datasets.vispr import VISPR1
 from aux_code.model_loaders import apply_anonymizer, noise_keys
 from aux_code.models.anonymizers import NarrowOutput, as_8_bit
-from tests.anonymization_training.conftest import CPU, params, updater
+from tests.anonymization_training.conftest import CPU, networks, params, updater
 
 
 class SwapRedAndBlue(nn.Module):
@@ -89,6 +89,26 @@ def test_recognition_is_measured_in_rgb_on_the_crop_of_every_evaluation(tmp_path
     keys = noise_keys(0, tmp_path, (2, 3, 4, 5))  # the last clip
     released = apply_anonymizer(noisy, expected.expand(4, 3, 16, 16), noise=keys)
     assert torch.equal(*seen) and torch.equal(seen[0][4], released.transpose(0, 1))
+
+
+def test_a_validation_releases_the_same_whatever_was_drawn_before(tmp_path):
+    """A training that is resumed at its very end draws less before the last one."""
+    rng, players, seen = np.random.default_rng(0), networks(output_noise=0.1), []
+    for i in range(16):
+        picture = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{i:02d}.png")
+    images = SimpleNamespace(paths=sorted(tmp_path.iterdir())[:3])
+    data = TrainingData(None, [Ucf101Item(tmp_path, 1, 0)], images, DecodedCache(2**20))
+    run = SimpleNamespace(device=CPU)
+    own = validation.Validation(players, data, params(size=24), run)
+    for network in (players.ft, players.fb):
+        network.register_forward_pre_hook(lambda network, inputs: seen.append(inputs[0]))
+    for seed in range(2):
+        torch.manual_seed(seed)
+        own.metrics()
+    clips, views, *again = seen
+    assert clips.shape == (5, 3, 8, 24, 24) and views.shape == (6, 3, 24, 24)
+    assert torch.equal(clips, again[0]) and torch.equal(views, again[1])
 
 
 @pytest.fixture
