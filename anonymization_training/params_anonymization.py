@@ -10,7 +10,7 @@ from aux_code.artefacts import Recipe, recipe
 from aux_code.datasets.digest import dataset_digest
 from aux_code.devices import choose_device, precision_in_force
 from aux_code.errors import UserError
-from aux_code.model_loaders import accepted_weights
+from aux_code.model_loaders import accepted_weights, require_size
 from aux_code.models.obfuscation import OBFUSCATIONS
 from aux_code.models.person_boxes import find_boxes_file
 from aux_code.parameters import CommonParams, PersonBoxParams, by_content, check_ranges, free
@@ -68,6 +68,9 @@ class StageParams(CommonParams):
         least |= dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0)
         own = {name: value for name, value in least.items() if hasattr(self, name)}
         check_ranges(self, at_least=own)
+        for role in ("fa", "ft", "fb"):
+            if arch := getattr(self, f"{role}_arch", ""):
+                require_size(self.size, role, arch)
         if not 0 <= (value := self.validation_fraction) < 1:
             raise UserError(f"--validation_fraction must lie in [0, 1), not {value}")
 

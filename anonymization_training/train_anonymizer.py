@@ -36,7 +36,7 @@ from anonymization_training.validation import Validation, require_fitting, seen_
 from aux_code.devices import prepare_for_training
 from aux_code.distributed import is_main
 from aux_code.errors import UserError
-from aux_code.model_loaders import load_anonymizer, load_budget, load_utility
+from aux_code.model_loaders import load_anonymizer, load_budget, load_utility, require_size
 from aux_code.models.privacy import SelfSupervised
 from aux_code.parameters import parse
 from aux_code.runs import run_folder, run_script, start_run
@@ -90,8 +90,8 @@ def load_networks(params: TrainAnonymizerParams, n_classes: int) -> list[nn.Modu
     """f_A, f_T, f_B from their checkpoints; with distillation the untouched f_T as teacher.
 
     Raises:
-        UserError: an f_T that does not have `n_classes` outputs or takes other clips, or an f_B
-            without projection head.
+        UserError: an f_T that does not have `n_classes` outputs or takes other clips, an f_B
+            without projection head, or frames too small for one of them.
     """
     files = initial_files(params)
     fa = load_anonymizer(files["init_fa"])
@@ -102,6 +102,8 @@ def load_networks(params: TrainAnonymizerParams, n_classes: int) -> list[nn.Modu
         remedy = "give fb_ssl.pth of init_privacy.py, which adapts weights by --init_weights"
         raise UserError(f"--init_fb {files['init_fb']}: f_B {words}; {remedy}")
     loaded = [fa, ft, fb]
+    for role, network in zip(("fa", "ft", "fb"), loaded, strict=True):
+        require_size(params.size, role, network.architecture["arch"])
     if params.distillation_weight:
         loaded.append(load_utility(files["init_ft"]).requires_grad_(False))
     return loaded

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aux_code.errors import UserError
+from aux_code.models import anonymizers, privacy, utility
 from aux_code.models import weight_files as wf
 from aux_code.models.anonymizers import ANONYMIZERS, NarrowOutput, as_8_bit, build_anonymizer
 from aux_code.models.obfuscation import NAMES, build_obfuscation, is_named
@@ -20,6 +21,9 @@ from aux_code.models.utility import UTILITY_NETWORKS, UtilityNetwork, build_util
 from aux_code.runs import seeded_generator
 
 _NARROW_PREFIX = "network."
+_LEAST_SIZES = {
+    "fa": anonymizers.LEAST_SIZES, "ft": utility.LEAST_SIZES, "fb": privacy.LEAST_SIZES,
+}  # fmt: skip
 _BUILDERS = {"fa": build_anonymizer, "ft": build_utility, "fb": build_privacy}
 _VIDEO_BACKBONES = ("largei3d", "r3d_18", "mvitv2")
 """f_T that start from Kinetics weights, see `_adapt_backbone`."""
@@ -141,6 +145,19 @@ def load_anonymizer(name_or_path: Path | str) -> nn.Module:
     network = _rebuild("fa", name_or_path)
     network.requires_boxes = False
     return network.eval()
+
+
+def require_size(size: int, role: str, arch: str) -> None:
+    """Refuses frames of `size` pixels, height and width, from which a network cannot learn: none of
+    its convolutions may see a map of a single pixel, whose gradient in bf16 is wrong.
+
+    Raises:
+        UserError: it says what would do.
+    """
+    least = _LEAST_SIZES[role].get(arch, 1)
+    if size < least:
+        needed = f"'{arch}' learns from frames of at least {least} x {least} pixels"
+        raise UserError(f"--size must be at least {least}, not {size}: {needed}")
 
 
 def apply_anonymizer(

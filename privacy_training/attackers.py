@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aux_code.errors import UserError
-from aux_code.model_loaders import load_budget, load_fb_model
+from aux_code.model_loaders import load_budget, load_fb_model, require_size
 from privacy_training.params_privacy import PrivacyParams
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,9 @@ def build_attacker(
         params: `attacker`, `network`, `level`, `size`, `mlp_widths` and the weights' options.
         n_attributes: outputs.
         features: (N, feature_dim) of the training images, at feature level.
+
+    Raises:
+        UserError: weights that do not fit, or images too small to learn from.
     """
     if params.level == "feature":
         if features is None:
@@ -33,6 +36,9 @@ def build_attacker(
         _start_from(net, weights)
     if params.attacker == "linear_probe":
         return LinearProbe(net, n_attributes, name.endswith("_imagenet") or weights is not None)
+    require_size(params.size, "fb", name.removesuffix("_imagenet"))
+    if params.attacker == "inversion":
+        require_size(params.size, "fa", params.inversion_network)
     return net
 
 

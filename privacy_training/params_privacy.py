@@ -132,7 +132,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
         positive += "weight_averaging plateau_epochs plateau_gain least_epochs"
         # one image has no batch statistics; the networks halve the resolution three times
         least = {**dict.fromkeys(counts.split(), 1), **dict.fromkeys(positive.split(), 0)}
-        least |= {"batch_size": 2, "size": 8}
+        least |= {"batch_size": 2, "size": 16 if self.network_name == "vit" else 8}
         above = {**dict.fromkeys(rates, 0), "lr_divisor": 1}
         check_ranges(self, at_least=least, above=above, below={"weight_averaging": 1})
         if self.level == "feature" and self.attacker not in _AT_FEATURE_LEVEL:

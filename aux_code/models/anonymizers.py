@@ -211,6 +211,8 @@ def _build_unet_plus_plus(**arguments) -> nn.Module:
 
 ANONYMIZERS = {"unet++": _build_unet_plus_plus, "unet": UNet, "small": SmallUNet}
 """Architecture name -> constructor, keyword arguments `out_channels` and those of its own."""
+LEAST_SIZES = {"unet++": 17, "unet": 32, "small": 9}
+"""Architecture name -> least frames from which it learns, see `model_loaders.require_size`."""
 
 
 def build_anonymizer(

@@ -112,6 +112,8 @@ def _build_resnet50(num_outputs: int, normalised: bool = False) -> nn.Module:
 
 PRIVACY_NETWORKS = {"r50": _build_resnet50, "small": SmallBudget}
 """Architecture name -> backbone constructor, argument `num_outputs` and those of its own."""
+LEAST_SIZES = {"r50": 33, "small": 9}
+"""Architecture name -> least images from which it learns, see `model_loaders.require_size`."""
 
 _HEADS = {"r50": (2048, 128), "small": (64, 64)}
 """Architecture name -> hidden and embedding width of its projection head."""

@@ -196,6 +196,10 @@ UTILITY_NETWORKS = {
     "small_still": partial(SmallUtility, motion=False),
 }
 """Architecture name -> constructor, keyword argument `num_classes` and those of its own."""
+LEAST_SIZES = {"largei3d": 37, "r3d_18": 17, "mvitv2": 224} | dict.fromkeys(
+    ("small", "small_wide", "small_narrow", "small_still"), 9
+)
+"""Architecture name -> least frames from which it learns, see `model_loaders.require_size`."""
 
 
 def build_utility(
