@@ -21,6 +21,7 @@ from anonymization_training.training_batches import ClipBatch, clip_source, load
 from anonymization_training.validation import (
     obfuscate,
     recognition_accuracy,
+    require_fitting,
     seen_by_utility,
 )
 from aux_code.devices import prepare_for_training
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     clip_batches = clip_source(data.train, views, params, data.cache, folder, people)
     start = starting_weights(params)
     ft = load_ft_model(params.ft_arch, start, data.train.num_classes)
+    require_fitting(ft, params, data.train.num_classes, f"--ft_arch {params.ft_arch}")
     ft = prepare_for_training(ft, run.device)
     updater = Updater(ft, params.learning_rate, params.precision, run.device)
     stateful = {"ft": ft, "updater": updater}

@@ -214,6 +214,12 @@ MISTAKES = [
     (evaluate_utility, "--preset miniature", ["--checkpoint"]),
     (init_utility, "--anonymizer blur --boxes none.csv", ["none.csv"]),
     (init_anonymizer, "--fa_arch vae", ["vae", "unet++"]),
+    (init_anonymizer, "--size 8", ["--size must be at least 9", "small"]),
+    (
+        init_utility,
+        "--ft_arch mvitv2 --size 256",
+        ["mvitv2: f_T takes", "224, 224; change", "--size"],
+    ),
     (init_anonymizer, "", ["UCF101_ROOT", "/nothing"]),
     (init_privacy, "", ["VISPR_ROOT", "/nothing"]),
 ]
