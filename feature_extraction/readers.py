@@ -137,7 +137,7 @@ class FrameStream:
     def __init__(self, path: Path, min_decoded_share: float):
         self.path, self.min_decoded_share = path, min_decoded_share
         self.view = ""  # of `ClipGeometry.for_copy`, known with the first frame
-        self._n_frames, self._announced, self._fps = 0, 0.0, 0.0
+        self._n_frames, self._announced, self._fps, self._share = 0, 0.0, 0.0, 1.0
         self._problems: list[str] = []
 
     def __iter__(self) -> Iterator[Frame]:
@@ -156,8 +156,9 @@ class FrameStream:
             reason = f"only {share:.0%} of its {self._announced:.0f} frames decode"
             raise UnreadableMedia(self.path, reason)
         if self._problems:
-            counts = f"{share:.1%} decode, {self._n_frames} frames"
-            log.warning("%s: damaged: %s (%s)", self.path, "; ".join(self._problems), counts)
+            text = "%s: damaged: %s (%d frames come; %.1f %% of its frames decode)"
+            problems, whole = "; ".join(self._problems), 100 * self._share
+            log.warning(text, self.path, problems, self._n_frames, whole)
         status = "damaged" if self._problems else "complete"
         return VideoEnd(self._n_frames, round(self._fps, 4), status)
 
@@ -176,4 +177,5 @@ class FrameStream:
             for frame in decoding:
                 yield cache(partial(convert, frame))
             self._announced, self._problems = decoding.n_announced(), decoding.problems
+            self._share = decoding.share()
             self._fps = float(decoding.clock.rate(decoding.clock.pts(decoding.stamps)))

@@ -31,6 +31,8 @@ from aux_code.progress import progress
 SUFFIXES = (".mp4", ".mkv", ".mov")
 _UNSPECIFIED, _BT709, _LIMITED = 2, 1, 1
 """Matrix and range of colours by their numbers in H.264."""
+_FRAME_DURATION = 1 << 8
+"""FFmpeg's AV_CODEC_FLAG_FRAME_DURATION: frames last as long as they say, the last one too."""
 
 
 class TimedFrame(NamedTuple):
@@ -45,7 +47,7 @@ class VideoSource:
     """Frames of a file, a folder of frames or an image, with their times.
 
     Attributes:
-        rate: mean frames per second.
+        rate: mean frames per second; is_even: whether it is constant.
         time_base: seconds per unit of time.
         n_announced: number of frames that the source seems to have, None if it cannot say.
         pixel_aspect: width of a pixel by its height, upright; known once the first frame is there.
@@ -56,6 +58,7 @@ class VideoSource:
         """Raises UnreadableMedia if there is no video."""
         self.path, self.rate, self.time_base = path, folder_rate, 1 / folder_rate
         self.n_announced, self.pixel_aspect, self.colours = None, Fraction(1), None
+        self.is_even = True
         self._is_video = not path.is_dir() and path.suffix.lower() not in IMAGE_SUFFIXES
         if not self._is_video:
             return
@@ -66,6 +69,7 @@ class VideoSource:
                 self.colours = (codec.color_primaries, codec.color_trc)
         packets = read_packets(path)
         self.rate, self.n_announced = packets.rate, packets.n_shown or None
+        self.is_even = packets.is_even
 
     def __iter__(self) -> Iterator[TimedFrame]:
         if not self._is_video:
@@ -130,10 +134,13 @@ class VideoWriter:
             kind, pixels, options = "ffv1", "bgr0", {"level": "3", "g": "1"}
         else:
             kind, pixels, options = "libx264", "yuv420p", {"crf": str(self._crf)}
+            # MP4 adds decoding times up: with B-frames at a varying rate its length is another
+            options |= {} if self._source.is_even else {"bf": "0"}
         stream = self._container.add_stream(kind, rate=self._source.rate, options=options)
         stream.height, stream.width = rgb.shape[:2]
         stream.pix_fmt, codec = pixels, stream.codec_context
         codec.time_base = self._source.time_base
+        codec.flags |= 0 if self._source.is_even else _FRAME_DURATION
         if self._view_size:
             view = view_text(EVALUATION.crop_factor[0], self._view_size)
             self._container.metadata[VIEW_TAG] = view

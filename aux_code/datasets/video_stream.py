@@ -234,6 +234,10 @@ class Decoding:
         stored = float(n_frames + max(self._n_bad, self._n_lost))
         return max(announced_frames(self.container, n_frames, end), stored)
 
+    def share(self) -> float:
+        """Of the frames that the file would show, those that came and are not marked."""
+        return (len(self.stamps) - self._n_marked) / max(1.0, self.n_announced())
+
 
 def announced_frames(
     container: av.container.InputContainer, n_frames: int, end_seconds: float
@@ -392,13 +396,17 @@ class Clock:
         At a constant rate they are the exact multiples of 1 / rate, which time bases only round.
         """
         pts, base = self.pts(stamps), float(self.time_base)
-        if len(pts) == 0:
-            return np.zeros(1)
-        rate = float(self.rate(pts))
-        even = pts[0] * base + np.arange(len(pts) + 1) / rate
-        if np.abs(pts * base - even[:-1]).max() <= 1.5 * base:
+        if (even := self.even(pts)) is not None:
             return even
         return np.append(pts, pts[-1] + np.median(np.diff(pts[-_N_AHEAD:]))) * base
+
+    def even(self, pts: np.ndarray) -> np.ndarray | None:
+        """`seconds` at a constant rate; None if it varies by more than rounding."""
+        if len(pts) == 0:
+            return np.zeros(1)
+        base = float(self.time_base)
+        even = pts[0] * base + np.arange(len(pts) + 1) / float(self.rate(pts))
+        return even if np.abs(pts * base - even[:-1]).max() <= 1.5 * base else None
 
     def rate(self, pts: Sequence[int] | np.ndarray) -> Fraction:
         """Frames over time span; exactly what the file states where the two agree."""
@@ -416,6 +424,8 @@ class Undecoded(NamedTuple):
 
     rate: Fraction
     """Mean frames per second."""
+    is_even: bool
+    """Whether the rate is constant."""
     n_shown: int
     n_hidden: int
     """Packets of frames that are decoded for others and not shown, by an edit list."""
@@ -437,8 +447,9 @@ def read_packets(path: Path | str) -> Undecoded:
             end = max(end, (packet.pts or 0) + (packet.duration or 0))
         n_announced = announced_frames(container, len(stored), float(end * clock.time_base))
     shown = None if None in stored else display_order(stored)
-    rate = clock.rate(clock.pts(decoded if shown is None else shown.tolist()))
-    return Undecoded(rate, len(stored), n_hidden, n_announced, problems)
+    pts = clock.pts(decoded if shown is None else shown.tolist())
+    is_even = clock.even(pts) is not None
+    return Undecoded(clock.rate(pts), is_even, len(stored), n_hidden, n_announced, problems)
 
 
 def display_order(stored: Sequence[int]) -> np.ndarray | None:

@@ -190,6 +190,19 @@ def test_frames_keep_their_times_where_the_rate_varies(tmp_path, run):
     assert read(tmp_path / "out.mkv").times == read(source).times == times
 
 
+def test_a_copy_states_its_true_length(tmp_path, run):
+    """One frame per second after ten, and the last lasts a second; joined streams begin anew."""
+    times = [*range(0, 1000, 100), *range(1000, 6000, 1000)]
+    slow, parts = write_lossless(tmp_path / "slow.mkv", times), tmp_path / "parts.ts"
+    parts.write_bytes(2 * write_video(tmp_path / "part.ts", 50).read_bytes())
+    for source, n_frames, seconds in ((slow, len(times), 6.0), (parts, 100, 4.0)):
+        run(source, tmp_path / "out.mp4")
+        with av.open(str(tmp_path / "out.mp4")) as container:
+            stream = container.streams.video[0]
+            assert stream.frames == n_frames and container.duration / 1e6 == pytest.approx(seconds)
+            assert float(stream.duration * stream.time_base) == pytest.approx(seconds, abs=0.01)
+
+
 def test_a_video_that_lies_on_its_side_comes_upright_and_wide_pixels_turn_with_it(tmp_path, run):
     source, copy = tmp_path / "in.mp4", tmp_path / "out.mp4"
     write_lossless(source, [0, 40, 80], aspect=Fraction(16, 15))
