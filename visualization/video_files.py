@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.video.reformatter import Colorspace, VideoReformatter
 
 from aux_code.datasets.decode import RgbConverter, iterate_frames
@@ -31,8 +32,6 @@ from aux_code.progress import progress
 SUFFIXES = (".mp4", ".mkv", ".mov")
 _UNSPECIFIED, _BT709, _LIMITED = 2, 1, 1
 """Matrix and range of colours by their numbers in H.264."""
-_FRAME_DURATION = 1 << 8
-"""FFmpeg's AV_CODEC_FLAG_FRAME_DURATION: frames last as long as they say, the last one too."""
 
 
 class TimedFrame(NamedTuple):
@@ -140,7 +139,8 @@ class VideoWriter:
         stream.height, stream.width = rgb.shape[:2]
         stream.pix_fmt, codec = pixels, stream.codec_context
         codec.time_base = self._source.time_base
-        codec.flags |= 0 if self._source.is_even else _FRAME_DURATION
+        if not self._source.is_even:  # frames last as long as they say, the last one too
+            codec.flags |= Flags.frame_duration
         if self._view_size:
             view = view_text(EVALUATION.crop_factor[0], self._view_size)
             self._container.metadata[VIEW_TAG] = view

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 import av
 import numpy as np
+from av.codec.context import Flags as CodecFlags
 from av.format import Flags
 from av.stream import Disposition
 
@@ -79,6 +80,8 @@ def open_video(path: Path | str) -> av.container.InputContainer:
         container.close()
         raise UnreadableMedia(path, problem)
     context.thread_count = 1
+    if context.name == "hevc":  # its decoder leaves out, else, what comes after a lost key frame
+        context.flags |= CodecFlags.output_corrupt
     return container
 
 

@@ -32,7 +32,7 @@ FORMATS = {
     "bare H.264": ("a.h264", *_H264), "mp4, HEVC": ("b.mp4", "libx265", _HEVC, "yuv444p"),
     "avi, MPEG-4": ("b.avi", "mpeg4", {"g": "20"}, ""),
     "avi, Motion JPEG": ("c.avi", "mjpeg", {}, "yuvj444p"),
-    "ts, MPEG-2": ("d.ts", "mpeg2video", {"g": "20"}, "yuv422p"),
+    "ts, MPEG-2": ("d.ts", "mpeg2video", {"g": "20"}, ""),
     "webm, VP9": ("a.webm", "libvpx-vp9", _VP9, "yuv444p"),
 }  # fmt: skip
 """Container and codec -> file name, encoder, its options, another pixel format that it has."""
