@@ -1,7 +1,7 @@
 """The training of an attacker: multi-label prediction of attributes from released images."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,22 @@ from privacy_training.params_privacy import PrivacyParams
 from privacy_training.released_images import ReleasedImages, Splits, TrainingImages, pixels
 
 
+class PixelScale(NamedTuple):
+    """Takes a fixed pattern off images (N, 3, H, W), and stretches what varies."""
+
+    mean: Tensor
+    """(3, H, W)."""
+    deviation: Tensor
+    """(3, H, W)."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.deviation
+
+
+LEAST_DEVIATION = 0.05 / 255
+"""Of a pixel that differs by one level in one image of 400; what varies less is left as little."""
+
+
 @dataclass
 class Attack:
     """A network in training. `history` holds one dictionary per epoch, all that a report needs."""
@@ -30,7 +46,13 @@ class Attack:
     run: Run
     averaged: AveragedModel | None = None
     """Running average of the weights and batch-norm statistics; None without `weight_averaging`."""
+    scale: PixelScale | None = None
+    """What the network sees the images through; None: as they are."""
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    def seen(self, released: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1], or features (N, F), as the network takes them."""
+        return released if self.scale is None else self.scale(released)
 
     @property
     def reader(self) -> nn.Module:
@@ -69,6 +91,18 @@ def build_attack(net: nn.Module, params: PrivacyParams, run: Run) -> Attack:
         average = get_ema_multi_avg_fn(params.weight_averaging)
         averaged = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
     return Attack(net, optimizer, params, run, averaged)
+
+
+@torch.no_grad()
+def pixel_scale(images: TrainingImages, batch_size: int) -> PixelScale:
+    """Of the training images as the first epoch releases them."""
+    n, sums = len(images.files), 0
+    for batch in torch.arange(n).split(batch_size):
+        released = images.release(batch.tolist(), 0).double()  # (B, 3, H, W)
+        sums = sums + torch.stack([released.sum(0), released.square().sum(0)])
+    mean, square = sums / n
+    deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_DEVIATION)
+    return PixelScale(mean.float(), deviation.float())
 
 
 def run_attack(attack: Attack, splits: Splits, state: TrainingState) -> None:
@@ -128,7 +162,7 @@ def train_epoch(attack: Attack, images: TrainingImages, epoch: int) -> dict[str,
 def train_step(attack: Attack, released: Tensor, labels: Tensor) -> float:
     """Binary cross-entropy of images (N, 3, H, W) or features (N, F); one step of the optimizer."""
     with autocast(attack.run.device, attack.params.precision):
-        logits = attack.net(released)
+        logits = attack.net(attack.seen(released))
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
     if not torch.isfinite(loss):
         options = "--image_learning_rate or --feature_learning_rate"
@@ -148,6 +182,6 @@ def predict(attack: Attack, images: ReleasedImages, batch_size: int = 100) -> Te
     outputs = []
     for batch in images.released.split(batch_size):
         with autocast(device, attack.params.precision):
-            logits = net(pixels(batch.to(device)))
+            logits = net(attack.seen(pixels(batch.to(device))))
         outputs.append(logits.float().sigmoid().cpu())
     return torch.cat(outputs)

@@ -99,6 +99,11 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     colour, grey, erase; strengths ours)."""
     mlp_widths: tuple[int, ...] = (2048, 1028, 1028, 512)
     """Hidden widths of the MLP of --level feature (paper)."""
+    standardise: bool = False
+    """Give the attacker of --level image each pixel less its mean and over its deviation among the
+    released training images (ours): an f_A may hide all it lets through in a few grey levels of a
+    fixed pattern, which a network on plain pixels hardly finds. Not for linear_probe, whose
+    features were learned on plain ones."""
     clip_frames: int = 16
     """Frames of the still clip of --level feature (paper)."""
     inversion_network: Literal["unet", "unet++", "small"] = "unet"
@@ -164,6 +169,11 @@ class PrivacyParams(PersonBoxParams, CommonParams):
         return self.network if self.attacker in STRATEGIES else self.attacker
 
     @property
+    def standardises(self) -> bool:
+        """Whether the attacker gets standardised pixels; features are standardised by its MLP."""
+        return self.standardise and self.level == "image" and self.attacker != "linear_probe"
+
+    @property
     def starting_weights(self) -> Path | None:
         """Checkpoint of which the attacker takes the backbone; None: random or ImageNet weights."""
         probe = self.probe_weights if self.attacker == "linear_probe" else None
@@ -192,6 +202,7 @@ MINIATURE = PrivacyParams(
     size=48, image_epochs=40, feature_epochs=40, batch_size=64, image_learning_rate=4e-3,
     feature_learning_rate=1e-3, weight_decay=0.05, schedule="cosine", warmup_epochs=2,
     evaluate_every=4, mlp_widths=(256, 128, 128, 64), augmentation="moderate", plots=False,
+    standardise=True,
     minutes_between_saves=0.5, n_workers=2, max_unreadable_share=0.05,
 )  # fmt: skip
 
@@ -199,7 +210,7 @@ PRESETS = {
     "paper": PrivacyParams(),
     # the release's warm-up of four epochs ends at a fifth of the rate, and stays there
     "release": PrivacyParams(image_learning_rate=2e-4, warmup_epochs=4, precision="fp32"),
-    "ours": PrivacyParams(),  # as paper
+    "ours": PrivacyParams(standardise=True),
     "miniature": MINIATURE,
     "miniature_from_raw": replace(
         MINIATURE, image_epochs=64, image_learning_rate=2.5e-3, schedule="constant",

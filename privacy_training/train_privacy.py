@@ -32,7 +32,7 @@ from aux_code.runs import run_folder, run_script, start_run
 from aux_code.training_state import TrainingState, detached_copy
 from privacy_training.attack_series import attacks_of_series, run_series, summarise
 from privacy_training.attackers import build_attacker
-from privacy_training.attribute_prediction import Attack, build_attack, run_attack
+from privacy_training.attribute_prediction import Attack, build_attack, pixel_scale, run_attack
 from privacy_training.leakage_plots import plot_attributes, sample_figure, sample_indices
 from privacy_training.leakage_report import leakage_report
 from privacy_training.leakage_tables import attacker_table, paper_table, write_tables
@@ -78,6 +78,8 @@ def attack_once(params: PrivacyParams) -> dict:
         parts = [splits.train.release(part.tolist(), 0) for part in torch.arange(n).split(size)]
         net = build_attacker(params, len(names), torch.cat(parts))
     attack = build_attack(prepare_for_training(net, run.device), params, run)
+    if params.standardises:
+        attack.scale = pixel_scale(splits.train, params.release_batch)
     state.stateful = {"net": attack.net, "optimizer": attack.optimizer}
     if attack.averaged is not None:
         state.stateful["averaged"] = attack.averaged

@@ -297,11 +297,11 @@ class _SeedPlan:
             utility = self._row_utility(method, anonymizer, maker)
         for attacker in method.attackers_in(self.scale, self.settings.controls):
             words, needs, suffix = ("--anonymizer", anonymizer), [maker], ""
-            if attacker.from_raw:
-                start = self._add(
-                    "train_privacy", "attacker_start", ("--anonymizer", "raw", *self.held_out)
-                )
-                words += ("--attacker_weights", str(start.outputs[0]))
+            if attacker.from_raw:  # these may differ from the paper's; the strongest counts
+                stretched = () if self.is_small else ("--standardise",)
+                of_start = ("--anonymizer", "raw", *self.held_out, *stretched)
+                start = self._add("train_privacy", "attacker_start", of_start)
+                words += ("--attacker_weights", str(start.outputs[0]), *stretched)
                 needs, suffix = [maker, start], "_from_raw" if self.is_small else ""
             self._attack(method, attacker, words, needs, suffix)
         only = method.name in self.settings.ucf_crime_only

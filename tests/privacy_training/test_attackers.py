@@ -15,6 +15,7 @@ from aux_code.model_loaders import load_fa_model, load_fb_model
 from aux_code.runs import Run
 from privacy_training import attackers, inversion, train_privacy
 from privacy_training.attackers import build_attacker
+from privacy_training.attribute_prediction import pixel_scale
 from privacy_training.inversion import psnr, ssim
 from privacy_training.params_privacy import PRESETS
 from privacy_training.released_images import Releaser, TrainingImages
@@ -49,6 +50,51 @@ def test_inverter_undoes_a_colour_swap(tmp_path):
     inversion.train_inverter(net, images, params, run)
     crops, released = images.pairs(range(32), 0)
     assert psnr(net.eval()(released), crops).mean() > psnr(released, crops).mean() + 6
+
+
+class Hides(nn.Module):
+    """Two grey levels of the picture beneath a strong fixed pattern."""
+
+    def forward(self, frames):
+        pattern = torch.arange(frames.shape[-1]) % 2 * 0.9
+        return (pattern + frames * 2 / 255).expand_as(frames)
+
+
+def test_an_attacker_takes_a_fixed_pattern_off_and_stretches_what_is_left(tmp_path):
+    """Such an f_A came out of the minimax, and looked private to attackers on plain pixels."""
+    raw, cpu = torch.rand(300, 3, 12, 12), torch.device("cpu")
+    sources, files = (
+        list((255 * raw).byte().permute(0, 2, 3, 1)),
+        [Path(f"{i}") for i in range(300)],
+    )
+    releaser = Releaser(Hides(), cpu)
+    images = TrainingImages(sources, [], torch.zeros(300, 1), files, [], releaser, Policy(), 12)
+    scale, (crops, released) = pixel_scale(images, 64), images.pairs(range(300), 0)
+    seen = scale(released)
+    assert seen.mean(0).abs().max() < 1e-3 and (seen.std(0) - 1).abs().max() < 0.01
+    together = torch.corrcoef(torch.stack([seen.flatten(), crops.flatten()]))[0, 1]
+    plain = torch.corrcoef(torch.stack([released.flatten(), crops.flatten()]))[0, 1]
+    assert together > 0.85 and plain < 0.05
+    constant = replace(images, releaser=Releaser(Constant(), cpu))
+    seen = pixel_scale(constant, 64)(constant.release(range(300), 0))
+    assert torch.isfinite(seen).all() and seen.abs().max() < 1e-2
+
+
+class Constant(nn.Module):
+    def forward(self, frames):
+        return torch.full_like(frames, 0.5)
+
+
+def test_what_is_standardised(run_stage):
+    """Images of networks that learn them; a probe's features were learned on plain ones."""
+    params = PRESETS["miniature"]
+    assert (
+        params.standardises and PRESETS["ours"].standardises and not PRESETS["paper"].standardises
+    )
+    assert not replace(params, attacker="linear_probe").standardises
+    assert not replace(params, level="feature").standardises
+    plain, scaled = (run_stage("--epochs", 1, *own) for own in (("--no-standardise",), ()))
+    assert plain["curve"] != scaled["curve"] and scaled["parameters"]["standardise"]
 
 
 def test_inversion_attack_reports_quality_and_attributes(run_stage):
