@@ -10,7 +10,6 @@ python reproduce.py --slurm                      prints a script of one Slurm jo
 What is finished is not done again; what was interrupted or failed goes on.
 """
 
-import logging
 import os
 import shlex
 import sys
@@ -103,7 +102,6 @@ PRESETS = {
 def main() -> int:
     """Plans, runs, reports. Status 3: some steps failed, the report shows the rest."""
     params = parse(PRESETS, description=__doc__)
-    logging.getLogger("aux_code.devices").setLevel(logging.WARNING)  # the steps say where they run
     tables = chosen_tables(params.table)
     methods = chosen_methods(params.methods, tables, params.controls)
     n_jobs = params.jobs or default_jobs(params)

@@ -25,6 +25,7 @@ from anomaly_detection_mgfn.stage_data import label_videos, open_features
 from aux_code import config
 from aux_code.artefacts import describe_inputs
 from aux_code.checkpoints import read_json, write_atomically, write_json
+from aux_code.devices import environment
 from aux_code.errors import UserError
 from aux_code.runs import Run
 from aux_code.series import in_words, mean_and_deviation, over_seeds
@@ -52,7 +53,7 @@ class Evaluated(NamedTuple):
     """Protocol -> of each test video, (n_clips,)."""
     videos: LabelledVideos
     made_of: dict[str, Any]
-    """`inputs`, of a training also `data` and `in_force`."""
+    """`inputs` and `extraction`, of a training also `data` and `in_force`."""
     seconds: float
 
 
@@ -77,6 +78,7 @@ def evaluate_choices(
         own = {**meta, "metrics": protocols[name]}
         save_network(training.folder / FILES[name], state, epoch, own)
     recorded = {kind: getattr(made_of, kind) for kind in ("inputs", "data", "in_force")}
+    recorded["extraction"] = how_extracted(source)
     found = Evaluated(protocols, clip_scores, videos, recorded, seconds)
     return write_results(params, training.run, found)
 
@@ -114,8 +116,14 @@ def evaluate_checkpoint(params: MgfnParams, run: Run) -> None:
     protocols = {"checkpoint": {**frame_metrics(scores, videos.test), "epoch": loaded.epoch}}
     inputs = describe_inputs({"checkpoint": path, "manifest": source.location})
     seconds = time.monotonic() - started
-    found = {"checkpoint": scores}
-    write_results(params, run, Evaluated(protocols, found, videos, {"inputs": inputs}, seconds))
+    made_of, found = {"inputs": inputs, "extraction": how_extracted(source)}, {"checkpoint": scores}
+    write_results(params, run, Evaluated(protocols, found, videos, made_of, seconds))
+
+
+def how_extracted(source: FeatureSource) -> dict[str, Any]:
+    """What the manifest says of decoder, colours, device and precision of the features."""
+    keys = ("reader", "colour_conversion", "device_kind", "precision", "environment")
+    return {key: source.manifest[key] for key in keys if key in source.manifest}
 
 
 def frame_metrics(clip_scores: list[np.ndarray], truths: list[VideoTruth]) -> dict[str, float]:
@@ -149,6 +157,7 @@ def write_results(params: MgfnParams, run: Run, found: Evaluated) -> dict[str, A
         "chance_ap": positives / sum(truth.n_frames for truth in truths),
         "videos": [{key: getattr(truth, key) for key in keys} for truth in truths],
         "parameters": asdict(params), "device": str(run.device), "seconds": found.seconds,
+        "environment": environment(run.device, "fp32" if params.eval_only else params.precision),
     }  # fmt: skip
     write_json(path, content)
     for name, own in found.protocols.items():

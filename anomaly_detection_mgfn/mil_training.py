@@ -18,7 +18,7 @@ from anomaly_detection_mgfn.mgfn_losses import draw_candidates, mgfn_loss, selec
 from anomaly_detection_mgfn.params_mgfn import MgfnParams
 from anomaly_detection_mgfn.scoring import score_bags, score_videos, video_score, weighted_scores
 from aux_code.artefacts import Recipe
-from aux_code.devices import autocast, keep_freed_memory
+from aux_code.devices import autocast, keep_freed_memory, to_device
 from aux_code.errors import UserError
 from aux_code.metrics import ranking_metrics
 from aux_code.progress import progress
@@ -145,7 +145,8 @@ def training_losses(
     """
     n_normal, bags = len(normal), torch.cat([normal, anomalous])
     shape = len(bags), bags.shape[2]
-    candidates = draw_candidates(*shape, params.top_k, params.candidate_dropout).to(bags.device)
+    drawn = draw_candidates(*shape, params.top_k, params.candidate_dropout)
+    candidates = to_device(drawn, bags.device)
     output = net(with_noise(bags, params.feature_noise))
     if not torch.isfinite(output.scores).all():
         raise UserError(f"the training diverged: scores are not finite; lower --lr {params.lr}")
@@ -213,8 +214,8 @@ class MilTraining:
         parts = [
             # index_select copies whole bags; indexing in brackets goes element by element
             self.step(
-                data.normal.index_select(0, normal.to(device)),
-                data.anomalous.index_select(0, anomalous.to(device)),
+                data.normal.index_select(0, to_device(normal, device)),
+                data.anomalous.index_select(0, to_device(anomalous, device)),
             )
             for normal, anomalous in pair_batches(*counts, generator)
         ]

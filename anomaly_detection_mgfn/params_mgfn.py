@@ -70,7 +70,7 @@ class MgfnParams(PersonBoxParams, CommonParams):
     margin: float = 200.0
     """Between magnitudes of normal and anomalous videos (release, 1024 channels: an L1 norm)."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Of training and of the evaluation after an epoch; auto: bf16 where the device is fast in it
     (ours). The scores that are reported are computed in fp32."""
 

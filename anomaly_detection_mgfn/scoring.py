@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from anomaly_detection_mgfn.feature_bags import VideoFeatures
 from anomaly_detection_mgfn.ground_truth import VideoTruth
+from aux_code.devices import without_tf32
 from aux_code.errors import UserError
 from aux_code.metrics import RankingMetrics, ranking_metrics
 
@@ -71,10 +72,11 @@ def group_by_length(lengths: np.ndarray, rows_per_pass: int) -> list[list[int]]:
 
 @contextmanager
 def _scoring(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the network gets back the mode that it had."""
+    """Evaluation mode without gradients, in fp32 but for autocast; the network gets back the mode
+    that it had."""
     mode = net.training
     net.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), without_tf32():
         yield
     net.train(mode)
 

@@ -44,9 +44,9 @@ class StageParams(CommonParams):
     """After the warm-up; plateau: a fifth after each epoch without a new lowest loss (release)."""
     final_learning_rate_factor: float = 0.0
     """Where linear and cosine end, as a share of the base learning rate (ours)."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = free("auto")
-    """Of autocast; auto: bf16 where the device is fast in it, else fp32; fp16 comes with a gradient
-    scaler, which the release lacks. What is in force counts."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = free("auto")
+    """auto: autocast in bf16 where the device is fast in it, else fp32; tf32: a GPU's faster fp32;
+    fp16 comes with a gradient scaler, which the release lacks. What is in force counts."""
     validation_fraction: float = 0.1
     """Share of the training videos, by group, that choose `best` and are not trained on (ours); 0:
     all are trained on, and the test list takes their place, named as such (paper)."""

@@ -297,18 +297,19 @@ class BatchSource:
 
         Raises as `crops` does.
         """
-        for crops in self.crops(first_step, n_steps):
+        device = torch.device(device)
+        for crops in self.crops(first_step, n_steps, pinned=device.type == "cuda"):
             yield augmented(crops, **self.how, device=device)
 
-    def crops(self, first_step: int, n_steps: int) -> Iterator[Crops]:
-        """What these batches are made of, as loading processes hand it over.
+    def crops(self, first_step: int, n_steps: int, pinned: bool = False) -> Iterator[Crops]:
+        """What these batches are made of, as loading processes hand it over; `pinned` for a GPU.
 
         Raises:
             UserError: no file of a batch is readable, or too many of the data set are not.
         """
         keys = map(self._keys, range(first_step, first_step + n_steps))
         how = {"num_workers": self.n_workers, "worker_init_fn": _begin_loading}
-        how |= {"collate_fn": self.collate, "pin_memory": torch.cuda.is_available()}
+        how |= {"collate_fn": self.collate, "pin_memory": pinned}
         loader = DataLoader(self.samples, batch_sampler=keys, **how)
         for batch, errors in loader:
             # every rank counts what any of them met, so that all of them stop or none

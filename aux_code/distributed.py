@@ -43,17 +43,20 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def own_device(device: torch.device) -> torch.device:
-    """The GPU of this rank in place of "cuda"; other devices as they are."""
-    if device.type == "cuda" and world_size() > 1:
-        return torch.device("cuda", local_rank())
-    return device
+def own_gpu() -> torch.device:
+    """The GPU of this rank, which becomes the current one: libraries use that; "cuda" where there
+    is one process."""
+    if world_size() == 1:
+        return torch.device("cuda")
+    torch.cuda.set_device(local_rank())
+    return torch.device("cuda", local_rank())
 
 
 def join() -> None:
     """Meets the other processes (env://), by gloo for tensors of CPUs, by NCCL for those of GPUs.
 
-    The functions below do it when first used. Does nothing without torchrun.
+    The functions below do it when first used, after `own_gpu` where GPUs compute. Does nothing
+    without torchrun.
     """
     if world_size() == 1 or dist.is_initialized():
         return
@@ -61,10 +64,8 @@ def join() -> None:
     # (torch 2.14) and `leave` cannot end its threads.
     import torch._dynamo  # noqa: F401
 
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
-        backend = "cpu:gloo,cuda:nccl"
+    # a GPU that nobody chose (--device cpu) is left alone: there may be fewer of them than ranks
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_initialized() else "gloo"
     store, own_rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
         # torchrun's store outlives its workers: nobody shall meet the addresses of those gone

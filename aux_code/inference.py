@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from aux_code.devices import keep_freed_memory, supports_bf16
+from aux_code.devices import DTYPES, inference_precision, keep_freed_memory, without_tf32
 from aux_code.models.anonymizers import NarrowOutput
 from aux_code.openvino_networks import OpenVinoNetwork, is_worthwhile
 
@@ -55,23 +55,25 @@ def prepare_for_inference(
 
     On a CPU OpenVINO computes it, where that is installed and the network is large; else PyTorch.
 
-    Its outputs equal the network's in eval mode up to rounding (about 1e-6, in bf16 about 1e-2).
+    Its outputs equal the network's in eval mode up to rounding (about 1e-6, in tf32 1e-3, in bf16
+    about 1e-2).
 
     Args:
         network: f_A, f_T or f_B; it is not changed.
         example: a small input of the kind that will come, on the device where the copy shall run:
             frames (N, 3, H, W) or clips (B, 3, T, H, W).
-        precision: "fp32", or "bf16" where the device has it (else fp32, with a warning).
+        precision: a key of DTYPES; bf16 and fp16 where the device is fast in it (else fp32, with a
+            warning), tf32 where `set_tf32` allowed it.
     """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision must be fp32 or bf16, got '{precision}'")
+    if precision not in DTYPES:
+        raise ValueError(f"precision must be one of {', '.join(DTYPES)}, got '{precision}'")
     device = example.device
     if device.type == "cpu":
         keep_freed_memory()
-    if precision == "bf16" and not supports_bf16(device):
-        logger.warning("%s has no fast bf16; computing in fp32", device)
-        precision = "fp32"
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    wanted, precision = precision, inference_precision(precision, device)
+    if precision != wanted:
+        logger.warning("%s has no fast %s; computing in %s", device, wanted, precision)
+    dtype = DTYPES[precision] or torch.float32
     memory_format = torch.channels_last_3d if example.dim() == 5 else torch.channels_last
     copy = deepcopy(network).eval().requires_grad_(False).to(device)
     # Without the wrapper, whose noise would hide whether folding changed the output.
@@ -114,6 +116,7 @@ def _prepare(
     return prepare_for_inference(network, example, precision)
 
 
+@without_tf32()
 @torch.no_grad()
 def _folded(network: nn.Module, example: Tensor) -> nn.Module:
     """A copy with folded batch norms; without, where its output of the example would change."""

@@ -17,11 +17,9 @@ import torch
 
 from aux_code import config, distributed
 from aux_code.checkpoints import write_json
-from aux_code.devices import choose_device
+from aux_code.devices import start_device
 from aux_code.errors import UserError
 from aux_code.parameters import CommonParams
-
-log = logging.getLogger(__name__)
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -148,14 +146,13 @@ def start_run(params: CommonParams, stage: str) -> Run:
     A script that can resume asks `training_state.is_finished` before, which may refuse the run.
 
     Raises:
-        UserError: `--device cuda` without a GPU.
+        UserError: `--device cuda` without a GPU that can be used.
     """
     folder = run_folder(params, stage)
     seed_everything(params.seed)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
-    device = distributed.own_device(choose_device(params.device))
-    log.info("running on %s", device)
+    device = start_device(params.device, getattr(params, "precision", "fp32"))
     return Run(folder.name, stage, folder, device)
 
 

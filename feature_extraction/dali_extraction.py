@@ -24,8 +24,6 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
     # works in an uninstalled clone, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
-
 from aux_code import distributed
 from aux_code.datasets.lists import N_NAMED, some_of
 from aux_code.datasets.unreadable import write_unreadable
@@ -64,8 +62,6 @@ class Outcome(NamedTuple):
 def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
     """The whole stage: this process's share of the videos, from files to files."""
     device = run.device
-    if device.index is not None:  # a GPU of torchrun's becomes the one that libraries use
-        torch.cuda.set_device(device)
     geometry = ClipGeometry(**{f.name: getattr(params, f.name) for f in fields(ClipGeometry)})
     anonymizer_name, utility_path = weights_of(params)
     anonymizer, utility = load_anonymizer(anonymizer_name), load_utility(utility_path)
@@ -78,14 +74,16 @@ def extract(params: FeatureExtractionParams, run: Run) -> Outcome:
     header = manifest_header(params, inputs, device) | {"feature_dim": int(utility.feature_dim)}
     header["utility"] |= {"arch": utility.architecture["arch"]}
 
-    with FeatureFolder(output_folder(params, inputs), header, params.overwrite) as folder:
+    permitted = params.overwrite, params.allow_mixed
+    with FeatureFolder(output_folder(params, inputs), header, *permitted) as folder:
         run.write_parameters(params)
         todo = folder.left(videos)
         for video in todo:  # of another source perhaps: a kill must not leave them as this one's
             (folder.folder / f"{video.name}.npy").unlink(missing_ok=True)
         sys.stderr.write(
             f"{len(todo)} of {len(videos)} videos to extract into {folder.folder} "
-            f"({header['reader']}, {header['precision']}, {device})\n"
+            f"({header['reader']}, colours {header['colour_conversion']}, {header['precision']}, "
+            f"{device})\n"
         )
         batch_size = max(1, params.batch_size // params.n_crops)
         share = params.min_decoded_share

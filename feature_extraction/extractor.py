@@ -83,13 +83,13 @@ class ClipEncoder:
 
     def __call__(self, media: Sequence[Path], clips: Sequence[Clip]) -> np.ndarray:
         """Clips and their videos' files (they seed noise) -> float32 (len(clips), n_crops, F)."""
-        return self.launch(media, clips).features.cpu().numpy()
+        return self.launch(media, clips).wait().numpy()
 
     @torch.inference_mode()
     def launch(self, media: Sequence[Path], clips: Sequence[Clip]) -> "LaunchedPass":
         """As a call, but a GPU goes on computing while the caller prepares the next batch."""
         timer = PassTimer(self.device)
-        views = self._to_device(torch.stack([clip.views for clip in clips]))  # (B, V, T, 3, H, W)
+        views = self._to_device([clip.views for clip in clips])  # (B, V, T, 3, H, W)
         timer.mark("copy")
         flat = views.flatten(0, 1).transpose(1, 2)  # (B*V, 3, T, H, W)
         anonymized = self._anonymize(media, clips, flat)
@@ -97,15 +97,24 @@ class ClipEncoder:
         pieces = anonymized.split(1) if self.device.type == "cpu" else (anonymized,)
         features = torch.cat([self.utility.extract_features(piece).float() for piece in pieces])
         timer.mark("f_T")
-        return LaunchedPass(features.unflatten(0, views.shape[:2]), timer)  # (B, V, F)
+        features = features.unflatten(0, views.shape[:2])  # (B, V, F)
+        if self._transfers is None:
+            return LaunchedPass(features, timer)
+        # a copy that waited for its turn on the host would stand behind the next pass
+        features, arrived = features.to("cpu", non_blocking=True), torch.cuda.Event()
+        arrived.record()
+        return LaunchedPass(features, timer, arrived)
 
-    def _to_device(self, views: Tensor) -> Tensor:
-        """By a stream of its own, so that a GPU receives one batch while it computes another."""
-        if self._transfers is None or views.device.type == "cuda":
-            return views.to(self.device)
+    def _to_device(self, views: list[Tensor]) -> Tensor:
+        """In one piece; from the CPU to a GPU by a stream of its own, so that it receives one batch
+        while it computes another."""
+        if self._transfers is None or views[0].device.type == "cuda":
+            return torch.stack(views).to(self.device)
+        batch = torch.empty(len(views), *views[0].shape, dtype=views[0].dtype, pin_memory=True)
+        torch.stack(views, out=batch)
         computing = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._transfers):
-            moved = views.pin_memory().to(self.device, non_blocking=True)
+            moved = batch.to(self.device, non_blocking=True)
         computing.wait_stream(self._transfers)
         moved.record_stream(computing)
         return moved
@@ -136,10 +145,18 @@ class ClipEncoder:
 
 @dataclass(frozen=True)
 class LaunchedPass:
-    """A pass that a GPU may still be computing: its features (B, V, F) and timer."""
+    """A pass that a GPU may still be computing: its features (B, V, F) on the CPU, and timer."""
 
     features: Tensor
     timer: PassTimer
+    arrived: torch.cuda.Event | None = None
+    """When a GPU's features have come; None: they are there."""
+
+    def wait(self) -> Tensor:
+        """The features, once they are there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.features
 
 
 class _VideoInWork:
@@ -231,14 +248,14 @@ class Extraction:
             launched = self.encoder.launch(media, [item.content for item in batch])
             self._collect()
             self._launched = batch, launched
-            if not launched.features.is_cuda:
+            if launched.arrived is None:
                 self._collect()
 
     def _collect(self) -> None:
         if self._launched is None:
             return
         (batch, launched), self._launched = self._launched, None
-        features = launched.features.cpu().numpy()  # waits for a GPU
+        features = launched.wait().numpy()
         for part, seconds in launched.timer.seconds().items():
             self.seconds[part] += seconds
         self.n_clips += len(batch)

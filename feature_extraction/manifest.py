@@ -21,7 +21,7 @@ import torch
 from aux_code import config
 from aux_code.artefacts import Recipe, describe_inputs, differences, record_of, sha256
 from aux_code.checkpoints import read_json, write_json
-from aux_code.devices import precision_in_force, supports_bf16
+from aux_code.devices import environment, inference_precision
 from aux_code.errors import UserError
 from aux_code.models.obfuscation import OBFUSCATIONS, is_named
 from aux_code.models.person_boxes import boxes_origin
@@ -33,16 +33,27 @@ from feature_extraction.video_inputs import VideoInput, VideoInputs, list_inputs
 log = logging.getLogger(__name__)
 
 _TABLES = ("videos", "failed")
+MAY_MIX = ("precision", "colour_conversion", "device_kind")
+"""What must not change inside a folder but by --allow_mixed."""
+_ADDED_LATER = ("seed", "colour_conversion", "device_kind")
+"""What an earlier version did not record."""
+_RECORDED_ONLY = ("reader", "environment", "feature_dim")
+"""Of the header: no other features follow from it, but from what else is there."""
+COLOUR_CONVERSION = {"pyav": "as the file is tagged", "dali": "BT.601 where DALI decodes"}
+"""Reader -> how YCbCr becomes RGB."""
 
 
 def manifest_header(
     params: FeatureExtractionParams, inputs: VideoInputs, device: torch.device
 ) -> dict[str, Any]:
-    """The manifest without videos and feature_dim; `precision`: in force, fp32 if no fast bf16."""
+    """The manifest without videos and feature_dim; `precision`: in force."""
     header = {"format_version": 1, "dataset": inputs.dataset, **fingerprint(params)}
     header["reader"] = resolve_reader(params.reader)
-    wanted = precision_in_force(params.precision, device)
-    header["precision"] = wanted if supports_bf16(device) else "fp32"
+    header["precision"] = inference_precision(params.precision, device)
+    found = environment(device, header["precision"])
+    header["colour_conversion"] = COLOUR_CONVERSION[header["reader"]]
+    header["device_kind"] = found["device_kind"]
+    header["environment"] = {key: found[key] for key in ("device_name", "versions")}
     anonymizer, utility = weights_of(params)
     if not _adds_noise(anonymizer):
         del header["seed"]  # which decides nothing else
@@ -111,11 +122,19 @@ class FeatureFolder:
     """The feature files of one data set and their manifest; a context manager for who writes.
 
     `header`: the manifest without `videos` and `failed`. Features that were made in another way are
-    a UserError in `with` and in all that reads, or given up with `overwrite`.
+    a UserError in `with` and in all that reads, or given up with `overwrite`. With `allow_mixed`
+    MAY_MIX may differ; the entries of the videos that are added say so.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], overwrite: bool = False):
-        self.folder, self.header, self.overwrite = Path(folder), header, overwrite
+    def __init__(
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        overwrite: bool = False,
+        allow_mixed: bool = False,
+    ):
+        self.folder, self.header, self.overwrite = Path(folder), dict(header), overwrite
+        self.allow_mixed, self._own = allow_mixed, {}
         self.path, self._entries = self.folder / "manifest.json", self.folder / ".entries"
 
     def __enter__(self) -> "FeatureFolder":
@@ -130,6 +149,7 @@ class FeatureFolder:
         elif self.overwrite and self._differences(self._stored()):
             log.warning("%s: features made in another way are replaced", self.folder)
             write_json(self.path, empty)
+        self._join(self._stored())
         self.assemble()
         self._remove_half_files()
         return self
@@ -162,7 +182,7 @@ class FeatureFolder:
 
     def add_video(self, name: str, entry: dict[str, Any]) -> None:
         """Records a video whose feature file is on disk."""
-        self._record(name, {"entry": entry})
+        self._record(name, {"entry": entry | self._own})
 
     def add_failure(self, name: str, reason: str) -> None:
         """Records a video that could not be extracted."""
@@ -185,7 +205,10 @@ class FeatureFolder:
         manifest = self._stored()
         if different := self._differences(manifest):
             text = f"{self.folder} holds features made in another way ({'; '.join(different)})"
-            raise UserError(f"{text}; give another --output, or --overwrite to replace them")
+            mixable = all(line.split(":")[0] in MAY_MIX for line in different)
+            mixing = ", or --allow_mixed to add to them" if mixable else ""
+            remedy = f"give another --output, or --overwrite to replace them{mixing}"
+            raise UserError(f"{text}; {remedy}")
         videos, failed, made_of = manifest["videos"], manifest["failed"], self._made_of
         for record in map(read_json, sorted(self._entries.glob("*.json"))):
             if record["made_of"] != made_of:
@@ -214,14 +237,27 @@ class FeatureFolder:
         if not all(isinstance(table, dict) for table in tables):
             remedy = "give another --output or remove it"
             raise UserError(f"{self.path} is not a manifest of this script; {remedy}")
+        if reader := manifest.get("reader"):  # from which an earlier version's colours follow
+            manifest.setdefault("colour_conversion", COLOUR_CONVERSION.get(reader))
         return manifest
 
     def _differences(self, manifest: dict[str, Any]) -> list[str]:
         header = {key: value for key, value in manifest.items() if key not in _TABLES}
-        now = dict(self.header)
-        if "seed" not in header:  # an earlier version did not record it
-            now.pop("seed", None)
+        unknown = {key for key in _ADDED_LATER if key not in header}
+        now = {key: value for key, value in self.header.items() if key not in unknown}
+        if self.allow_mixed:
+            now |= {key: header[key] for key in MAY_MIX if key in header}
         return differences(vars(_recipe(header)), _recipe(now))
+
+    def _join(self, begun: dict[str, Any]) -> None:
+        """Takes over how the folder was begun; what is own, the entries of its videos will say."""
+        if self._differences(begun):
+            return
+        now = {key: self.header[key] for key in MAY_MIX if key in self.header}
+        for key in set(_ADDED_LATER) - begun.keys():
+            self.header.pop(key, None)
+        self.header |= {key: begun[key] for key in MAY_MIX if key in begun}
+        self._own = {key: now[key] for key in now if now[key] != self.header.get(key)}
 
     def _create_manifest(self, empty: dict[str, Any]) -> None:
         """The first of several processes writes its header; the others will compare theirs."""
@@ -262,5 +298,5 @@ def _recipe(header: dict[str, Any]) -> Recipe:
         if part := header.get(role):
             name = next(part[key] for key in ("name", "path", "source") if key in part)
             inputs[role] = {"path": name, "sha256": part["sha256"]}
-    others = (*inputs, "feature_dim")  # which follows from f_T
+    others = (*inputs, *_RECORDED_ONLY)
     return Recipe({key: value for key, value in header.items() if key not in others}, inputs)

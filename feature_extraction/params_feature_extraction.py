@@ -20,9 +20,12 @@ class FeatureExtractionParams(PersonBoxParams, CommonParams):
     """Checkpoint of f_T; empty: the anonymizer's, or init_utility's for raw, blur, ..."""
     output: str = free("")
     """Folder of the feature files; empty: features/<dataset>/<run_id>."""
+    allow_mixed: bool = free(False)
+    """Go on in a folder that was begun with another precision, colour conversion or kind of device;
+    the manifest says of which videos (ours)."""
     reader: Literal["auto", "dali", "pyav"] = "auto"
     """Who decodes and resizes; auto takes DALI where it is installed (paper: DALI on GPU)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """Of the networks; auto, as in stages 1 and 2: bf16 where the device is fast in it, else fp32
     (release: fp16)."""
     shard: str = free("0/1")

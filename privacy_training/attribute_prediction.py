@@ -1,5 +1,6 @@
 """The training of an attacker: multi-label prediction of attributes from released images."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from aux_code.devices import autocast
+from aux_code.devices import autocast, to_device
 from aux_code.errors import UserError
 from aux_code.metrics import attribute_metrics
 from aux_code.progress import progress
@@ -154,7 +155,7 @@ def train_epoch(attack: Attack, images: TrainingImages, epoch: int) -> dict[str,
         factor = learning_rate_factor(epoch * len(batches) + i, n_steps, warmup, kind)
         set_learning_rate(attack.optimizer, rate, factor)
         released = images.release(batch.tolist(), epoch)
-        loss = train_step(attack, released, images.labels[batch].to(device))
+        loss = train_step(attack, released, to_device(images.labels[batch], device))
         total, n_seen, step = total + len(batch) * loss, n_seen + len(batch), step + 1
     return {"epoch": epoch + 1, "step": step, "train_loss": total / max(1, n_seen)}
 
@@ -164,7 +165,8 @@ def train_step(attack: Attack, released: Tensor, labels: Tensor) -> float:
     with autocast(attack.run.device, attack.params.precision):
         logits = attack.net(attack.seen(released))
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
-    if not torch.isfinite(loss):
+    value = loss.item()  # one wait for the device
+    if not math.isfinite(value):
         options = "--image_learning_rate or --feature_learning_rate"
         raise UserError(f"the attacker's loss is not finite; lower {options}")
     attack.optimizer.zero_grad(set_to_none=True)
@@ -172,7 +174,7 @@ def train_step(attack: Attack, released: Tensor, labels: Tensor) -> float:
     attack.optimizer.step()
     if attack.averaged is not None:
         attack.averaged.update_parameters(attack.net)
-    return loss.item()
+    return value
 
 
 @torch.inference_mode()

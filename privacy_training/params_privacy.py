@@ -112,7 +112,7 @@ class PrivacyParams(PersonBoxParams, CommonParams):
     """Epochs of that network (ours)."""
     inversion_learning_rate: float = 1e-3
     """Adam's learning rate of that network, falling to 0 as a cosine (ours)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Of attacker and f_A; auto, as in stage 3: bf16 where the device is fast in it (ours)."""
     release_batch: int = 64
     """Images of validation and test per pass through f_A; bounds its memory (ours)."""

@@ -20,6 +20,7 @@ from aux_code.datasets import transforms
 from aux_code.datasets.decode import read_image
 from aux_code.datasets.transforms import Policy, evaluation_images, transform_boxes
 from aux_code.datasets.unreadable import UnreadableLog, UnreadableMedia
+from aux_code.devices import to_device
 from aux_code.errors import UserError
 from aux_code.inference import prepare_anonymizer, prepare_utility
 from aux_code.model_loaders import apply_anonymizer, is_noisy, noise_keys
@@ -50,7 +51,7 @@ class Releaser:
         average_frames: independent releases of an image that are averaged.
         utility: network with `extract_features`, gets that form too; None at image level.
         clip_frames: frames of the still clip at feature level.
-        precision: in force, fp32 or bf16, in which f_A and f_T compute.
+        precision: in force, in which f_A and f_T compute.
     """
 
     anonymizer: nn.Module
@@ -141,7 +142,7 @@ class TrainingImages:
         names = [self.files[i].name for i in batch]
         generators = [seeded_generator(seed, "crop", epoch, name) for name in names]
         draws = transforms.draw(self.policy, generators, len(names))
-        images = [transforms.whole(self.sources[i].to(device)[None]) for i in batch]
+        images = [transforms.whole(to_device(self.sources[i], device)[None]) for i in batch]
         frames = transforms.augment_crops(images, draws, self.policy, self.size)[:, :, 0]
         if not self.boxes:
             return frames, None

@@ -24,7 +24,7 @@ import torch
 from aux_code import config
 from aux_code.artefacts import Recipe, build_meta
 from aux_code.checkpoints import read_json, save_checkpoint, write_atomically, write_json
-from aux_code.devices import prepare_for_training
+from aux_code.devices import environment, prepare_for_training
 from aux_code.errors import UserError
 from aux_code.parameters import parse
 from aux_code.reporting.figures import save_figure
@@ -109,6 +109,7 @@ def _report(attack: Attack, splits: Splits, names: list[str], recipe: Recipe) ->
         "n_pictures": {name: len(images.labels) for name, images in vars(splits).items()},
         "unreadable": {name: images.unreadable for name, images in vars(splits).items()},
         **asdict(recipe), "parameters": asdict(params), "device": str(run.device),
+        "environment": environment(run.device, params.precision),
     }  # fmt: skip
 
 

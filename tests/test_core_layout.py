@@ -120,6 +120,21 @@ def test_recomputed_activations_give_the_same_gradients():
         torch.testing.assert_close(again, kept)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_gradient_of_the_batch_norm_of_all_ranks_is_right(affine):
+    """Of one rank here; tests/anonymization_training/test_distributed.py compares two."""
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    both = torch.randn(2, 3, dtype=torch.float64) if affine else (None, None)
+    weight, bias = (own if own is None else own.requires_grad_(True) for own in both)
+    output, mean, variance, n = batch_norm.Normalised.apply(x, weight, bias, 1e-5)
+    expected = nn.functional.batch_norm(x, None, None, weight, bias, training=True)
+    torch.testing.assert_close(output, expected)
+    of_channels = x.var((0, 2, 3), correction=0), x.mean((0, 2, 3))
+    torch.testing.assert_close((variance, mean, n.item()), (*of_channels, 16.0))
+    normalised = lambda *inputs: batch_norm.Normalised.apply(*inputs, 1e-5)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(normalised, (x, weight, bias))
+
+
 def test_batch_norms_are_kept_and_their_statistics_restored_after_an_error():
     net = norms()
     before = {name: value.clone() for name, value in net.state_dict().items()}

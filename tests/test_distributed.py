@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def test_one_process_is_rank_0_of_1_and_starts_nothing():
     assert distributed.sum_over_ranks(rows) is rows and distributed.mean_over_ranks(rows) is rows
     assert distributed.any_rank(True) and not distributed.any_rank(False)
     assert distributed.gather_objects("x") == ["x"] and distributed.share([1, 2, 3]) == [1, 2, 3]
-    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda")
+    assert distributed.own_gpu() == torch.device("cuda")
     rows.square().sum().backward()
     distributed.average_gradients([rows])
     assert torch.equal(rows.grad, 2 * rows)
@@ -32,8 +33,9 @@ def test_shares_must_be_equal(monkeypatch: pytest.MonkeyPatch):
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert distributed.share([1, 2, 3, 4]) == [3, 4]
-    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda", 1)
-    assert distributed.own_device(torch.device("cpu")) == torch.device("cpu")
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert distributed.own_gpu() == torch.device("cuda", 1) and taken == [1], "libraries use it"
     with pytest.raises(ValueError, match="2 ranks"):
         distributed.share([1, 2, 3])
 
@@ -62,7 +64,9 @@ def test_two_processes_share_rows_sums_flags_gradients_and_losses():
 
 
 def main() -> None:
-    """In each of two processes: what aux_code.distributed gives there."""
+    """In each of two processes: what aux_code.distributed gives there, on CPUs beside a GPU."""
+    with mock.patch.object(torch.cuda, "is_available", return_value=True):
+        distributed.join()
     rank = distributed.rank()
     rows = (torch.arange(6.0).view(3, 2) + 10 * rank).requires_grad_(True)
     gathered = distributed.gather_rows(rows)

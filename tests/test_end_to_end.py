@@ -192,23 +192,43 @@ def test_failed_steps_are_named_with_status_3_and_the_report_is_written(folder, 
     assert (tmp_path / "results" / "report.html").is_file()
 
 
-def test_all_stages_run_on_a_pretended_gpu_in_bf16(folder: Path, tmp_path: Path):
-    """CUDA's autocast forbids F.binary_cross_entropy: the losses are computed outside of it."""
-    common = ["--preset", "miniature", "--device", "cuda", "--precision", "bf16"]
-    small = [*common, "--size", "24"]
-    short = [*small, "--max_steps", "1", "--validation_fraction", "0.1", "--batch_images", "8"]
+def test_every_script_runs_on_a_pretended_gpu(folder: Path, tmp_path: Path):
+    """In every precision, by CUDA's rules; test_pretended_gpu.py takes steps by all losses."""
     fa = tmp_path / "saved_models" / "train_anonymizer_miniature" / "last.pth"
-    features = tmp_path / "features"
-    scripts = [f"anonymization_training/init_{n}.py" for n in ("anonymizer", "utility", "privacy")]
-    words = [word for script in scripts for word in (script, *short, "+")]
-    words += ["anonymization_training/train_anonymizer.py", *short, "--batch_videos", "2", "+"]
-    words += ["privacy_training/train_privacy.py", *small, "--max_steps", "2", "--anonymizer", fa]
-    words += ["+", "feature_extraction/dali_extraction.py", *small, "--reader", "pyav"]
-    words += ["--anonymizer", fa, "--utility", fa, "--output", features, "+"]
-    words += ["anomaly_detection_mgfn/main.py", *common, "--epochs", "2", "--features", features]
-    result = run_on_gpu(*words, artefacts=tmp_path, TED_SPAD_DATA_ROOT=folder / "data")
-    assert "running on cuda" in result.stderr and "running on cpu" not in result.stderr
-    anomaly, _ = sorted((tmp_path / "results").glob("*.json"))
-    results = read_json(anomaly)
-    assert results["device"] == "cuda"
+    fb = tmp_path / "saved_models" / "init_privacy_miniature" / "fb_ssl.pth"
+    mgfn = tmp_path / "saved_models" / "main_miniature" / "mgfn_ucf_crime" / "best.pth"
+    features, video = tmp_path / "features", ucf_crime.load(folder / "data" / "UCF_Crime").videos[0]
+    common = "--preset miniature --device cuda"
+    short = f"{common} --size 24 --max_steps 1 --validation_fraction 0.1 --batch_images 8"
+    stage_1, attack = "anonymization_training", f"privacy_training/train_privacy.py {common}"
+    train = f"{stage_1}/train_anonymizer.py {short} --batch_videos 2"
+    release = "--alternate batches --batch_norm running --fa_batch_norm step1 --no_joint_views"
+    attack = f"{attack} --size 24 --max_steps 1 --anonymizer {{fa}} --inversion_epochs 1"
+    attackers = "small_vit linear_probe raw_trained inversion"
+    extract = f"feature_extraction/dali_extraction.py {common} --size 24"
+    detect = f"anomaly_detection_mgfn/main.py {common}"
+    copy = f"visualization/anonymize_video.py {{video}} {tmp_path}"
+    commands = [
+        *(f"{stage_1}/init_{n}.py {short} --precision bf16" for n in ("anonymizer", "utility")),
+        f"{stage_1}/init_utility.py {short} --anonymizer blur --run_id blur",
+        f"{stage_1}/init_privacy.py {short} --precision bf16",
+        f"{train} --precision bf16 --distillation_weight 1 --recompute_chunk 5",
+        f"{train} --precision fp16 --utility_loss lltc {release} --run_id release",
+        f"{stage_1}/evaluate_utility.py {common} --checkpoint {{fa}} --size 24",
+        f"{attack} --precision bf16 --attackers {attackers} --probe_weights {{fb}}",
+        f"{attack} --precision tf32 --level feature --utility {{fa}} --run_id feature",
+        f"{extract} --precision bf16 --anonymizer {{fa}} --utility {{fa}} --output {features}",
+        f"{extract} --precision fp16 --anonymizer blur --utility {{fa}} --dataset {{video}}",
+        f"{detect} --precision bf16 --epochs 2 --features {features}",
+        f"{detect} --score {{video}} --checkpoint {mgfn}",
+        f"{copy}/copy.mp4 {common} --anonymizer {{fa}} --precision bf16",
+    ]
+    words = [w.format(fa=fa, fb=fb, video=video.path) for c in commands for w in (*c.split(), "+")]
+    result = run_on_gpu(*words[:-1], artefacts=tmp_path, TED_SPAD_DATA_ROOT=folder / "data")
+    assert "running on cuda (pretended), bf16, torch" in result.stderr
+    assert "running on cpu" not in result.stderr and "cannot be folded" not in result.stderr
+    assert read_json(features / "manifest.json")["device_kind"] == "cuda"
+    results = read_json(tmp_path / "results" / "anomaly_ucf_crime_main_miniature.json")
+    assert results["device"] == results["environment"]["device_kind"] == "cuda"
+    assert results["extraction"]["precision"] == results["environment"]["precision"] == "bf16"
     assert set(results["protocols"]) == {"last", "validation", "best_on_test"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from aux_code import inference
+from aux_code import devices, inference
 from aux_code.devices import supports_bf16
 from aux_code.inference import prepare_anonymizer, prepare_for_inference, prepare_utility
 from aux_code.model_loaders import (
@@ -76,12 +76,14 @@ def test_bf16_features_within_a_percent():
 
 
 def test_without_bf16_it_says_so_and_other_precisions_are_refused(monkeypatch, caplog):
-    monkeypatch.setattr(inference, "supports_bf16", lambda device: False)
+    monkeypatch.setattr(devices, "supports_bf16", lambda device: False)
     network, images = load_fb_model("small"), torch.rand(1, 3, 16, 16)
-    prepared = prepare_for_inference(network, images, precision="bf16")
-    assert prepared.dtype == torch.float32 and "fp32" in caplog.text
-    with pytest.raises(ValueError, match="fp16"):
-        prepare_for_inference(network, images, precision="fp16")
+    for precision in ("bf16", "fp16", "tf32"):
+        prepared = prepare_for_inference(network, images, precision=precision)
+        assert prepared.dtype == torch.float32
+        assert f"cpu has no fast {precision}; computing in fp32" in caplog.text
+    with pytest.raises(ValueError, match="fp64"):
+        prepare_for_inference(network, images, precision="fp64")
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 from aux_code import config
 from aux_code.datasets.lists import some_and_file
 from aux_code.datasets.unreadable import UnreadableMedia
-from aux_code.devices import choose_device, precision_in_force
+from aux_code.devices import precision_in_force, start_device
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_anonymizer
 from aux_code.models.person_boxes import open_person_boxes
@@ -55,7 +55,7 @@ class AnonymizeParams(PersonBoxParams, CommonParams):
     """Pixels; larger frames pass f_A in overlapping tiles, to bound the memory; 0: whole."""
     frames_per_pass: int = 4
     """Frames per pass of f_A (ours)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """Of f_A; auto, as in all stages: bf16 where the device is fast in it, else fp32 (ours)."""
     fps: float = 24.0
     """Frames per second of a folder of frames, which cannot say (ShanghaiTech's rate)."""
@@ -83,7 +83,7 @@ PRESETS |= {"miniature": replace(PAPER, size=48)}
 def main() -> int:
     params = parse(PRESETS, description=__doc__)
     seed_everything(params.seed)
-    device = choose_device(params.device)
+    device = start_device(params.device, params.precision)
     if params.n_threads:
         torch.set_num_threads(params.n_threads)
     trained = config.SAVED_MODELS_ROOT / f"train_anonymizer_{params.preset}" / "last.pth"

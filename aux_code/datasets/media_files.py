@@ -11,7 +11,6 @@ import re
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
-from functools import cache
 from pathlib import Path, PureWindowsPath
 
 log = logging.getLogger(__name__)
@@ -106,12 +105,11 @@ def media_below(folder: Path) -> list[Path]:
     beside = {path.parent for path in videos if path.suffix.lower() != ".gif"}
     for place in beside | {folder} if beside else ():
         others += frames.pop(place, [])
-    name_left_out(folder, others)
+    _name_left_out(folder, others)
     return sorted([*videos, *frames], key=lambda path: natural_key(str(path)))
 
 
-def name_left_out(folder: Path, files: list[Path]) -> None:
-    """Warns, once, of files below a folder that are no videos by their endings."""
+def _name_left_out(folder: Path, files: list[Path]) -> None:
     kinds: dict[str, list[str]] = {}
     for path in files:
         kinds.setdefault(path.suffix.lower(), []).append(path.name)
@@ -120,13 +118,8 @@ def name_left_out(folder: Path, files: list[Path]) -> None:
     if len(parts) > _MOST_KINDS:
         parts = [*parts[:_MOST_KINDS], "..."]
     if files:
-        what = f"{len(files)} files are no videos by their names and left out"
-        _warn_once(f"{folder}: {what}: {', '.join(parts)}")
-
-
-@cache
-def _warn_once(text: str) -> None:
-    log.warning("%s", text)
+        text = "%s: %d files are no videos by their names and left out: %s"
+        log.warning(text, folder, len(files), ", ".join(parts))
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:

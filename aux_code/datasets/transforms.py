@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aux_code.devices import to_device
 from aux_code.errors import UserError
 
 Frames = np.ndarray | Tensor
@@ -312,7 +313,7 @@ def _transform(
     if len(crops) == 1:  # in a batch the crops differ, and one product over all is faster
         crops = [crop_to(crops[0], needed(draws, sides))]
     clips, (top, left) = _stack(crops, canvas)
-    numbers = torch.cat([draws, torch.from_numpy(sides)], dim=1).to(clips.device, non_blocking=True)
+    numbers = to_device(torch.cat([draws, torch.from_numpy(sides)], dim=1), clips.device)
     *drawn, sides = numbers.split((*_N_NUMBERS, 2), 1)
     drawn = _Draws(*drawn)
     rows = _resize_weights(canvas[0], sides[:, :1], size, drawn.top, drawn.crop)
@@ -361,7 +362,7 @@ def _resize_weights(n: int, sides: Tensor, size: int, start: Tensor, share: Tens
 
 @cache
 def _luma(device: torch.device) -> Tensor:
-    return torch.tensor(_LUMA).to(device)
+    return to_device(torch.tensor(_LUMA), device)
 
 
 def _recolour(clips: Tensor, draws: _Draws) -> Tensor:

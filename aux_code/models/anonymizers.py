@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aux_code.devices import in_full_precision
+from aux_code.devices import in_full_precision, to_device
 from aux_code.errors import UserError
 from aux_code.layout import pad_to_multiple
 
@@ -172,7 +172,7 @@ class NarrowOutput(nn.Module):
             noise = [torch.randn(shape, device=output.device) for _ in output]
         else:
             noise = [torch.randn(shape, generator=next(self.generators)) for _ in output]
-        return torch.stack(noise).to(output)
+        return to_device(torch.stack(noise), output.device).to(output)
 
 
 class _Rounded(torch.autograd.Function):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aux_code.datasets.person_box_files import HEADER
+from aux_code.devices import to_device
 from aux_code.errors import UserError
 from aux_code.models.anonymizers import NarrowOutput
 
@@ -30,7 +31,7 @@ class Grey(Obfuscation):
     """Luma (ITU-R BT.601): frames (N, 3, H, W) -> (N, 1, H, W)."""
 
     def forward(self, frames: Tensor, boxes: Sequence[Tensor] | None = None) -> Tensor:
-        weights = torch.tensor([0.299, 0.587, 0.114]).to(frames)
+        weights = to_device(torch.tensor([0.299, 0.587, 0.114]), frames.device).to(frames)
         return (frames * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
@@ -111,7 +112,7 @@ def box_mask(boxes: Sequence[Tensor], frames: Tensor) -> Tensor:
         corners = torch.cat([rows[:, :2].floor(), rows[:, 2:].ceil()], dim=1).clamp(min=0).long()
         for left, top, right, bottom in corners.tolist():
             mask[i, 0, top:bottom, left:right] = True
-    return mask.to(frames.device)
+    return to_device(mask, frames.device)
 
 
 OBFUSCATIONS = {

@@ -4,6 +4,7 @@ file silently."""
 import multiprocessing
 import os
 import signal
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -116,6 +117,14 @@ def test_only_the_batches_ahead_are_drawn(videos, clips_of):
     source = clips_of(videos)
     next(source.batches(0, 20_000))
     assert source._ordered[0] == 0, "the epoch whose order was drawn last"
+
+
+def test_beside_a_gpu_nothing_is_pinned_for_a_training_on_the_cpu(videos, clips_of, monkeypatch):
+    """It would open a context there, which a GPU in exclusive mode refuses."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # DataLoader's, that there is no GPU to pin for
+        assert next(clips_of(videos).batches(0, 1, "cpu")).names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

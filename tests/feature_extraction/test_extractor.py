@@ -178,7 +178,7 @@ def test_features_of_a_batch_pass_the_networks_of_a_gpu_together(monkeypatch):
     encoder = ClipEncoder(fa, ft, CPU)
     encoder.device = SimpleNamespace(type="cuda")  # a GPU's passes, computed here
     monkeypatch.setattr(extractor, "PassTimer", lambda device: timer)
-    monkeypatch.setattr(encoder, "_to_device", lambda views: views)
+    monkeypatch.setattr(encoder, "_to_device", torch.stack)
     encoder(["a", "a", "b"], [_clip(0), _clip(1), _clip(0)])
     assert seen == [3 * 16, 3]
 

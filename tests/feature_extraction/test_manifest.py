@@ -16,7 +16,7 @@ import pytest
 from aux_code.artefacts import sha256
 from aux_code.checkpoints import write_npy
 from aux_code.errors import UserError
-from feature_extraction.manifest import FeatureFolder
+from feature_extraction.manifest import COLOUR_CONVERSION, FeatureFolder
 from feature_extraction.video_inputs import VideoInput, source_of
 
 UTILITY = {"path": "/a/ft.pth", "sha256": "11", "arch": "small"}
@@ -134,6 +134,35 @@ def test_other_settings_are_refused_or_replace_and_moved_weights_are_neither(tmp
             _add(late, "c")  # a process that did not notice: its features are not mixed in
         late.header = larger
     assert _videos_of(tmp_path) == {"b"}
+
+
+def test_another_device_precision_or_colours_are_refused_or_allowed_and_then_named(tmp_path):
+    begun = {**HEADER, "precision": "fp32", "colour_conversion": "tag", "device_kind": "cpu"}
+    begun |= {"reader": "pyav", "environment": {"device_name": "a"}}
+    gpu, path = {"precision": "bf16", "colour_conversion": "601", "device_kind": "cuda"}, tmp_path
+    with FeatureFolder(path, begun) as folder:
+        _add(folder, "a")
+    for key, value in gpu.items():
+        with pytest.raises(UserError, match=f"{key}: .*, now {value}.* or --allow_mixed"):
+            FeatureFolder(path, begun | {key: value}).read()
+    with pytest.raises(UserError, match="size: 16, now 32.* to replace them$"):
+        FeatureFolder(path, begun | gpu | {"size": 32}).read()
+    elsewhere = {"reader": "dali", "environment": {"device_name": "b"}}
+    assert FeatureFolder(path, begun | elsewhere).read()["videos"].keys() == {"a"}
+    with FeatureFolder(path, begun | gpu, allow_mixed=True) as folder:
+        assert folder.left([VideoInput("a", path / "gone")]) == []
+        _add(folder, "b")
+    videos = FeatureFolder(path, begun).read()["videos"]
+    assert gpu.items() <= videos["b"].items() and not gpu.keys() & videos["a"].keys()
+    with FeatureFolder(path / "earlier", HEADER | {"reader": "dali"}):  # it recorded none of them
+        pass
+    gpu["colour_conversion"] = COLOUR_CONVERSION["dali"]
+    with pytest.raises(UserError, match="colour_conversion: .*, now tag"):
+        FeatureFolder(path / "earlier", HEADER | {"colour_conversion": "tag"}).read()
+    del gpu["precision"]
+    with FeatureFolder(path / "earlier", HEADER | gpu) as folder:
+        _add(folder, "c")
+    assert folder.read()["videos"]["c"]["device_kind"] == "cuda"
 
 
 def test_a_success_clears_the_failure_and_a_lost_file_is_done_again(tmp_path):

@@ -3,7 +3,8 @@
 For finding mistakes on machines without a GPU: operations that CUDA's autocast forbids, tensors of
 two devices in one operation, .numpy() without .cpu(), and how often the host waits for the device.
 It is torch's PrivateUse1 device under a false name, without a line of C++; fits torch 2.14.
-Not covered: DALI on a GPU, NCCL, kernels and their rounding, speed, memory, the cache of autocast.
+Not covered: DALI on a GPU, NCCL, kernels and their rounding (but for that of tf32), speed, memory,
+the cache of autocast.
 """
 
 import contextlib
@@ -37,6 +38,9 @@ WIDEST_INPUT = set(
 )
 """What autocast does to these operations; binary_cross_entropy it forbids, the rest of its list
 (torch says which) computes in fp32."""
+CONVOLUTIONS = {"convolution", "convolution_backward"}
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+"""Of what tf32 rounds the inputs."""
 
 
 def named_device(args: tuple, kind: type) -> tuple:
@@ -79,10 +83,11 @@ class PretendedTensor(torch.Tensor):
         """No copy where nothing changes; torch itself would see another device's name."""
         args = named_device(args, torch.Tensor)
         copy = kwargs.pop("copy", False)
-        device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, waits_not, memory_format = torch._C._nn._parse_to(*args, **kwargs)
         result = self
         if device is not None and device.type == "cpu":
-            result = torch.ops.aten._to_copy(self, dtype=dtype, device=device)
+            how = {"dtype": dtype, "device": device, "non_blocking": waits_not}
+            result = torch.ops.aten._to_copy(self, **how)
         elif copy or dtype not in (None, self.dtype):
             result = torch.ops.aten._to_copy(self, dtype=dtype or self.dtype)
         return result.contiguous(memory_format=memory_format) if memory_format else result
@@ -126,6 +131,7 @@ def compute(func, args: tuple, kwargs: dict[str, Any]) -> Any:
     leaves = tree_leaves((args, kwargs))
     ours = [leaf for leaf in leaves if isinstance(leaf, PretendedTensor)]
     on_gpu = bool(ours)
+    kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
     if kwargs.get("device") is not None:
         on_gpu = torch.device(kwargs["device"]).type != "cpu"
         kwargs = kwargs | {"device": torch.device("cpu")}
@@ -135,9 +141,14 @@ def compute(func, args: tuple, kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
     refuse_mixed_devices(name, args, leaves)
     COUNTS["operations"] += 1
-    leaves_gpu = bool(ours) and not on_gpu
-    COUNTS["syncs"] += name in WAITS or leaves_gpu or indexes_with_a_mask(name, args)
+    reads = name in WAITS and func.__name__ != "repeat_interleave.self_int"
+    copies = waits_for_a_copy(name, args, kwargs, on_gpu)
+    COUNTS["syncs"] += reads or copies or indexes_with_a_mask(name, args)
     plain = tree_map(lambda x: x.inner if isinstance(x, PretendedTensor) else x, (args, kwargs))
+    cudnn, cublas = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    for names, backend in ((CONVOLUTIONS, cudnn), (PRODUCTS, cublas)):
+        if name in names and backend.fp32_precision == "tf32":
+            plain = tree_map(as_tf32, plain)
     result = func(*plain[0], **plain[1])
     if not on_gpu:
         return result
@@ -173,6 +184,22 @@ def refuse_mixed_devices(name: str, args: tuple, leaves: list[Any]) -> None:
     kinds = {isinstance(x, PretendedTensor) for x in arrays}
     if len(kinds) > 1 or (kinds == {False} and name in ("index", "index_put", "index_put_")):
         raise RuntimeError(f"Expected all tensors to be on the same device ({name})")
+
+
+def as_tf32(value: Any) -> Any:
+    """float32 rounded to 10 bits behind the point, ties to even."""
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+        return value
+    bits = value.view(torch.int32)
+    return ((bits + 0x0FFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)
+
+
+def waits_for_a_copy(name: str, args: tuple, kwargs: dict[str, Any], to_gpu: bool) -> bool:
+    """Whether it goes from one device to the other, and the host stays until it has arrived."""
+    if name not in ("_to_copy", "copy_"):
+        return False
+    crosses = isinstance(args[name == "copy_"], PretendedTensor) != to_gpu
+    return crosses and not (kwargs.get("non_blocking") or args[2:] == (True,))
 
 
 def indexes_with_a_mask(name: str, args: tuple) -> bool:
@@ -246,8 +273,8 @@ class Stream:
 ANSWERS = {
     "is_available": True, "is_initialized": True, "is_bf16_supported": True, "device_count": 1,
     "current_device": 0, "get_device_name": "pretended", "get_device_capability": (9, 0),
-    "mem_get_info": (70 * 2**30, 80 * 2**30), "_lazy_init": None, "manual_seed": None,
-    "manual_seed_all": None, "set_device": None,
+    "get_arch_list": ["sm_90"], "mem_get_info": (70 * 2**30, 80 * 2**30), "_lazy_init": None,
+    "manual_seed": None, "manual_seed_all": None, "set_device": None,
 }  # fmt: skip
 """Function of torch.cuda -> what it returns."""
 
