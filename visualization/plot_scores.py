@@ -23,6 +23,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:
 
 from aux_code.checkpoints import read_json
 from aux_code.datasets.decode import frame_seconds
+from aux_code.datasets.lists import refuse_all
 from aux_code.errors import UserError
 from aux_code.parameters import CommonParams, check_ranges, parse
 from aux_code.reporting.figures import COLOURS, Curve, save_figure, score_figure
@@ -58,7 +59,13 @@ def main() -> None:
         raise UserError(f"--output {params.output}: the name must end in .png, .svg or .pdf")
     if not params.results:
         raise UserError("give at least one results file: results/anomaly_<dataset>_<run_id>.json")
-    results = [read_scores(path, params.video) for path in params.results]
+    results, broken = [], []
+    for path in params.results:
+        try:
+            results.append(read_scores(path, params.video))
+        except UserError as error:
+            broken.append(error)
+    refuse_all("results cannot be drawn", broken, "mend them or leave them out")
     curves = [Curve(r.label, r.scores, COLOURS[i % len(COLOURS)]) for i, r in enumerate(results)]
     # all are of one video, so its truth is drawn once
     n_frames = max(len(curve.scores) for curve in curves)

@@ -71,3 +71,12 @@ def test_damaged_scores_are_named(tmp_path):
         scores.write_bytes(damaged)
         with pytest.raises(UserError, match="raw_scores.npz is damaged"):
             plot_scores.read_scores(path, "Fight 1")
+
+
+def test_all_broken_results_are_named_at_once(tmp_path, monkeypatch):
+    paths = [_results(tmp_path, run_id) for run_id in ("raw", "spact", "ted_spad")]
+    for path in paths[1:]:
+        path.with_name(f"{path.stem}_scores.npz").unlink()
+    monkeypatch.setattr(sys, "argv", ["plot_scores.py", "Fight 1", *map(str, paths)])
+    with pytest.raises(UserError, match="2 results .*_spact_scores.npz.*_ted_spad_scores.npz"):
+        plot_scores.main()
