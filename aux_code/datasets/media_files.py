@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
+from functools import cache
 from pathlib import Path, PureWindowsPath
 
 log = logging.getLogger(__name__)
@@ -105,11 +106,12 @@ def media_below(folder: Path) -> list[Path]:
     beside = {path.parent for path in videos if path.suffix.lower() != ".gif"}
     for place in beside | {folder} if beside else ():
         others += frames.pop(place, [])
-    _name_left_out(folder, others)
+    name_left_out(folder, others)
     return sorted([*videos, *frames], key=lambda path: natural_key(str(path)))
 
 
-def _name_left_out(folder: Path, files: list[Path]) -> None:
+def name_left_out(folder: Path, files: list[Path]) -> None:
+    """Warns, once, of files below a folder that are no videos by their endings."""
     kinds: dict[str, list[str]] = {}
     for path in files:
         kinds.setdefault(path.suffix.lower(), []).append(path.name)
@@ -118,8 +120,13 @@ def _name_left_out(folder: Path, files: list[Path]) -> None:
     if len(parts) > _MOST_KINDS:
         parts = [*parts[:_MOST_KINDS], "..."]
     if files:
-        text = "%s: %d files are no videos by their names and left out: %s"
-        log.warning(text, folder, len(files), ", ".join(parts))
+        what = f"{len(files)} files are no videos by their names and left out"
+        _warn_once(f"{folder}: {what}: {', '.join(parts)}")
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:

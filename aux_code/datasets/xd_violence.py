@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aux_code.datasets import surveillance_types as st
 from aux_code.datasets.lists import broken_line, find_list, numbered_lines, refuse_all, some_of
-from aux_code.datasets.media_files import files_of
+from aux_code.datasets.media_files import name_left_out, walk
 from aux_code.errors import UserError
 
 OFFICIAL_COUNTS = {"train": 3954, "test": 800}
@@ -31,10 +31,12 @@ def load(root: Path) -> st.SurveillanceDataset:
     """Lists the videos by their folders, labels them by their names and reads the test events."""
     annotations = find_list(root, "annotations.txt")
     events, broken = _read_annotations(annotations)
-    paths = {
-        split: files_of(*(root / name for name in names), suffixes=st.VIDEO_SUFFIXES, deep=True)
-        for split, names in (("train", TRAIN_FOLDERS), ("test", TEST_FOLDERS))
-    }
+    paths, others = {}, []
+    for split, names in (("train", TRAIN_FOLDERS), ("test", TEST_FOLDERS)):
+        found = walk(*(root / name for name in names))
+        paths[split] = [path for path in found if path.suffix.lower() in st.VIDEO_SUFFIXES]
+        others += [path for path in found if path.suffix.lower() not in st.VIDEO_SUFFIXES]
+    name_left_out(root, others)
     if not any(paths.values()):
         places = ", ".join(str(root / folder) for folder in (*TRAIN_FOLDERS, *TEST_FOLDERS))
         raise UserError(f"no XD-Violence videos; looked for them below {places}")

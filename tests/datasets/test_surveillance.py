@@ -155,7 +155,7 @@ def test_xd_violence(xd_violence):
     assert {v.name: v.events for v in load_surveillance("xd_violence").test}[FRENCH] == ((0, 10),)
 
 
-def test_xd_violence_parts_that_are_links_are_read_once(xd_violence):
+def test_xd_violence_parts_that_are_links_are_read_once(xd_violence, caplog):
     """Two ways may lead to one part; a link to the whole would go round for ever."""
     other = xd_violence.parent / "other_disk"
     write_lines(other / "v=1__#1_label_A.mp4")
@@ -163,7 +163,9 @@ def test_xd_violence_parts_that_are_links_are_read_once(xd_violence):
     (xd_violence / "train" / "1-1004").symlink_to(other)
     (xd_violence / "1005-2004").symlink_to(other)
     (xd_violence / "train" / "all").symlink_to(xd_violence / "train")
+    write_lines(other / "v=2__#1_label_A.zip")
     names = sorted(video.name for video in load_surveillance("xd_violence").train)
+    assert "1 files are no videos by their names and left out: v=2__#1_label_A.zip" in caplog.text
     assert names == ["A.Film__#1_label_B1-B6-0", "Other__#1_label_A", "v=1__#1_label_A"]
 
 
