@@ -90,6 +90,22 @@ def write_packets(path, template, packets, options=None):
     return path
 
 
+def several(path, *parts):
+    """A file with a video stream for each (file, disposition), packets in the order of times."""
+    with av.open(str(path), "w") as output:
+        packets = []
+        for source, disposition in parts:
+            with av.open(str(source)) as like:
+                stream = output.add_stream_from_template(like.streams.video[0])
+            stream.disposition = disposition
+            for packet in packets_of(source):
+                packet.stream = stream
+                packets.append((packet.dts * packet.time_base, len(packets), packet))
+        for *_, packet in sorted(packets):
+            output.mux(packet)
+    return path
+
+
 def rotate_mp4(path, matrix):
     """Writes a display matrix (a, b, c, d, in whole units) into an MP4 file in place."""
     content = bytearray(path.read_bytes())

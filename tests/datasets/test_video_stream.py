@@ -3,7 +3,6 @@
 import struct
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from av.stream import Disposition
@@ -16,6 +15,7 @@ from tests.datasets.media import (
     assert_exact,
     packets_of,
     painted_numbers,
+    several,
     write_packets,
     write_pictures,
     write_video,
@@ -31,22 +31,6 @@ def decoded(path):
         n_frames = sum(1 for _ in decoding)
         rate = float(decoding.clock.rate(decoding.clock.pts(decoding.stamps)))
         return n_frames, decoding.n_announced(), round(rate, 3), decoding.problems
-
-
-def several(path, *parts):
-    """A file with a video stream for each (file, disposition), packets in the order of times."""
-    with av.open(str(path), "w") as output:
-        packets = []
-        for source, disposition in parts:
-            with av.open(str(source)) as like:
-                stream = output.add_stream_from_template(like.streams.video[0])
-            stream.disposition = disposition
-            for packet in packets_of(source):
-                packet.stream = stream
-                packets.append((packet.dts * packet.time_base, len(packets), packet))
-        for *_, packet in sorted(packets):
-            output.mux(packet)
-    return path
 
 
 def beside(folder, kind):

@@ -122,6 +122,16 @@ def test_dali_decodes_what_it_can_and_gives_the_same_clips(
         assert (a.views - b.views).abs().mean() < 0.01
 
 
+@pytest.mark.parametrize("reader", ["pyav", "dali"])
+def test_thumbnails_that_stand_first_are_not_the_video(tmp_path, reader):
+    """DALI would take them: it gets files with one picture only."""
+    thumbnails = write_video(tmp_path / "t.mov", 3, "mjpeg", times=[0, 1000, 2000])
+    film = write_video(tmp_path / "film.mov", 70, "mjpeg")
+    clips, end = _read(media.several(tmp_path / "a.mov", (thumbnails, 0), (film, 0)), reader)
+    assert end == VideoEnd(70, 25.0, "complete")
+    assert np.allclose(_reds(clips)[:, 0], 20 + 3 * consecutive_clips(70) % 210, atol=2.5)
+
+
 def test_large_frames_are_fed_to_dali_clip_by_clip(tmp_path, monkeypatch, dali_reader):
     video, groups = tmp_path / "h.mp4", _noted(monkeypatch, dali_reader, "_groups")
     together, _ = _read(write_video(video, 200), "dali")
