@@ -43,7 +43,7 @@ def loop(tmp_path: Path):
         fields |= {"seed": 0, "max_steps": 0, "resume": resume}
         one = updater(nn.Linear(1, 1), 1.0)
         state = TrainingState(tmp_path / "state.pth", Recipe({}), {"updater": one}, minutes)
-        run = SimpleNamespace(device=CPU, writer=Mock())
+        run = Mock(device=CPU)
         built = StepLoop(run, SimpleNamespace(**fields | changed), state)
         built.updaters, built.epochs, built.rates = [one], [], []
         return built
