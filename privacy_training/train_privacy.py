@@ -126,6 +126,9 @@ def _write_outputs(attack: Attack, splits: Splits, report: dict, recipe: Recipe)
     meta = build_meta("train_privacy", architectures, params, recipe, metrics, report["seconds"])
     weights, epoch = detached_copy(attack.reader), len(attack.history)
     checkpoint = {"fb_model_state_dict": weights, "epoch": epoch, "meta": meta}
+    if attack.scale is not None:  # without it the network reads nothing
+        scale = {name: values.cpu() for name, values in attack.scale._asdict().items()}
+        checkpoint["pixel_scale"] = scale
     save_checkpoint(attack.run.folder / "attacker.pth", checkpoint)
 
     epochs = {name: scores["epoch"] for name, scores in report["protocols"].items()}

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from aux_code import config
+from aux_code.checkpoints import load_checkpoint
 from aux_code.datasets.transforms import Policy
 from aux_code.errors import UserError
 from aux_code.model_loaders import load_fa_model, load_fb_model
@@ -95,6 +97,8 @@ def test_what_is_standardised(run_stage):
     assert not replace(params, level="feature").standardises
     plain, scaled = (run_stage("--epochs", 1, *own) for own in (("--no-standardise",), ()))
     assert plain["curve"] != scaled["curve"] and scaled["parameters"]["standardise"]
+    saved = load_checkpoint(config.SAVED_MODELS_ROOT / "tiny" / "attacker.pth")["pixel_scale"]
+    assert {name: values.shape[0] for name, values in saved.items()} == {"mean": 3, "deviation": 3}
 
 
 def test_inversion_attack_reports_quality_and_attributes(run_stage):
